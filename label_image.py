@@ -1,0 +1,193 @@
+"""Labels images with a retrained graph, or with any frozen image classifier.
+
+Give image files, folders, or `-` for a list of paths on standard input. A graph from retrain.py
+knows its labels and how it wants its images; for other graphs there are flags.
+"""
+
+import json
+import os
+import sys
+
+from retraining.classify import Overrides, load_classifier
+from retraining.command import DONE, FAILED, Parser, number, reports_errors, say
+from retraining.dataset import looks_like_image
+from retraining.graph import PRECISIONS
+from retraining.images import ImageError
+
+
+@reports_errors
+def main(argv=None):
+    """Reads the graph, labels every image in the order given, prints as it goes."""
+    options = parse_flags(argv)
+    classifier = load_classifier(
+        options.graph, labels_file(options), overrides(options), options.precision
+    )
+    for note in classifier.notes:
+        say(note)
+    write = WRITERS[options.format]
+    failed = False
+    for path, answer in classifier.classify(image_paths(options.images)):
+        if isinstance(answer, ImageError):
+            failed = True
+            say(f"{path} {answer}")
+        write(path, answer, ranked(answer, classifier.labels, options.top_k))
+        sys.stdout.flush()
+    return FAILED if failed else DONE
+
+
+def parse_flags(argv=None):
+    """The checked flags. Bad ones end the program with one line and exit code 2."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    options.images = [*([options.image] if options.image else []), *options.images]
+    if not options.images:
+        parser.error("give an image, a folder, or - for a list of paths on standard input")
+    if options.format is None:
+        one = len(options.images) == 1 and not is_many(options.images[0])
+        options.format = "text" if one else "tsv"
+    return options
+
+
+def build_parser():
+    """All flags, in groups; those of the classic label_image.py keep their names."""
+    parser = Parser(prog="label_image.py", description=__doc__)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, or - for stdin")
+    parser.add_argument("--image", help="one more image, as in the classic")
+    _add_graph(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_graph(parser):
+    add = parser.add_argument_group("graph").add_argument
+    add("--graph", default="models/retrained_graph.pb", help="frozen graph")
+    add(
+        "--labels",
+        help="file with a label a line; default: the labels in the graph, or "
+        "models/retrained_labels.txt",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic; auto is bfloat16 where the processor has it, else float32",
+    )
+    add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
+    add("--input_layer", help="node that takes the image")
+    add("--output_layer", help="node that gives the probabilities")
+    add("--input_height", type=number(int, 0), help="pixels")
+    add("--input_width", type=number(int, 0), help="pixels")
+    add("--input_mean", type=float, help="subtracted from each pixel value of 0..255")
+    add("--input_std", type=float, help="then divided by this")
+
+
+def _add_output(parser):
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--top_k",
+        "--num_top_predictions",
+        type=number(int, 1),
+        default=5,
+        help="labels per image, the likeliest first",
+    )
+    add(
+        "--format",
+        choices=tuple(WRITERS),
+        help="text: `label (score=0.98380)`; tsv: path, label, score; jsonl: a JSON object a row. "
+        "Default: text for one image, else tsv",
+    )
+
+
+def labels_file(options):
+    """--labels, or retrain.py's default file where that belongs to the default graph."""
+    beside = os.path.join(os.path.dirname(options.graph), "retrained_labels.txt")
+    return options.labels or (beside if os.path.isfile(beside) else None)
+
+
+def overrides(options):
+    """The flags that say what a graph does not."""
+    return Overrides(
+        options.input_layer,
+        options.output_layer,
+        options.input_height,
+        options.input_width,
+        options.input_mean,
+        options.input_std,
+    )
+
+
+# -- images in -------------------------------------------------------------------------------
+
+
+def is_many(name):
+    """Whether an argument may stand for several images."""
+    return name == "-" or os.path.isdir(name)
+
+
+def image_paths(names):
+    """Yields the path of each image: files as given, folders' images sorted, lines of stdin."""
+    for name in names:
+        if name == "-":
+            for line in sys.stdin:
+                if path := line.rstrip("\r\n"):
+                    yield path
+        elif os.path.isdir(name):
+            yield from images_below(name)
+        else:
+            yield name
+
+
+def images_below(folder):
+    """Yields the files below a folder that begin like an image, sorted, hidden ones left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = os.path.join(parent, name)
+            if not name.startswith(".") and looks_like_image(path):
+                yield path
+
+
+# -- labels out ------------------------------------------------------------------------------
+
+
+def ranked(answer, labels, top_k):
+    """[(label, probability), ...] of an image, the likeliest first; none for an ImageError."""
+    if isinstance(answer, ImageError):
+        return []
+    return [(labels[i], float(answer[i])) for i in (-answer).argsort(kind="stable")[:top_k]]
+
+
+def write_text(path, _, ranking):
+    """The classic's lines."""
+    for label, score in ranking:
+        print(f"{label} (score={score:.5f})")
+
+
+def write_tsv(path, _, ranking):
+    """path, label, score; tabs and line ends in a name are written \\t, \\n, \\r."""
+    for label, score in ranking:
+        print(f"{escaped(path)}\t{escaped(label)}\t{score:.5f}")
+
+
+def escaped(text):
+    """The text on one line without tabs; a backslash is doubled only where that is needed."""
+    if not any(mark in text for mark in "\t\n\r"):
+        return text
+    text = text.replace("\\", "\\\\")
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def write_jsonl(path, answer, ranking):
+    """An object per image and rank, or one with `error`."""
+    if isinstance(answer, ImageError):
+        print(json.dumps({"path": path, "error": str(answer)}, ensure_ascii=False))
+    for rank, (label, score) in enumerate(ranking, start=1):
+        row = {"path": path, "rank": rank, "label": label, "score": round(score, 5)}
+        print(json.dumps(row, ensure_ascii=False))
+
+
+WRITERS = {"text": write_text, "tsv": write_tsv, "jsonl": write_jsonl}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,382 @@
+"""Retrains an image classifier on your own photos.
+
+A frozen network turns each photo into a vector (its bottleneck), which is kept on disk; a new
+softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining import evaluate, export
+from retraining.cache import BottleneckStore
+from retraining.command import (
+    DONE,
+    VERBOSITIES,
+    Parser,
+    batch_size,
+    number,
+    progress_bar,
+    reports_errors,
+    set_verbosity,
+)
+from retraining.dataset import (
+    SPLITS,
+    TESTING,
+    TRAINING,
+    VALIDATION,
+    DatasetError,
+    Example,
+    SplitOptions,
+    load_dataset,
+)
+from retraining.extract import Job, fill_store
+from retraining.graph import PRECISIONS, load_network, resolve_precision
+from retraining.images import Distortions
+from retraining.networks import NETWORKS, obtain
+from retraining.report import TensorBoardLog
+from retraining.train import Labelled, TrainingOptions, train
+
+PERCENT = number(int, 0, 100)
+COUNT = number(int, 0)
+POSITIVE = number(int, 1)
+
+
+@reports_errors
+def main(argv=None):
+    """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
+    options = parse_flags(argv)
+    log = set_verbosity(options.logging_verbosity)
+    dataset = read_photos(options, log)
+    network = load_network(network_file(options), NETWORKS[options.architecture])
+    bottlenecks = compute_bottlenecks(dataset, network, options, log)
+    head = train_head(bottlenecks, network, options, log)
+    result = export_and_test(head, bottlenecks, network, options, log)
+    print_results(result, bottlenecks.labels, options)
+    return DONE
+
+
+# -- the flags -------------------------------------------------------------------------------
+
+
+def parse_flags(argv=None):
+    """The checked flags. Bad ones end the program with one line and exit code 2."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.testing_percentage + options.validation_percentage >= 100:
+        parser.error("--testing_percentage and --validation_percentage leave no training images")
+    outputs = [os.path.abspath(p) for p in (options.output_graph, options.output_labels)]
+    if outputs[0] == outputs[1]:
+        parser.error("--output_graph and --output_labels name the same file")
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\-/]*", options.final_tensor_name):
+        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
+    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
+        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+    return options
+
+
+def build_parser():
+    """All flags, in groups; names and defaults are the classic's where it had them."""
+    parser = Parser(prog="retrain.py", description=__doc__)
+    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs):
+        add(parser)
+    return parser
+
+
+def _add_data(parser):
+    add = parser.add_argument_group("photos").add_argument
+    add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
+    add("--testing_percentage", type=PERCENT, default=10, help="share held out for the final test")
+    add("--validation_percentage", type=PERCENT, default=10, help="share held out while training")
+    add(
+        "--split_by",
+        choices=("content", "path"),
+        default="content",
+        help="what decides a photo's split: its bytes, so that moving or renaming changes "
+        "nothing, or its path, as in the classic retrain.py",
+    )
+
+
+def _add_network(parser):
+    add = parser.add_argument_group("network").add_argument
+    add(
+        "--architecture",
+        choices=NETWORKS,
+        metavar="NAME",
+        default="inception_v3",
+        help="base network: inception_v3, or mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>",
+    )
+    add("--model_dir", default="models", help="where network files are looked for and fetched to")
+    add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic of the base network; auto is bfloat16 where the processor has it, else "
+        "float32",
+    )
+
+
+def _add_training(parser):
+    add = parser.add_argument_group("training").add_argument
+    defaults = TrainingOptions()
+    add("--how_many_training_steps", type=POSITIVE, default=defaults.steps, help="steps to train")
+    add(
+        "--learning_rate",
+        type=number(float, 0),
+        default=defaults.learning_rate,
+        help="step size of the gradient descent",
+    )
+    for part, default, unit in (
+        ("train", defaults.train_batch_size, "a training step"),
+        ("validation", defaults.validation_batch_size, "an evaluation while training"),
+        ("test", -1, "the final test (200 at most)"),
+    ):
+        add(
+            f"--{part}_batch_size",
+            type=batch_size,
+            default=default,
+            help=f"images in {unit}; -1 is all",
+        )
+    add(
+        "--eval_step_interval",
+        type=POSITIVE,
+        default=defaults.eval_step_interval,
+        help="steps between evaluations",
+    )
+    add("--seed", type=COUNT, default=defaults.seed, help="the same seed gives the same result")
+
+
+def _add_distortions(parser):
+    add = parser.add_argument_group("distortions of the training photos").add_argument
+    defaults = Distortions()
+    add("--flip_left_right", action="store_true", help="mirror every other view")
+    add("--random_crop", type=PERCENT, default=0, help="margin to crop away, percent")
+    add("--random_scale", type=PERCENT, default=0, help="enlarge by up to this, percent")
+    add("--random_brightness", type=PERCENT, default=0, help="brighten or darken, percent")
+    add(
+        "--distorted_views",
+        type=POSITIVE,
+        default=defaults.views,
+        help="distorted versions of each training photo, if any distortion is asked for",
+    )
+
+
+def _add_outputs(parser):
+    add = parser.add_argument_group("outputs").add_argument
+    add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
+    add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
+    add("--final_tensor_name", default="final_result", help="name of the graph's output")
+    add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
+    add(
+        "--intermediate_store_frequency",
+        type=COUNT,
+        default=0,
+        help="steps between graphs stored while training; 0 is none",
+    )
+    add(
+        "--intermediate_output_graphs_dir",
+        default="intermediate_graphs",
+        help="where these graphs go",
+    )
+    add(
+        "--print_misclassified_test_images",
+        action="store_true",
+        help="list the test photos that the new graph gets wrong",
+    )
+    add("--logging_verbosity", choices=VERBOSITIES, default="INFO", help="what is said on stderr")
+
+
+# -- the four steps --------------------------------------------------------------------------
+
+
+def read_photos(options, log):
+    """The Dataset in --image_dir, its oddities said on stderr."""
+    split = SplitOptions(
+        options.validation_percentage, options.testing_percentage, options.split_by
+    )
+    dataset = load_dataset(options.image_dir, split)
+    for warning in dataset.warnings:
+        log.warning(warning)
+    counts = ", ".join(
+        f"{len(dataset.split(part))} for {part}" for part in (TRAINING, VALIDATION, TESTING)
+    )
+    log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
+    return dataset
+
+
+def network_file(options):
+    """The file of the base network, fetched if need be."""
+    if options.model_file:
+        return options.model_file
+    return obtain(NETWORKS[options.architecture], options.model_dir, is_quiet(options))
+
+
+def is_quiet(options):
+    """Whether progress bars are unwanted."""
+    return options.logging_verbosity not in ("DEBUG", "INFO")
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    """What the softmax layer is trained and tested on, per split (a dict each).
+
+    `labelled[part]` holds the vectors of `examples[part]` in their order; in training each
+    example's distorted views follow all undistorted ones.
+    """
+
+    labels: list[str]
+    examples: dict[str, list[Example]]
+    labelled: dict[str, Labelled]
+    precision: str
+
+
+def compute_bottlenecks(dataset, network, options, log):
+    """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
+    precision = resolve_precision(options.precision)
+    fingerprint = network.fingerprint(precision)
+    jobs = make_jobs(dataset.examples, options)
+    bar = progress_bar("bottlenecks", "img", is_quiet(options))
+    with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
+        bad = fill_store(store, jobs, network, precision, bar)
+        for job in jobs:
+            if job.example.key in bad:
+                log.warning(f"left out: {job.example.path} {bad[job.example.key]}")
+        jobs = [job for job in jobs if job.example.key not in bad]
+        labelled = {part: read_split(store, jobs, part, dataset.labels) for part in SPLITS}
+    examples = {part: [j.example for j in jobs if j.example.split == part] for part in SPLITS}
+    check_classes(examples[TRAINING], dataset.labels)
+    return Bottlenecks(dataset.labels, examples, labelled, precision)
+
+
+def make_jobs(examples, options):
+    """A Job per photo; those for training with their distorted views, if any are asked for."""
+    distortions = Distortions(
+        options.flip_left_right,
+        options.random_crop,
+        options.random_scale,
+        options.random_brightness,
+        options.distorted_views,
+        options.seed,
+    )
+    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
+
+
+def read_split(store, jobs, part, labels):
+    """The Labelled vectors of one split."""
+    jobs = [job for job in jobs if job.example.split == part]
+    views = max((len(job.keys) for job in jobs), default=1)
+    truth = np.array([labels.index(job.example.label) for job in jobs], int)
+    keys = [job.keys[view] for view in range(views) for job in jobs]
+    return Labelled(store.read(keys), np.tile(truth, views))
+
+
+def check_classes(training, labels):
+    """Raises DatasetError if bad photos have left a class without training images."""
+    for label in labels:
+        if not any(example.label == label for example in training):
+            raise DatasetError(f"no readable image of {label} is left for training; add some")
+
+
+def train_head(bottlenecks, network, options, log):
+    """The trained softmax layer; its course goes to TensorBoard and onto a progress line."""
+    settings = TrainingOptions(
+        options.how_many_training_steps,
+        options.learning_rate,
+        options.train_batch_size,
+        options.validation_batch_size,
+        options.eval_step_interval,
+        options.seed,
+    )
+    training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
+    steps = train(training, validation, len(bottlenecks.labels), settings)
+    bar = progress_bar("training", "step", is_quiet(options))(steps, total=settings.steps)
+    with TensorBoardLog(options.summaries_dir) as tensorboard:
+        for step in bar:
+            if step.training:
+                tensorboard.add(step)
+                log.debug(describe(step))
+                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
+            store_intermediate(step, bottlenecks, network, options)
+    log.info(describe(step))
+    return step.head
+
+
+def describe(step):
+    """One line on a train.Step that has evaluations."""
+    return (
+        f"step {step.number}: train accuracy {step.training.accuracy:.1%}, cross entropy "
+        f"{step.training.cross_entropy:.3f}, validation accuracy {step.validation.accuracy:.1%}"
+    )
+
+
+def store_intermediate(step, bottlenecks, network, options):
+    """Writes the graph as it is after this step, every --intermediate_store_frequency steps."""
+    frequency = options.intermediate_store_frequency
+    if not frequency or step.number == 0 or step.number % frequency:
+        return
+    path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
+    graph_def = build(step.head, bottlenecks, network, options)
+    export.write_graph(path, graph_def)
+
+
+def build(head, bottlenecks, network, options):
+    """The retrained GraphDef, with the options in its description."""
+    facts = {"precision": bottlenecks.precision, "options": vars(options)}
+    return export.build_graph(network, head, bottlenecks.labels, options.final_tensor_name, facts)
+
+
+def export_and_test(head, bottlenecks, network, options, log):
+    """Writes the graph, runs the written file on held-out photos, then puts it in its place."""
+    graph_def = build(head, bottlenecks, network, options)
+    most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
+    rows = export.choose_rows(len(bottlenecks.examples[TESTING]), min(most, export.MOST_TESTED))
+    examples = [bottlenecks.examples[TESTING][row] for row in rows]
+    expected = head.probabilities(bottlenecks.labelled[TESTING].vectors[rows])
+    bar = progress_bar("final test", "img", is_quiet(options))
+    with export.candidate(options.output_graph, graph_def) as path:
+        result = export.run_exported(path, examples, bottlenecks.precision, bar)
+        export.check_agreement(result, expected)
+        export.check_bytes_path(path, result)
+    export.describe_results(graph_def, result)
+    export.write_labels(options.output_labels, bottlenecks.labels)
+    export.write_graph(options.output_graph, graph_def)
+    if result.total < len(bottlenecks.examples[TESTING]):
+        log.info(f"{result.total} of {len(bottlenecks.examples[TESTING])} test photos were tested")
+    log.info(describe_test(result))
+    return result
+
+
+def describe_test(result):
+    """One line on an export.HeldOutResult."""
+    if result.total == 0:
+        return "no test photos: the accuracy of this model is unknown"
+    low, high = evaluate.wilson_interval(result.correct, result.total)
+    return (
+        f"final test accuracy = {result.accuracy:.1%} (N={result.total}, 95 % interval "
+        f"{low:.1%} to {high:.1%}), measured on the exported graph"
+    )
+
+
+def print_results(result, labels, options):
+    """The results on stdout, a line each: name, tab, value."""
+    print(f"test_accuracy\t{result.accuracy:.4f}")
+    print(f"test_photos\t{result.total}")
+    print(f"graph\t{options.output_graph}")
+    print(f"labels\t{options.output_labels}")
+    if options.print_misclassified_test_images:
+        for path, truth, answer in zip(
+            result.paths, result.truth, result.probabilities, strict=True
+        ):
+            if answer.argmax() != truth:
+                given, found = labels[truth], labels[answer.argmax()]
+                print(f"misclassified\t{path}\t{given}\t{found}\t{answer.max():.5f}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""A classifier's graph, ours or anyone's -> class probabilities of image files."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining import RetrainingError, extract
+from retraining.graph import (
+    BytesRunner,
+    GraphError,
+    Preprocessing,
+    Runner,
+    import_graph,
+    node_name,
+    nodes_by_name,
+    read_graph,
+    read_metadata,
+    read_preprocessing,
+    resolve_precision,
+)
+from retraining.images import ImageError, ImageReader, read_file
+from retraining.networks import IMAGE_BYTES, NETWORKS
+
+# Where old graphs take images and give probabilities, the likeliest first.
+KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
+KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
+
+
+class LabelsError(RetrainingError):
+    """The labels file is missing or does not fit the graph."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user says of a graph; None where the graph shall tell."""
+
+    input_layer: str | None = None
+    output_layer: str | None = None
+    input_height: int | None = None
+    input_width: int | None = None
+    input_mean: float | None = None
+    input_std: float | None = None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A graph and what is needed to use it; `preprocessing` is None where it takes file bytes."""
+
+    graph_def: object
+    input: str
+    output: str
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...]
+    precision: str = "float32"
+    notes: tuple[str, ...] = ()  # what had to be assumed, a line each
+
+    def classify(self, paths, batch_size=extract.BATCH_SIZE):
+        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order."""
+        load, runner = self._loader()
+        for path, outputs in extract.stream(paths, load, runner, batch_size):
+            if not isinstance(outputs, ImageError):
+                outputs = self._checked(outputs)
+            yield path, outputs
+
+    def _loader(self):
+        """(how a path is loaded, what runs the loaded batch)."""
+        if self.preprocessing is None:
+            return _load_bytes, _OneByOne(BytesRunner(self.graph_def, self.output, self.input))
+        about = self.preprocessing
+        reader = ImageReader(about.size, about.mean, about.std)
+        return reader.read, Runner(self.graph_def, self.input, self.output, self.precision)
+
+    def _checked(self, outputs):
+        probabilities = outputs.reshape(-1)
+        if len(probabilities) != len(self.labels):
+            raise LabelsError(
+                f"the graph gives {len(probabilities)} probabilities for {len(self.labels)} "
+                f"labels; name the labels file that belongs to it with --labels"
+            )
+        return probabilities
+
+
+def _load_bytes(path):
+    return np.array([read_file(path)], object)
+
+
+class _OneByOne:
+    """Gives a BytesRunner the interface of Runner: a batch is an array of file contents."""
+
+    parallel = 1
+
+    def __init__(self, runner):
+        self._runner = runner
+
+    def run(self, batch):
+        return np.concatenate([self._run(content) for content in batch])
+
+    def _run(self, content):
+        return self._runner.run(content).reshape(1, -1)
+
+
+def load_classifier(graph_path, labels_path=None, overrides=None, precision="auto"):
+    """Reads a retrained graph, or any frozen image classifier.
+
+    A graph that describes itself needs nothing else. For others the flags count first, then what
+    the graph's nodes tell, then what was usual for such graphs (said in `notes`).
+
+    Raises:
+        GraphError: not a frozen graph, or it does not tell what the flags leave open.
+        LabelsError: no labels file, or an unreadable one.
+    """
+    graph_def = read_graph(graph_path)
+    overrides = overrides or Overrides()
+    described = read_metadata(graph_def)
+    if described and not any(value is not None for value in dataclasses.astuple(overrides)):
+        return Classifier(
+            graph_def,
+            described["input"],
+            described["output"],
+            Preprocessing(tuple(described["size"]), described["mean"], described["std"]),
+            read_labels(labels_path) if labels_path else tuple(described["labels"]),
+            resolve_precision(precision),
+        )
+    foreign = _foreign_classifier(graph_def, labels_path, overrides, described)
+    return dataclasses.replace(foreign, precision=resolve_precision(precision))
+
+
+def _foreign_classifier(graph_def, labels_path, overrides, described):
+    nodes = nodes_by_name(graph_def)
+    input_name = _named(nodes, overrides.input_layer, KNOWN_INPUTS, "--input_layer")
+    output = _named(nodes, overrides.output_layer, KNOWN_OUTPUTS, "--output_layer")
+    notes = []
+    preprocessing = None
+    if not _takes_bytes(graph_def, input_name):
+        preprocessing = _preprocessing(graph_def, input_name, overrides, notes)
+    if labels_path:
+        labels = read_labels(labels_path)
+    elif described:
+        labels = tuple(described["labels"])
+    else:
+        raise LabelsError("this graph does not carry its labels; name their file with --labels")
+    return Classifier(graph_def, input_name, output, preprocessing, labels, notes=tuple(notes))
+
+
+def _named(nodes, given, known, flag):
+    if given is not None:
+        if node_name(given) not in nodes:
+            raise GraphError(f"the graph has no node {given!r}; see {flag}")
+        return node_name(given)
+    for name in known:
+        if name in nodes:
+            return name
+    raise GraphError(f"cannot tell which node of the graph to use; name it with {flag}")
+
+
+def _takes_bytes(graph_def, input_name):
+    return import_graph(graph_def).get_tensor_by_name(f"{input_name}:0").dtype.name == "string"
+
+
+def _preprocessing(graph_def, input_name, overrides, notes):
+    """Flags first, then the graph's own nodes, then what was usual."""
+    found = read_preprocessing(graph_def, input_name)
+    height, width = found.size or (None, None)
+    height = height if overrides.input_height is None else overrides.input_height
+    width = width if overrides.input_width is None else overrides.input_width
+    if not height or not width:
+        raise GraphError(
+            "the graph does not tell its image size; give --input_height and --input_width"
+        )
+    usual = _usual_scale(graph_def)
+    mean = _first(overrides.input_mean, found.mean, usual.mean)
+    std = _first(overrides.input_std, found.std, usual.std)
+    if std == 0:
+        raise GraphError("--input_std 0 would divide by zero; give the graph's own value")
+    if None in (_first(overrides.input_mean, found.mean), _first(overrides.input_std, found.std)):
+        notes.append(
+            f"this graph does not tell how pixels are scaled; assuming --input_mean {mean:g} "
+            f"--input_std {std:g}"
+        )
+    return Preprocessing((height, width), mean, std)
+
+
+def _usual_scale(graph_def):
+    """mean and std of MobileNets, or those of the classic label_image.py (0 and 255)."""
+    if any(node.name.startswith("MobilenetV1/") for node in graph_def.node):
+        network = NETWORKS["mobilenet_1.0_224"]
+        return Preprocessing(None, network.mean, network.std)
+    return Preprocessing(None, 0.0, 255.0)
+
+
+def _first(*values):
+    return next((value for value in values if value is not None), None)
+
+
+def read_labels(path):
+    """The lines of a labels file, without line ends.
+
+    Raises:
+        LabelsError: unreadable, empty or not UTF-8 text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            labels = tuple(line.rstrip("\r\n") for line in file)
+    except OSError as error:
+        raise LabelsError(f"cannot read the labels file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LabelsError(f"the labels file {path} is not UTF-8 text") from error
+    if not any(labels):
+        raise LabelsError(f"the labels file {path} is empty")
+    return labels

@@ -1,0 +1,138 @@
+"""Image files -> vectors: decoding beside the network, batches, progress, the store."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining.dataset import Example
+from retraining.graph import Runner
+from retraining.images import Distortions, ImageError, ImageReader
+
+BATCH_SIZE = 8  # images per call of the network
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo whose vectors are wanted: its own and, with distortions, those of its views."""
+
+    example: Example
+    distortions: Distortions | None = None
+
+    @property
+    def keys(self):
+        """The keys under which its vectors are stored, the undistorted one first."""
+        key = self.example.key
+        if not self.distortions:
+            return (key,)
+        views = range(self.distortions.views)
+        return (key, *(self.distortions.view_key(key, view) for view in views))
+
+
+def stream(items, load, runner, batch_size=BATCH_SIZE):
+    """Yields (item, float32 [k, width] or ImageError) for each item, in order.
+
+    `load(item)` gives the item's k input images, float32 [k, height, width, 3], or raises
+    ImageError; it is called on threads while `runner.run` computes the batches before. A bounded
+    number of images is held whatever the number of items.
+    """
+
+    def load_or_error(item):
+        try:
+            return item, load(item)
+        except ImageError as error:
+            return item, error
+
+    def answer(batch):
+        return list(_answers(batch, runner, batch_size))
+
+    threads = runner.parallel
+    with _pool(max(2, threads)) as decoders, _pool(threads) as networks:
+        # Enough decoded images for every thread's next batch.
+        loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
+        batches = _batches(loaded, batch_size)
+        for answers in in_order(networks, answer, batches, ahead=threads):
+            yield from answers
+
+
+def in_order(pool, function, items, ahead):
+    """Like `map`, computed by `pool` up to `ahead` items in advance."""
+    pending = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+@contextmanager
+def _pool(threads):
+    """A thread pool that drops its queue when it is left early."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches(loaded, batch_size):
+    """Groups consecutive (item, images) until they hold `batch_size` images or more."""
+    batch, images = [], 0
+    for item, loaded_images in loaded:
+        batch.append((item, loaded_images))
+        images += 0 if isinstance(loaded_images, ImageError) else len(loaded_images)
+        if images >= batch_size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+def _answers(batch, runner, batch_size):
+    good = [images for _, images in batch if not isinstance(images, ImageError)]
+    if good:
+        images = np.concatenate(good)
+        parts = [
+            runner.run(images[start : start + batch_size])
+            for start in range(0, len(images), batch_size)
+        ]
+        outputs = np.concatenate(parts)
+    row = 0
+    for item, images in batch:
+        if isinstance(images, ImageError):
+            yield item, images
+        else:
+            yield item, outputs[row : row + len(images)]
+            row += len(images)
+
+
+def fill_store(store, jobs, network, precision, progress):
+    """Computes the vectors that the store lacks; returns {image key: reason} of unreadable images.
+
+    A photo is computed if any of its keys is missing; copies of a file once.
+    `progress(iterable, total)` wraps what is iterated, as tqdm does. TensorFlow and the network
+    are only loaded if there is something to compute.
+    """
+    missing = set(store.missing(key for job in jobs for key in job.keys))
+    wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
+    if not wanted:
+        return {}
+    about = network.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+
+    def load(job):
+        return reader.read(job.example.path, job.example.key, job.distortions)
+
+    bad = {}
+    for job, vectors in progress(stream(wanted, load, runner), total=len(wanted)):
+        if isinstance(vectors, ImageError):
+            bad[job.example.key] = str(vectors)
+            continue
+        for key, vector in zip(job.keys, vectors, strict=True):
+            store.put(key, vector)
+    store.commit()
+    return bad

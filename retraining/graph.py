@@ -1,0 +1,430 @@
+"""Reads, checks, folds, batches and runs frozen GraphDefs. TensorFlow is imported when needed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retraining import RetrainingError
+from retraining.images import ImageError
+from retraining.networks import IMAGE_BYTES
+from retraining.quiet_tensorflow import import_tensorflow
+
+METADATA = "retraining/metadata"  # constant node that describes a retrained graph, as JSON
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class GraphError(RetrainingError):
+    """The file is not a frozen graph, or not the one that is needed; says what is wrong."""
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def read_graph(path):
+    """The frozen GraphDef in the file.
+
+    Raises:
+        GraphError: the file is missing, unreadable, empty or no GraphDef.
+    """
+    tf = import_tensorflow()
+    from google.protobuf.message import DecodeError
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString(content)
+    except DecodeError as error:
+        raise GraphError(f"{path} is not a frozen graph (.pb), or is damaged") from error
+    if not graph_def.node:
+        raise GraphError(f"{path} is not a frozen graph: it has no nodes")
+    return graph_def
+
+
+def nodes_by_name(graph_def):
+    """{name: NodeDef}."""
+    return {node.name: node for node in graph_def.node}
+
+
+def node_name(reference):
+    """The node's name in an input or tensor reference: `^a`, `a:0` and `a` all give `a`."""
+    return reference.lstrip("^").split(":")[0]
+
+
+def constant(nodes, name):
+    """The value of a Const node, seen through Identity nodes, as an array; None if it is none."""
+    node = nodes.get(node_name(name))
+    while node is not None and node.op == "Identity":
+        node = nodes.get(node_name(node.input[0]))
+    if node is None or node.op != "Const":
+        return None
+    return import_tensorflow().make_ndarray(node.attr["value"].tensor)
+
+
+def read_metadata(graph_def):
+    """What a retrained graph says of itself (dict), or None.
+
+    Raises:
+        GraphError: it has such a node, but it cannot be read.
+    """
+    value = constant(nodes_by_name(graph_def), METADATA)
+    if value is None:
+        return None
+    try:
+        return json.loads(value.item())
+    except ValueError as error:
+        raise GraphError(f"the graph's own description ({METADATA}) is damaged") from error
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is fed: float32 [n, *size, 3] of `(pixel - mean) / std`; `size` = (height, width)."""
+
+    size: tuple[int, int]
+    mean: float
+    std: float
+
+
+def read_preprocessing(graph_def, input_name):
+    """The preprocessing that the graph's own nodes tell, with None where they are silent.
+
+    Two forms are known: the 2015 front end (`ResizeBilinear`, `Sub` and `Mul` by constants before
+    the input) and a Placeholder with a shape.
+    """
+    nodes = nodes_by_name(graph_def)
+    node, mean, std, size = nodes.get(input_name), None, None, None
+    if node is not None and "shape" in node.attr:
+        dims = [d.size for d in node.attr["shape"].shape.dim]
+        if len(dims) == 4 and min(dims[1:3]) > 0:
+            size = tuple(dims[1:3])
+    while node is not None and node.op in (
+        "Mul",
+        "Sub",
+        "ResizeBilinear",
+        "PlaceholderWithDefault",
+    ):
+        value = constant(nodes, node.input[1]) if len(node.input) > 1 else None
+        if node.op == "Mul" and value is not None:
+            std = float(1 / value)
+        elif node.op == "Sub" and value is not None:
+            mean = float(value)
+        elif node.op == "ResizeBilinear" and value is not None:
+            size = tuple(int(v) for v in value)
+        node = nodes.get(node_name(node.input[0]))
+    return Preprocessing(size, mean, std)
+
+
+@dataclass(frozen=True)
+class BaseNetwork:
+    """A base network as read from its file; `width` is that of its bottleneck vector."""
+
+    name: str
+    graph_def: object
+    input: str
+    bottleneck: str
+    preprocessing: Preprocessing
+    width: int
+    file_sha1: str
+
+    def fingerprint(self, precision):
+        """Hex SHA-1 of everything a vector depends on but the image: file, pixels, arithmetic."""
+        facts = (
+            self.file_sha1,
+            self.input,
+            self.bottleneck,
+            dataclasses.astuple(self.preprocessing),
+            precision,
+        )
+        return hashlib.sha1(repr(facts).encode()).hexdigest()
+
+
+def load_network(path, network):
+    """Reads a base network's file and checks that it is `network` (networks.Network).
+
+    Raises:
+        GraphError: not a frozen graph, or not that network.
+    """
+    graph_def = read_graph(path)
+    nodes = nodes_by_name(graph_def)
+    missing = sorted(network.required_nodes - set(nodes))
+    if missing:
+        raise GraphError(
+            f"{path} is not {network.name}: it has no node {', '.join(missing)}; check "
+            f"--architecture and --model_file"
+        )
+    found = read_preprocessing(graph_def, network.input)
+    size = found.size or (network.size, network.size)
+    weights = network.first_weights and constant(nodes, network.first_weights[0])
+    wrong_weights = weights is not None and weights.shape != network.first_weights[1]
+    if network.first_weights and (wrong_weights or size != (network.size, network.size)):
+        raise GraphError(f"{path} is another network than {network.name}; check --architecture")
+    return BaseNetwork(
+        name=network.name,
+        graph_def=graph_def,
+        input=network.input,
+        bottleneck=network.bottleneck,
+        preprocessing=Preprocessing(
+            size,
+            network.mean if found.mean is None else found.mean,
+            network.std if found.std is None else found.std,
+        ),
+        width=_width(path, graph_def, network.bottleneck),
+        file_sha1=hashlib.sha1(Path(path).read_bytes()).hexdigest(),
+    )
+
+
+def _width(path, graph_def, name):
+    shape = import_graph(graph_def).get_tensor_by_name(name + ":0").shape
+    if shape.rank != 2 or not shape[1]:
+        raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
+    return int(shape[1])
+
+
+def import_graph(graph_def):
+    """A tf.Graph of the GraphDef.
+
+    Raises:
+        GraphError: TensorFlow does not accept it.
+    """
+    tf = import_tensorflow()
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+    except (ValueError, tf.errors.OpError) as error:
+        raise GraphError(f"TensorFlow cannot load this graph: {_one_line(error)}") from error
+    return graph
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:300]
+
+
+# -- surgery ---------------------------------------------------------------------------------
+
+
+def set_constant(node, value):
+    """Makes `node` (NodeDef) a Const of the array `value`."""
+    tf = import_tensorflow()
+    tensor = tf.make_tensor_proto(value)
+    node.op = "Const"
+    del node.input[:]
+    node.attr.clear()
+    node.attr["dtype"].type = tensor.dtype
+    node.attr["value"].tensor.CopyFrom(tensor)
+
+
+def add_node(graph_def, name, op, inputs=(), **attributes):
+    """Appends a node; keyword attributes are `T=` / `dtype=` (a tf dtype) and `shape=` (a list)."""
+    node = graph_def.node.add(name=name, op=op, input=inputs)
+    for key, value in attributes.items():
+        if key == "shape":
+            for size in value:
+                node.attr[key].shape.dim.add(size=size)
+        else:
+            node.attr[key].type = value.as_datatype_enum
+    return node
+
+
+def keep_ancestors(graph_def, names):
+    """A copy with the nodes that `names` depend on, in their order."""
+    nodes, wanted, queue = nodes_by_name(graph_def), set(), list(names)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue.extend(node_name(reference) for reference in nodes[name].input)
+    kept = type(graph_def)(versions=graph_def.versions)
+    kept.node.extend(node for node in graph_def.node if node.name in wanted)
+    return kept
+
+
+def cut(graph_def, input_name, output_name):
+    """The part between a float input, which becomes a Placeholder, and an output.
+
+    Raises:
+        GraphError: one of the two is not in the graph.
+    """
+    tf = import_tensorflow()
+    copy = type(graph_def)()
+    copy.CopyFrom(graph_def)
+    nodes = nodes_by_name(copy)
+    for name in (input_name, output_name):
+        if name not in nodes:
+            raise GraphError(f"the graph has no node {name!r}")
+    node = nodes[input_name]
+    shape = node.attr["shape"].shape if "shape" in node.attr else None
+    dims = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
+    del node.input[:]
+    node.op = "Placeholder"
+    node.attr.clear()
+    node.attr["dtype"].type = tf.float32.as_datatype_enum
+    for size in dims or [-1, -1, -1, 3]:
+        node.attr["shape"].shape.dim.add(size=size)
+    return keep_ancestors(copy, [output_name])
+
+
+def widen_batch(graph_def):
+    """Lets a graph made for one image take any number, in place.
+
+    Placeholders of shape [1, ...] become [-1, ...]; constants [1, n] that only give a Reshape its
+    shape become [-1, n].
+    """
+    nodes = nodes_by_name(graph_def)
+    for node in graph_def.node:
+        if node.op.startswith("Placeholder") and "shape" in node.attr:
+            for first in node.attr["shape"].shape.dim[:1]:
+                first.size = -1 if first.size == 1 else first.size
+        elif node.op == "Reshape":
+            shape = constant(nodes, node.input[1])
+            if shape is not None and len(shape) > 1 and shape[0] == 1 and -1 not in shape:
+                shape = np.concatenate([[-1], shape[1:]]).astype(shape.dtype)
+                set_constant(nodes[node_name(node.input[1])], shape)
+
+
+def fold(graph_def):
+    """A faster graph with the same answers: the 2015 graph's old ops in today's terms.
+
+    - BatchNormWithGlobalNormalization(conv(x, w), mean, variance, beta, gamma) becomes
+      conv(x, w * s) + (beta - mean * s) with s = gamma / sqrt(variance + epsilon), or
+      1 / sqrt(variance + epsilon) without scale_after_normalization (TensorFlow's op definition).
+    - CheckNumerics and the Identity nodes that only order it are dropped.
+    - Concat(axis, ...) becomes ConcatV2(..., axis).
+    """
+    nodes = nodes_by_name(graph_def)
+    folded = type(graph_def)(versions=graph_def.versions)
+    scaled = {}
+    for node in graph_def.node:
+        if node.op in ("CheckNumerics", "Identity"):
+            continue
+        copy = folded.node.add()
+        copy.CopyFrom(node)
+        _set_inputs(copy, [_source(nodes, name) for name in node.input if name[0] != "^"])
+        if node.op == "Concat":
+            _set_inputs(copy, [*copy.input[1:], copy.input[0]])
+            copy.op = "ConcatV2"
+            copy.attr["Tidx"].type = import_tensorflow().int32.as_datatype_enum
+        elif node.op == "BatchNormWithGlobalNormalization":
+            _fold_batch_norm(nodes, folded, copy, scaled)
+    for node in folded.node:
+        if node.name in scaled:
+            set_constant(node, scaled[node.name])
+    return folded
+
+
+def _set_inputs(node, inputs):
+    del node.input[:]
+    node.input.extend(inputs)
+
+
+def _source(nodes, reference):
+    """The reference without the Identity and CheckNumerics nodes on its way."""
+    while nodes[node_name(reference)].op in ("CheckNumerics", "Identity"):
+        reference = nodes[node_name(reference)].input[0]
+    return reference
+
+
+def _fold_batch_norm(nodes, folded, node, scaled):
+    """Makes the copied batch norm `node` a BiasAdd and notes the convolution's scaled weights."""
+    tf = import_tensorflow()
+    mean, variance, beta, gamma = (constant(nodes, name) for name in node.input[1:5])
+    scale = 1 / np.sqrt(variance.astype(np.float64) + node.attr["variance_epsilon"].f)
+    if node.attr["scale_after_normalization"].b:
+        scale = scale * gamma
+    conv = nodes[node_name(node.input[0])]
+    weights = node_name(_source(nodes, conv.input[1])) if conv.op == "Conv2D" else None
+    if weights is None or weights in scaled:
+        return  # not the batch norm of one convolution's own weights: left as it is
+    scaled[weights] = (constant(nodes, weights) * scale).astype(np.float32)
+    set_constant(folded.node.add(name=node.name + "/bias"), (beta - mean * scale).astype("f4"))
+    _set_inputs(node, [node.input[0], node.name + "/bias"])
+    node.op = "BiasAdd"
+    node.attr.clear()
+    node.attr["T"].type = tf.float32.as_datatype_enum
+
+
+# -- running ---------------------------------------------------------------------------------
+
+
+def native_precision():
+    """`bfloat16` where the processor multiplies it natively, else `float32`.
+
+    The flags are those Linux reports for Intel's AMX and AVX-512 and AMD's Zen 4; elsewhere
+    float32 is the safe answer.
+    """
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line.split() for line in file if line.startswith("flags")), [])
+    except OSError:
+        flags = []
+    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
+
+
+def resolve_precision(precision):
+    """`auto` made `float32` or `bfloat16`; the others as they are."""
+    return native_precision() if precision == "auto" else precision
+
+
+class Runner:
+    """Runs a frozen graph from one float32 image batch input to one output.
+
+    `run` may be called from `parallel` threads at once: on a processor each call computes on one
+    thread, which is faster than all threads on one batch, since nothing waits for the slowest.
+    """
+
+    def __init__(self, graph_def, input_name, output_name, precision="float32"):
+        tf = import_tensorflow()
+        graph_def = cut(graph_def, input_name, output_name)
+        widen_batch(graph_def)
+        graph = import_graph(fold(graph_def))
+        self._input = graph.get_tensor_by_name(input_name + ":0")
+        self._output = graph.get_tensor_by_name(output_name + ":0")
+        self.parallel = 1 if tf.config.list_physical_devices("GPU") else os.cpu_count() or 1
+        self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
+        self._session = tf.compat.v1.Session(graph=graph, config=self._config(tf, precision))
+
+    def _config(self, tf, precision):
+        config = tf.compat.v1.ConfigProto()
+        if self.parallel > 1:
+            config.intra_op_parallelism_threads = 1
+            config.inter_op_parallelism_threads = self.parallel
+            config.use_per_session_threads = True
+        if precision == "bfloat16":
+            rewrite = config.graph_options.rewrite_options
+            rewrite.auto_mixed_precision_onednn_bfloat16 = type(rewrite).ON
+        return config
+
+    def run(self, batch):
+        """float32 [n, width] for float32 [n, height, width, 3]."""
+        if self.one_at_a_time and len(batch) > 1:
+            return np.concatenate([self.run(image[None]) for image in batch])
+        return self._session.run(self._output, {self._input: batch})
+
+
+class BytesRunner:
+    """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
+
+    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
+        tf = import_tensorflow()
+        graph = import_graph(graph_def)
+        self._input, self._output = f"{input_name}:0", f"{output_name}:0"
+        self._refused = tf.errors.InvalidArgumentError
+        self._session = tf.compat.v1.Session(graph=graph)
+
+    def run(self, content):
+        """float32 [1, width] for the bytes of one image file.
+
+        Raises:
+            ImageError: the graph's own decoder does not read this file.
+        """
+        try:
+            return self._session.run(self._output, {self._input: content})
+        except self._refused as error:
+            raise ImageError("is not an image that the graph's own decoder reads") from error

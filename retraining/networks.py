@@ -1,0 +1,177 @@
+"""What is known of each base network: its files, tensor names, input size. No TensorFlow."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from retraining import RetrainingError
+from retraining.download import DownloadError, Remote, fetch, unpack
+
+IMAGE_BYTES = "DecodeJpeg/contents"
+
+
+class NetworkError(RetrainingError):
+    """A network's file is missing, cannot be fetched or is not that network."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One public archive and the frozen graph in it."""
+
+    remote: Remote
+    file_name: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A base network: where its file comes from and how it is fed and read.
+
+    Names are node names; output 0 of each is meant. Pixels 0..255 are fed as
+    `(pixel - mean) / std`, float32 [n, size, size, 3]. Where the graph's own nodes say
+    otherwise (size, mean, std, width of the bottleneck), the graph is believed.
+    """
+
+    name: str
+    folder: str  # below model_dir, where the file is put when fetched
+    sources: tuple[Source, ...]
+    input: str
+    bottleneck: str
+    size: int
+    mean: float
+    std: float
+    first_weights: tuple[str, tuple[int, ...]] | None = None  # tells networks of one family apart
+
+    @property
+    def required_nodes(self):
+        """Names without which a graph is not this network."""
+        own = {IMAGE_BYTES} if self.input == "Mul" else set()
+        return own | {self.input, self.bottleneck}
+
+
+def _inception_v3():
+    storage = "https://storage.googleapis.com/download.tensorflow.org/models/inception_dec_2015.zip"
+    tgz = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
+    return Network(
+        name="inception_v3",
+        folder="inception_dec_2015",
+        sources=(
+            Source(Remote((storage,)), "tensorflow_inception_graph.pb"),
+            Source(Remote((tgz,), size=88_931_400), "classify_image_graph_def.pb"),
+        ),
+        input="Mul",
+        bottleneck="pool_3/_reshape",
+        size=299,
+        mean=128.0,
+        std=128.0,
+    )
+
+
+def _mobilenet_v1(alpha, size):
+    folder = f"mobilenet_v1_{alpha}_{size}"
+    url = f"http://download.tensorflow.org/models/{folder}_frozen.tgz"
+    return Network(
+        name=f"mobilenet_{alpha}_{size}",
+        folder=folder,
+        sources=(Source(Remote((url,)), "frozen_graph.pb"),),
+        input="input",
+        bottleneck="MobilenetV1/Predictions/Reshape",
+        size=size,
+        mean=127.5,
+        std=127.5,
+        first_weights=("MobilenetV1/Conv2d_0/weights", (3, 3, 3, round(32 * float(alpha)))),
+    )
+
+
+def _registry():
+    mobilenets = [
+        _mobilenet_v1(alpha, size)
+        for alpha in ("1.0", "0.75", "0.50", "0.25")
+        for size in (224, 192, 160, 128)
+    ]
+    return {network.name: network for network in (_inception_v3(), *mobilenets)}
+
+
+NETWORKS = _registry()
+
+
+def locate(network, model_dir):
+    """The network's file in `model_dir` or one folder down, or None.
+
+    `frozen_graph.pb` is the name of every MobileNet's file, so one folder down only a folder
+    named after the network counts for it.
+    """
+    model_dir = Path(model_dir)
+    names = [source.file_name for source in network.sources]
+    for folder in (model_dir / network.folder, model_dir, *_subfolders(model_dir)):
+        for name in names:
+            shared_name = name == "frozen_graph.pb" and folder not in (
+                model_dir,
+                model_dir / network.folder,
+            )
+            if not shared_name and (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def _subfolders(folder):
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def obtain(network, model_dir, quiet=False):
+    """The network's file: found in `model_dir`, or fetched into it.
+
+    Raises:
+        NetworkError: it is neither there nor to be had; says which file to put where.
+    """
+    found = locate(network, model_dir)
+    if found:
+        return found
+    reasons = []
+    for source in network.sources:
+        try:
+            return _fetch(network, source, Path(model_dir), quiet)
+        except (DownloadError, NetworkError, OSError) as error:
+            reasons.append(f"{source.remote.urls[0]}: {error}")
+    wanted = network.sources[0]
+    raise NetworkError(
+        f"{network.name} is not in {model_dir} and could not be fetched ({'; '.join(reasons)}). "
+        f"Put {wanted.file_name} (in {wanted.remote.urls[0]}) into "
+        f"{Path(model_dir) / network.folder}, or name it with --model_file"
+    )
+
+
+def _fetch(network, source, model_dir, quiet):
+    """Fetches the archive, unpacks it aside, checks the graph and only then puts it in place."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    archive = model_dir / source.remote.urls[0].rsplit("/", 1)[1]
+    fetch(source.remote, archive, quiet)
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=model_dir) as aside:
+        unpacked = unpack(archive, Path(aside))
+        graph = next((path for path in unpacked if path.name == source.file_name), None)
+        if graph is None:
+            raise NetworkError(f"the archive holds no {source.file_name}; delete {archive}")
+        check_node_names(graph, network)
+        (model_dir / network.folder).mkdir(exist_ok=True)
+        for path in unpacked:
+            os.replace(path, model_dir / network.folder / path.name)
+    archive.unlink()
+    return model_dir / network.folder / source.file_name
+
+
+def check_node_names(path, network):
+    """Looks for the network's node names in the file without TensorFlow.
+
+    A serialized GraphDef holds each node's name as plain bytes, so a file without them is
+    certainly another one (the full check is made when TensorFlow reads it).
+
+    Raises:
+        NetworkError: one of the names is not in the file.
+    """
+    content = Path(path).read_bytes()
+    missing = sorted(n for n in network.required_nodes if n.encode() not in content)
+    if missing:
+        raise NetworkError(f"{path} is not {network.name}: it has no node {', '.join(missing)}")

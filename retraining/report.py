@@ -1,0 +1,52 @@
+"""A results record -> TensorBoard. Never touches a graph."""
+
+import time
+from pathlib import Path
+
+from retraining.quiet_tensorflow import import_tensorflow
+
+
+class TensorBoardLog:
+    """Writes accuracy and cross entropy of training and validation as event files.
+
+    Each run gets its own new folder below `summaries_dir`, so that nothing is ever deleted and
+    TensorBoard shows runs side by side. Use as a context manager.
+    """
+
+    def __init__(self, summaries_dir):
+        tf1 = import_tensorflow().compat.v1
+        self.folder = _new_folder(Path(summaries_dir))
+        self._summary = tf1.Summary
+        with (
+            tf1.Graph().as_default()
+        ):  # this writer needs no tensorboard package, but no eager mode
+            self._writers = {
+                part: tf1.summary.FileWriter(str(self.folder / part))
+                for part in ("train", "validation")
+            }
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for writer in self._writers.values():
+            writer.close()
+
+    def add(self, step):
+        """Adds a train.Step that has evaluations."""
+        for part, evaluation in (("train", step.training), ("validation", step.validation)):
+            summary = self._summary()
+            summary.value.add(tag="accuracy", simple_value=evaluation.accuracy)
+            summary.value.add(tag="cross_entropy", simple_value=evaluation.cross_entropy)
+            self._writers[part].add_summary(summary, step.number)
+
+
+def _new_folder(parent):
+    stamp = time.strftime("%Y-%m-%d_%H%M%S")
+    for name in (stamp, *(f"{stamp}_{n}" for n in range(2, 1000))):
+        try:
+            (parent / name).mkdir(parents=True)
+            return parent / name
+        except FileExistsError:
+            continue
+    raise FileExistsError(f"{parent / stamp} and a thousand more")

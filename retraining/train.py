@@ -1,0 +1,134 @@
+"""The softmax layer: options, loop, metrics. Arrays in, arrays out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining.evaluate import accuracy, cross_entropy, softmax
+
+WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The classic's settings and their defaults; a batch size of -1 means all images."""
+
+    steps: int = 4000
+    learning_rate: float = 0.01
+    train_batch_size: int = 100
+    validation_batch_size: int = 100
+    eval_step_interval: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Vectors float32 [n, width] and the class index of each, int [n]."""
+
+    vectors: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass
+class Head:
+    """A softmax layer: weights float32 [width, classes], bias float32 [classes]."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def probabilities(self, vectors):
+        """float32 [n, classes] for vectors [n, width]."""
+        return softmax(vectors @ self.weights + self.bias)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy (0..1) and cross entropy (nats) of one batch."""
+
+    accuracy: float
+    cross_entropy: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known after a step; the evaluations are None between evaluation steps."""
+
+    number: int
+    head: Head
+    training: Evaluation | None = None
+    validation: Evaluation | None = None
+
+
+def train(training, validation, classes, options):
+    """Yields a Step after each step of plain gradient descent; the last one has the final head.
+
+    Batches are drawn class-uniformly: first a class, then one of its images, as in the classic,
+    so that a rare class counts as much as a frequent one. The same seed gives the same head.
+
+    Args:
+        training, validation: Labelled; every class has an example in `training`.
+        classes: number of classes.
+    """
+    rng = np.random.default_rng(options.seed)
+    head = _first_head(rng, training.vectors.shape[1], classes)
+    draw = _Drawer(training.truth, classes, options.train_batch_size, rng)
+    draw_validation = _Drawer(validation.truth, classes, options.validation_batch_size, rng)
+    for number in range(options.steps):
+        rows = draw()
+        vectors, truth = training.vectors[rows], training.truth[rows]
+        descend(head, vectors, truth, options.learning_rate)
+        if number % options.eval_step_interval == 0 or number == options.steps - 1:
+            rows = draw_validation()
+            yield Step(
+                number,
+                head,
+                evaluate(head, vectors, truth),
+                evaluate(head, validation.vectors[rows], validation.truth[rows]),
+            )
+        else:
+            yield Step(number, head)
+
+
+def descend(head, vectors, truth, learning_rate):
+    """One step of gradient descent on the batch's mean cross entropy; changes `head` in place.
+
+    The gradient of softmax cross entropy by the logits is (probabilities - one-hot truth) / n.
+    """
+    error = head.probabilities(vectors)
+    error[np.arange(len(truth)), truth] -= 1
+    error *= np.float32(learning_rate / len(truth))
+    head.weights -= vectors.T @ error
+    head.bias -= error.sum(axis=0)
+
+
+def evaluate(head, vectors, truth):
+    """The head's Evaluation on a batch."""
+    probabilities = head.probabilities(vectors)
+    return Evaluation(accuracy(probabilities, truth), cross_entropy(probabilities, truth))
+
+
+def _first_head(rng, width, classes):
+    """Weights from N(0, 0.001) truncated at two standard deviations, bias 0."""
+    weights = rng.standard_normal((width, classes))
+    while (outside := np.abs(weights) > 2).any():
+        weights[outside] = rng.standard_normal(np.count_nonzero(outside))
+    return Head((weights * WEIGHT_SCALE).astype(np.float32), np.zeros(classes, np.float32))
+
+
+class _Drawer:
+    """Draws row numbers class-uniformly, with replacement; -1 (or no row) gives all rows."""
+
+    def __init__(self, truth, classes, batch_size, rng):
+        rows = [np.flatnonzero(truth == label) for label in range(classes)]
+        rows = [of_class for of_class in rows if len(of_class)]
+        self._counts = np.array([len(of_class) for of_class in rows])
+        self._rows = np.concatenate(rows) if rows else np.arange(0)
+        self._starts = np.cumsum(self._counts) - self._counts
+        self._batch_size, self._rng = batch_size, rng
+
+    def __call__(self):
+        if self._batch_size == -1 or not len(self._rows):
+            return self._rows
+        labels = self._rng.integers(len(self._counts), size=self._batch_size)
+        nth = (self._rng.random(self._batch_size) * self._counts[labels]).astype(np.int64)
+        return self._rows[self._starts[labels] + nth]

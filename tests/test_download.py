@@ -1,0 +1,875 @@
+"""Fetching, verifying and unpacking. The only network is a server of our own on 127.0.0.1."""
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from retraining import RetrainingError, download
+from retraining.download import (
+    ArchiveError,
+    DownloadError,
+    Remote,
+    UnreachableError,
+    fetch,
+    unpack,
+)
+
+CHUNK = 1000  # bytes, instead of the module's own size, so that small files have many
+BODY = bytes(range(256)) * 40  # 10,240 bytes
+SHA256 = hashlib.sha256(BODY).hexdigest()
+OTHER = bytes(reversed(BODY))
+
+
+# -------------------------------------------------------------------------------- the server
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers each request with the next reply of `server.replies`, the last one for ever."""
+
+    def do_GET(self):
+        self.server.requests.append((self.command, self.path, dict(self.headers)))
+        replies = self.server.replies
+        reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        reply(self)
+
+    do_CONNECT = do_GET  # noqa: N815 - the name that http.server calls
+
+    def send(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content_Length": len(body), **headers}.items():
+            if value is not None:
+                self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests, self.replies, self.stop = [], [whole()], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def remote(self, **known):
+        return Remote((f"{self.url}/net.zip",), **known)
+
+    def asked(self, header):
+        """The value of `header` in each request so far."""
+        return [headers.get(header) for _, _, headers in self.requests]
+
+    def handle_error(self, *_):
+        pass  # clients that break off are what some tests are about
+
+
+def whole(body=BODY, **headers):
+    """A reply without range support: always all of `body`."""
+    return lambda handler: handler.send(200, body, **headers)
+
+
+def ranges(body=BODY, etag=None, heed_if_range=True):
+    """A reply that honours Range and, unless told otherwise, If-Range."""
+
+    def reply(handler):
+        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        changed = handler.headers.get("If-Range") not in (None, etag) and heed_if_range
+        if not asked or changed:
+            return handler.send(200, body, ETag=etag)
+        start = int(asked[1])
+        if start >= len(body):
+            return handler.send(416, Content_Range=f"bytes */{len(body)}")
+        span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        return handler.send(206, body[start:], Content_Range=span, ETag=etag)
+
+    return reply
+
+
+def broken_off(sent, body=BODY, **headers):
+    """A reply that promises all of `body` and breaks off after `sent` bytes."""
+    return lambda handler: handler.send(200, body[:sent], Content_Length=len(body), **headers)
+
+
+def stalled(sent, **headers):
+    """As `broken_off`, but the connection stays open."""
+
+    def reply(handler):
+        broken_off(sent, **headers)(handler)
+        handler.server.stop.wait(10)
+
+    return reply
+
+
+def status(code, **headers):
+    return lambda handler: handler.send(code, b"<html>no</html>", **headers)
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.stop.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """Short waits, small chunks, and no proxy from the environment the tests run in."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    monkeypatch.setattr(download, "LOCK_POLL", 0.01)
+    monkeypatch.setattr(download, "CHUNK", CHUNK)
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "models" / "net.zip"
+
+
+@pytest.fixture
+def closed_port():
+    """A port of 127.0.0.1 on which nobody listens."""
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))  # held, so that nobody else gets it meanwhile
+        yield holder.getsockname()[1]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_one_line(error):
+    """`error` reads as one plain line."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert not re.search(r"Pool|Errno|object at|Max retries|Error\(", text), text
+
+
+# --------------------------------------------------------------------------- fetching: whole
+
+
+def test_whole_file(server, target):
+    assert fetch(server.remote(size=len(BODY), sha256=SHA256), target) == target
+    assert target.read_bytes() == BODY
+    assert names(target.parent) == ["net.zip"]  # neither part nor mark nor lock is left
+    assert server.asked("Range") == [None]
+    assert server.asked("Accept-Encoding") == ["identity"]
+
+
+def test_upper_case_checksum(server, target):
+    assert fetch(server.remote(sha256=SHA256.upper()), target).read_bytes() == BODY
+
+
+def test_existing_target_is_left_alone(server, target):
+    target.parent.mkdir()
+    target.write_bytes(b"mine")
+    assert fetch(server.remote(sha256=SHA256), target) == target
+    assert target.read_bytes() == b"mine"
+    assert server.requests == []
+
+
+def test_progress_goes_to_stderr_unless_quiet(server, target, capsys):
+    fetch(server.remote(), target)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "net.zip" in shown.err
+    assert "10.0k/10.0k" in shown.err
+
+    fetch(server.remote(), target.with_name("again.zip"), quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_redirect(server, target):
+    server.replies = [status(302, Location="/elsewhere"), whole()]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert [path for _, path, _ in server.requests] == ["/net.zip", "/elsewhere"]
+
+
+def test_redirects_without_end(server, target):
+    server.replies = [status(302, Location="/net.zip")]
+    with pytest.raises(DownloadError, match="redirects") as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+
+
+def test_bytes_are_kept_as_they_are_on_the_server(server, target):
+    packed = gzip.compress(BODY)  # labelled so by servers that take .tgz for a compressed .tar
+    server.replies = [whole(packed, Content_Encoding="gzip")]
+    assert fetch(server.remote(), target).read_bytes() == packed
+
+
+def test_body_without_length(server, target):
+    server.replies = [whole(Content_Length=None)]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+
+
+# -------------------------------------------------------------------------- fetching: resumed
+
+
+@pytest.mark.parametrize("etag", ['"one"', None])
+def test_broken_off_then_resumed(server, target, etag):
+    server.replies = [broken_off(5 * CHUNK, ETag=etag), ranges(etag=etag)]
+    fetch(server.remote(sha256=SHA256), target)
+    assert target.read_bytes() == BODY
+    assert server.asked("Range") == [None, "bytes=5000-"]
+    assert server.asked("If-Range") == [None, etag]
+
+
+def test_resumed_by_a_later_run(server, target, monkeypatch):
+    monkeypatch.setattr(download, "TRIES", 1)
+    server.replies = [broken_off(3 * CHUNK, ETag='"one"'), ranges(etag='"one"')]
+    with pytest.raises(DownloadError, match="broke off"):
+        fetch(server.remote(), target)
+    assert names(target.parent) == ["net.zip.part", "net.zip.part.mark"]
+
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("Range") == [None, "bytes=3000-"]
+    assert names(target.parent) == ["net.zip"]
+
+
+def test_date_serves_where_the_etag_is_weak(server, target):
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.replies = [broken_off(CHUNK, ETag='W/"one"', Last_Modified=date), ranges(etag=date)]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("If-Range") == [None, date]
+
+
+def test_nothing_is_appended_that_could_not_be_recognised(server, target):
+    server.replies = [broken_off(5 * CHUNK), ranges()]  # neither mark nor checksum
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("Range") == [None, None]
+
+
+def test_server_without_ranges(server, target):
+    server.replies = [broken_off(5 * CHUNK, ETag='"one"'), whole(ETag='"one"')]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("Range") == [None, "bytes=5000-"]
+
+
+@pytest.mark.parametrize("heed_if_range", [True, False])
+def test_remote_changed_meanwhile(server, target, heed_if_range):
+    changed = ranges(OTHER, etag='"two"', heed_if_range=heed_if_range)
+    server.replies = [broken_off(5 * CHUNK, ETag='"one"'), changed]
+    assert fetch(server.remote(), target).read_bytes() == OTHER
+    assert server.asked("If-Range")[:2] == [None, '"one"']
+
+
+@pytest.mark.parametrize("content_range", ["bytes 4000-10239/10240", "nonsense", None])
+def test_range_not_asked_for(server, target, content_range):
+    def wrong_range(handler):
+        handler.send(206, BODY[4000:], Content_Range=content_range, ETag='"one"')
+
+    server.replies = [broken_off(5 * CHUNK, ETag='"one"'), wrong_range, whole()]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("Range") == [None, "bytes=5000-", None]
+
+
+def test_part_longer_than_the_remote_file(server, target):
+    target.parent.mkdir()
+    target.with_name("net.zip.part").write_bytes(BODY + b"more")
+    server.replies = [ranges()]
+    assert fetch(server.remote(sha256=SHA256), target).read_bytes() == BODY  # after a 416
+    assert server.asked("Range") == ["bytes=10244-", None]
+
+
+def test_complete_part_only_wants_its_name(server, target):
+    target.parent.mkdir()
+    target.with_name("net.zip.part").write_bytes(BODY)
+    assert fetch(server.remote(size=len(BODY), sha256=SHA256), target).read_bytes() == BODY
+    assert server.requests == []
+
+
+def test_as_many_tries_as_bring_it_further(server, target):
+    steps = [broken_off(CHUNK, ETag='"one"')]
+    for start in range(CHUNK, 9 * CHUNK, CHUNK):  # more of them than TRIES
+
+        def step(handler, start=start):
+            span = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+            length = len(BODY) - start
+            body = BODY[start : start + CHUNK]
+            handler.send(206, body, Content_Length=length, Content_Range=span)
+
+        steps.append(step)
+    server.replies = [*steps, ranges(etag='"one"')]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert len(server.requests) == 10 > download.TRIES
+
+
+def test_stalled_then_resumed(server, target, monkeypatch):
+    monkeypatch.setattr(download, "READ_TIMEOUT", 0.2)
+    server.replies = [stalled(2 * CHUNK, ETag='"one"'), ranges(etag='"one"')]
+    started = time.monotonic()
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert time.monotonic() - started < 3
+    assert server.asked("Range") == [None, "bytes=2000-"]
+
+
+def test_stalled_for_good(server, target, monkeypatch):
+    monkeypatch.setattr(download, "READ_TIMEOUT", 0.1)
+    server.replies = [stalled(2 * CHUNK)]
+    with pytest.raises(DownloadError, match=r"nothing came for 0\.1 seconds") as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+    assert len(server.requests) == download.TRIES
+
+
+# -------------------------------------------------------------------- fetching: what is refused
+
+
+def test_wrong_checksum(server, target):
+    server.replies = [whole(OTHER)]
+    with pytest.raises(DownloadError, match="SHA-256") as error:
+        fetch(server.remote(size=len(BODY), sha256=SHA256), target)
+    assert_one_line(error)
+    assert not isinstance(error.value, UnreachableError)
+    assert names(target.parent) == []
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", [len(BODY) - 7, None])
+def test_wrong_size(server, target, length):
+    server.replies = [whole(BODY[:-7], Content_Length=length)]
+    with pytest.raises(DownloadError, match="10233 bytes instead of 10240") as error:
+        fetch(server.remote(size=len(BODY)), target)
+    assert_one_line(error)
+    assert names(target.parent) == []
+
+
+def test_endless_body_is_not_read_to_its_end(server, target):
+    def endless(handler):
+        handler.send(200, Content_Length=None)
+        while not handler.server.stop.is_set():
+            handler.wfile.write(b"x" * 100_000)
+
+    server.replies = [endless]
+    with pytest.raises(DownloadError, match="bytes instead of 10240"):
+        fetch(server.remote(size=len(BODY)), target)
+    assert names(target.parent) == []
+
+
+def test_page_of_a_hotel_network_does_not_cost_what_has_arrived(server, target):
+    target.parent.mkdir()
+    target.with_name("net.zip.part").write_bytes(BODY[:5000])
+    server.replies = [status(200), ranges()]
+    with pytest.raises(DownloadError, match="15 bytes instead of 10240"):
+        fetch(server.remote(size=len(BODY), sha256=SHA256), target)
+    assert fetch(server.remote(size=len(BODY), sha256=SHA256), target).read_bytes() == BODY
+    assert server.asked("Range") == ["bytes=5000-", "bytes=5000-"]
+
+
+def test_404_is_not_retried(server, target):
+    server.replies = [status(404)]
+    with pytest.raises(DownloadError) as error:
+        fetch(server.remote(), target)
+    assert str(error.value) == (
+        f"cannot download {server.url}/net.zip: the server answers 404 Not Found"
+    )
+    assert isinstance(error.value, RetrainingError)
+    assert not isinstance(error.value, UnreachableError)
+    assert len(server.requests) == 1
+    assert names(target.parent) == []
+
+
+def test_500_then_fine(server, target):
+    server.replies = [status(500), status(503), whole()]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert len(server.requests) == 3
+
+
+def test_500_for_good(server, target):
+    server.replies = [status(500)]
+    with pytest.raises(DownloadError, match="500 Internal Server Error"):
+        fetch(server.remote(), target)
+    assert len(server.requests) == download.TRIES
+
+
+def test_second_address_serves_where_the_first_fails(server, target):
+    remote = Remote((f"{server.url}/a", f"{server.url}/b", f"{server.url}/c"), sha256=SHA256)
+    server.replies = [status(404), whole(OTHER), whole()]
+    assert fetch(remote, target).read_bytes() == BODY
+    assert [path for _, path, _ in server.requests] == ["/a", "/b", "/c"]
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/f", "net.zip", "http://[/f", "http://h:99999/"])
+def test_no_http_address(target, url):
+    with pytest.raises(DownloadError, match=re.escape(f"cannot download {url}")) as error:
+        fetch(Remote((url,)), target)
+    assert_one_line(error)
+
+
+def test_folder_that_cannot_be_written(server, tmp_path):
+    (tmp_path / "models").write_text("a file where a folder is wanted")
+    target = tmp_path / "models" / "net.zip"
+    with pytest.raises(DownloadError, match=re.escape(f"cannot write {target}: ")) as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+    assert server.requests == []
+
+
+def test_disk_full(server, target, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DownloadError, match=r"net\.zip: No space left on device$"):
+        fetch(server.remote(), target)
+    assert names(target.parent) == ["net.zip.part"]  # to go on from, when there is room again
+
+
+# --------------------------------------------------------------------- fetching: no way there
+
+
+def test_nobody_listening(target, closed_port):
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match=f"cannot download http://127.0.0.1:{closed_port}/f"):
+        fetch(Remote((f"http://127.0.0.1:{closed_port}/f",)), target)
+    assert time.monotonic() - started < 3
+
+
+def test_unknown_host(target, monkeypatch):
+    asked = []
+
+    def unknown(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(UnreachableError) as error:
+        fetch(Remote(("http://models.example.org/f",)), target)
+    reason = "the host's name cannot be resolved"  # once, though https:// was tried as well
+    assert str(error.value) == f"cannot download http://models.example.org/f: {reason}"
+    assert asked == ["models.example.org"] * 2
+
+
+def test_name_server_that_never_answers(target, monkeypatch):
+    monkeypatch.setattr(download, "REACH_TIMEOUT", 0.3)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match="no answer") as error:
+        fetch(Remote(("http://models.example.org/f", "http://mirror.example.org/f")), target)
+    assert time.monotonic() - started < 2  # for all addresses together
+    assert_one_line(error)
+
+
+def test_redirect_to_where_nobody_listens(server, target, closed_port):
+    server.replies = [status(302, Location=f"http://127.0.0.1:{closed_port}/")]
+    with pytest.raises(UnreachableError) as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+    assert len(server.requests) == 1
+
+
+def test_reason_is_not_that_of_an_error_being_handled(server, target, closed_port):
+    server.replies = [status(302, Location=f"http://127.0.0.1:{closed_port}/")]
+    try:
+        raise FileNotFoundError(errno.ENOENT, "no graph in models")
+    except FileNotFoundError:
+        with pytest.raises(UnreachableError) as error:
+            fetch(server.remote(), target)
+    assert "no graph" not in str(error.value)
+
+
+def test_no_secure_connection(server, target):
+    with pytest.raises(DownloadError, match="no secure connection: ") as error:
+        fetch(Remote((server.url.replace("http://", "https://"),)), target)
+    assert_one_line(error)
+    assert not isinstance(error.value, UnreachableError)
+
+
+def test_unreachable_only_if_all_are(server, target, closed_port):
+    server.replies = [status(404)]
+    remote = Remote((f"http://127.0.0.1:{closed_port}/f", f"{server.url}/f"))
+    with pytest.raises(DownloadError, match=f"{closed_port}/f: .*; .*404") as error:
+        fetch(remote, target)
+    assert not isinstance(error.value, UnreachableError)
+
+
+def test_https_first_then_http_through_the_proxy(server, target, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.replies = [status(502), whole()]
+    assert fetch(Remote(("http://models.example.org/f",)), target).read_bytes() == BODY
+    assert [request[:2] for request in server.requests] == [
+        ("CONNECT", "models.example.org:443"),
+        ("GET", "http://models.example.org/f"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("http://example.org/f?a=b", ["https://example.org/f?a=b", "http://example.org/f?a=b"]),
+        ("http://8.8.8.8/f", ["https://8.8.8.8/f", "http://8.8.8.8/f"]),
+        ("https://example.org/f", ["https://example.org/f"]),
+        ("http://example.org:8080/f", ["http://example.org:8080/f"]),
+        ("http://192.168.1.4/f", ["http://192.168.1.4/f"]),
+        ("http://[::1]/f", ["http://[::1]/f"]),
+        ("http://nas/f", ["http://nas/f"]),
+        ("http://nas.local/f", ["http://nas.local/f"]),
+    ],
+)
+def test_https_first_on_public_hosts(url, addresses):
+    assert download._https_first(url) == addresses
+
+
+def test_proxy_that_refuses(server, target, monkeypatch):
+    monkeypatch.setenv("https_proxy", server.url)
+    server.replies = [status(403)]
+    with pytest.raises(UnreachableError, match=r"not through the proxy: .*403") as error:
+        fetch(Remote(("https://models.example.org/f",)), target)
+    assert_one_line(error)
+
+
+def test_proxy_that_is_not_there(target, monkeypatch, closed_port):
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{closed_port}")
+    with pytest.raises(UnreachableError, match=f"the proxy 127.0.0.1:{closed_port}: ") as error:
+        fetch(Remote(("https://models.example.org/f",)), target)
+    assert_one_line(error)
+
+
+# ------------------------------------------------------------------------- fetching: two at once
+
+
+def slowly(handler):
+    time.sleep(0.3)
+    handler.send(200, BODY)
+
+
+def test_two_threads_fetch_once(server, target, capsys):
+    server.replies = [slowly]
+    threads = [threading.Thread(target=fetch, args=(server.remote(), target)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == BODY
+    assert len(server.requests) == 1
+    assert names(target.parent) == ["net.zip"]
+    assert capsys.readouterr().err.count("waiting for another run") == 3  # once each
+
+
+def test_two_processes_fetch_once(server, target):
+    server.replies = [slowly]
+    lines = (
+        "import sys; from pathlib import Path; from retraining.download import Remote, fetch",
+        "fetch(Remote((sys.argv[1],)), Path(sys.argv[2]))",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), f"{server.url}/f", str(target)]
+    root = Path(download.__file__).parents[1]
+    runs = [subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert target.read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+def test_lock_left_by_a_killed_run_does_not_hold(server, target):
+    target.parent.mkdir()
+    target.with_name("net.zip.lock").touch()
+    assert fetch(server.remote(), target).read_bytes() == BODY
+
+
+# --------------------------------------------------------------------------------- unpacking
+
+FILES = {"net/graph.pb": b"graph" * 700, "net/sub/labels.txt": b"daisy\n", "README": b"read me"}
+
+
+def zipped(path, files, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path, *members, mode="w:gz"):
+    """Write a tar of `members`: pairs of name and content, or TarInfo objects without content."""
+    with tarfile.open(path, mode) as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                archive.addfile(info(member[0], size=len(member[1])), io.BytesIO(member[1]))
+    return path
+
+
+def info(name, **fields):
+    member = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """Where nothing may appear; `outside / "into"` is unpacked into."""
+    (tmp_path / "outside").mkdir()
+    return tmp_path / "outside"
+
+
+@pytest.fixture
+def into(outside):
+    (outside / "into").mkdir()
+    return outside / "into"
+
+
+@pytest.fixture(params=["zip", "tgz", "tar"])
+def archive(request, tmp_path):
+    """A good archive of FILES and a folder, under a name that does not tell its kind."""
+    path = tmp_path / "archive.bin"
+    if request.param == "zip":
+        return zipped(path, {"net/": b"", **FILES})
+    folder = info("net/", type=tarfile.DIRTYPE)
+    return tarred(path, folder, *FILES.items(), mode="w:gz" if request.param == "tgz" else "w")
+
+
+def assert_refused(path, into, match, max_bytes=download.MAX_BYTES):
+    """Unpacking fails in one line and leaves nothing behind, inside or out."""
+    with pytest.raises(ArchiveError, match=match) as error:
+        unpack(path, into, max_bytes=max_bytes)
+    assert_one_line(error)
+    assert str(error.value).startswith(f"cannot unpack {path}: ")
+    assert [path for path in into.parent.rglob("*") if not path.is_dir()] == []
+
+
+def test_unpack(archive, into):
+    assert unpack(archive, into) == [into / name for name in FILES]
+    found = {path: path.read_bytes() for path in into.rglob("*") if path.is_file()}
+    assert found == {into / name: content for name, content in FILES.items()}
+
+
+def test_unpack_makes_the_folder(archive, tmp_path):
+    unpack(archive, tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "README").read_bytes() == b"read me"
+
+
+def test_unpack_only_what_is_wanted(archive, into):
+    assert unpack(archive, into, wanted={"graph.pb", "net"}) == [into / "net" / "graph.pb"]
+    assert names(into) == ["net"]
+    assert names(into / "net") == ["graph.pb"]
+
+
+def test_unpack_without_leading_folders(archive, into):
+    assert unpack(archive, into, strip=1) == [into / "graph.pb", into / "sub" / "labels.txt"]
+    assert names(into) == ["graph.pb", "sub"]  # nothing is left of README's path
+
+
+def test_existing_file_is_not_overwritten(archive, into):
+    (into / "net").mkdir()
+    (into / "net" / "graph.pb").write_bytes(b"mine")
+    assert unpack(archive, into) == [into / name for name in FILES]
+    assert (into / "net" / "graph.pb").read_bytes() == b"mine"
+    assert (into / "net" / "sub" / "labels.txt").read_bytes() == b"daisy\n"
+
+
+def test_what_was_there_stays_when_an_archive_is_refused(tmp_path, into):
+    (into / "a").write_bytes(b"mine")
+    path = tarred(tmp_path / "t", ("a", b"new"), ("b", b"new"), ("../c", b"new"))
+    with pytest.raises(ArchiveError):
+        unpack(path, into)
+    assert names(into) == ["a"]
+    assert (into / "a").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_unpacked_files_get_the_usual_permissions(archive, into):
+    (into.parent / "usual").touch()
+    usual = (into.parent / "usual").stat().st_mode
+    assert [path.stat().st_mode for path in unpack(archive, into)] == [usual] * 3
+
+
+HOSTILE = [
+    "../evil",
+    "a/../../evil",
+    "a/..",
+    ".. /evil",
+    "/evil",
+    "C:/evil",
+    "a/C:evil",
+    "..\\evil",
+    "a\\evil",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_hostile_paths(tmp_path, into, name, kind):
+    if kind == "zip":
+        path = zipped(tmp_path / "archive", {"good": b"1", name: b"evil"})
+    else:
+        path = tarred(tmp_path / "archive", ("good", b"1"), (name, b"evil"))
+    assert_refused(path, into, f"its member {re.escape(repr(name))} has a forbidden path")
+
+
+def test_null_byte_in_a_zip_path(tmp_path, into):
+    path = zipped(tmp_path / "archive", {"evilX.txt": b"evil"})
+    path.write_bytes(path.read_bytes().replace(b"evilX", b"evil\0"))
+    assert_refused(path, into, r"its member 'evil\\x00.txt' has a forbidden path")
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+)
+def test_links_and_devices_in_a_tar(tmp_path, into, kind):
+    member = info("evil", type=kind, linkname="../target")
+    path = tarred(tmp_path / "archive", ("good", b"1"), member, ("evil/x", b"2"))
+    assert_refused(path, into, "its member 'evil' is a link, a device or sparse")
+
+
+def test_sparse_bomb(tmp_path, into):
+    hole = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "3000000"}
+    path = tarred(tmp_path / "bomb", info("evil", pax_headers=hole))
+    assert_refused(path, into, "its member 'evil' is a link, a device or sparse", max_bytes=10**5)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFBLK])
+def test_links_and_devices_in_a_zip(tmp_path, into, kind):
+    member = zipfile.ZipInfo("evil")
+    member.create_system = 3  # Unix
+    member.external_attr = (kind | 0o777) << 16
+    path = zipped(tmp_path / "archive", {"good": b"1", member: b"../target"})
+    assert_refused(path, into, "its member 'evil' is a link or a device")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets few users make links")
+def test_link_in_the_folder_is_not_followed_out_of_it(tmp_path, into):
+    (into / "sub").symlink_to(into.parent)
+    with pytest.raises(ArchiveError, match="its member 'sub/evil' would follow a link"):
+        unpack(zipped(tmp_path / "archive", {"sub/evil": b"evil"}), into)
+    assert names(into.parent) == ["into"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_bomb(tmp_path, into, kind):
+    files = {"a": bytes(60_000), "b": bytes(60_000)}
+    path = tmp_path / "bomb"
+    path = zipped(path, files) if kind == "zip" else tarred(path, *files.items())
+    assert path.stat().st_size < 1000
+    assert_refused(path, into, "more bytes than allowed", max_bytes=119_999)
+    assert unpack(path, into, max_bytes=125_000) == [into / "a", into / "b"]
+
+
+def test_bomb_among_what_is_not_wanted(tmp_path, into):
+    path = tarred(tmp_path / "bomb", ("bomb", bytes(200_000)), ("good", b"1"))
+    with pytest.raises(ArchiveError, match="more bytes than allowed"):
+        unpack(path, into, wanted={"good"}, max_bytes=100_000)
+
+
+def test_zip_that_lies_about_its_sizes(tmp_path, into):
+    path = zipped(tmp_path / "bomb", {"a": bytes(60_000)})
+    data = path.read_bytes()
+    assert data.count((60_000).to_bytes(4, "little")) == 2
+    path.write_bytes(data.replace((60_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    assert_refused(path, into, "it is damaged", max_bytes=1000)
+
+
+def test_tar_header_that_would_fill_the_memory(tmp_path, into):
+    path = tarred(tmp_path / "bomb", info("x" * 2_000_000))  # its name is in an extra header
+    assert_refused(path, into, "oversized header")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_too_many_members(tmp_path, into, monkeypatch, kind):
+    files = {str(number): b"" for number in range(11)}
+    path = tmp_path / "many"
+    path = zipped(path, files) if kind == "zip" else tarred(path, *files.items())
+    monkeypatch.setattr(download, "MAX_MEMBERS", 10)
+    assert_refused(path, into, "more than 10 members")
+    monkeypatch.setattr(download, "MAX_MEMBERS", 11)
+    assert len(unpack(path, into)) == 11
+
+
+def test_corrupt_zip(tmp_path, into):
+    path = zipped(tmp_path / "archive", FILES, zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"daisy\n", b"dairy\n"))
+    assert_refused(path, into, r"it is damaged \(Bad CRC-32 for file 'net/sub/labels.txt'\)")
+
+
+def test_corrupt_gzip_checksum(tmp_path, into):
+    path = tarred(tmp_path / "archive", *FILES.items())
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1  # the first byte of the CRC
+    path.write_bytes(data)
+    assert_refused(path, into, "it is damaged .*CRC")
+
+
+def test_corrupt_tar_header(tmp_path, into):
+    path = tarred(tmp_path / "archive", ("a", b"1"), ("evil", b"2"), ("b", b"3"), mode="w")
+    path.write_bytes(path.read_bytes().replace(b"evil", b"EVIL"))
+    assert_refused(path, into, "it is damaged")
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.65])
+def test_truncated(archive, into, left):
+    data = archive.read_bytes()
+    archive.write_bytes(data[: int(len(data) * left)])  # of the tar, 0.65 is just the end mark off
+    assert_refused(archive, into, "it is damaged")
+
+
+def test_truncated_gzip_trailer(tmp_path, into):
+    path = tarred(tmp_path / "archive", *FILES.items())
+    path.write_bytes(path.read_bytes()[:-4])  # all members are there, the checksum is not
+    assert_refused(path, into, "it is damaged")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"\n<!DOCTYPE html><html>Please log in</html>",
+            "it is not a zip or tar file but a web page",
+        ),
+        (b"", "it is not a zip or tar file$"),
+        (b"\xff\xd8\xff a photo" * 100, "it is not a zip or tar file$"),
+        (gzip.compress(b"not a tar" * 1000), "it is damaged"),
+        (b"PK\x03\x04" + bytes(1000), "it is damaged"),
+    ],
+)
+def test_not_an_archive(tmp_path, into, content, said):
+    path = tmp_path / "net.zip"
+    path.write_bytes(content)
+    assert_refused(path, into, said)
+
+
+def test_archive_that_is_not_there(tmp_path, into):
+    with pytest.raises(DownloadError, match=r"cannot unpack .*net\.zip into .*into: ") as error:
+        unpack(tmp_path / "net.zip", into)
+    assert_one_line(error)
+
+
+def test_folder_that_cannot_be_unpacked_into(archive, tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(DownloadError, match="cannot unpack") as error:
+        unpack(archive, tmp_path / "file")
+    assert_one_line(error)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_module_does_without_slow_imports():
+    slow = "{'tensorflow', 'requests', 'tqdm'}"
+    code = f"import sys, retraining.download; print({slow} & {{*sys.modules}})"
+    root = Path(download.__file__).parents[1]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert shown.stdout == "set()\n"
