@@ -14,6 +14,8 @@ from retraining.dataset import looks_like_image
 from retraining.graph import PRECISIONS
 from retraining.images import ImageError
 
+FEW = 8  # images up to which the optimizer's start-up costs more than it saves
+
 
 @reports_errors
 def main(argv=None):
@@ -26,7 +28,8 @@ def main(argv=None):
         say(note)
     write = WRITERS[options.format]
     failed = False
-    for path, answer in classifier.classify(image_paths(options.images)):
+    few = len(options.images) <= FEW and not any(map(is_many, options.images))
+    for path, answer in classifier.classify(image_paths(options.images), few):
         if isinstance(answer, ImageError):
             failed = True
             say(f"{path} {answer}")

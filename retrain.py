@@ -9,8 +9,6 @@ import re
 import sys
 from dataclasses import dataclass
 
-import numpy as np
-
 from retraining import evaluate, export
 from retraining.cache import BottleneckStore
 from retraining.command import (
@@ -270,9 +268,9 @@ def read_split(store, jobs, part, labels):
     """The Labelled vectors of one split."""
     jobs = [job for job in jobs if job.example.split == part]
     views = max((len(job.keys) for job in jobs), default=1)
-    truth = np.array([labels.index(job.example.label) for job in jobs], int)
-    keys = [job.keys[view] for view in range(views) for job in jobs]
-    return Labelled(store.read(keys), np.tile(truth, views))
+    ordered = [(job, view) for view in range(views) for job in jobs]
+    vectors = store.read([job.keys[view] for job, view in ordered])
+    return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
 def check_classes(training, labels):

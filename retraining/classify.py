@@ -55,21 +55,25 @@ class Classifier:
     precision: str = "float32"
     notes: tuple[str, ...] = ()  # what had to be assumed, a line each
 
-    def classify(self, paths, batch_size=extract.BATCH_SIZE):
-        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order."""
-        load, runner = self._loader()
-        for path, outputs in extract.stream(paths, load, runner, batch_size):
+    def classify(self, paths, few=False):
+        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
+
+        `few` saves the start-up work that only pays for many images.
+        """
+        load, runner = self._loader(optimize=not few)
+        for path, outputs in extract.stream(paths, load, runner):
             if not isinstance(outputs, ImageError):
                 outputs = self._checked(outputs)
             yield path, outputs
 
-    def _loader(self):
+    def _loader(self, optimize):
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             return _load_bytes, _OneByOne(BytesRunner(self.graph_def, self.output, self.input))
         about = self.preprocessing
         reader = ImageReader(about.size, about.mean, about.std)
-        return reader.read, Runner(self.graph_def, self.input, self.output, self.precision)
+        runner = Runner(self.graph_def, self.input, self.output, self.precision, optimize)
+        return reader.read, runner
 
     def _checked(self, outputs):
         probabilities = outputs.reshape(-1)

@@ -267,8 +267,6 @@ def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
 
     Raises DownloadError if the server has no such file, or after TRIES tries without progress.
     """
-    if remote.size is not None and part.size() > remote.size:
-        part.drop()
     failed, furthest, reached = 0, part.size(), False
     while remote.size is None or part.size() != remote.size:
         try:
@@ -445,6 +443,8 @@ def _in_words(error: BaseException) -> str:
         return "the host's name cannot be resolved"
     if isinstance(origin, TimeoutError):
         return "no answer"
+    if not isinstance(origin, OSError):
+        return "no connection"
     certificate_problem = getattr(origin, "verify_message", None)
     return certificate_problem or getattr(origin, "strerror", None) or str(origin)
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,14 +176,18 @@ def load_network(path, network):
             network.mean if found.mean is None else found.mean,
             network.std if found.std is None else found.std,
         ),
-        width=_width(path, graph_def, network.bottleneck),
+        width=_width(path, graph_def, nodes, network.bottleneck),
         file_sha1=hashlib.sha1(Path(path).read_bytes()).hexdigest(),
     )
 
 
-def _width(path, graph_def, name):
-    shape = import_graph(graph_def).get_tensor_by_name(name + ":0").shape
-    if shape.rank != 2 or not shape[1]:
+def _width(path, graph_def, nodes, name):
+    """The length of the bottleneck vector: from its Reshape, or by TensorFlow's shape inference."""
+    node = nodes[name]
+    shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
+    if shape is None:
+        shape = import_graph(graph_def).get_tensor_by_name(name + ":0").shape.as_list()
+    if len(shape) != 2 or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
     return int(shape[1])
 
@@ -300,23 +305,25 @@ def fold(graph_def):
     """
     nodes = nodes_by_name(graph_def)
     folded = type(graph_def)(versions=graph_def.versions)
-    scaled = {}
     for node in graph_def.node:
-        if node.op in ("CheckNumerics", "Identity"):
-            continue
-        copy = folded.node.add()
-        copy.CopyFrom(node)
-        _set_inputs(copy, [_source(nodes, name) for name in node.input if name[0] != "^"])
+        if node.op not in ("CheckNumerics", "Identity"):
+            copy = folded.node.add()
+            copy.CopyFrom(node)
+            _set_inputs(copy, [_source(nodes, name) for name in node.input if name[0] != "^"])
+    users = Counter(node_name(name) for node in folded.node for name in node.input)
+    nodes = nodes_by_name(folded)
+    for node in list(folded.node):
         if node.op == "Concat":
-            _set_inputs(copy, [*copy.input[1:], copy.input[0]])
-            copy.op = "ConcatV2"
-            copy.attr["Tidx"].type = import_tensorflow().int32.as_datatype_enum
+            _modernize_concat(node)
         elif node.op == "BatchNormWithGlobalNormalization":
-            _fold_batch_norm(nodes, folded, copy, scaled)
-    for node in folded.node:
-        if node.name in scaled:
-            set_constant(node, scaled[node.name])
+            _fold_batch_norm(node, folded, nodes, users)
     return folded
+
+
+def _modernize_concat(node):
+    _set_inputs(node, [*node.input[1:], node.input[0]])
+    node.op = "ConcatV2"
+    node.attr["Tidx"].type = import_tensorflow().int32.as_datatype_enum
 
 
 def _set_inputs(node, inputs):
@@ -331,23 +338,26 @@ def _source(nodes, reference):
     return reference
 
 
-def _fold_batch_norm(nodes, folded, node, scaled):
-    """Makes the copied batch norm `node` a BiasAdd and notes the convolution's scaled weights."""
-    tf = import_tensorflow()
+def _fold_batch_norm(node, folded, nodes, users):
+    """Makes a batch norm a BiasAdd and scales its convolution's weights, in place.
+
+    It is left as it is if something else uses the convolution or its weights.
+    """
+    conv = nodes[node_name(node.input[0])]
+    if conv.op != "Conv2D" or users[conv.name] > 1 or users[node_name(conv.input[1])] > 1:
+        return
     mean, variance, beta, gamma = (constant(nodes, name) for name in node.input[1:5])
     scale = 1 / np.sqrt(variance.astype(np.float64) + node.attr["variance_epsilon"].f)
     if node.attr["scale_after_normalization"].b:
         scale = scale * gamma
-    conv = nodes[node_name(node.input[0])]
-    weights = node_name(_source(nodes, conv.input[1])) if conv.op == "Conv2D" else None
-    if weights is None or weights in scaled:
-        return  # not the batch norm of one convolution's own weights: left as it is
-    scaled[weights] = (constant(nodes, weights) * scale).astype(np.float32)
-    set_constant(folded.node.add(name=node.name + "/bias"), (beta - mean * scale).astype("f4"))
-    _set_inputs(node, [node.input[0], node.name + "/bias"])
+    weights = nodes[node_name(conv.input[1])]
+    set_constant(weights, (constant(nodes, weights.name) * scale).astype(np.float32))
+    bias = folded.node.add(name=f"{node.name}/bias")
+    set_constant(bias, (beta - mean * scale).astype(np.float32))
+    _set_inputs(node, [conv.name, bias.name])
     node.op = "BiasAdd"
     node.attr.clear()
-    node.attr["T"].type = tf.float32.as_datatype_enum
+    node.attr["T"].type = import_tensorflow().float32.as_datatype_enum
 
 
 # -- running ---------------------------------------------------------------------------------
@@ -379,33 +389,55 @@ class Runner:
     thread, which is faster than all threads on one batch, since nothing waits for the slowest.
     """
 
-    def __init__(self, graph_def, input_name, output_name, precision="float32"):
+    def __init__(self, graph_def, input_name, output_name, precision="float32", optimize=True):
+        """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
         graph_def = cut(graph_def, input_name, output_name)
         widen_batch(graph_def)
         graph = import_graph(fold(graph_def))
         self._input = graph.get_tensor_by_name(input_name + ":0")
         self._output = graph.get_tensor_by_name(output_name + ":0")
-        self.parallel = 1 if tf.config.list_physical_devices("GPU") else os.cpu_count() or 1
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
-        self._session = tf.compat.v1.Session(graph=graph, config=self._config(tf, precision))
-
-    def _config(self, tf, precision):
+        self.parallel = 1 if tf.config.list_physical_devices("GPU") else os.cpu_count() or 1
         config = tf.compat.v1.ConfigProto()
-        if self.parallel > 1:
+        if self.parallel > 1 and optimize:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
-        if precision == "bfloat16":
-            rewrite = config.graph_options.rewrite_options
-            rewrite.auto_mixed_precision_onednn_bfloat16 = type(rewrite).ON
-        return config
+        _choose_rewrites(config.graph_options.rewrite_options, precision, optimize)
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
 
     def run(self, batch):
         """float32 [n, width] for float32 [n, height, width, 3]."""
         if self.one_at_a_time and len(batch) > 1:
             return np.concatenate([self.run(image[None]) for image in batch])
         return self._session.run(self._output, {self._input: batch})
+
+
+def _choose_rewrites(rewrites, precision, optimize):
+    """Leaves the optimizer passes that pay: `fold` has done the others' work, and they take time.
+
+    `remapping` fuses convolution, bias and ReLU; `constant_folding` computes batch norms that are
+    spelled out in plain ops, as MobileNet's are; lowering to bfloat16 is a pass as well.
+    """
+    on, off = rewrites.ON, rewrites.OFF
+    if precision == "bfloat16":
+        rewrites.auto_mixed_precision_onednn_bfloat16 = on
+    elif not optimize:
+        rewrites.disable_meta_optimizer = True
+    rewrites.meta_optimizer_iterations = rewrites.ONE
+    for name in (
+        "arithmetic_optimization",
+        "common_subgraph_elimination",
+        "dependency_optimization",
+        "function_optimization",
+        "layout_optimizer",
+        "loop_optimization",
+        "shape_optimization",
+    ):
+        setattr(rewrites, name, off)
+    if not optimize:
+        rewrites.constant_folding = rewrites.remapping = off
 
 
 class BytesRunner:
@@ -416,7 +448,9 @@ class BytesRunner:
         graph = import_graph(graph_def)
         self._input, self._output = f"{input_name}:0", f"{output_name}:0"
         self._refused = tf.errors.InvalidArgumentError
-        self._session = tf.compat.v1.Session(graph=graph)
+        config = tf.compat.v1.ConfigProto()
+        _choose_rewrites(config.graph_options.rewrite_options, "float32", optimize=False)
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.

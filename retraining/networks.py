@@ -135,7 +135,7 @@ def obtain(network, model_dir, quiet=False):
         try:
             return _fetch(network, source, Path(model_dir), quiet)
         except (DownloadError, NetworkError, OSError) as error:
-            reasons.append(f"{source.remote.urls[0]}: {error}")
+            reasons.append(str(error))
     wanted = network.sources[0]
     raise NetworkError(
         f"{network.name} is not in {model_dir} and could not be fetched ({'; '.join(reasons)}). "

@@ -28,6 +28,12 @@ class Labelled:
     vectors: np.ndarray
     truth: np.ndarray
 
+    @classmethod
+    def of(cls, vectors, names, labels):
+        """`names` [n] are the vectors' labels, `labels` all classes in the order of the output."""
+        index = {label: number for number, label in enumerate(labels)}
+        return cls(vectors, np.array([index[name] for name in names], int))
+
 
 @dataclass
 class Head:

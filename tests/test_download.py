@@ -187,6 +187,7 @@ def test_upper_case_checksum(server, target):
 def test_existing_target_is_left_alone(server, target):
     target.parent.mkdir()
     target.write_bytes(b"mine")
+    target.with_name("net.zip.lock").mkdir()  # not even a lock is wanted for it
     assert fetch(server.remote(sha256=SHA256), target) == target
     assert target.read_bytes() == b"mine"
     assert server.requests == []
@@ -308,10 +309,8 @@ def test_as_many_tries_as_bring_it_further(server, target):
     for start in range(CHUNK, 9 * CHUNK, CHUNK):  # more of them than TRIES
 
         def step(handler, start=start):
-            span = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
-            length = len(BODY) - start
-            body = BODY[start : start + CHUNK]
-            handler.send(206, body, Content_Length=length, Content_Range=span)
+            span = f"bytes {start}-{start + CHUNK - 1}/{len(BODY)}"  # less than was asked for
+            handler.send(206, BODY[start : start + CHUNK], Content_Range=span)
 
         steps.append(step)
     server.replies = [*steps, ranges(etag='"one"')]
@@ -359,16 +358,20 @@ def test_wrong_size(server, target, length):
     assert names(target.parent) == []
 
 
-def test_endless_body_is_not_read_to_its_end(server, target):
-    def endless(handler):
-        handler.send(200, Content_Length=None)
-        while not handler.server.stop.is_set():
-            handler.wfile.write(b"x" * 100_000)
+def test_overlong_body_is_not_read_to_its_end(server, target):
+    ended = []
 
-    server.replies = [endless]
+    def overlong(handler):
+        handler.send(200, Content_Length=None)
+        for _ in range(500):
+            handler.wfile.write(b"x" * 100_000)
+        ended.append(True)
+
+    server.replies = [overlong]
     with pytest.raises(DownloadError, match="bytes instead of 10240"):
         fetch(server.remote(size=len(BODY)), target)
     assert names(target.parent) == []
+    assert not ended
 
 
 def test_page_of_a_hotel_network_does_not_cost_what_has_arrived(server, target):
@@ -412,6 +415,20 @@ def test_second_address_serves_where_the_first_fails(server, target):
     server.replies = [status(404), whole(OTHER), whole()]
     assert fetch(remote, target).read_bytes() == BODY
     assert [path for _, path, _ in server.requests] == ["/a", "/b", "/c"]
+
+
+def test_wrong_content_is_not_fetched_again_by_http(server, target, monkeypatch):
+    monkeypatch.setattr(download, "_https_first", lambda url: [url, f"{url}-by-http"])
+    server.replies = [whole(OTHER)]
+    with pytest.raises(DownloadError, match="SHA-256"):
+        fetch(server.remote(sha256=SHA256), target)
+    assert [path for _, path, _ in server.requests] == ["/net.zip"]
+
+
+def test_proxy_that_wants_a_password(server, target):
+    server.replies = [status(407)]
+    with pytest.raises(UnreachableError, match="the proxy wants a user name and password"):
+        fetch(server.remote(), target)
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/f", "net.zip", "http://[/f", "http://h:99999/"])
@@ -590,6 +607,22 @@ def test_lock_left_by_a_killed_run_does_not_hold(server, target):
     target.parent.mkdir()
     target.with_name("net.zip.lock").touch()
     assert fetch(server.remote(), target).read_bytes() == BODY
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no open file")
+def test_lock_of_a_file_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    path, try_lock = tmp_path / "net.zip.lock", download._try_lock
+
+    def removed_before_locked(file):
+        path.unlink()
+        return try_lock(file)
+
+    monkeypatch.setattr(download, "_try_lock", removed_before_locked)
+    assert download._open_locked(path) is None
+    monkeypatch.undo()
+    with download._open_locked(path) as file:
+        assert not file.closed
+        assert download._open_locked(path) is None
 
 
 # --------------------------------------------------------------------------------- unpacking
@@ -805,6 +838,11 @@ def test_corrupt_zip(tmp_path, into):
     path = zipped(tmp_path / "archive", FILES, zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"daisy\n", b"dairy\n"))
     assert_refused(path, into, r"it is damaged \(Bad CRC-32 for file 'net/sub/labels.txt'\)")
+
+
+def test_unusual_compression(tmp_path, into):
+    path = zipped(tmp_path / "archive", {"a": b"1"}, zipfile.ZIP_BZIP2)
+    assert_refused(path, into, "its member 'a' is compressed in an unusual way")
 
 
 def test_corrupt_gzip_checksum(tmp_path, into):

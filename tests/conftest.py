@@ -1,0 +1,73 @@
+"""What the tests share: a tiny network's file, generated photos, one finished run."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests import tiny
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """models/inception_dec_2015/tensorflow_inception_graph.pb of a tiny network."""
+    folder = tmp_path_factory.mktemp("network") / "models" / "inception_dec_2015"
+    return tiny.write_graph(str(folder / "tensorflow_inception_graph.pb"), tiny.tiny_inception())
+
+
+@pytest.fixture(scope="session")
+def model_dir(inception_file):
+    """The --model_dir that holds `inception_file`."""
+    return os.path.dirname(os.path.dirname(inception_file))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Three classes of 30 generated JPEGs; do not write to it."""
+    folder = tmp_path_factory.mktemp("photos")
+    return tiny.write_photos(folder, {"red": 30, "green": 30, "blue": 30})
+
+
+@pytest.fixture(scope="session")
+def run_retrain(model_dir):
+    """Calls retrain.main in a folder with the tiny network; returns its exit code."""
+    import retrain
+
+    def run(folder, image_dir, *flags, steps=100):
+        return retrain.main(
+            [
+                *("--image_dir", str(image_dir), "--model_dir", model_dir),
+                *("--bottleneck_dir", f"{folder}/bottleneck_cache"),
+                *("--output_graph", f"{folder}/models/retrained_graph.pb"),
+                *("--output_labels", f"{folder}/models/retrained_labels.txt"),
+                *("--summaries_dir", f"{folder}/retrain_logs"),
+                *("--how_many_training_steps", str(steps), "--learning_rate", "0.1"),
+                *map(str, flags),
+            ]
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, run_retrain, photos):
+    """One finished run: its folder, the graph's and the labels' paths; do not write to it."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run_retrain(folder, photos, "--precision", "float32") == 0
+    return SimpleNamespace(
+        folder=folder,
+        photos=photos,
+        graph=str(folder / "models" / "retrained_graph.pb"),
+        labels=str(folder / "models" / "retrained_labels.txt"),
+    )
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real photos and graphs; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real photos and graphs is not here")
+    return SHARED

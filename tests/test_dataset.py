@@ -1,0 +1,235 @@
+"""dataset.py: folders, labels, splits."""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+
+import pytest
+
+from retraining.dataset import (
+    DatasetError,
+    SplitOptions,
+    list_photos,
+    load_dataset,
+    percentage,
+)
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def write(folder, label, names):
+    """Files that begin like a JPEG, each of its own content."""
+    (folder / label).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / label / name).write_bytes(JPEG + f"{label}/{name}".encode())
+
+
+def fill(folder, counts):
+    for label, count in counts.items():
+        write(folder, label, [f"{n:03d}.jpg" for n in range(count)])
+    return str(folder)
+
+
+def splits(dataset):
+    return {os.path.basename(e.path): e.split for e in dataset.examples}
+
+
+def test_labels_keep_the_folders_spelling(tmp_path):
+    fill(tmp_path, {"Foo-Bar_1": 3, "Ünïcode Ωmega": 3, "c++": 3, "猫": 3, "犬": 3})
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.labels == ["Foo-Bar_1", "c++", "Ünïcode Ωmega", "犬", "猫"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Foo-Bar", "foo bar"), ("Rose", "rose"), ("daisy", "daisy "), ("caf\u00e9", "cafe\u0301")],
+)
+def test_folders_that_would_be_one_label_are_refused(tmp_path, one, other):
+    fill(tmp_path, {one: 2, other: 2})
+    with pytest.raises(DatasetError, match="would become one label"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("counts", [{}, {"only": 5}])
+def test_fewer_than_two_classes_are_refused(tmp_path, counts):
+    fill(tmp_path, counts)
+    with pytest.raises(DatasetError, match="at least two class folders"):
+        load_dataset(str(tmp_path))
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="cannot read the image folder"):
+        load_dataset(str(tmp_path / "nowhere"))
+
+
+def test_a_class_without_images_is_refused(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3, "empty": 0})
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(DatasetError, match="empty holds no images"):
+        load_dataset(str(tmp_path))
+
+
+def test_a_label_that_is_no_line_is_refused(tmp_path):
+    fill(tmp_path, {"a": 3, "b\nc": 3})
+    with pytest.raises(DatasetError, match="labels file"):
+        load_dataset(str(tmp_path))
+
+
+def test_only_visible_image_files_count(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20, ".hidden": 5})
+    (tmp_path / "a" / ".hidden.jpg").write_bytes(JPEG)
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"thumbs")
+    (tmp_path / "a" / "folder.jpg").mkdir()
+    (tmp_path / "a" / "list.txt").write_text("text")
+    (tmp_path / "a" / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    photos, warnings = list_photos(str(tmp_path))
+    assert sorted(photos) == ["a", "b"]
+    assert len(photos["a"]) == 21
+    assert photos["a"][-1].endswith("picture.txt")
+    assert warnings == [f"1 files in {tmp_path / 'a'} are no images: list.txt"]
+
+
+def test_a_small_class_is_warned_of(tmp_path):
+    fill(tmp_path, {"small": 19, "enough": 20})
+    assert load_dataset(str(tmp_path)).warnings == [
+        "small has only 19 images; 20 or more give a better model"
+    ]
+
+
+def test_split_by_content_table(tmp_path):
+    """Which split each content goes to never changes: these are literal values."""
+    fill(tmp_path, {"a": 40, "b": 40})
+    found = load_dataset(str(tmp_path)).examples
+    table = {
+        part: [e.path[len(str(tmp_path)) + 1 : -4] for e in found if e.split == part]
+        for part in ("validation", "testing")
+    }
+    assert table == EXPECTED_SPLITS
+    for example in found:
+        content = JPEG + os.path.relpath(example.path, tmp_path).encode()
+        assert example.key == hashlib.sha1(content).hexdigest()
+
+
+EXPECTED_SPLITS = {
+    "validation": ["a/025", "a/027", "a/035", "b/001", "b/011", "b/014", "b/023", "b/025", "b/032"],
+    "testing": ["a/000", "a/012", "a/014", "a/023", "a/024", "a/032", "b/008", "b/027", "b/039"],
+}
+
+
+def test_split_by_content_survives_moving_and_renaming(tmp_path):
+    fill(tmp_path / "here", {"a": 60, "b": 60})
+    before = {e.key: e.split for e in load_dataset(str(tmp_path / "here")).examples}
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    os.rename(tmp_path / "there" / "a", tmp_path / "there" / "new name")
+    for name in os.listdir(tmp_path / "there" / "b"):
+        os.rename(tmp_path / "there" / "b" / name, tmp_path / "there" / "b" / f"x{name}")
+    after = {e.key: e.split for e in load_dataset(str(tmp_path / "there")).examples}
+    assert after == before
+    assert len(set(before.values())) == 3
+
+
+@pytest.mark.parametrize("count", [3, 4, 10])
+def test_every_class_of_three_has_all_splits(tmp_path, count):
+    labels = [f"class{n}" for n in range(12)]
+    fill(tmp_path, dict.fromkeys(labels, count))
+    found = Counter((e.label, e.split) for e in load_dataset(str(tmp_path)).examples)
+    for label in labels:
+        for part in ("training", "validation", "testing"):
+            assert found[label, part] >= 1
+
+
+@pytest.mark.parametrize(("count", "parts"), [(1, {"training"}), (2, {"training", "testing"})])
+def test_tiny_classes_train_first(tmp_path, count, parts):
+    labels = [f"class{n}" for n in range(12)]
+    fill(tmp_path, dict.fromkeys(labels, count))
+    examples = load_dataset(str(tmp_path)).examples
+    for label in labels:
+        assert {e.split for e in examples if e.label == label} == parts
+
+
+def test_a_split_of_zero_percent_stays_empty(tmp_path):
+    fill(tmp_path, {"a": 5, "b": 5})
+    dataset = load_dataset(str(tmp_path), SplitOptions(validation=20, testing=0))
+    assert Counter(e.split for e in dataset.examples)["testing"] == 0
+    assert dataset.split("validation")
+
+
+def test_percentages_are_kept(tmp_path):
+    fill(tmp_path, {"a": 1000, "b": 1000})
+    dataset = load_dataset(str(tmp_path), SplitOptions(validation=30, testing=15))
+    shares = Counter(e.split for e in dataset.examples)
+    assert abs(shares["validation"] / 2000 - 0.30) < 0.04
+    assert abs(shares["testing"] / 2000 - 0.15) < 0.04
+
+
+def test_copies_and_variants_share_a_split(tmp_path):
+    fill(tmp_path, {"a": 40, "b": 40})
+    for n in range(15):
+        names = [f"subject{n}_nohash_{v}.jpg" for v in range(4)]
+        write(tmp_path, "a", names)
+        # A copy, under another name and class, of one variant of the subject.
+        shutil.copy(tmp_path / "a" / names[2], tmp_path / "b" / f"copy{n}.jpg")
+    dataset = load_dataset(str(tmp_path))
+    found = splits(dataset)
+    for n in range(15):
+        names = [f"subject{n}_nohash_{v}.jpg" for v in range(4)]
+        assert len({found[name] for name in [*names, f"copy{n}.jpg"]}) == 1
+    assert len({found[f"copy{n}.jpg"] for n in range(15)}) > 1
+    assert "15 files" not in dataset.warnings
+    assert any("30 files have the same content in two classes" in w for w in dataset.warnings)
+
+
+def test_split_by_path_is_the_classics(tmp_path, monkeypatch):
+    """A literal table, computed with the classic's own lines for `flowers/daisy/...`."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("daisy", "roses"):
+        write(tmp_path / "flowers", label, [f"{n}.jpg" for n in range(60)])
+        write(tmp_path / "flowers", label, [f"same_nohash_{n}.jpg" for n in range(3)])
+    dataset = load_dataset("flowers", SplitOptions(by="path"))
+    for example in dataset.examples:
+        assert example.split == classic_split(example.path, 10, 10)
+    table = sorted(e.path[8:-4] for e in dataset.examples if e.split == "testing")
+    assert table == EXPECTED_TESTING
+
+
+EXPECTED_TESTING = [
+    "daisy/13",
+    "daisy/28",
+    "daisy/44",
+    "daisy/49",
+    "daisy/55",
+    "roses/31",
+    "roses/32",
+    "roses/43",
+    "roses/48",
+    "roses/49",
+    "roses/56",
+]
+
+
+def classic_split(file_name, testing_percentage, validation_percentage):
+    """As published in image_retraining/retrain.py, `create_image_lists`."""
+    import re
+
+    max_images = 2**27 - 1
+    hash_name = re.sub(r"_nohash_.*$", "", file_name)
+    hash_name_hashed = hashlib.sha1(hash_name.encode("utf-8")).hexdigest()
+    percentage_hash = (int(hash_name_hashed, 16) % (max_images + 1)) * (100.0 / max_images)
+    if percentage_hash < validation_percentage:
+        return "validation"
+    if percentage_hash < testing_percentage + validation_percentage:
+        return "testing"
+    return "training"
+
+
+def test_percentage_of_known_text():
+    assert percentage(b"flower_photos/daisy/100080576_f52e8ee070_n.jpg") == pytest.approx(
+        64.6538165558
+    )
+
+
+def test_split_by_path_without_training_images_is_refused(tmp_path):
+    fill(tmp_path, {"a": 1, "b": 1, "c": 1, "d": 1})
+    with pytest.raises(DatasetError, match="is left for training"):
+        load_dataset(str(tmp_path), SplitOptions(validation=49, testing=50, by="path"))

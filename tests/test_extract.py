@@ -1,0 +1,157 @@
+"""extract.py: order, batches, errors in the middle, the store filled once."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from retraining import extract
+from retraining.cache import BottleneckStore
+from retraining.dataset import Example
+from retraining.extract import Job, fill_store, stream
+from retraining.graph import load_network
+from retraining.images import Distortions, ImageError
+from retraining.networks import NETWORKS
+
+
+class SumRunner:
+    """Stands in for a network: the 'vector' of an image is the sum of its pixels."""
+
+    parallel = 2
+
+    def __init__(self):
+        self.batches = []
+
+    def run(self, batch):
+        self.batches.append(len(batch))
+        return batch.sum(axis=(1, 2, 3), keepdims=False)[:, None]
+
+
+def load(item):
+    if item < 0:
+        raise ImageError(f"bad {item}")
+    return np.full((1 + item % 3, 2, 2, 3), item, np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_answers_come_in_order_whatever_the_batch(batch_size):
+    items = [*range(25), -1, *range(25, 40), -2, -3]
+    answers = list(stream(items, load, SumRunner(), batch_size))
+    assert [item for item, _ in answers] == items
+    for item, vectors in answers:
+        if item < 0:
+            assert str(vectors) == f"bad {item}"
+        else:
+            np.testing.assert_array_equal(vectors, np.full((1 + item % 3, 1), 12.0 * item))
+
+
+def test_batches_are_never_larger_than_asked():
+    runner = SumRunner()
+    list(stream(range(50), load, runner, 4))
+    assert max(runner.batches) == 4
+    assert sum(runner.batches) == sum(1 + item % 3 for item in range(50))
+
+
+def test_no_item_gives_no_answer():
+    assert list(stream([], load, SumRunner())) == []
+
+
+def test_only_a_bounded_number_is_held():
+    taken = 0
+
+    def items():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield 1
+
+    answers = stream(items(), load, SumRunner(), 4)
+    next(answers)
+    answers.close()
+    assert taken < 60
+
+
+def test_a_programming_error_is_not_swallowed():
+    def broken(item):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(stream([1], broken, SumRunner()))
+
+
+def test_leaving_early_leaves_no_threads():
+    before = threading.active_count()
+    answers = stream(range(1000), load, SumRunner(), 4)
+    next(answers)
+    answers.close()
+    assert threading.active_count() == before
+
+
+# -- fill_store ------------------------------------------------------------------------------
+
+
+def plain(iterable, total):
+    return iterable
+
+
+@pytest.fixture(scope="module")
+def network(inception_file):
+    return load_network(inception_file, NETWORKS["inception_v3"])
+
+
+@pytest.fixture
+def store(tmp_path, network):
+    with BottleneckStore(tmp_path, "net", network.fingerprint("float32"), network.width) as opened:
+        yield opened
+
+
+def examples(photos, count):
+    return [
+        Example(f"{photos}/red/photo_{n:02d}.jpg", "red", "training", f"{n:040x}")
+        for n in range(count)
+    ]
+
+
+def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
+    jobs = [Job(example) for example in examples(photos, 6)]
+    fill_store(store, jobs[:4], network, "float32", plain)
+    first = store.read([job.keys[0] for job in jobs[:4]])
+    read = []
+    original = extract.ImageReader.read
+    monkeypatch.setattr(
+        extract.ImageReader,
+        "read",
+        lambda self, path, *a: read.append(path) or original(self, path, *a),
+    )
+    assert fill_store(store, jobs, network, "float32", plain) == {}
+    assert sorted(read) == [job.example.path for job in jobs[4:]]
+    np.testing.assert_array_equal(store.read([job.keys[0] for job in jobs[:4]]), first)
+
+
+def test_a_full_store_needs_no_network(store, network, photos, monkeypatch):
+    jobs = [Job(example) for example in examples(photos, 2)]
+    fill_store(store, jobs, network, "float32", plain)
+    monkeypatch.setattr(extract, "Runner", None)
+    monkeypatch.setattr(extract, "ImageReader", None)
+    assert fill_store(store, jobs, network, "float32", plain) == {}
+
+
+def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    bad = Example(str(tmp_path / "bad.jpg"), "red", "training", "f" * 40)
+    jobs = [Job(example) for example in [*examples(photos, 2), bad]]
+    found = fill_store(store, jobs, network, "float32", plain)
+    assert list(found) == ["f" * 40]
+    assert store.missing(job.keys[0] for job in jobs) == ["f" * 40]
+
+
+def test_views_are_stored_under_their_own_keys(store, network, photos):
+    (example,) = examples(photos, 1)
+    job = Job(example, Distortions(random_brightness=50, views=3))
+    assert len(job.keys) == 4
+    assert job.keys[0] == example.key
+    fill_store(store, [job], network, "float32", plain)
+    vectors = store.read(job.keys)
+    assert len({vector.tobytes() for vector in vectors}) == 4
+    fill_store(store, [Job(example)], network, "float32", plain)
+    np.testing.assert_array_equal(store.read([example.key])[0], vectors[0])

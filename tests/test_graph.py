@@ -1,0 +1,155 @@
+"""graph.py: reading, folding, batching; measured against the untouched graph."""
+
+import numpy as np
+import pytest
+
+from retraining import graph
+from retraining.graph import BytesRunner, GraphError, Runner, load_network, read_graph
+from retraining.images import ImageReader, read_file
+from retraining.networks import NETWORKS
+from tests import tiny
+
+INCEPTION = NETWORKS["inception_v3"]
+MOBILENET = NETWORKS["mobilenet_0.25_128"]
+
+
+@pytest.fixture(scope="module")
+def base(inception_file):
+    return load_network(inception_file, INCEPTION)
+
+
+@pytest.fixture(scope="module")
+def some_paths(photos):
+    return [f"{photos}/{label}/photo_{n:02d}.jpg" for label in ("red", "blue") for n in range(5)]
+
+
+@pytest.fixture(scope="module")
+def untouched(base, some_paths):
+    """Vectors of the graph as it is, one image's bytes at a time."""
+    runner = BytesRunner(base.graph_def, base.bottleneck)
+    return np.concatenate([runner.run(read_file(path)) for path in some_paths])
+
+
+@pytest.fixture(scope="module")
+def pixels(base, some_paths):
+    about = base.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    return np.concatenate([reader.read(path) for path in some_paths])
+
+
+def test_folded_and_batched_equals_the_untouched_graph(base, untouched, pixels):
+    vectors = Runner(base.graph_def, base.input, base.bottleneck).run(pixels)
+    assert vectors.shape == (10, tiny.WIDTH)
+    assert vectors.std() > 0.1  # the vectors do tell images apart
+    np.testing.assert_allclose(vectors, untouched, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_bfloat16_is_close(base, untouched, pixels, optimize):
+    runner = Runner(base.graph_def, base.input, base.bottleneck, "bfloat16", optimize)
+    vectors = runner.run(pixels)
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(untouched, axis=1)
+    assert ((vectors * untouched).sum(axis=1) / norms).min() > 0.999
+
+
+def test_folding_removes_the_old_ops(base):
+    folded = graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"))
+    ops = {node.op for node in folded.node}
+    assert ops == {
+        *("Placeholder", "Const", "Conv2D", "BiasAdd", "Relu"),
+        *("ConcatV2", "AvgPool", "Reshape"),
+    }
+
+
+def test_folding_leaves_the_graph_it_was_given(base):
+    before = base.graph_def.SerializeToString(deterministic=True)
+    graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"))
+    assert base.graph_def.SerializeToString(deterministic=True) == before
+
+
+def test_batch_norm_of_shared_weights_is_left_alone():
+    """Two convolutions with one weights node: scaling it for one would break the other."""
+    graph_def = tiny.tiny_inception()
+    nodes = graph.nodes_by_name(graph_def)
+    graph.set_constant(
+        nodes["mixed/tower/conv2d_params"], graph.constant(nodes, "mixed/conv/conv2d_params")
+    )
+    nodes["mixed/tower/Conv2D"].input[1] = "mixed/conv/conv2d_params"
+    image = np.random.default_rng(0).normal(size=(1, tiny.SIZE, tiny.SIZE, 3)).astype("f4")
+    folded = Runner(graph_def, "Mul", "pool_3/_reshape").run(image)
+    plain = graph.import_tensorflow().compat.v1.Session(graph=graph.import_graph(graph_def))
+    expected = plain.run("pool_3/_reshape:0", {"Mul:0": image})
+    np.testing.assert_allclose(folded, expected, atol=1e-5)
+
+
+def test_the_graph_tells_its_own_facts(base):
+    assert base.width == tiny.WIDTH
+    assert base.preprocessing == graph.Preprocessing((tiny.SIZE, tiny.SIZE), 128.0, 128.0)
+
+
+def test_a_placeholder_tells_its_size(tmp_path):
+    path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
+    network = load_network(path, MOBILENET)
+    assert network.preprocessing == graph.Preprocessing((128, 128), 127.5, 127.5)
+    assert network.width == 8
+    images = np.random.default_rng(0).normal(size=(3, 128, 128, 3)).astype("f4")
+    runner = Runner(network.graph_def, network.input, network.bottleneck)
+    together = runner.run(images)
+    alone = np.concatenate([runner.run(image[None]) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_graph_bound_to_one_image_still_gives_all(tmp_path):
+    """A shape that cannot be widened (here: computed) makes the images go one by one."""
+    graph_def = tiny.tiny_mobilenet()
+    nodes = graph.nodes_by_name(graph_def)
+    tf = graph.import_tensorflow()
+    graph.set_constant(graph_def.node.add(name="one"), np.array([1], np.int32))
+    graph.set_constant(graph_def.node.add(name="rest"), np.array([8], np.int32))
+    graph.set_constant(graph_def.node.add(name="axis"), np.int32(0))
+    shape = nodes["MobilenetV1/Predictions/Reshape/shape"]
+    shape.op, shape.input[:] = "ConcatV2", ["one", "rest", "axis"]
+    shape.attr.clear()
+    shape.attr["N"].i = 2
+    shape.attr["T"].type = shape.attr["Tidx"].type = tf.int32.as_datatype_enum
+    images = np.random.default_rng(0).normal(size=(3, 128, 128, 3)).astype("f4")
+    runner = Runner(graph_def, "input", "MobilenetV1/Predictions/Reshape")
+    expected = Runner(tiny.tiny_mobilenet(), "input", "MobilenetV1/Predictions/Reshape").run(images)
+    np.testing.assert_allclose(runner.run(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels"), [(160, 8), (128, 16)], ids=["other size", "other width"]
+)
+def test_another_mobilenet_is_refused(tmp_path, size, channels):
+    graph_def = tiny.tiny_mobilenet(size, channels)
+    path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), graph_def)
+    with pytest.raises(GraphError, match="another network than"):
+        load_network(path, MOBILENET)
+
+
+def test_another_network_is_refused(inception_file):
+    with pytest.raises(GraphError, match="it has no node MobilenetV1/Predictions/Reshape, input"):
+        load_network(inception_file, MOBILENET)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x0a\xff\xff\xff\xff\x7f"])
+def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
+    path = tmp_path / "graph.pb"
+    path.write_bytes(content)
+    with pytest.raises(GraphError, match="is not a frozen graph"):
+        read_graph(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(GraphError, match="cannot read the graph"):
+        read_graph(tmp_path / "nothing.pb")
+
+
+def test_fingerprint_depends_on_file_and_precision(base, tmp_path):
+    other_file = tiny.write_graph(str(tmp_path / "m" / "g.pb"), tiny.tiny_inception(seed=1))
+    other = load_network(other_file, INCEPTION)
+    prints = {n.fingerprint(p) for n in (base, other) for p in ("float32", "bfloat16")}
+    assert len(prints) == 4
+    again = load_network(other_file, INCEPTION)
+    assert again.fingerprint("float32") == other.fingerprint("float32")
