@@ -7,6 +7,7 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from retraining import evaluate, export
@@ -336,10 +337,11 @@ def export_and_test(head, bottlenecks, network, options, log):
     examples = [bottlenecks.examples[TESTING][row] for row in rows]
     expected = head.probabilities(bottlenecks.labelled[TESTING].vectors[rows])
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph_def) as path:
+    with export.candidate(options.output_graph, graph_def) as path, ThreadPoolExecutor() as beside:
+        from_bytes = beside.submit(export.answer_bytes, path, examples)
         result = export.run_exported(path, examples, bottlenecks.precision, bar)
         export.check_agreement(result, expected)
-        export.check_bytes_path(path, result)
+        export.check_bytes_path(result, from_bytes.result())
     export.describe_results(graph_def, result)
     export.write_labels(options.output_labels, bottlenecks.labels)
     export.write_graph(options.output_graph, graph_def)

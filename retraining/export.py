@@ -1,8 +1,9 @@
 """Base graph + head -> one frozen graph and a labels file; checks what it wrote."""
 
+import contextlib
+import itertools
 import json
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def choose_rows(count, most=MOST_TESTED):
     return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-@contextmanager
+@contextlib.contextmanager
 def candidate(path, graph_def):
     """Writes the graph beside `path`, to be tested there; yields that name and removes it after.
 
@@ -283,29 +284,30 @@ def check_agreement(result, expected):
         )
 
 
-def check_bytes_path(path, result, most=2):
-    """Runs `most` JPEGs through the file as the classic did: untouched, from bytes, one by one.
+def answer_bytes(path, examples, most=2):
+    """{path: float32 [classes]} of `most` JPEGs, the classic way: the graph as it is, bytes in.
+
+    Photos that the graph's own decoder refuses, as CMYK, are left out.
+    """
+    graph_def, answers = read_graph(path), {}
+    runner = BytesRunner(graph_def, read_metadata(graph_def)["output"])
+    jpegs = (e.path for e in examples if read_file(e.path).startswith(JPEG_SIGNATURE))
+    for name in itertools.islice(jpegs, most):
+        with contextlib.suppress(ImageError):
+            answers[name] = runner.run(read_file(name))[0]
+    return answers
+
+
+def check_bytes_path(result, answers):
+    """Compares `answer_bytes` with the answers from pixels.
 
     Raises:
-        ExportError: the answers differ from `result` by more than arithmetic explains.
+        ExportError: they differ by more than arithmetic explains.
     """
-    rows = [row for row, name in enumerate(result.paths) if _is_jpeg(name)][:most]
-    if not rows:
-        return
-    graph_def = read_graph(path)
-    runner = BytesRunner(graph_def, read_metadata(graph_def)["output"])
-    for row in rows:
-        try:
-            answer = runner.run(read_file(result.paths[row]))[0]
-        except ImageError:
-            continue  # a JPEG that needs Pillow, as CMYK does; the in-graph decoder refuses it
-        difference = np.abs(answer - result.probabilities[row]).max()
+    for name, answer in answers.items():
+        difference = np.abs(answer - result.probabilities[result.paths.index(name)]).max()
         if difference > SAME_PROBABILITY:
             raise ExportError(
                 f"the exported graph answers differently from a file's bytes than from its pixels "
-                f"({result.paths[row]}, by {difference:.3f}); nothing was replaced"
+                f"({name}, by {difference:.3f}); nothing was replaced"
             )
-
-
-def _is_jpeg(path):
-    return read_file(path).startswith(JPEG_SIGNATURE)

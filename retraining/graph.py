@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,10 +200,14 @@ def import_graph(graph_def):
         GraphError: TensorFlow does not accept it.
     """
     tf = import_tensorflow()
+    # TensorFlow adds attributes of today's ops to the GraphDef it is given; exported graphs must
+    # not have them, since old releases refuse attributes they don't know.
+    own = type(graph_def)()
+    own.CopyFrom(graph_def)
     graph = tf.Graph()
     try:
         with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+            tf.import_graph_def(own, name="")
     except (ValueError, tf.errors.OpError) as error:
         raise GraphError(f"TensorFlow cannot load this graph: {_one_line(error)}") from error
     return graph
@@ -406,12 +411,19 @@ class Runner:
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, precision, optimize)
         self._session = tf.compat.v1.Session(graph=graph, config=config)
+        self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
         """float32 [n, width] for float32 [n, height, width, 3]."""
         if self.one_at_a_time and len(batch) > 1:
             return np.concatenate([self.run(image[None]) for image in batch])
-        return self._session.run(self._output, {self._input: batch})
+        if self._started:
+            return self._session.run(self._output, {self._input: batch})
+        # The first call optimizes the graph; calls beside it would each do so again.
+        with self._first_call:
+            output = self._session.run(self._output, {self._input: batch})
+            self._started = True
+        return output
 
 
 def _choose_rewrites(rewrites, precision, optimize):

@@ -1,0 +1,198 @@
+"""export.py: the written graph, used as others use it, and its checks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from retraining import export, graph
+from retraining.dataset import Example
+from retraining.export import ExportError
+from retraining.graph import BytesRunner, load_network, nodes_by_name, read_graph, read_metadata
+from retraining.images import ImageReader, read_file
+from retraining.networks import NETWORKS
+from retraining.quiet_tensorflow import import_tensorflow
+from retraining.train import Head
+from tests import tiny
+
+LABELS = ["Rote Blüte", "blue"]
+
+
+@pytest.fixture(scope="module")
+def base(inception_file):
+    return load_network(inception_file, NETWORKS["inception_v3"])
+
+
+@pytest.fixture(scope="module")
+def head():
+    rng = np.random.default_rng(3)
+    return Head(rng.normal(size=(tiny.WIDTH, 2)).astype("f4"), np.array([0.1, -0.2], "f4"))
+
+
+@pytest.fixture(scope="module")
+def written(base, head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "graph.pb"
+    graph_def = export.build_graph(base, head, LABELS, "final_result", {"options": {"seed": 7}})
+    export.write_graph(path, graph_def)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def examples(photos):
+    return [
+        Example(f"{photos}/{folder}/photo_{n:02d}.jpg", label, "testing", "")
+        for folder, label in (("red", LABELS[0]), ("blue", LABELS[1]))
+        for n in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(base, head, examples):
+    """The head's answers on the untouched graph's vectors, one image's bytes at a time."""
+    runner = BytesRunner(base.graph_def, base.bottleneck)
+    return head.probabilities(np.concatenate([runner.run(read_file(e.path)) for e in examples]))
+
+
+def test_bytes_in_probabilities_out(written, examples, expected):
+    runner = BytesRunner(read_graph(written), "final_result")
+    answers = np.concatenate([runner.run(read_file(e.path)) for e in examples])
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
+    """Exactly what an old label_image.py does, with more than one image."""
+    tf = import_tensorflow()
+    about = base.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    pixels = np.concatenate([reader.read(e.path) for e in examples])
+    graph_def = tf.compat.v1.GraphDef()
+    with open(written, "rb") as file:
+        graph_def.ParseFromString(file.read())
+    with tf.Graph().as_default() as g:
+        tf.import_graph_def(graph_def)
+    feed = g.get_operation_by_name("import/Mul").outputs[0]
+    fetch = g.get_operation_by_name("import/final_result").outputs[0]
+    with tf.compat.v1.Session(graph=g) as session:
+        np.testing.assert_allclose(session.run(fetch, {feed: pixels}), expected, atol=1e-5)
+        np.testing.assert_allclose(session.run(fetch, {feed: pixels[:1]}), expected[:1], atol=1e-5)
+        bottleneck = g.get_tensor_by_name("import/input/BottleneckInputPlaceholder:0")
+        zeros = session.run(fetch, {bottleneck: np.zeros((3, tiny.WIDTH), "f4")})
+        assert zeros.shape == (3, 2)
+
+
+def test_the_networks_own_nodes_stay_as_they_were(written, base):
+    before, after = nodes_by_name(base.graph_def), nodes_by_name(read_graph(written))
+    changed = {name for name, node in before.items() if name in after and node != after[name]}
+    assert changed == {"pool_3/_reshape/shape", "ResizeBilinear"}
+    assert after["ResizeBilinear"].op == "ResizeBilinear"
+    dropped = set(before) - set(after)
+    assert all(name.startswith("softmax") for name in dropped)
+    assert read_graph(written).versions.producer == 8
+
+
+def test_the_classics_names_are_there(written):
+    names = set(nodes_by_name(read_graph(written)))
+    assert {
+        "final_training_ops/weights/final_weights",
+        "final_training_ops/biases/final_biases",
+        "final_training_ops/Wx_plus_b/MatMul",
+        "final_training_ops/Wx_plus_b/add",
+        "final_result",
+    } <= names
+
+
+def test_the_graph_describes_itself(written):
+    about = read_metadata(read_graph(written))
+    assert about["labels"] == LABELS
+    assert (about["input"], about["output"]) == ("Mul", "final_result")
+    assert (about["size"], about["mean"], about["std"]) == ([32, 32], 128.0, 128.0)
+    assert (about["network"], about["options"]) == ("inception_v3", {"seed": 7})
+
+
+def test_a_damaged_description_is_an_error(written, tmp_path):
+    graph_def = read_graph(written)
+    node = nodes_by_name(graph_def)[graph.METADATA]
+    graph.set_constant(node, np.array(b"{broken", object))
+    with pytest.raises(graph.GraphError, match="damaged"):
+        read_metadata(graph_def)
+
+
+def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
+    path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
+    base = load_network(path, NETWORKS["mobilenet_0.25_128"])
+    head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
+    graph_def = export.build_graph(base, head, LABELS, "final_result", {})
+    reader = ImageReader((128, 128), 127.5, 127.5)
+    pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
+    tf = import_tensorflow()
+    with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
+        batch = session.run("final_result:0", {"input:0": pixels})
+        content = read_file(examples[1].path)
+        single = session.run("final_result:0", {"DecodeJpeg/contents:0": content})
+    vectors = tf.compat.v1.Session(graph=graph.import_graph(base.graph_def)).run(
+        "MobilenetV1/Predictions/Reshape:0", {"input:0": pixels[:1]}
+    )
+    np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-5)
+    np.testing.assert_allclose(single[0], batch[1], atol=1e-5)
+    assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
+
+
+def test_a_taken_tensor_name_is_refused(base, head):
+    with pytest.raises(ExportError, match="--final_tensor_name Mul is already"):
+        export.build_graph(base, head, LABELS, "Mul", {})
+
+
+def test_the_held_out_test_reads_the_file(written, examples, expected):
+    result = export.run_exported(written, examples, "float32", lambda items, total: items)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    assert result.truth.tolist() == [0] * 4 + [1] * 4
+    assert result.total == 8
+    assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
+    export.check_agreement(result, expected)
+    export.check_bytes_path(result, export.answer_bytes(written, examples))
+
+
+def test_disagreement_fails(written, examples, expected):
+    result = export.run_exported(written, examples, "float32", lambda items, total: items)
+    with pytest.raises(ExportError, match="nothing was replaced"):
+        export.check_agreement(result, expected + np.float32([0.03, -0.03]))
+    with pytest.raises(ExportError, match="nothing was replaced"):
+        export.check_agreement(result, expected[:, ::-1])
+    with pytest.raises(ExportError, match="from a file's bytes"):
+        export.check_bytes_path(result, {examples[0].path: expected[0] + 0.03})
+
+
+def test_writing_replaces_at_once_or_not_at_all(tmp_path, monkeypatch):
+    export.write_file(tmp_path / "a" / "file", b"one")
+    export.write_file(tmp_path / "a" / "file", b"two")
+    assert (tmp_path / "a" / "file").read_bytes() == b"two"
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.os, "replace", fail)
+    with pytest.raises(ExportError, match="No space left"):
+        export.write_file(tmp_path / "a" / "file", b"three")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"]
+    assert (tmp_path / "a" / "file").read_bytes() == b"two"
+
+
+def test_labels_are_written_a_line_each_in_utf8(tmp_path):
+    export.write_labels(tmp_path / "labels.txt", LABELS)
+    assert (tmp_path / "labels.txt").read_bytes().decode() == "Rote Blüte\nblue\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "rows"), [(3, 5, [0, 1, 2]), (5, 3, [0, 2, 4]), (0, 5, [])]
+)
+def test_tested_photos_are_spread_evenly(count, most, rows):
+    assert export.choose_rows(count, most).tolist() == rows
+
+
+def test_results_are_added_to_the_description(written, examples):
+    graph_def = read_graph(written)
+    result = export.run_exported(written, examples, "float32", lambda items, total: items)
+    export.describe_results(graph_def, result)
+    found = read_metadata(graph_def)["results"]
+    assert found == {"test_photos": 8, "test_correct": result.correct}
+    assert json.dumps(found)

@@ -1,0 +1,149 @@
+"""train.py and evaluate.py: the softmax layer and its figures, against plain arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+
+from retraining import evaluate
+from retraining.train import Head, Labelled, TrainingOptions, descend, train
+
+
+def clusters(count, classes=3, width=6, seed=0):
+    """Well separated classes."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(classes, size=count)
+    centres = np.eye(classes, width) * 3
+    vectors = centres[truth] + rng.normal(size=(count, width)) * 0.3
+    return Labelled(vectors.astype("f4"), truth)
+
+
+def last(steps):
+    return list(steps)[-1]
+
+
+def test_it_learns_what_can_be_learnt():
+    step = last(train(clusters(300), clusters(60, seed=1), 3, TrainingOptions(steps=300)))
+    assert step.number == 299
+    assert step.training.accuracy == 1
+    assert step.validation.accuracy == 1
+    held_out = clusters(60, seed=2)
+    answer = step.head.probabilities(held_out.vectors)
+    assert evaluate.accuracy(answer, held_out.truth) == 1
+
+
+def test_the_seed_repeats_a_run():
+    def head(seed):
+        return last(train(clusters(50), clusters(9), 3, TrainingOptions(steps=20, seed=seed))).head
+
+    np.testing.assert_array_equal(head(1).weights, head(1).weights)
+    assert (head(1).weights != head(2).weights).any()
+
+
+def test_the_first_weights_are_small_and_truncated():
+    options = TrainingOptions(steps=1, learning_rate=0.0)
+    wide = Labelled(np.zeros((3, 4000), "f4"), np.arange(3))
+    head = last(train(wide, wide, 3, options)).head
+    assert head.weights.shape == (4000, 3)
+    assert np.abs(head.weights).max() <= 0.002
+    # A normal distribution cut at two standard deviations has 0.8796 of them left.
+    assert head.weights.std() == pytest.approx(0.00088, rel=0.03)
+    assert (head.bias == 0).all()
+
+
+def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
+    rng = np.random.default_rng(0)
+    vectors, truth = rng.normal(size=(5, 4)), np.array([0, 2, 1, 2, 2])
+    weights, bias = rng.normal(size=(4, 3)), rng.normal(size=3)
+
+    def loss(w, b):
+        return evaluate.cross_entropy(evaluate.softmax(vectors @ w + b), truth)
+
+    head = Head(weights.copy(), bias.copy())
+    descend(head, vectors, truth, 0.5)
+    for index in np.ndindex(4, 3):
+        nudge = np.zeros((4, 3))
+        nudge[index] = 1e-6
+        slope = (loss(weights + nudge, bias) - loss(weights - nudge, bias)) / 2e-6
+        assert head.weights[index] == pytest.approx(weights[index] - 0.5 * slope, abs=1e-6)
+    nudge = np.array([1e-6, 0, 0])
+    slope = (loss(weights, bias + nudge) - loss(weights, bias - nudge)) / 2e-6
+    assert head.bias[0] == pytest.approx(bias[0] - 0.5 * slope, abs=1e-6)
+
+
+def test_batches_are_drawn_class_uniformly():
+    """A class with 1 of 1000 images counts half: its share of the first error shows in the bias."""
+    truth = np.array([0] * 999 + [1])
+    data = Labelled(np.zeros((1000, 2), "f4"), truth)
+    options = TrainingOptions(steps=1, learning_rate=1.0, train_batch_size=10_000)
+    head = last(train(data, data, 2, options)).head
+    # The gradient of the bias is 0.5 - share of the class.
+    assert head.bias[1] == pytest.approx(0, abs=0.02)
+    everything = TrainingOptions(steps=1, learning_rate=1.0, train_batch_size=-1)
+    head = last(train(data, data, 2, everything)).head
+    assert head.bias[1] == pytest.approx(0.001 - 0.5, abs=1e-4)
+
+
+def test_every_image_is_drawn_alike():
+    """Each of 10 one-hot images gets about the same share of the first step's gradient."""
+    data = Labelled(np.eye(10, dtype="f4"), np.arange(10) % 2)
+    options = TrainingOptions(steps=1, learning_rate=1.0, train_batch_size=20_000)
+    weights = last(train(data, data, 2, options)).head.weights
+    np.testing.assert_allclose(np.abs(weights), 0.05, atol=0.008)
+
+
+def test_evaluations_come_at_their_steps():
+    options = TrainingOptions(steps=25, eval_step_interval=10)
+    steps = [s.number for s in train(clusters(30), clusters(9), 3, options) if s.training]
+    assert steps == [0, 10, 20, 24]
+
+
+def test_no_validation_images_give_nan():
+    nothing = Labelled(np.zeros((0, 6), "f4"), np.zeros(0, int))
+    step = last(train(clusters(30), nothing, 3, TrainingOptions(steps=2)))
+    assert math.isnan(step.validation.accuracy)
+    assert math.isnan(step.validation.cross_entropy)
+
+
+def test_labelled_of_names():
+    found = Labelled.of(np.zeros((3, 2)), ["b", "a", "b"], ["a", "b"])
+    assert found.truth.tolist() == [1, 0, 1]
+
+
+# -- evaluate.py -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        # Published values of the Wilson interval at 95 %.
+        (81, 263, 0.2553, 0.3662),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (10, 10, 0.7225, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval(correct, total, low, high):
+    assert evaluate.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_softmax_and_its_figures():
+    logits = np.log(np.array([[1.0, 1.0, 2.0], [7.0, 2.0, 1.0]]))
+    answer = evaluate.softmax(logits)
+    np.testing.assert_allclose(answer, [[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]])
+    np.testing.assert_allclose(evaluate.softmax(logits + 1000), answer)
+    truth = np.array([2, 1])
+    assert evaluate.accuracy(answer, truth) == 0.5
+    expected = -(math.log(0.5) + math.log(0.2)) / 2
+    assert evaluate.cross_entropy(answer, truth) == pytest.approx(expected)
+
+
+def test_cross_entropy_stays_finite():
+    assert evaluate.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 1000
+
+
+def test_agreement():
+    one = np.array([[0.6, 0.4], [0.1, 0.9]])
+    other = np.array([[0.45, 0.55], [0.1, 0.9]])
+    assert evaluate.agreement(one, other) == (0.5, pytest.approx(0.15))
