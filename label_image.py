@@ -22,13 +22,13 @@ def main(argv=None):
     """Reads the graph, labels every image in the order given, prints as it goes."""
     options = parse_flags(argv)
     classifier = load_classifier(
-        options.graph, labels_file(options), overrides(options), options.precision
+        options.graph, options.labels, overrides(options), options.precision
     )
     for note in classifier.notes:
         say(note)
     write = WRITERS[options.format]
+    few = options.single and len(options.images) <= FEW
     failed = False
-    few = len(options.images) <= FEW and not any(map(is_many, options.images))
     for path, answer in classifier.classify(image_paths(options.images), few):
         if isinstance(answer, ImageError):
             failed = True
@@ -45,9 +45,12 @@ def parse_flags(argv=None):
     options.images = [*([options.image] if options.image else []), *options.images]
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
+    options.single = not any(map(is_many, options.images))
+    one = options.single and len(options.images) == 1
     if options.format is None:
-        one = len(options.images) == 1 and not is_many(options.images[0])
         options.format = "text" if one else "tsv"
+    if options.format == "text" and not one:
+        options.format = "text with names"
     return options
 
 
@@ -66,8 +69,8 @@ def _add_graph(parser):
     add("--graph", default="models/retrained_graph.pb", help="frozen graph")
     add(
         "--labels",
-        help="file with a label a line; default: the labels in the graph, or "
-        "models/retrained_labels.txt",
+        help="file with a label a line; default: the labels in the graph, else the file "
+        "retrained_labels.txt beside it",
     )
     add(
         "--precision",
@@ -95,16 +98,10 @@ def _add_output(parser):
     )
     add(
         "--format",
-        choices=tuple(WRITERS),
+        choices=("text", "tsv", "jsonl"),
         help="text: `label (score=0.98380)`; tsv: path, label, score; jsonl: a JSON object a row. "
         "Default: text for one image, else tsv",
     )
-
-
-def labels_file(options):
-    """--labels, or retrain.py's default file where that belongs to the default graph."""
-    beside = os.path.join(os.path.dirname(options.graph), "retrained_labels.txt")
-    return options.labels or (beside if os.path.isfile(beside) else None)
 
 
 def overrides(options):
@@ -166,6 +163,13 @@ def write_text(path, _, ranking):
         print(f"{label} (score={score:.5f})")
 
 
+def write_named_text(path, _, ranking):
+    """The classic's lines of one of several images, after a line with its path."""
+    if ranking:
+        print(escaped(path))
+    write_text(path, _, ranking)
+
+
 def write_tsv(path, _, ranking):
     """path, label, score; tabs and line ends in a name are written \\t, \\n, \\r."""
     for label, score in ranking:
@@ -189,7 +193,12 @@ def write_jsonl(path, answer, ranking):
         print(json.dumps(row, ensure_ascii=False))
 
 
-WRITERS = {"text": write_text, "tsv": write_tsv, "jsonl": write_jsonl}
+WRITERS = {
+    "text": write_text,
+    "text with names": write_named_text,
+    "tsv": write_tsv,
+    "jsonl": write_jsonl,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -126,11 +127,23 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
             read_labels(labels_path) if labels_path else tuple(described["labels"]),
             resolve_precision(precision),
         )
-    foreign = _foreign_classifier(graph_def, labels_path, overrides, described)
+    labels = _foreign_labels(graph_path, labels_path, described)
+    foreign = _foreign_classifier(graph_def, labels, overrides)
     return dataclasses.replace(foreign, precision=resolve_precision(precision))
 
 
-def _foreign_classifier(graph_def, labels_path, overrides, described):
+def _foreign_labels(graph_path, labels_path, described):
+    beside = Path(graph_path).with_name("retrained_labels.txt")  # as retrain.py calls it
+    if labels_path:
+        return read_labels(labels_path)
+    if described:
+        return tuple(described["labels"])
+    if beside.is_file():
+        return read_labels(beside)
+    raise LabelsError("this graph does not carry its labels; name their file with --labels")
+
+
+def _foreign_classifier(graph_def, labels, overrides):
     nodes = nodes_by_name(graph_def)
     input_name = _named(nodes, overrides.input_layer, KNOWN_INPUTS, "--input_layer")
     output = _named(nodes, overrides.output_layer, KNOWN_OUTPUTS, "--output_layer")
@@ -138,12 +151,6 @@ def _foreign_classifier(graph_def, labels_path, overrides, described):
     preprocessing = None
     if not _takes_bytes(graph_def, input_name):
         preprocessing = _preprocessing(graph_def, input_name, overrides, notes)
-    if labels_path:
-        labels = read_labels(labels_path)
-    elif described:
-        labels = tuple(described["labels"])
-    else:
-        raise LabelsError("this graph does not carry its labels; name their file with --labels")
     return Classifier(graph_def, input_name, output, preprocessing, labels, notes=tuple(notes))
 
 

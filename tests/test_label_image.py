@@ -1,0 +1,274 @@
+"""label_image.py from end to end: our graphs, others' graphs, formats, pipes."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import label_image
+from retraining.graph import BytesRunner, read_graph
+from retraining.images import ImageReader, read_file
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def expected(finished):
+    """{path: probabilities} of some photos, from bytes through the exported graph as it is."""
+    runner = BytesRunner(read_graph(finished.graph), "final_result")
+    paths = [f"{finished.photos}/{c}/photo_{n:02d}.jpg" for c in ("red", "blue") for n in range(3)]
+    return {path: runner.run(read_file(path))[0] for path in paths}
+
+
+LABELS = ["blue", "green", "red"]
+
+
+def run(finished, *arguments):
+    return label_image.main(["--graph", finished.graph, *map(str, arguments)])
+
+
+def tsv(text):
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def test_one_image_gives_the_classics_lines(finished, expected, capsys):
+    path, answer = next(iter(expected.items()))
+    assert run(finished, path, "--precision", "float32") == 0
+    order = np.argsort(-answer)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" (score=")[0] for line in lines] == [LABELS[i] for i in order]
+    scores = [float(line.split("(score=")[1].rstrip(")")) for line in lines]
+    np.testing.assert_allclose(scores, answer[order], atol=2e-5)
+    assert lines[0].startswith("red (score=0.9")
+    assert all(len(line.split("=")[1]) == len("0.12345)") for line in lines)
+
+
+def test_the_classics_flag(finished, expected, capsys):
+    path = next(iter(expected))
+    assert run(finished, "--image", path, "--top_k", 1) == 0
+    assert capsys.readouterr().out.startswith("red (score=")
+
+
+def test_several_images_are_rows_in_input_order(finished, expected, capsys):
+    paths = list(reversed(expected))
+    assert run(finished, *paths, "--precision", "float32", "--top_k", 2) == 0
+    found = tsv(capsys.readouterr().out)
+    assert [row[0] for row in found] == [path for path in paths for _ in range(2)]
+    for path, label, score in found:
+        assert float(score) == pytest.approx(expected[path][LABELS.index(label)], abs=2e-5)
+    assert [row[1] for row in found[::2]] == ["blue"] * 3 + ["red"] * 3
+
+
+def test_a_folder_is_labelled_whole(finished, capsys):
+    assert run(finished, finished.photos, "--top_k", 1) == 0
+    found = tsv(capsys.readouterr().out)
+    assert len(found) == 90
+    assert [row[0] for row in found] == sorted(row[0] for row in found)
+    assert all(Path(path).parent.name == label for path, label, _ in found)
+
+
+def test_a_list_on_stdin(finished, expected, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(expected) + "\n\n"))
+    assert run(finished, "-", "--top_k", 1) == 0
+    assert [row[0] for row in tsv(capsys.readouterr().out)] == list(expected)
+
+
+def test_jsonl(finished, expected, capsys, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    path = next(iter(expected))
+    code = run(finished, path, tmp_path / "bad.jpg", "--format", "jsonl", "--top_k", 2)
+    assert code == 1
+    captured = capsys.readouterr()
+    found = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row.get("rank") for row in found] == [1, 2, None]
+    assert found[0]["path"] == path
+    assert found[0]["label"] == "red"
+    assert found[0]["score"] == pytest.approx(expected[path][2], abs=0.02)
+    bad = {"path": f"{tmp_path}/bad.jpg", "error": "is not an image of a known format"}
+    assert found[2] == bad
+    assert f"{tmp_path}/bad.jpg is not an image of a known format" in captured.err
+
+
+def test_an_unreadable_image_does_not_stop_the_rest(finished, expected, capsys, tmp_path):
+    paths = list(expected)
+    assert run(finished, paths[0], tmp_path / "missing.jpg", paths[-1], "--top_k", 1) == 1
+    captured = capsys.readouterr()
+    assert [row[1] for row in tsv(captured.out)] == ["red", "blue"]
+    assert captured.err.splitlines()[-1].endswith("cannot be read: No such file or directory")
+
+
+def test_the_graphs_own_labels_count_more_than_a_file_beside_it(
+    finished, expected, capsys, tmp_path
+):
+    shutil.copy(finished.graph, tmp_path / "graph.pb")
+    (tmp_path / "retrained_labels.txt").write_text("x\ny\nz\n")
+    path = next(iter(expected))
+    assert label_image.main(["--graph", f"{tmp_path}/graph.pb", path]) == 0
+    assert capsys.readouterr().out.startswith("red (")
+    (tmp_path / "mine.txt").write_text("x\ny\nz\n")
+    flags = ["--graph", f"{tmp_path}/graph.pb", "--labels", f"{tmp_path}/mine.txt"]
+    assert label_image.main([*flags, path]) == 0
+    assert capsys.readouterr().out.startswith("z (")
+
+
+def test_text_for_several_images_names_them(finished, expected, capsys):
+    paths = list(expected)[:2]
+    assert run(finished, *paths, "--format", "text", "--top_k", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == paths[0]
+    assert lines[1].startswith("red (score=")
+    assert lines[2] == paths[1]
+
+
+def test_a_name_with_a_tab_stays_one_field(finished, expected, capsys, tmp_path):
+    name = tmp_path / "a\tb.jpg"
+    shutil.copy(next(iter(expected)), name)
+    assert run(finished, name, "--format", "tsv", "--top_k", 1) == 0
+    (row,) = tsv(capsys.readouterr().out)
+    assert row[0] == str(name).replace("\t", "\\t")
+    assert len(row) == 3
+
+
+def test_a_reader_that_leaves_is_no_error(finished, expected):
+    command = (
+        f"{sys.executable} label_image.py --graph {finished.graph} "
+        + " ".join([finished.photos] * 20)
+        + " | head -1"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+# -- other people's graphs -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """The tiny network as published, with its labels."""
+    folder = tmp_path_factory.mktemp("stock")
+    tiny.write_graph(str(folder / "graph.pb"), tiny.tiny_inception())
+    (folder / "labels.txt").write_text("".join(f"thing {n}\n" for n in range(10)))
+    return str(folder / "graph.pb"), str(folder / "labels.txt")
+
+
+def test_a_stock_graph_is_labelled(stock, expected, capsys):
+    graph, labels = stock
+    path = next(iter(expected))
+    flags = ["--graph", graph, "--labels", labels, "--precision", "float32"]
+    assert label_image.main([*flags, path]) == 0
+    answer = BytesRunner(read_graph(graph), "softmax").run(read_file(path))[0]
+    best = int(answer.argmax())
+    label, score = capsys.readouterr().out.splitlines()[0].rstrip(")").split(" (score=")
+    assert label == f"thing {best}"
+    assert float(score) == pytest.approx(answer[best], abs=2e-5)
+
+
+@pytest.mark.parametrize("layer", ["DecodeJpeg/contents", "DecodeJpeg/contents:0", "Mul:0"])
+def test_the_input_layer_can_be_named(stock, expected, capsys, layer):
+    graph, labels = stock
+    flags = ["--graph", graph, "--labels", labels, "--precision", "float32"]
+    assert label_image.main([*flags, "--input_layer", layer, *expected, "--top_k", "1"]) == 0
+    runner = BytesRunner(read_graph(graph), "softmax")
+    for path, label, score in tsv(capsys.readouterr().out):
+        answer = runner.run(read_file(path))[0]
+        assert label == f"thing {answer.argmax()}"
+        assert float(score) == pytest.approx(answer.max(), abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def old_mobilenet(tmp_path_factory):
+    """A MobileNet that tells its size but not how pixels are scaled."""
+    folder = tmp_path_factory.mktemp("old")
+    tiny.write_graph(str(folder / "graph.pb"), tiny.tiny_mobilenet())
+    (folder / "labels.txt").write_text("".join(f"thing {n}\n" for n in range(8)))
+    return ["--graph", f"{folder}/graph.pb", "--labels", f"{folder}/labels.txt"]
+
+
+def mobilenet_answer(path, mean, std, size=(128, 128)):
+    from retraining.graph import Runner
+
+    runner = Runner(tiny.tiny_mobilenet(), "input", "MobilenetV1/Predictions/Softmax")
+    return runner.run(ImageReader(size, mean, std).read(path))[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "mean", "std"),
+    [
+        ([], 127.5, 127.5),
+        (["--input_mean", "0", "--input_std", "255"], 0, 255),
+        (["--input_mean", "0"], 0, 127.5),
+    ],
+)
+def test_flags_count_before_what_is_usual_even_zero(
+    old_mobilenet, expected, capsys, flags, mean, std
+):
+    path = next(iter(expected))
+    output = ["--output_layer", "MobilenetV1/Predictions/Softmax", "--precision", "float32"]
+    assert label_image.main([*old_mobilenet, *output, *flags, path, "--top_k", "1"]) == 0
+    captured = capsys.readouterr()
+    answer = mobilenet_answer(path, mean, std)
+    assert captured.out == f"thing {answer.argmax()} (score={answer.max():.5f})\n"
+    assert ("assuming" in captured.err) == (len(flags) < 4)
+
+
+def test_labels_that_do_not_fit_are_an_error(stock, expected, capsys, tmp_path):
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    flags = ["--graph", stock[0], "--labels", str(tmp_path / "labels.txt")]
+    assert label_image.main([*flags, next(iter(expected))]) == 1
+    captured = capsys.readouterr()
+    assert "10 probabilities for 2 labels" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        ([], 2, "give an image"),
+        (["x.jpg", "--top_k", "0"], 2, "must be 1 or more"),
+        (["x.jpg", "--nothing"], 2, "unrecognized"),
+        (["x.jpg", "--graph", "nothing.pb"], 1, "cannot read the graph nothing.pb"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(capsys, arguments, code, reason):
+    assert label_image.main(arguments) == code
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--input_layer", "nothing"], "no node 'nothing'; see --input_layer"),
+        (["--output_layer", "nothing"], "no node 'nothing'; see --output_layer"),
+        (["--input_std", "0"], "divide by zero"),
+        (["--labels", "nothing.txt"], "cannot read the labels file"),
+    ],
+)
+def test_wrong_words_about_a_graph_are_one_line(old_mobilenet, capsys, flags, reason):
+    output = ["--output_layer", "MobilenetV1/Predictions/Softmax"]
+    assert label_image.main([*old_mobilenet, *output, *flags, "x.jpg"]) == 1
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_graph_without_labels_asks_for_them(stock, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert label_image.main(["--graph", os.path.relpath(stock[0]), "x.jpg"]) == 1
+    assert "--labels" in capsys.readouterr().err

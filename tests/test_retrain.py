@@ -1,0 +1,319 @@
+"""retrain.py from end to end, on a tiny network and generated photos."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import retrain
+from retraining.graph import nodes_by_name, read_graph, read_metadata
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def results(capsys):
+    """stdout's lines as {name: value}; the last of a name counts."""
+    return dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
+
+
+def rows(folder):
+    (path,) = (folder / "bottleneck_cache").glob("*.sqlite")
+    with sqlite3.connect(path) as connection:
+        return dict(connection.execute("SELECT key, vector FROM vectors"))
+
+
+def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos) == 0
+    out = results(capsys)
+    assert list(out) == ["test_accuracy", "test_photos", "graph", "labels"]
+    assert float(out["test_accuracy"]) == 1.0  # three plain colours
+    assert out["graph"] == f"{tmp_path}/models/retrained_graph.pb"
+    assert Path(out["labels"]).read_text() == "blue\ngreen\nred\n"
+    about = read_metadata(read_graph(out["graph"]))
+    assert about["labels"] == ["blue", "green", "red"]
+    assert about["results"]["test_photos"] == int(out["test_photos"]) > 5
+    assert about["options"]["image_dir"] == photos
+    left = sorted(p.name for p in (tmp_path / "models").iterdir())
+    assert left == ["retrained_graph.pb", "retrained_labels.txt"]
+    assert len(rows(tmp_path)) == 90
+
+
+def test_the_summary_goes_to_stderr(tmp_path, run_retrain, photos, capsys):
+    run_retrain(tmp_path, photos)
+    err = capsys.readouterr().err
+    assert "90 photos of 3 classes:" in err
+    assert "final test accuracy = 100.0% (N=" in err
+    assert "95 % interval" in err
+    assert "bottlenecks: 100%" in err
+
+
+def test_a_second_run_computes_nothing(tmp_path, run_retrain, photos, capsys, monkeypatch):
+    run_retrain(tmp_path, photos)
+    first = (tmp_path / "models" / "retrained_graph.pb").read_bytes()
+    monkeypatch.setattr("retraining.extract.Runner", None)  # a use of it would fail
+    assert run_retrain(tmp_path, photos) == 0
+    assert "bottlenecks:" not in capsys.readouterr().err.split("final test accuracy")[1]
+    # The same photos, options and seed: the same graph, to the byte.
+    assert (tmp_path / "models" / "retrained_graph.pb").read_bytes() == first
+
+
+def test_moving_and_renaming_recomputes_nothing_and_changing_one_does(
+    tmp_path, run_retrain, photos, capsys, monkeypatch
+):
+    work = tmp_path / "work"
+    shutil.copytree(photos, work)
+    run_retrain(tmp_path, work)
+    before = rows(tmp_path)
+    shutil.move(work, tmp_path / "moved")
+    os.rename(tmp_path / "moved" / "red", tmp_path / "moved" / "crimson")
+    os.rename(tmp_path / "moved/blue/photo_03.jpg", tmp_path / "moved/blue/a.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr("retraining.extract.Runner", None)
+        assert run_retrain(tmp_path, tmp_path / "moved") == 0
+    assert rows(tmp_path) == before
+    changed = tmp_path / "moved/blue/photo_04.jpg"
+    tiny.photo((20, 20, 250), np.random.default_rng(9)).save(changed)
+    assert run_retrain(tmp_path, tmp_path / "moved") == 0
+    after = rows(tmp_path)
+    assert len(after) == 91
+    assert all(after[key] == vector for key, vector in before.items())
+
+
+def test_an_unreadable_photo_is_left_out_and_named(tmp_path, run_retrain, photos, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(photos, work)
+    (work / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    (work / "red" / "notes.txt").write_text("not an image")
+    assert run_retrain(tmp_path, work) == 0
+    err = capsys.readouterr().err
+    assert f"left out: {work}/red/broken.jpg is" in err
+    assert f"1 files in {work}/red are no images: notes.txt" in err
+
+
+def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monkeypatch):
+    flags = ("--flip_left_right", "--random_brightness", 20, "--distorted_views", 3)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    training = int(capsys.readouterr().err.split(" for training")[0].split()[-1])
+    assert len(rows(tmp_path)) == 90 + 3 * training
+    with monkeypatch.context() as patch:
+        patch.setattr("retraining.extract.Runner", None)
+        assert run_retrain(tmp_path, photos, *flags) == 0
+        assert run_retrain(tmp_path, photos) == 0  # the undistorted ones are there as well
+    assert run_retrain(tmp_path, photos, *flags, "--seed", 1) == 0
+    assert len(rows(tmp_path)) == 90 + 6 * training
+
+
+def test_misclassified_photos_are_listed(tmp_path, run_retrain, photos, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(photos, work)
+    flags = ("--print_misclassified_test_images", "--learning_rate", 0)  # learns nothing
+    assert run_retrain(tmp_path, work, *flags) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    accuracy, total = float(lines[0][1]), int(lines[1][1])
+    wrong = [line[1:] for line in lines if line[0] == "misclassified"]
+    assert len(wrong) == round(total * (1 - accuracy)) > 0
+    for path, given, found, score in wrong:
+        assert Path(path).parent.name == given != found
+        assert 0.3 < float(score) < 0.5
+
+
+def test_intermediate_graphs_are_stored(tmp_path, run_retrain, photos):
+    folder = tmp_path / "between"
+    flags = ("--intermediate_store_frequency", 40, "--intermediate_output_graphs_dir", folder)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["intermediate_40.pb", "intermediate_80.pb"]
+    weights = [
+        nodes_by_name(read_graph(path))["final_training_ops/weights/final_weights"]
+        for path in (*sorted(folder.iterdir()), tmp_path / "models" / "retrained_graph.pb")
+    ]
+    assert weights[0] != weights[1] != weights[2]
+
+
+def test_the_course_of_training_goes_to_tensorboard(tmp_path, run_retrain, photos):
+    logs = tmp_path / "retrain_logs"
+    logs.mkdir()
+    (logs / "mine.txt").write_text("kept")
+    run_retrain(tmp_path, photos, "--eval_step_interval", 30)
+    run_retrain(tmp_path, photos)
+    assert (logs / "mine.txt").read_text() == "kept"
+    first = min(p for p in logs.iterdir() if p.is_dir())
+    assert len(list(logs.iterdir())) == 3
+    for part in ("train", "validation"):
+        found = list(read_scalars(first / part))
+        assert [step for tag, step, _ in found if tag == "accuracy"] == [0, 30, 60, 90, 99]
+        assert found[-2][2] > 0.9
+        assert found[-1][2] < found[1][2]  # the cross entropy falls
+
+
+def read_scalars(folder):
+    """(tag, step, value) of each scalar in the folder's event file."""
+    from retraining.quiet_tensorflow import import_tensorflow
+
+    tf1 = import_tensorflow().compat.v1
+    (path,) = folder.iterdir()
+    for event in tf1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            yield value.tag, event.step, value.simple_value
+
+
+def test_mobilenet_by_its_file(tmp_path, run_retrain, photos, capsys):
+    path = tiny.write_graph(str(tmp_path / "net" / "any.pb"), tiny.tiny_mobilenet())
+    flags = ("--architecture", "mobilenet_0.25_128", "--model_file", path)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    out = results(capsys)
+    assert float(out["test_accuracy"]) == 1.0
+    about = read_metadata(read_graph(out["graph"]))
+    assert (about["input"], about["size"]) == ("input", [128, 128])
+
+
+def test_without_test_photos_the_accuracy_is_unknown(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--testing_percentage", 0) == 0
+    captured = capsys.readouterr()
+    assert "test_accuracy\tnan" in captured.out
+    assert "unknown" in captured.err
+
+
+def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, capsys, monkeypatch):
+    run_retrain(tmp_path, photos)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "models").iterdir()}
+    monkeypatch.setattr("retraining.export.SAME_PROBABILITY", -1.0)
+    assert run_retrain(tmp_path, photos, "--seed", 5) == 1
+    assert "nothing was replaced" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in (tmp_path / "models").iterdir()} == before
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--no_such_flag"], "unrecognized arguments: --no_such_flag"),
+        (["--image_di", "x"], "unrecognized"),
+        (["--testing_percentage", "60", "--validation_percentage", "40"], "no training images"),
+        (["--testing_percentage", "-1"], "must be from 0 to 100"),
+        (["--how_many_training_steps", "0"], "must be 1 or more"),
+        (["--how_many_training_steps", "many"], "invalid whole number value: 'many'"),
+        (["--learning_rate", "nan"], "must be 0 or more"),
+        (["--train_batch_size", "0"], "or -1 for all"),
+        (["--architecture", "resnet"], "invalid choice: 'resnet'"),
+        (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
+        (["--final_tensor_name", "two words"], "cannot name a tensor"),
+    ],
+)
+def test_bad_flags_are_refused_with_one_line(flags, reason, capsys):
+    assert retrain.main(["--image_dir", "anywhere", *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert reason in captured.err
+
+
+def run_script(*arguments, **settings):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        **settings,
+    )
+
+
+def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
+    code = (
+        "import sys, retrain; code = retrain.main(sys.argv[1:]); "
+        "sys.exit('tensorflow was imported' if 'tensorflow' in sys.modules else code)"
+    )
+    (tmp_path / "one").mkdir()
+    for folder in ("nowhere", "."):
+        done = run_script("-c", code, "--image_dir", tmp_path / folder)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_model_file_is_one_line(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--model_file", tmp_path / "none.pb") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot read the graph" in last
+
+
+# -- interruptions ---------------------------------------------------------------------------
+
+
+def start_slow_run(tmp_path, photos, model_dir):
+    """retrain.py in a process whose network takes its time, so that it can be interrupted."""
+    code = (
+        "import sys, time, retrain\n"
+        "from retraining import cache, extract\n"
+        "cache.COMMIT_SECONDS = 0.0\n"
+        "run = extract.Runner.run\n"
+        "extract.Runner.run = lambda self, batch: time.sleep(0.3) or run(self, batch)\n"
+        "sys.exit(retrain.main(sys.argv[1:]))\n"
+    )
+    flags = {
+        "--image_dir": photos,
+        "--model_dir": model_dir,
+        "--bottleneck_dir": tmp_path / "bottleneck_cache",
+        "--output_graph": tmp_path / "models/retrained_graph.pb",
+        "--output_labels": tmp_path / "models/retrained_labels.txt",
+        "--summaries_dir": tmp_path / "retrain_logs",
+    }
+    arguments = [str(word) for pair in flags.items() for word in pair]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_rows(tmp_path, count):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if len(rows(tmp_path)) >= count:
+                return
+        except (ValueError, sqlite3.OperationalError):
+            pass  # not there yet
+        time.sleep(0.05)
+    raise TimeoutError("the run stored no vectors")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path, run_retrain, photos, model_dir, monkeypatch, signal_number
+):
+    process = start_slow_run(tmp_path, photos, model_dir)
+    wait_for_rows(tmp_path, 8)
+    process.send_signal(signal_number)
+    out, err = process.communicate(timeout=30)
+    assert out == ""
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in err.splitlines()[-1]
+        assert "Traceback" not in err
+    stored = rows(tmp_path)
+    assert 8 <= len(stored) < 90
+    computed = []
+    put = retrain.BottleneckStore.put
+    monkeypatch.setattr(
+        retrain.BottleneckStore,
+        "put",
+        lambda self, key, vector: computed.append(key) or put(self, key, vector),
+    )
+    assert run_retrain(tmp_path, photos) == 0
+    assert set(computed).isdisjoint(stored)
+    assert len(rows(tmp_path)) == 90
+    assert json.dumps(sorted(computed + list(stored))) == json.dumps(sorted(rows(tmp_path)))

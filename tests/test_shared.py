@@ -1,0 +1,126 @@
+"""On real photos and real graphs, where they are at hand."""
+
+import os
+
+import numpy as np
+import pytest
+
+import label_image
+import retrain
+from retraining.graph import BytesRunner, Runner, load_network
+from retraining.images import ImageReader, read_file
+from retraining.networks import NETWORKS
+
+LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
+
+
+@pytest.fixture(scope="module")
+def some_photos(shared):
+    """Eight photos of each class, spread over it."""
+    found = {}
+    for label in LABELS:
+        names = sorted(os.listdir(shared / "flower_photos" / label))
+        found[label] = [shared / "flower_photos" / label / name for name in names[::37][:8]]
+    return [path for paths in found.values() for path in paths]
+
+
+@pytest.fixture(scope="module")
+def inception(shared):
+    path = shared / "models" / "inception_dec_2015" / "tensorflow_inception_graph.pb"
+    return load_network(path, NETWORKS["inception_v3"])
+
+
+@pytest.fixture(scope="module")
+def pixels(inception, some_photos):
+    about = inception.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    return np.concatenate([reader.read(path) for path in some_photos])
+
+
+@pytest.fixture(scope="module")
+def vectors(inception, pixels):
+    return Runner(inception.graph_def, inception.input, inception.bottleneck).run(pixels)
+
+
+def cosines(one, other):
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / norms
+
+
+def test_inception_vectors_equal_the_untouched_graphs(inception, some_photos, vectors):
+    runner = BytesRunner(inception.graph_def, inception.bottleneck)
+    untouched = np.concatenate([runner.run(read_file(path)) for path in some_photos[::5]])
+    np.testing.assert_allclose(vectors[::5], untouched, atol=1e-4)
+
+
+def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vectors):
+    published = []
+    for path in some_photos:
+        folder = shared / "classic_bottlenecks" / path.parent.name
+        text = (folder / f"{path.name}_inception_v3.txt").read_text()
+        published.append([float(value) for value in text.split(",")])
+    found = cosines(vectors, np.array(published))
+    assert np.median(found) >= 0.993
+    assert found.min() >= 0.89
+
+
+def test_bfloat16_stays_near_float32(inception, pixels, vectors):
+    runner = Runner(inception.graph_def, inception.input, inception.bottleneck, "bfloat16")
+    assert cosines(runner.run(pixels), vectors).min() >= 0.999
+
+
+@pytest.fixture(scope="module")
+def retrained(shared, tmp_path_factory):
+    """A MobileNet retrained on all shared photos: its folder."""
+    folder = tmp_path_factory.mktemp("retrained")
+    code = retrain.main(
+        [
+            *("--image_dir", str(shared / "flower_photos")),
+            *("--architecture", "mobilenet_0.25_128"),
+            *("--model_dir", str(shared / "models")),
+            *("--bottleneck_dir", str(folder / "cache")),
+            *("--output_graph", str(folder / "graph.pb")),
+            *("--output_labels", str(folder / "labels.txt")),
+            *("--summaries_dir", str(folder / "logs")),
+        ]
+    )
+    assert code == 0
+    return folder
+
+
+def test_a_real_mobilenet_retrains_and_labels(shared, retrained, some_photos, capsys):
+    assert (retrained / "labels.txt").read_text().split() == list(LABELS)
+    flags = ["--graph", str(retrained / "graph.pb"), "--top_k", "1"]
+    assert label_image.main([*flags, *map(str, some_photos)]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    right = sum(os.path.basename(os.path.dirname(path)) == label for path, label, _ in rows)
+    assert right >= 34  # of 40, most of them seen in training
+
+
+def test_a_graph_retrained_by_others_works(shared, some_photos, capsys):
+    folder = shared / "models" / "retrained_by_others"
+    flags = ["--graph", str(folder / "retrained_graph.pb"), "--precision", "float32"]
+    photo = str(some_photos[0])
+    assert label_image.main([*flags, photo]) == 0
+    found = capsys.readouterr()
+    assert "assuming --input_mean 127.5 --input_std 127.5" in found.err
+    assert len(found.out.splitlines()) == 5
+    assert found.out.startswith("61326 ")
+    classic = ["--input_layer", "input", "--output_layer", "final_result", "--input_mean", "128"]
+    classic += ["--input_std", "128", "--input_height", "128", "--input_width", "128"]
+    labels = ["--labels", str(folder / "retrained_labels.txt")]
+    assert label_image.main([*flags, *labels, *classic, photo, "--top_k", "6"]) == 0
+    found = capsys.readouterr()
+    assert found.err == ""
+    assert sum(float(line.split("=")[1][:-1]) for line in found.out.splitlines()) == pytest.approx(
+        1, abs=1e-4
+    )
+
+
+def test_the_stock_mobilenet_knows_a_daisy(shared, capsys):
+    folder = shared / "models" / "mobilenet_v1_0.25_128"
+    flags = ["--graph", str(folder / "frozen_graph.pb"), "--labels", str(folder / "labels.txt")]
+    photos = sorted((shared / "flower_photos" / "daisy").iterdir())[:40]
+    assert label_image.main([*flags, *map(str, photos), "--top_k", "1"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert sum("daisy" in label for _, label, _ in rows) >= 20
