@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from retraining import evaluate, export
+from retraining import evaluate, example_images, export
 from retraining.cache import BottleneckStore
 from retraining.command import (
     DONE,
@@ -30,15 +30,18 @@ from retraining.dataset import (
     DatasetError,
     Example,
     SplitOptions,
+    holds_images,
     load_dataset,
 )
+from retraining.example_images import is_example_folder
 from retraining.extract import Job, fill_store
 from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.images import Distortions
-from retraining.networks import NETWORKS, obtain
+from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.report import TensorBoardLog
 from retraining.train import Labelled, TrainingOptions, train
 
+PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
@@ -49,12 +52,14 @@ def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
     options = parse_flags(argv)
     log = set_verbosity(options.logging_verbosity)
+    provide_example_images(options, log)
     dataset = read_photos(options, log)
-    network = load_network(network_file(options), NETWORKS[options.architecture])
+    known, path = choose_network(options, log)
+    network = load_network(path, known)
     bottlenecks = compute_bottlenecks(dataset, network, options, log)
     head = train_head(bottlenecks, network, options, log)
     result = export_and_test(head, bottlenecks, network, options, log)
-    print_results(result, bottlenecks.labels, options)
+    print_results(result, bottlenecks.labels, options, log)
     return DONE
 
 
@@ -65,6 +70,7 @@ def parse_flags(argv=None):
     """The checked flags. Bad ones end the program with one line and exit code 2."""
     parser = build_parser()
     options = parser.parse_args(argv)
+    options.caveats = []  # what must be said of the result, filled on the way
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
     outputs = [os.path.abspath(p) for p in (options.output_graph, options.output_labels)]
@@ -105,9 +111,11 @@ def _add_network(parser):
         "--architecture",
         choices=NETWORKS,
         metavar="NAME",
-        default="inception_v3",
-        help="base network: inception_v3, or mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>",
+        help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
+        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
     )
+    add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
     add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
     add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
@@ -193,6 +201,19 @@ def _add_outputs(parser):
 # -- the four steps --------------------------------------------------------------------------
 
 
+def provide_example_images(options, log):
+    """Fills the example folder if it is asked for and empty; says if its pictures are drawings."""
+    folder = options.image_dir
+    if is_example_folder(folder, PROJECT) and not holds_images(folder):
+        bar = progress_bar("drawing", "img", is_quiet(options))
+        reason = example_images.provide(folder, options.offline, bar)
+        if reason:
+            log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
+    if caveat := example_images.caveat(folder):
+        options.caveats.append(caveat)
+        log.warning(caveat)
+
+
 def read_photos(options, log):
     """The Dataset in --image_dir, its oddities said on stderr."""
     split = SplitOptions(
@@ -208,11 +229,20 @@ def read_photos(options, log):
     return dataset
 
 
-def network_file(options):
-    """The file of the base network, fetched if need be."""
+def choose_network(options, log):
+    """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
     if options.model_file:
-        return options.model_file
-    return obtain(NETWORKS[options.architecture], options.model_dir, is_quiet(options))
+        return NETWORKS[options.architecture or DEFAULT], options.model_file
+    quiet, folder = is_quiet(options), options.model_dir
+    wanted = NETWORKS[options.architecture or DEFAULT]
+    try:
+        return wanted, obtain(wanted, folder, quiet, options.offline)
+    except NetworkError as error:
+        if options.architecture:
+            raise
+        options.caveats.append(f"{EMBEDDED} is used, since {error}")
+        log.warning(options.caveats[-1])
+    return NETWORKS[EMBEDDED], obtain(NETWORKS[EMBEDDED], folder, quiet, options.offline)
 
 
 def is_quiet(options):
@@ -325,7 +355,12 @@ def store_intermediate(step, bottlenecks, network, options):
 
 def build(head, bottlenecks, network, options):
     """The retrained GraphDef, with the options in its description."""
-    facts = {"precision": bottlenecks.precision, "options": vars(options)}
+    chosen = dict(vars(options))
+    facts = {
+        "precision": bottlenecks.precision,
+        "caveats": chosen.pop("caveats"),
+        "options": chosen,
+    }
     return export.build_graph(network, head, bottlenecks.labels, options.final_tensor_name, facts)
 
 
@@ -362,8 +397,10 @@ def describe_test(result):
     )
 
 
-def print_results(result, labels, options):
-    """The results on stdout, a line each: name, tab, value."""
+def print_results(result, labels, options, log):
+    """The results on stdout, a line each: name, tab, value; what limits them on stderr."""
+    for caveat in options.caveats:
+        log.warning(caveat)
     print(f"test_accuracy\t{result.accuracy:.4f}")
     print(f"test_photos\t{result.total}")
     print(f"graph\t{options.output_graph}")

@@ -166,6 +166,15 @@ def _check_labels(image_dir, names):
             )
 
 
+def holds_images(image_dir):
+    """Whether some sub-folder of `image_dir` holds an image."""
+    try:
+        folders = [entry.path for entry in os.scandir(image_dir) if entry.is_dir()]
+        return any(_image_files(folder)[0] for folder in folders)
+    except OSError:
+        return False
+
+
 def _image_files(folder):
     images, others = [], []
     for name in sorted(os.listdir(folder)):

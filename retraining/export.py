@@ -27,6 +27,7 @@ from retraining.networks import IMAGE_BYTES
 from retraining.quiet_tensorflow import import_tensorflow
 
 FORMAT = 1  # of the metadata
+ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one
 MOST_TESTED = 200  # photos that are run through the exported file
 SAME_TOP = 0.99  # share of them whose first label must be that of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
@@ -50,10 +51,10 @@ def build_graph(base, head, labels, tensor_name, facts):
     """
     graph_def = keep_ancestors(base.graph_def, [base.bottleneck])
     widen_batch(graph_def)
-    if IMAGE_BYTES in nodes_by_name(graph_def):
-        _loosen_batch(graph_def)
-    else:
+    if IMAGE_BYTES not in nodes_by_name(graph_def):
         _add_decoder(graph_def, base)
+    elif ANY_BATCH not in nodes_by_name(graph_def):
+        _loosen_batch(graph_def)
     if tensor_name in nodes_by_name(graph_def):
         raise ExportError(
             f"--final_tensor_name {tensor_name} is already a node of {base.name}; choose another"
@@ -71,7 +72,7 @@ def _loosen_batch(graph_def):
     """
     resize = nodes_by_name(graph_def)["ResizeBilinear"]
     _any_batch(graph_def, resize.input[0])
-    resize.input[0] = "ExpandDims/any_batch"
+    resize.input[0] = ANY_BATCH
 
 
 def _any_batch(graph_def, source):
@@ -79,7 +80,7 @@ def _any_batch(graph_def, source):
     shape = [-1, -1, -1, 3]
     add_node(
         graph_def,
-        "ExpandDims/any_batch",
+        ANY_BATCH,
         "PlaceholderWithDefault",
         [source],
         dtype=float32,
@@ -108,7 +109,7 @@ def _add_decoder(graph_def, base):
     add_node(graph_def, "Cast", "Cast", ["DecodeJpeg"], SrcT=tf.uint8, DstT=tf.float32)
     add_node(graph_def, "ExpandDims", "ExpandDims", ["Cast", "ExpandDims/dim"], T=tf.float32)
     _any_batch(graph_def, "ExpandDims")
-    size = ["ExpandDims/any_batch", "ResizeBilinear/size"]
+    size = [ANY_BATCH, "ResizeBilinear/size"]
     add_node(graph_def, "ResizeBilinear", "ResizeBilinear", size, T=tf.float32)
     add_node(graph_def, "Sub", "Sub", ["ResizeBilinear", "Sub/y"], T=tf.float32)
     add_node(graph_def, "Mul", "Mul", ["Sub", "Mul/y"], T=tf.float32)

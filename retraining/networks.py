@@ -5,8 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from retraining import RetrainingError
-from retraining.download import DownloadError, Remote, fetch, unpack
+from retraining import RetrainingError, efficientnet_lite
+from retraining.download import DownloadError, Remote, UnreachableError, fetch, unpack
 
 IMAGE_BYTES = "DecodeJpeg/contents"
 
@@ -27,6 +27,8 @@ class Source:
 class Network:
     """A base network: where its file comes from and how it is fed and read.
 
+    One without sources is built from the weights in a Python package (see efficientnet_lite).
+
     Names are node names; output 0 of each is meant. Pixels 0..255 are fed as
     `(pixel - mean) / std`, float32 [n, size, size, 3]. Where the graph's own nodes say
     otherwise (size, mean, std, width of the bottleneck), the graph is believed.
@@ -41,6 +43,11 @@ class Network:
     mean: float
     std: float
     first_weights: tuple[str, tuple[int, ...]] | None = None  # tells networks of one family apart
+
+    @property
+    def file_names(self):
+        """What its file may be called."""
+        return [source.file_name for source in self.sources] or [f"{self.name}.pb"]
 
     @property
     def required_nodes(self):
@@ -83,16 +90,34 @@ def _mobilenet_v1(alpha, size):
     )
 
 
+def _efficientnet_lite(name):
+    return Network(
+        name=name,
+        folder=name,
+        sources=(),
+        input="Mul",
+        bottleneck="pool/vector",
+        size=efficientnet_lite.ARCHITECTURES[name].side,
+        mean=efficientnet_lite.INPUT_MEAN,
+        std=efficientnet_lite.INPUT_STD,
+    )
+
+
 def _registry():
     mobilenets = [
         _mobilenet_v1(alpha, size)
         for alpha in ("1.0", "0.75", "0.50", "0.25")
         for size in (224, 192, 160, 128)
     ]
-    return {network.name: network for network in (_inception_v3(), *mobilenets)}
+    lites = map(_efficientnet_lite, efficientnet_lite.ARCHITECTURES)
+    return {network.name: network for network in (_inception_v3(), *lites, *mobilenets)}
 
 
 NETWORKS = _registry()
+DEFAULT, EMBEDDED = (
+    "inception_v3",
+    "efficientnet_lite0",
+)  # the latter where the former is not to be had
 
 
 def locate(network, model_dir):
@@ -102,9 +127,8 @@ def locate(network, model_dir):
     named after the network counts for it.
     """
     model_dir = Path(model_dir)
-    names = [source.file_name for source in network.sources]
     for folder in (model_dir / network.folder, model_dir, *_subfolders(model_dir)):
-        for name in names:
+        for name in network.file_names:
             shared_name = name == "frozen_graph.pb" and folder not in (
                 model_dir,
                 model_dir / network.folder,
@@ -121,27 +145,59 @@ def _subfolders(folder):
         return []
 
 
-def obtain(network, model_dir, quiet=False):
-    """The network's file: found in `model_dir`, or fetched into it.
+def obtain(network, model_dir, quiet=False, offline=False):
+    """The network's file: found in `model_dir`, or built or fetched into it (unless `offline`).
 
     Raises:
         NetworkError: it is neither there nor to be had; says which file to put where.
+        WeightsError: the Python package with its weights is missing.
     """
+    model_dir = Path(model_dir)
     found = locate(network, model_dir)
     if found:
         return found
-    reasons = []
-    for source in network.sources:
-        try:
-            return _fetch(network, source, Path(model_dir), quiet)
-        except (DownloadError, NetworkError, OSError) as error:
-            reasons.append(str(error))
+    if not network.sources:
+        return _build(network, model_dir)
+    reason = "--offline forbids fetching it" if offline else _fetch_any(network, model_dir, quiet)
+    found = locate(network, model_dir)
+    if found:
+        return found
     wanted = network.sources[0]
     raise NetworkError(
-        f"{network.name} is not in {model_dir} and could not be fetched ({'; '.join(reasons)}). "
-        f"Put {wanted.file_name} (in {wanted.remote.urls[0]}) into "
-        f"{Path(model_dir) / network.folder}, or name it with --model_file"
+        f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
+        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}, or name it with "
+        f"--model_file"
     )
+
+
+def _fetch_any(network, model_dir, quiet):
+    """Fetches the first archive that is to be had; returns the reasons why others were not."""
+    errors = []
+    for source in network.sources:
+        try:
+            _fetch(network, source, model_dir, quiet)
+            break
+        except (DownloadError, NetworkError, OSError) as error:
+            errors.append(error)
+    if all(isinstance(error, UnreachableError) for error in errors):
+        return "cannot be fetched without a network"
+    return f"cannot be fetched ({'; '.join(map(str, errors))})"
+
+
+def _build(network, model_dir):
+    """Writes the frozen graph of an EfficientNet-Lite, from the weights in its Python package."""
+    weights = efficientnet_lite.read_torch_file(efficientnet_lite.weights_file(network.name))
+    graph_def = efficientnet_lite.build_graph(network.name, weights)
+    path = model_dir / network.folder / network.file_names[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as aside:
+            new = Path(aside) / path.name
+            new.write_bytes(graph_def.SerializeToString(deterministic=True))
+            os.replace(new, path)
+    except OSError as error:
+        raise NetworkError(f"cannot write {path}: {error.strerror}; see --model_dir") from error
+    return path
 
 
 def _fetch(network, source, model_dir, quiet):
@@ -159,7 +215,6 @@ def _fetch(network, source, model_dir, quiet):
         for path in unpacked:
             os.replace(path, model_dir / network.folder / path.name)
     archive.unlink()
-    return model_dir / network.folder / source.file_name
 
 
 def check_node_names(path, network):

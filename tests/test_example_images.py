@@ -1,0 +1,135 @@
+"""example_images.py: the folder flower_photos, fetched or drawn."""
+
+import hashlib
+import http.server
+import os
+import tarfile
+import threading
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from retraining import example_images
+from retraining.dataset import holds_images, load_dataset
+from retraining.download import Remote
+from tests import tiny
+
+
+def bar(total):
+    return nullcontext(SimpleNamespace(update=lambda: None))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(example_images, "PER_CLASS", 3)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A small flower_photos.tgz on a local server: its Remote."""
+    tiny.write_photos(tmp_path / "source" / "flower_photos", {"red": 4, "blue": 4})
+    (tmp_path / "www").mkdir()
+    path = tmp_path / "www" / "flower_photos.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "source" / "flower_photos", "flower_photos")
+    content = path.read_bytes()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = partial(Quiet, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/flower_photos.tgz"
+        yield Remote((url,), len(content), hashlib.sha256(content).hexdigest())
+        server.shutdown()
+
+
+NOWHERE = Remote(("http://127.0.0.1:9/flower_photos.tgz",))
+
+
+def test_the_photos_are_fetched_and_the_archive_removed(tmp_path, archive):
+    folder = tmp_path / "flower_photos"
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    assert example_images.provide(folder, False, bar, archive) is None
+    assert len(load_dataset(str(folder)).examples) == 8
+    assert sorted(os.listdir(folder)) == ["README.md", "blue", "red"]
+    assert (folder / "README.md").read_text() == "mine"
+    assert example_images.caveat(folder) is None
+
+
+def test_what_is_there_stays(tmp_path, archive):
+    folder = tmp_path / "flower_photos"
+    (folder / "red").mkdir(parents=True)
+    (folder / "red" / "photo_00.jpg").write_text("mine")
+    assert example_images.provide(folder, False, bar, archive) is None
+    assert (folder / "red" / "photo_00.jpg").read_text() == "mine"
+    assert len(os.listdir(folder / "red")) == 4
+
+
+def test_without_a_network_flowers_are_drawn_and_marked(tmp_path, few):
+    folder = tmp_path / "flower_photos"
+    assert "127.0.0.1:9" in example_images.provide(folder, False, bar, NOWHERE)
+    dataset = load_dataset(str(folder))
+    assert dataset.labels == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
+    assert len(dataset.examples) == 15
+    assert "drawings" in example_images.caveat(folder)
+    assert sorted(os.listdir(folder)) == ["THESE_ARE_DRAWINGS.txt", *dataset.labels]
+
+
+def test_offline_draws_without_asking(tmp_path, few, archive):
+    folder = tmp_path / "flower_photos"
+    assert example_images.provide(folder, True, bar, archive) == "--offline was given"
+    assert (folder / "THESE_ARE_DRAWINGS.txt").exists()
+
+
+def test_a_wrong_archive_is_not_unpacked(tmp_path, few, archive):
+    wrong = Remote(archive.urls, archive.size, "0" * 64)
+    folder = tmp_path / "flower_photos"
+    assert "SHA-256" in example_images.provide(folder, False, bar, wrong)
+    assert not (folder / "red").exists()
+    assert (folder / "daisy").exists()
+
+
+def test_an_interrupted_drawing_leaves_nothing_half_done(tmp_path, few, monkeypatch):
+    def interrupted(folder, per_class, progress):
+        (folder / "daisy").mkdir()
+        (folder / "daisy" / "drawing_00.jpg").write_bytes(b"\xff\xd8\xff")
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "flower_photos"
+    with monkeypatch.context() as patch:
+        patch.setattr(example_images, "draw_flower_photos", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            example_images.provide(folder, True, bar, NOWHERE)
+    assert not holds_images(folder)
+    example_images.provide(folder, True, bar, NOWHERE)
+    assert len(load_dataset(str(folder)).examples) == 15
+
+
+def test_which_folder_is_the_example(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    project = tmp_path / "project"
+    assert example_images.is_example_folder("flower_photos", project)
+    assert example_images.is_example_folder("./flower_photos/", project)
+    assert example_images.is_example_folder(project / "flower_photos", project)
+    assert not example_images.is_example_folder("other", project)
+    assert not example_images.is_example_folder("typo/flower_photos", project)
+
+
+def test_holds_images(tmp_path):
+    assert not holds_images(tmp_path / "missing")
+    (tmp_path / "daisy").mkdir()
+    (tmp_path / "daisy" / "notes.txt").write_text("x")
+    assert not holds_images(tmp_path)
+    (tmp_path / "daisy" / "photo").write_bytes(b"\xff\xd8\xff")
+    assert holds_images(tmp_path)
+
+
+def test_the_public_archive_is_pinned():
+    assert example_images.PHOTOS.size == 228_813_984
+    assert example_images.PHOTOS.sha256.startswith("4c54ace7911a")
