@@ -5,11 +5,12 @@ knows its labels and how it wants its images; for other graphs there are flags.
 """
 
 import json
+import math
 import os
 import sys
 
 from retraining.classify import Overrides, load_classifier
-from retraining.command import DONE, FAILED, Parser, number, reports_errors, say
+from retraining.command import DONE, FAILED, Parser, escaped, number, reports_errors, say
 from retraining.dataset import looks_like_image
 from retraining.graph import PRECISIONS
 from retraining.images import ImageError
@@ -29,13 +30,17 @@ def main(argv=None):
     write = WRITERS[options.format]
     few = options.single and len(options.images) <= FEW
     failed = False
+    labelled = 0
     for path, answer in classifier.classify(image_paths(options.images), few):
+        labelled += 1
         if isinstance(answer, ImageError):
             failed = True
             say(f"{path} {answer}")
         write(path, answer, ranked(answer, classifier.labels, options.top_k))
         sys.stdout.flush()
-    return FAILED if failed else DONE
+    if not labelled:
+        say("no images were found")
+    return FAILED if failed or not labelled else DONE
 
 
 def parse_flags(argv=None):
@@ -45,6 +50,8 @@ def parse_flags(argv=None):
     options.images = [*([options.image] if options.image else []), *options.images]
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
+    if options.input_std == 0:
+        parser.error("--input_std 0 would divide by zero; give the graph's own value")
     options.single = not any(map(is_many, options.images))
     one = options.single and len(options.images) == 1
     if options.format is None:
@@ -76,15 +83,17 @@ def _add_graph(parser):
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="arithmetic; auto is bfloat16 where the processor has it, else float32",
+        help="arithmetic; auto is bfloat16 for inception_v3 where the processor has it, else "
+        "float32",
     )
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
     add("--input_layer", help="node that takes the image")
     add("--output_layer", help="node that gives the probabilities")
-    add("--input_height", type=number(int, 0), help="pixels")
-    add("--input_width", type=number(int, 0), help="pixels")
-    add("--input_mean", type=float, help="subtracted from each pixel value of 0..255")
-    add("--input_std", type=float, help="then divided by this")
+    any_number = number(float, -math.inf)
+    add("--input_height", type=number(int, 1), help="height in pixels to which images are resized")
+    add("--input_width", type=number(int, 1), help="width in pixels to which images are resized")
+    add("--input_mean", type=any_number, help="subtracted from each pixel value of 0..255")
+    add("--input_std", type=any_number, help="then each pixel is divided by this, so not 0")
 
 
 def _add_output(parser):
@@ -176,21 +185,19 @@ def write_tsv(path, _, ranking):
         print(f"{escaped(path)}\t{escaped(label)}\t{score:.5f}")
 
 
-def escaped(text):
-    """The text on one line without tabs; a backslash is doubled only where that is needed."""
-    if not any(mark in text for mark in "\t\n\r"):
-        return text
-    text = text.replace("\\", "\\\\")
-    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
 def write_jsonl(path, answer, ranking):
     """An object per image and rank, or one with `error`."""
     if isinstance(answer, ImageError):
-        print(json.dumps({"path": path, "error": str(answer)}, ensure_ascii=False))
+        print(to_json({"path": path, "error": str(answer)}))
     for rank, (label, score) in enumerate(ranking, start=1):
         row = {"path": path, "rank": rank, "label": label, "score": round(score, 5)}
-        print(json.dumps(row, ensure_ascii=False))
+        print(to_json(row))
+
+
+def to_json(row):
+    """JSON in UTF-8, or all ASCII where a name holds bytes that are no UTF-8."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(row)
 
 
 WRITERS = {

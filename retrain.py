@@ -7,7 +7,6 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from retraining import evaluate, example_images, export
@@ -17,6 +16,7 @@ from retraining.command import (
     VERBOSITIES,
     Parser,
     batch_size,
+    escaped,
     number,
     progress_bar,
     reports_errors,
@@ -55,6 +55,7 @@ def main(argv=None):
     provide_example_images(options, log)
     dataset = read_photos(options, log)
     known, path = choose_network(options, log)
+    check_outputs(path, options)
     network = load_network(path, known)
     bottlenecks = compute_bottlenecks(dataset, network, options, log)
     head = train_head(bottlenecks, network, options, log)
@@ -73,10 +74,14 @@ def parse_flags(argv=None):
     options.caveats = []  # what must be said of the result, filled on the way
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
-    outputs = [os.path.abspath(p) for p in (options.output_graph, options.output_labels)]
+    outputs = [os.path.realpath(p) for p in (options.output_graph, options.output_labels)]
     if outputs[0] == outputs[1]:
         parser.error("--output_graph and --output_labels name the same file")
-    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.\-/]*", options.final_tensor_name):
+    if not (options.output_graph and options.output_labels):
+        parser.error("--output_graph and --output_labels must name files")
+    if not re.fullmatch(
+        r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
+    ):
         parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
@@ -123,8 +128,8 @@ def _add_network(parser):
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="arithmetic of the base network; auto is bfloat16 where the processor has it, else "
-        "float32",
+        help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
+        "processor has it, else float32",
     )
 
 
@@ -245,6 +250,18 @@ def choose_network(options, log):
     return NETWORKS[EMBEDDED], obtain(NETWORKS[EMBEDDED], folder, quiet, options.offline)
 
 
+def check_outputs(network_path, options):
+    """Refuses, before hours are spent, outputs that cannot be written or would replace the network.
+
+    Raises:
+        ExportError: one of them is such a path.
+    """
+    for path in (options.output_graph, options.output_labels):
+        if os.path.realpath(path) == os.path.realpath(network_path):
+            raise export.ExportError(f"{path} is the base network; choose another output")
+        export.check_writable(path)
+
+
 def is_quiet(options):
     """Whether progress bars are unwanted."""
     return options.logging_verbosity not in ("DEBUG", "INFO")
@@ -266,7 +283,7 @@ class Bottlenecks:
 
 def compute_bottlenecks(dataset, network, options, log):
     """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
-    precision = resolve_precision(options.precision)
+    precision = resolve_precision(options.precision, network.graph_def)
     fingerprint = network.fingerprint(precision)
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
@@ -350,7 +367,7 @@ def store_intermediate(step, bottlenecks, network, options):
         return
     path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
     graph_def = build(step.head, bottlenecks, network, options)
-    export.write_graph(path, graph_def)
+    export.write_files({path: export.graph_bytes(graph_def)})
 
 
 def build(head, bottlenecks, network, options):
@@ -366,22 +383,22 @@ def build(head, bottlenecks, network, options):
 
 def export_and_test(head, bottlenecks, network, options, log):
     """Writes the graph, runs the written file on held-out photos, then puts it in its place."""
-    graph_def = build(head, bottlenecks, network, options)
+    held_out = bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
-    rows = export.choose_rows(len(bottlenecks.examples[TESTING]), min(most, export.MOST_TESTED))
-    examples = [bottlenecks.examples[TESTING][row] for row in rows]
+    rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
+    examples = [held_out[row] for row in rows]
     expected = head.probabilities(bottlenecks.labelled[TESTING].vectors[rows])
+    graph_def = build(head, bottlenecks, network, options)
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph_def) as path, ThreadPoolExecutor() as beside:
-        from_bytes = beside.submit(export.answer_bytes, path, examples)
+    with export.candidate(options.output_graph, graph_def) as path:
         result = export.run_exported(path, examples, bottlenecks.precision, bar)
         export.check_agreement(result, expected)
-        export.check_bytes_path(result, from_bytes.result())
-    export.describe_results(graph_def, result)
-    export.write_labels(options.output_labels, bottlenecks.labels)
-    export.write_graph(options.output_graph, graph_def)
-    if result.total < len(bottlenecks.examples[TESTING]):
-        log.info(f"{result.total} of {len(bottlenecks.examples[TESTING])} test photos were tested")
+        export.check_bytes_path(path, examples)
+        tested = export.with_results(path, result)
+    labels = export.labels_bytes(bottlenecks.labels)
+    export.write_files({options.output_labels: labels, options.output_graph: tested})
+    if result.total < len(held_out):
+        log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))
     return result
 
@@ -411,8 +428,7 @@ def print_results(result, labels, options, log):
         ):
             if answer.argmax() != truth:
                 given, found = labels[truth], labels[answer.argmax()]
-                print(f"misclassified\t{path}\t{given}\t{found}\t{answer.max():.5f}")
-    sys.stdout.flush()
+                print(f"misclassified\t{escaped(path)}\t{given}\t{found}\t{answer.max():.5f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """A classifier's graph, ours or anyone's -> class probabilities of image files."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from retraining import RetrainingError, extract
 from retraining.graph import (
@@ -13,15 +10,14 @@ from retraining.graph import (
     Preprocessing,
     Runner,
     import_graph,
-    node_name,
-    nodes_by_name,
     read_graph,
     read_metadata,
     read_preprocessing,
     resolve_precision,
 )
 from retraining.images import ImageError, ImageReader, read_file
-from retraining.networks import IMAGE_BYTES, NETWORKS
+from retraining.networks import NETWORKS
+from retraining.nodes import IMAGE_BYTES, node_name, nodes_by_name
 
 # Where old graphs take images and give probabilities, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
@@ -70,7 +66,8 @@ class Classifier:
     def _loader(self, optimize):
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
-            return _load_bytes, _OneByOne(BytesRunner(self.graph_def, self.output, self.input))
+            from_bytes = BytesRunner(self.graph_def, self.output, self.input)
+            return lambda path: from_bytes.run(read_file(path)).reshape(1, -1), _Done()
         about = self.preprocessing
         reader = ImageReader(about.size, about.mean, about.std)
         runner = Runner(self.graph_def, self.input, self.output, self.precision, optimize)
@@ -86,23 +83,13 @@ class Classifier:
         return probabilities
 
 
-def _load_bytes(path):
-    return np.array([read_file(path)], object)
-
-
-class _OneByOne:
-    """Gives a BytesRunner the interface of Runner: a batch is an array of file contents."""
+class _Done:
+    """A runner for what has been computed while loading."""
 
     parallel = 1
 
-    def __init__(self, runner):
-        self._runner = runner
-
     def run(self, batch):
-        return np.concatenate([self._run(content) for content in batch])
-
-    def _run(self, content):
-        return self._runner.run(content).reshape(1, -1)
+        return batch
 
 
 def load_classifier(graph_path, labels_path=None, overrides=None, precision="auto"):
@@ -116,23 +103,17 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
         LabelsError: no labels file, or an unreadable one.
     """
     graph_def = read_graph(graph_path)
-    overrides = overrides or Overrides()
-    described = read_metadata(graph_def)
-    if described and not any(value is not None for value in dataclasses.astuple(overrides)):
-        return Classifier(
-            graph_def,
-            described["input"],
-            described["output"],
-            Preprocessing(tuple(described["size"]), described["mean"], described["std"]),
-            read_labels(labels_path) if labels_path else tuple(described["labels"]),
-            resolve_precision(precision),
-        )
-    labels = _foreign_labels(graph_path, labels_path, described)
-    foreign = _foreign_classifier(graph_def, labels, overrides)
-    return dataclasses.replace(foreign, precision=resolve_precision(precision))
+    described = read_metadata(graph_def) or {}
+    labels = _find_labels(graph_path, labels_path, described)
+    notes = []
+    input_name, output, preprocessing = _find_ends(
+        graph_def, overrides or Overrides(), described, notes
+    )
+    precision = resolve_precision(precision, graph_def)
+    return Classifier(graph_def, input_name, output, preprocessing, labels, precision, tuple(notes))
 
 
-def _foreign_labels(graph_path, labels_path, described):
+def _find_labels(graph_path, labels_path, described):
     beside = Path(graph_path).with_name("retrained_labels.txt")  # as retrain.py calls it
     if labels_path:
         return read_labels(labels_path)
@@ -143,15 +124,20 @@ def _foreign_labels(graph_path, labels_path, described):
     raise LabelsError("this graph does not carry its labels; name their file with --labels")
 
 
-def _foreign_classifier(graph_def, labels, overrides):
+def _find_ends(graph_def, overrides, described, notes):
+    """(input, output, Preprocessing or None): by flag, by description, by what is usual."""
     nodes = nodes_by_name(graph_def)
-    input_name = _named(nodes, overrides.input_layer, KNOWN_INPUTS, "--input_layer")
-    output = _named(nodes, overrides.output_layer, KNOWN_OUTPUTS, "--output_layer")
-    notes = []
-    preprocessing = None
-    if not _takes_bytes(graph_def, input_name):
-        preprocessing = _preprocessing(graph_def, input_name, overrides, notes)
-    return Classifier(graph_def, input_name, output, preprocessing, labels, notes=tuple(notes))
+    known_inputs = [described["input"]] if described else KNOWN_INPUTS
+    known_outputs = [described["output"]] if described else KNOWN_OUTPUTS
+    input_name = _named(nodes, overrides.input_layer, known_inputs, "--input_layer")
+    output = _named(nodes, overrides.output_layer, known_outputs, "--output_layer")
+    if _takes_bytes(graph_def, input_name):
+        return input_name, output, None
+    found = read_preprocessing(graph_def, input_name)
+    if described and input_name == described["input"]:
+        size = tuple(described["size"])
+        found = Preprocessing(size, described["mean"], described["std"])
+    return input_name, output, _preprocessing(graph_def, found, overrides, notes)
 
 
 def _named(nodes, given, known, flag):
@@ -169,22 +155,24 @@ def _takes_bytes(graph_def, input_name):
     return import_graph(graph_def).get_tensor_by_name(f"{input_name}:0").dtype.name == "string"
 
 
-def _preprocessing(graph_def, input_name, overrides, notes):
-    """Flags first, then the graph's own nodes, then what was usual."""
-    found = read_preprocessing(graph_def, input_name)
+def _preprocessing(graph_def, found, overrides, notes):
+    """Flags first, then what was found in the graph, then what was usual."""
     height, width = found.size or (None, None)
-    height = height if overrides.input_height is None else overrides.input_height
-    width = width if overrides.input_width is None else overrides.input_width
+    height = _first(overrides.input_height, height)
+    width = _first(overrides.input_width, width)
     if not height or not width:
         raise GraphError(
             "the graph does not tell its image size; give --input_height and --input_width"
         )
+    if found.fixed_size and found.size != (height, width):
+        raise GraphError(
+            f"the graph takes images of {found.size[0]} x {found.size[1]} pixels; drop "
+            f"--input_height and --input_width"
+        )
     usual = _usual_scale(graph_def)
-    mean = _first(overrides.input_mean, found.mean, usual.mean)
-    std = _first(overrides.input_std, found.std, usual.std)
-    if std == 0:
-        raise GraphError("--input_std 0 would divide by zero; give the graph's own value")
-    if None in (_first(overrides.input_mean, found.mean), _first(overrides.input_std, found.std)):
+    mean, std = _first(overrides.input_mean, found.mean), _first(overrides.input_std, found.std)
+    if mean is None or std is None:
+        mean, std = _first(mean, usual.mean), _first(std, usual.std)
         notes.append(
             f"this graph does not tell how pixels are scaled; assuming --input_mean {mean:g} "
             f"--input_std {std:g}"

@@ -1,10 +1,14 @@
 """What both scripts share: the parser of flags, exit codes, lines on stderr, progress bars."""
 
 import argparse
+import contextlib
 import functools
 import logging
+import math
 import os
+import signal
 import sys
+import threading
 
 from retraining import RetrainingError
 
@@ -18,14 +22,19 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that refuses bad flags with one line and exit code 2."""
 
     def __init__(self, **settings):
-        super().__init__(
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **settings,
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
 
     def error(self, message):
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a flag's default, unless it has none."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or not action.option_strings:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def number(convert, low, high=None):
@@ -33,6 +42,8 @@ def number(convert, low, high=None):
 
     def parse(text):
         value = convert(text)
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
         if not low <= value or (high is not None and value > high):
             limits = f"{low} or more" if high is None else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
@@ -59,28 +70,104 @@ def reports_errors(main):
     @functools.wraps(main)
     def guarded(argv=None):
         try:
-            return main(argv)
+            with _prepared_streams(), _terminable():
+                code = main(argv)
+                sys.stdout.flush()
+                return code
         except SystemExit as stop:  # argparse: 0 after --help, 2 after bad flags
             return stop.code
         except RetrainingError as error:
-            say(error)
-            return FAILED
+            return _failed(error)
         except BrokenPipeError:
-            # The reader of our output, as `head`, has gone: nothing is left to say, and Python
-            # must not try to flush what it cannot write.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return DONE
+            return _reader_left()
+        except OSError as error:
+            return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except KeyboardInterrupt:
-            say("interrupted; what was computed is stored, the same command goes on from there")
+            say("interrupted")
             return INTERRUPTED
 
     return guarded
 
 
+def _failed(error):
+    say(error)
+    return FAILED
+
+
+def _reader_left():
+    """After a broken pipe on stdout: its reader, as `head`, has what it wanted; no error."""
+    # Python must not try to flush at its end what it cannot write.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+@contextlib.contextmanager
+def _prepared_streams():
+    """Replaces streams that are closed, and lets file names of undecodable bytes pass."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+    stderr = sys.stderr
+    sys.stderr = _Forgiving(stderr)
+    try:
+        yield
+    finally:
+        sys.stderr = stderr
+
+
+class _Forgiving:
+    """A stream that forgets what it cannot write: a run goes on if nobody reads what it says."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Makes SIGTERM end a run as Ctrl-C does, so that what is begun is tidied up."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def say(message):
     """One line on stderr, after the script's name."""
-    line = " ".join(str(message).split())
-    print(f"{os.path.basename(sys.argv[0])}: {line}", file=sys.stderr)
+    print(f"{os.path.basename(sys.argv[0])}: {escaped(str(message))}", file=sys.stderr)
+
+
+def escaped(text):
+    """The text on one line without tabs: they and line ends become \\t, \\n, \\r.
+
+    Where one occurs, a backslash is doubled, so that the text can be had back.
+    """
+    if not any(mark in text for mark in "\t\n\r"):
+        return text
+    text = text.replace("\\", "\\\\")
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def set_verbosity(name):
@@ -96,7 +183,7 @@ def set_verbosity(name):
 class _Formatter(logging.Formatter):
     def format(self, record):
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return prefix + record.getMessage()
+        return prefix + escaped(record.getMessage())
 
 
 def progress_bar(label, unit, quiet=False):

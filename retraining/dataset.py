@@ -234,9 +234,10 @@ def _splits_by_content(photos, keys, options):
     groups = _subjects(keys)
     place = {group: percentage(group.encode()) for group in set(groups.values())}
     chosen = {group: split_of(percent, options) for group, percent in place.items()}
-    for paths in photos.values():
-        in_class = sorted({groups[path] for path in paths}, key=place.get)
-        _fill_empty_splits(in_class, chosen, options)
+    classes = [{groups[path] for path in paths} for paths in photos.values()]
+    shared = {group for group, count in Counter(g for c in classes for g in c).items() if count > 1}
+    for in_class in classes:
+        _fill_empty_splits(sorted(in_class, key=place.get), shared, chosen, options)
     return {path: chosen[groups[path]] for path in keys}
 
 
@@ -262,21 +263,25 @@ def _subjects(keys):
     return {path: find(key) for path, key in keys.items()}
 
 
-def _fill_empty_splits(in_class, chosen, options):
+def _fill_empty_splits(in_class, shared, chosen, options):
     """Gives a class at least one subject in each wanted split, if it has enough of them.
 
     `in_class` is sorted by hash, and the ones nearest the end a split takes from are moved, so
-    that the choice depends on nothing but the photos. Training comes first for tiny classes.
+    that the choice depends on nothing but the photos. Training comes first for tiny classes. A
+    subject that is `shared` with another class is moved into training only.
     """
     shares = {TRAINING: 100, TESTING: options.testing, VALIDATION: options.validation}
     wanted = [split for split, share in shares.items() if share > 0][: len(in_class)]
     for split in wanted:
         counts = Counter(chosen[group] for group in in_class)
-        if counts[split]:
+        movable = [group for group in in_class if group not in shared or split == TRAINING]
+        if counts[split] or not movable:
             continue
-        largest = max(counts, key=lambda s: (counts[s], s not in wanted))
-        donors = [group for group in in_class if chosen[group] == largest]
-        chosen[donors[-1 if split == TRAINING else 0]] = split
+        # From the largest split, or else from one that this class need not have.
+        worth = {group: (counts[chosen[group]], chosen[group] not in wanted) for group in movable}
+        donors = [group for group in movable if worth[group] == max(worth.values())]
+        if counts[chosen[donors[0]]] > 1 or chosen[donors[0]] not in wanted or split == TRAINING:
+            chosen[donors[-1 if split == TRAINING else 0]] = split
 
 
 def _check_training(photos, splits):

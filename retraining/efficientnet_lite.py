@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from retraining import RetrainingError
+from retraining.nodes import add_constant, add_front_end, add_node
 from retraining.quiet_tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
-    from tensorflow.compat.v1 import GraphDef
+    from tensorflow.core.framework.graph_pb2 import GraphDef
 
 
 class WeightsError(RetrainingError):
@@ -530,38 +531,9 @@ def fold_batch_norm(
     return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
-# Attribute values of TensorFlow's protos, written out: DT_FLOAT ... of types.proto.
-FLOAT, UINT8, INT32, STRING = ({"type": number} for number in (1, 4, 3, 7))
-ANY_RGB_BATCH = {"shape": {"dim": [{"size": -1}, {"size": -1}, {"size": -1}, {"size": 3}]}}
 # Not the version of the TensorFlow that happens to run, so that the bytes stay the same: 30, of May
 # 2019, is the last that tensorflow/core/public/version.h lists; since then the number counts days.
 GRAPH_PRODUCER = 30
-
-
-class _GraphWriter:
-    """Appends nodes to a GraphDef.
-
-    Nodes carry only the attributes given: which ones TensorFlow itself would add, with their
-    defaults, differs from version to version, and the file's bytes with them.
-    """
-
-    def __init__(self) -> None:
-        self._tf = import_tensorflow().compat.v1
-        self.graph_def = self._tf.GraphDef()
-        self.graph_def.versions.producer = GRAPH_PRODUCER
-
-    def add(self, op: str, name: str, inputs: list[str], **attributes: dict[str, Any]) -> str:
-        """Append a node and return its name. An attribute is the content of an AttrValue."""
-        node = self.graph_def.node.add(op=op, name=name, input=inputs)
-        for key, value in attributes.items():
-            node.attr[key].CopyFrom(self._tf.AttrValue(**value))
-        return name
-
-    def constant(self, name: str, value: Any, dtype: type) -> str:
-        """Append a Const of np.float32 or np.int32 and return its name."""
-        tensor = self._tf.make_tensor_proto(np.asarray(value, dtype))
-        kind = FLOAT if dtype is np.float32 else INT32
-        return self.add("Const", name, [], dtype=kind, value={"tensor": tensor})
 
 
 def build_graph(architecture: str, weights: dict[str, np.ndarray]) -> GraphDef:
@@ -576,68 +548,52 @@ def build_graph(architecture: str, weights: dict[str, np.ndarray]) -> GraphDef:
     `weights` is what read_torch_file returns; WeightsError if they are not this network's.
     """
     check_weights(architecture, weights)
-    writer, blocks = _GraphWriter(), list_blocks(architecture)
-    x = _add_front_end(writer, find_architecture(architecture).side)
-    x = _add_convolution(writer, stem_convolution(), x, weights)
+    side, blocks = find_architecture(architecture).side, list_blocks(architecture)
+    graph_def = import_tensorflow().GraphDef()
+    graph_def.versions.producer = GRAPH_PRODUCER
+    x = add_front_end(graph_def, (side, side), INPUT_MEAN, INPUT_STD)
+    x = _add_convolution(graph_def, stem_convolution(), x, weights)
     for block in blocks:
         start = x
         for convolution in block.convolutions():
-            x = _add_convolution(writer, convolution, x, weights)
+            x = _add_convolution(graph_def, convolution, x, weights)
         if block.residual:
-            x = writer.add("AddV2", f"block_{block.number}/add", [x, start], T=FLOAT)
-    x = _add_convolution(writer, head_convolution(blocks), x, weights)
-    _add_classifier(writer, x, weights)
-    return writer.graph_def
-
-
-def _add_front_end(writer: _GraphWriter, side: int) -> str:
-    """Add what leads from an image's bytes to `Mul`, with the names of the 2015 Inception graph.
-
-    ResizeBilinear without its two options is the legacy kernel of that graph. The placeholder
-    after ExpandDims hides that its batch is 1: TensorFlow would infer [1, side, side, 3] for `Mul`
-    and refuse to be fed a larger batch there.
-    """
-    add, constant = writer.add, writer.constant
-    x = add("Placeholder", "DecodeJpeg/contents", [], dtype=STRING, shape={"shape": {}})
-    x = add("DecodeJpeg", "DecodeJpeg", [x], channels={"i": 3})
-    x = add("Cast", "Cast", [x], SrcT=UINT8, DstT=FLOAT)
-    axis = constant("ExpandDims/dim", 0, np.int32)
-    x = add("ExpandDims", "ExpandDims", [x, axis], T=FLOAT, Tdim=INT32)
-    any_batch = "ExpandDims/any_batch"
-    x = add("PlaceholderWithDefault", any_batch, [x], dtype=FLOAT, shape=ANY_RGB_BATCH)
-    size = constant("ResizeBilinear/size", [side, side], np.int32)
-    x = add("ResizeBilinear", "ResizeBilinear", [x, size], T=FLOAT)
-    x = add("Sub", "Sub", [x, constant("Sub/y", INPUT_MEAN, np.float32)], T=FLOAT)
-    return add("Mul", "Mul", [x, constant("Mul/y", 1 / INPUT_STD, np.float32)], T=FLOAT)
+            x = add_node(graph_def, f"block_{block.number}/add", "AddV2", [x, start], T="float32")
+    x = _add_convolution(graph_def, head_convolution(blocks), x, weights)
+    _add_classifier(graph_def, x, weights)
+    return graph_def
 
 
 def _add_convolution(
-    writer: _GraphWriter, convolution: Convolution, x: str, weights: dict[str, np.ndarray]
+    graph_def: GraphDef, convolution: Convolution, x: str, weights: dict[str, np.ndarray]
 ) -> str:
     """Add convolution, bias and ReLU6. TensorFlow's SAME: an odd padding is larger at the end."""
     name = convolution.name
     kernel, bias = fold_batch_norm(convolution, weights)
     stride = convolution.stride
-    x = writer.add(
-        "DepthwiseConv2dNative" if convolution.depthwise else "Conv2D",
+    kernel_name = add_constant(graph_def, f"{name}/weights", np.asarray(kernel, np.float32))
+    x = add_node(
+        graph_def,
         f"{name}/conv",
-        [x, writer.constant(f"{name}/weights", kernel, np.float32)],
-        T=FLOAT,
-        strides={"list": {"i": [1, stride, stride, 1]}},
-        padding={"s": b"SAME"},
+        "DepthwiseConv2dNative" if convolution.depthwise else "Conv2D",
+        [x, kernel_name],
+        T="float32",
+        strides=[1, stride, stride, 1],
+        padding=b"SAME",
     )
-    biases = writer.constant(f"{name}/biases", bias, np.float32)
-    x = writer.add("BiasAdd", f"{name}/bias_add", [x, biases], T=FLOAT)
-    return writer.add("Relu6", f"{name}/relu6", [x], T=FLOAT) if convolution.relu6 else x
+    biases = add_constant(graph_def, f"{name}/biases", np.asarray(bias, np.float32))
+    x = add_node(graph_def, f"{name}/bias_add", "BiasAdd", [x, biases], T="float32")
+    if not convolution.relu6:
+        return x
+    return add_node(graph_def, f"{name}/relu6", "Relu6", [x], T="float32")
 
 
-def _add_classifier(writer: _GraphWriter, x: str, weights: dict[str, np.ndarray]) -> None:
+def _add_classifier(graph_def: GraphDef, x: str, weights: dict[str, np.ndarray]) -> None:
     """Add the average over the image, the ImageNet logits and their softmax."""
-    add, constant = writer.add, writer.constant
-    image = constant("pool/axes", [1, 2], np.int32)  # height and width
-    x = add("Mean", "pool/vector", [x, image], T=FLOAT, Tidx=INT32)
-    kernel = constant("logits/weights", weights["_fc.weight"].T, np.float32)
-    x = add("MatMul", "logits/matmul", [x, kernel], T=FLOAT)
-    biases = constant("logits/biases", weights["_fc.bias"], np.float32)
-    x = add("BiasAdd", "logits", [x, biases], T=FLOAT)
-    add("Softmax", "softmax", [x], T=FLOAT)
+    image = add_constant(graph_def, "pool/axes", np.array([1, 2], np.int32))  # height and width
+    x = add_node(graph_def, "pool/vector", "Mean", [x, image], T="float32", Tidx="int32")
+    kernel = add_constant(graph_def, "logits/weights", np.float32(weights["_fc.weight"].T))
+    x = add_node(graph_def, "logits/matmul", "MatMul", [x, kernel], T="float32")
+    biases = add_constant(graph_def, "logits/biases", np.float32(weights["_fc.bias"]))
+    x = add_node(graph_def, "logits", "BiasAdd", [x, biases], T="float32")
+    add_node(graph_def, "softmax", "Softmax", [x], T="float32")

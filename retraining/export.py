@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +15,24 @@ from retraining.classify import load_classifier
 from retraining.graph import (
     METADATA,
     BytesRunner,
-    add_node,
     keep_ancestors,
-    nodes_by_name,
     read_graph,
     read_metadata,
-    set_constant,
     widen_batch,
 )
-from retraining.images import JPEG_SIGNATURE, ImageError, read_file
-from retraining.networks import IMAGE_BYTES
-from retraining.quiet_tensorflow import import_tensorflow
+from retraining.images import JPEG_SIGNATURE, ImageError, ImageReader, read_file
+from retraining.nodes import (
+    ANY_BATCH,
+    IMAGE_BYTES,
+    add_any_batch,
+    add_constant,
+    add_front_end,
+    add_node,
+    nodes_by_name,
+    set_constant,
+)
 
 FORMAT = 1  # of the metadata
-ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one
 MOST_TESTED = 200  # photos that are run through the exported file
 SAME_TOP = 0.99  # share of them whose first label must be that of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
@@ -55,37 +60,15 @@ def build_graph(base, head, labels, tensor_name, facts):
         _add_decoder(graph_def, base)
     elif ANY_BATCH not in nodes_by_name(graph_def):
         _loosen_batch(graph_def)
-    if tensor_name in nodes_by_name(graph_def):
-        raise ExportError(
-            f"--final_tensor_name {tensor_name} is already a node of {base.name}; choose another"
-        )
     _add_head(graph_def, base, head, tensor_name)
     set_metadata(graph_def, _description(base, labels, tensor_name, facts))
     return graph_def
 
 
 def _loosen_batch(graph_def):
-    """Gives `ResizeBilinear` an input of unknown batch size.
-
-    `ExpandDims` makes the batch size of everything up to `Mul:0` a known 1, and TensorFlow's
-    Python refuses to feed `Mul:0` with another. A PlaceholderWithDefault hides that 1.
-    """
     resize = nodes_by_name(graph_def)["ResizeBilinear"]
-    _any_batch(graph_def, resize.input[0])
+    add_any_batch(graph_def, resize.input[0])
     resize.input[0] = ANY_BATCH
-
-
-def _any_batch(graph_def, source):
-    float32 = import_tensorflow().float32
-    shape = [-1, -1, -1, 3]
-    add_node(
-        graph_def,
-        ANY_BATCH,
-        "PlaceholderWithDefault",
-        [source],
-        dtype=float32,
-        shape=shape,
-    )
 
 
 def _add_decoder(graph_def, base):
@@ -93,55 +76,44 @@ def _add_decoder(graph_def, base):
 
     The placeholder becomes one with a default, under its own name, type and shape.
     """
-    tf = import_tensorflow()
     about = base.preprocessing
-    constants = {
-        "ExpandDims/dim": np.int32(0),
-        "ResizeBilinear/size": np.array(about.size, np.int32),
-        "Sub/y": np.float32(about.mean),
-        "Mul/y": np.float32(1 / about.std),
-    }
-    for name, value in constants.items():
-        set_constant(graph_def.node.add(name=name), value)
-    add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype=tf.string, shape=[])
-    decode = add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [IMAGE_BYTES])
-    decode.attr["channels"].i = 3
-    add_node(graph_def, "Cast", "Cast", ["DecodeJpeg"], SrcT=tf.uint8, DstT=tf.float32)
-    add_node(graph_def, "ExpandDims", "ExpandDims", ["Cast", "ExpandDims/dim"], T=tf.float32)
-    _any_batch(graph_def, "ExpandDims")
-    size = [ANY_BATCH, "ResizeBilinear/size"]
-    add_node(graph_def, "ResizeBilinear", "ResizeBilinear", size, T=tf.float32)
-    add_node(graph_def, "Sub", "Sub", ["ResizeBilinear", "Sub/y"], T=tf.float32)
-    add_node(graph_def, "Mul", "Mul", ["Sub", "Mul/y"], T=tf.float32)
+    pixels = add_front_end(graph_def, about.size, about.mean, about.std)
     placeholder = nodes_by_name(graph_def)[base.input]
     placeholder.op = "PlaceholderWithDefault"
-    placeholder.input.append("Mul")
+    placeholder.input.append(pixels)
+
+
+HEAD = "final_training_ops"  # where the classic put the nodes of its layer
 
 
 def _add_head(graph_def, base, head, tensor_name):
     """The nodes that the classic's `add_final_training_ops` left in its frozen graph."""
-    float32 = import_tensorflow().float32
     taken = any(name.split("/")[0] == "input" for name in nodes_by_name(graph_def))
-    bottleneck = f"{'input_1' if taken else 'input'}/BottleneckInputPlaceholder"
-    weights, bias = (
-        "final_training_ops/weights/final_weights",
-        "final_training_ops/biases/final_biases",
-    )
-    product, logits = "final_training_ops/Wx_plus_b/MatMul", "final_training_ops/Wx_plus_b/add"
-    add_node(
+    scope = "input_1" if taken else "input"
+    bottleneck = add_node(
         graph_def,
-        bottleneck,
+        f"{scope}/BottleneckInputPlaceholder",
         "PlaceholderWithDefault",
         [base.bottleneck],
-        dtype=float32,
-        shape=[-1, base.width],
+        dtype="float32",
+        shape=(-1, base.width),
     )
-    for name, value in ((weights, head.weights), (bias, head.bias)):
-        set_constant(graph_def.node.add(name=name), value)
-        add_node(graph_def, f"{name}/read", "Identity", [name], T=float32)
-    add_node(graph_def, product, "MatMul", [bottleneck, f"{weights}/read"], T=float32)
-    add_node(graph_def, logits, "Add", [product, f"{bias}/read"], T=float32)
-    add_node(graph_def, tensor_name, "Softmax", [logits], T=float32)
+    weights = _add_variable(graph_def, f"{HEAD}/weights/final_weights", head.weights)
+    bias = _add_variable(graph_def, f"{HEAD}/biases/final_biases", head.bias)
+    product, logits = f"{HEAD}/Wx_plus_b/MatMul", f"{HEAD}/Wx_plus_b/add"
+    add_node(graph_def, product, "MatMul", [bottleneck, weights], T="float32")
+    add_node(graph_def, logits, "Add", [product, bias], T="float32")
+    if tensor_name in {METADATA, *nodes_by_name(graph_def)}:
+        raise ExportError(
+            f"--final_tensor_name {tensor_name} is already the name of a node; choose another"
+        )
+    add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
+
+
+def _add_variable(graph_def, name, value):
+    """A constant read through an Identity, as a frozen variable is."""
+    add_constant(graph_def, name, value)
+    return add_node(graph_def, f"{name}/read", "Identity", [name], T="float32")
 
 
 def _description(base, labels, tensor_name, facts):
@@ -165,40 +137,66 @@ def _description(base, labels, tensor_name, facts):
 def set_metadata(graph_def, description):
     """Puts the description (a dict) into the graph's metadata node, in place."""
     node = nodes_by_name(graph_def).get(METADATA) or graph_def.node.add(name=METADATA)
-    text = json.dumps(description, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
     set_constant(node, np.array(text.encode(), object))
 
 
-def write_file(path, content):
-    """Writes bytes under a temporary name, flushes them to disk, then renames.
+def write_files(contents):
+    """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
 
     Raises:
-        ExportError: the folder cannot be made or written to.
+        ExportError: one of them cannot be written; then none is replaced.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Where a path is a link, what it points to is replaced.
+    temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
+    names = {path: _beside(path, number) for number, path in enumerate(temporary)}
+    try:
+        try:
+            for path, content in temporary.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(names[path], "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, name in names.items():
+                os.replace(name, path)
+        finally:
+            for name in names.values():
+                name.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+
+def _beside(path, number):
+    """A temporary name in the same folder; short, since `path` may be as long as names can be."""
+    return path.with_name(f".retrain-{os.getpid()}-{number}.part")
+
+
+def check_writable(path):
+    """Whether a file can be put at `path`, before hours are spent on its content.
+
+    Raises:
+        ExportError: it is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise ExportError(f"cannot write {path}: it is a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}") from error
+        raise ExportError(f"cannot write into {path.parent}: {error.strerror}") from error
 
 
-def write_graph(path, graph_def):
-    """Writes a GraphDef as `write_file`."""
-    write_file(path, graph_def.SerializeToString(deterministic=True))
+def graph_bytes(graph_def):
+    """The file's content; the same graph always gives the same bytes."""
+    return graph_def.SerializeToString(deterministic=True)
 
 
-def write_labels(path, labels):
+def labels_bytes(labels):
     """One label a line, UTF-8, in the order of the graph's output."""
-    write_file(path, "".join(f"{label}\n" for label in labels).encode())
+    return "".join(f"{label}\n" for label in labels).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -237,18 +235,20 @@ def candidate(path, graph_def):
     Raises:
         ExportError: it cannot be written.
     """
-    beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.candidate")
-    write_graph(beside, graph_def)
+    beside = _beside(Path(os.path.realpath(path)), "candidate")
+    write_files({beside: graph_bytes(graph_def)})
     try:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
 
 
-def describe_results(graph_def, result):
-    """Adds the test's outcome to the graph's description, in place."""
+def with_results(path, result):
+    """The bytes of the tested file at `path`, with the test's outcome in its description."""
+    graph_def = read_graph(path)
     results = {"test_photos": result.total, "test_correct": result.correct}
     set_metadata(graph_def, {**read_metadata(graph_def), "results": results})
+    return graph_bytes(graph_def)
 
 
 def run_exported(path, examples, precision, progress):
@@ -277,38 +277,35 @@ def check_agreement(result, expected):
     if result.total == 0:
         return
     same, difference = evaluate.agreement(result.probabilities, expected)
-    if same < SAME_TOP or difference > SAME_PROBABILITY:
+    if not (same >= SAME_TOP and difference <= SAME_PROBABILITY):  # NaN agrees with nothing
         raise ExportError(
             f"the exported graph does not answer as the trained layer does: the same first label "
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
-            f"nothing was replaced. Run again with an empty --bottleneck_dir"
+            f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
         )
 
 
-def answer_bytes(path, examples, most=2):
-    """{path: float32 [classes]} of `most` JPEGs, the classic way: the graph as it is, bytes in.
+def check_bytes_path(path, examples, most=2):
+    """Runs JPEGs through the written file as the classic did: untouched, from bytes, one by one.
 
-    Photos that the graph's own decoder refuses, as CMYK, are left out.
-    """
-    graph_def, answers = read_graph(path), {}
-    runner = BytesRunner(graph_def, read_metadata(graph_def)["output"])
-    jpegs = (e.path for e in examples if read_file(e.path).startswith(JPEG_SIGNATURE))
-    for name in itertools.islice(jpegs, most):
-        with contextlib.suppress(ImageError):
-            answers[name] = runner.run(read_file(name))[0]
-    return answers
-
-
-def check_bytes_path(result, answers):
-    """Compares `answer_bytes` with the answers from pixels.
+    The answers must be those from the pixels that the tool itself feeds, both in float32. Photos
+    that the graph's own decoder refuses, as CMYK, are left out.
 
     Raises:
         ExportError: they differ by more than arithmetic explains.
     """
-    for name, answer in answers.items():
-        difference = np.abs(answer - result.probabilities[result.paths.index(name)]).max()
-        if difference > SAME_PROBABILITY:
-            raise ExportError(
-                f"the exported graph answers differently from a file's bytes than from its pixels "
-                f"({name}, by {difference:.3f}); nothing was replaced"
-            )
+    graph_def = read_graph(path)
+    about = read_metadata(graph_def)
+    runner = BytesRunner(graph_def, about["output"])
+    reader = ImageReader(tuple(about["size"]), about["mean"], about["std"])
+    jpegs = (e.path for e in examples if read_file(e.path).startswith(JPEG_SIGNATURE))
+    for name in itertools.islice(jpegs, most):
+        with contextlib.suppress(ImageError):
+            from_bytes = runner.run(read_file(name))
+            from_pixels = runner.run_pixels(about["input"], reader.read(name))
+            difference = np.abs(from_bytes - from_pixels).max()
+            if not difference <= SAME_PROBABILITY:
+                raise ExportError(
+                    f"the exported graph answers differently from a file's bytes than from its "
+                    f"pixels ({name}, by {difference:.3f}); nothing was replaced"
+                )

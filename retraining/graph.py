@@ -1,22 +1,31 @@
 """Reads, checks, folds, batches and runs frozen GraphDefs. TensorFlow is imported when needed."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from retraining import RetrainingError
 from retraining.images import ImageError
-from retraining.networks import IMAGE_BYTES
+from retraining.networks import NETWORKS
+from retraining.nodes import (
+    IMAGE_BYTES,
+    add_constant,
+    constant,
+    node_name,
+    nodes_by_name,
+    set_constant,
+    set_inputs,
+)
 from retraining.quiet_tensorflow import import_tensorflow
 
 METADATA = "retraining/metadata"  # constant node that describes a retrained graph, as JSON
+DESCRIBED = {"labels": list, "input": str, "output": str, "size": list, "mean": float, "std": float}
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -40,7 +49,7 @@ def read_graph(path):
         content = Path(path).read_bytes()
     except OSError as error:
         raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
-    graph_def = tf.compat.v1.GraphDef()
+    graph_def = tf.GraphDef()
     try:
         graph_def.ParseFromString(content)
     except DecodeError as error:
@@ -48,26 +57,6 @@ def read_graph(path):
     if not graph_def.node:
         raise GraphError(f"{path} is not a frozen graph: it has no nodes")
     return graph_def
-
-
-def nodes_by_name(graph_def):
-    """{name: NodeDef}."""
-    return {node.name: node for node in graph_def.node}
-
-
-def node_name(reference):
-    """The node's name in an input or tensor reference: `^a`, `a:0` and `a` all give `a`."""
-    return reference.lstrip("^").split(":")[0]
-
-
-def constant(nodes, name):
-    """The value of a Const node, seen through Identity nodes, as an array; None if it is none."""
-    node = nodes.get(node_name(name))
-    while node is not None and node.op == "Identity":
-        node = nodes.get(node_name(node.input[0]))
-    if node is None or node.op != "Const":
-        return None
-    return import_tensorflow().make_ndarray(node.attr["value"].tensor)
 
 
 def read_metadata(graph_def):
@@ -80,9 +69,11 @@ def read_metadata(graph_def):
     if value is None:
         return None
     try:
-        return json.loads(value.item())
-    except ValueError as error:
+        found = json.loads(value.item())
+        about = {name: kind(found[name]) for name, kind in DESCRIBED.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GraphError(f"the graph's own description ({METADATA}) is damaged") from error
+    return {**found, **about}
 
 
 @dataclass(frozen=True)
@@ -92,6 +83,7 @@ class Preprocessing:
     size: tuple[int, int]
     mean: float
     std: float
+    fixed_size: bool = field(default=False, compare=False)  # the input's own shape says so
 
 
 def read_preprocessing(graph_def, input_name):
@@ -102,10 +94,11 @@ def read_preprocessing(graph_def, input_name):
     """
     nodes = nodes_by_name(graph_def)
     node, mean, std, size = nodes.get(input_name), None, None, None
+    fixed_size = False
     if node is not None and "shape" in node.attr:
         dims = [d.size for d in node.attr["shape"].shape.dim]
         if len(dims) == 4 and min(dims[1:3]) > 0:
-            size = tuple(dims[1:3])
+            size, fixed_size = tuple(dims[1:3]), True
     while node is not None and node.op in (
         "Mul",
         "Sub",
@@ -120,7 +113,7 @@ def read_preprocessing(graph_def, input_name):
         elif node.op == "ResizeBilinear" and value is not None:
             size = tuple(int(v) for v in value)
         node = nodes.get(node_name(node.input[0]))
-    return Preprocessing(size, mean, std)
+    return Preprocessing(size, mean, std, fixed_size)
 
 
 @dataclass(frozen=True)
@@ -137,11 +130,12 @@ class BaseNetwork:
 
     def fingerprint(self, precision):
         """Hex SHA-1 of everything a vector depends on but the image: file, pixels, arithmetic."""
+        about = self.preprocessing
         facts = (
             self.file_sha1,
             self.input,
             self.bottleneck,
-            dataclasses.astuple(self.preprocessing),
+            (about.size, about.mean, about.std),
             precision,
         )
         return hashlib.sha1(repr(facts).encode()).hexdigest()
@@ -161,6 +155,8 @@ def load_network(path, network):
             f"{path} is not {network.name}: it has no node {', '.join(missing)}; check "
             f"--architecture and --model_file"
         )
+    if METADATA in nodes:
+        raise GraphError(f"{path} is a retrained graph, not a base network; see --model_file")
     found = read_preprocessing(graph_def, network.input)
     size = found.size or (network.size, network.size)
     weights = network.first_weights and constant(nodes, network.first_weights[0])
@@ -220,29 +216,6 @@ def _one_line(error):
 # -- surgery ---------------------------------------------------------------------------------
 
 
-def set_constant(node, value):
-    """Makes `node` (NodeDef) a Const of the array `value`."""
-    tf = import_tensorflow()
-    tensor = tf.make_tensor_proto(value)
-    node.op = "Const"
-    del node.input[:]
-    node.attr.clear()
-    node.attr["dtype"].type = tensor.dtype
-    node.attr["value"].tensor.CopyFrom(tensor)
-
-
-def add_node(graph_def, name, op, inputs=(), **attributes):
-    """Appends a node; keyword attributes are `T=` / `dtype=` (a tf dtype) and `shape=` (a list)."""
-    node = graph_def.node.add(name=name, op=op, input=inputs)
-    for key, value in attributes.items():
-        if key == "shape":
-            for size in value:
-                node.attr[key].shape.dim.add(size=size)
-        else:
-            node.attr[key].type = value.as_datatype_enum
-    return node
-
-
 def keep_ancestors(graph_def, names):
     """A copy with the nodes that `names` depend on, in their order."""
     nodes, wanted, queue = nodes_by_name(graph_def), set(), list(names)
@@ -275,7 +248,7 @@ def cut(graph_def, input_name, output_name):
     del node.input[:]
     node.op = "Placeholder"
     node.attr.clear()
-    node.attr["dtype"].type = tf.float32.as_datatype_enum
+    node.attr["dtype"].type = tf.dtypes.float32.as_datatype_enum
     for size in dims or [-1, -1, -1, 3]:
         node.attr["shape"].shape.dim.add(size=size)
     return keep_ancestors(copy, [output_name])
@@ -299,70 +272,147 @@ def widen_batch(graph_def):
                 set_constant(nodes[node_name(node.input[1])], shape)
 
 
-def fold(graph_def):
-    """A faster graph with the same answers: the 2015 graph's old ops in today's terms.
+def fold(graph_def, output_name):
+    """A faster graph with the same output: batch norms go into their convolutions.
 
-    - BatchNormWithGlobalNormalization(conv(x, w), mean, variance, beta, gamma) becomes
-      conv(x, w * s) + (beta - mean * s) with s = gamma / sqrt(variance + epsilon), or
-      1 / sqrt(variance + epsilon) without scale_after_normalization (TensorFlow's op definition).
+    - A batch norm is `conv(x, w) * scale + shift` with constants, either the 2015 graph's op
+      BatchNormWithGlobalNormalization or spelled out in Mul, Add, Sub and Rsqrt as in MobileNet;
+      it becomes `conv(x, w * scale) + shift`.
     - CheckNumerics and the Identity nodes that only order it are dropped.
     - Concat(axis, ...) becomes ConcatV2(..., axis).
     """
-    nodes = nodes_by_name(graph_def)
-    folded = type(graph_def)(versions=graph_def.versions)
-    for node in graph_def.node:
-        if node.op not in ("CheckNumerics", "Identity"):
-            copy = folded.node.add()
-            copy.CopyFrom(node)
-            _set_inputs(copy, [_source(nodes, name) for name in node.input if name[0] != "^"])
-    users = Counter(node_name(name) for node in folded.node for name in node.input)
+    folded = type(graph_def)()
+    folded.CopyFrom(graph_def)
     nodes = nodes_by_name(folded)
+    users = Counter(
+        node_name(_source(nodes, name))
+        for node in folded.node
+        if node.op not in PASSED_THROUGH
+        for name in node.input
+        if name[0] != "^"
+    )
     for node in list(folded.node):
         if node.op == "Concat":
             _modernize_concat(node)
         elif node.op == "BatchNormWithGlobalNormalization":
             _fold_batch_norm(node, folded, nodes, users)
-    return folded
+        elif node.op == "Mul":
+            _fold_scale(node, nodes, users)
+        elif node.op in ("Add", "AddV2"):
+            _fold_shift(node, folded, nodes)
+    return _without_identities(folded, output_name)
 
 
 def _modernize_concat(node):
-    _set_inputs(node, [*node.input[1:], node.input[0]])
+    set_inputs(node, [*node.input[1:], node.input[0]])
     node.op = "ConcatV2"
-    node.attr["Tidx"].type = import_tensorflow().int32.as_datatype_enum
-
-
-def _set_inputs(node, inputs):
-    del node.input[:]
-    node.input.extend(inputs)
-
-
-def _source(nodes, reference):
-    """The reference without the Identity and CheckNumerics nodes on its way."""
-    while nodes[node_name(reference)].op in ("CheckNumerics", "Identity"):
-        reference = nodes[node_name(reference)].input[0]
-    return reference
+    node.attr["Tidx"].type = import_tensorflow().dtypes.int32.as_datatype_enum
 
 
 def _fold_batch_norm(node, folded, nodes, users):
-    """Makes a batch norm a BiasAdd and scales its convolution's weights, in place.
+    """BatchNormWithGlobalNormalization(conv, mean, variance, beta, gamma) -> BiasAdd, in place.
 
-    It is left as it is if something else uses the convolution or its weights.
+    By TensorFlow's definition of the op, scale = gamma / sqrt(variance + epsilon), or without
+    gamma if not scale_after_normalization, and shift = beta - mean * scale.
     """
-    conv = nodes[node_name(node.input[0])]
-    if conv.op != "Conv2D" or users[conv.name] > 1 or users[node_name(conv.input[1])] > 1:
-        return
     mean, variance, beta, gamma = (constant(nodes, name) for name in node.input[1:5])
     scale = 1 / np.sqrt(variance.astype(np.float64) + node.attr["variance_epsilon"].f)
     if node.attr["scale_after_normalization"].b:
         scale = scale * gamma
-    weights = nodes[node_name(conv.input[1])]
-    set_constant(weights, (constant(nodes, weights.name) * scale).astype(np.float32))
-    bias = folded.node.add(name=f"{node.name}/bias")
-    set_constant(bias, (beta - mean * scale).astype(np.float32))
-    _set_inputs(node, [conv.name, bias.name])
+    conv = nodes[node_name(_source(nodes, node.input[0]))]
+    if _scale_weights(conv, scale, nodes, users):
+        _make_bias_add(node, conv.name, beta - mean * scale, folded)
+
+
+def _fold_scale(node, nodes, users):
+    """conv * constant -> Identity(conv), the constant going into the convolution's weights."""
+    for source, factor in (node.input, reversed(node.input)):
+        conv = nodes[node_name(_source(nodes, source))]
+        scale = _evaluate(nodes, factor)
+        if scale is not None and scale.ndim == 1 and _scale_weights(conv, scale, nodes, users):
+            node.op = "Identity"
+            set_inputs(node, [conv.name])
+            return
+
+
+def _fold_shift(node, folded, nodes):
+    """conv + constant -> BiasAdd(conv, constant)."""
+    for source, term in (node.input, reversed(node.input)):
+        conv = nodes[node_name(_source(nodes, source))]
+        shift = _evaluate(nodes, term)
+        if conv.op in CONVOLUTIONS and shift is not None and shift.ndim == 1:
+            _make_bias_add(node, conv.name, shift, folded)
+            return
+
+
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+
+
+def _scale_weights(conv, scale, nodes, users):
+    """Multiplies each output channel of a convolution; False if it cannot be done alone.
+
+    That is where something else uses the convolution or its weights.
+    """
+    if conv.op not in CONVOLUTIONS or users[conv.name] > 1:
+        return False
+    weights = nodes[node_name(_source(nodes, conv.input[1]))]
+    values = constant(nodes, weights.name)
+    if values is None or users[weights.name] > 1:
+        return False
+    # Conv2D: [height, width, in, out]; depthwise: [height, width, in, multiplier], out = in * m.
+    channels = values.shape[2:] if conv.op == "DepthwiseConv2dNative" else values.shape[3:]
+    if scale.size != np.prod(channels):
+        return False
+    set_constant(weights, (values * scale.reshape(channels)).astype(values.dtype))
+    return True
+
+
+def _make_bias_add(node, source, bias, folded):
+    dtype = node.attr["T"].type
+    name = add_constant(folded, f"{node.name}/bias", np.asarray(bias, np.float32))
+    set_inputs(node, [source, name])
     node.op = "BiasAdd"
     node.attr.clear()
-    node.attr["T"].type = import_tensorflow().float32.as_datatype_enum
+    node.attr["T"].type = dtype
+
+
+ARITHMETIC = {
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Rsqrt": lambda x: 1 / np.sqrt(x),
+}
+
+
+def _evaluate(nodes, reference):
+    """The float64 value of a node that depends on constants only; None for others."""
+    node = nodes[node_name(_source(nodes, reference))]
+    if node.op == "Const":
+        value = constant(nodes, node.name)
+        return value.astype(np.float64) if value.dtype == np.float32 else None
+    if node.op not in ARITHMETIC:
+        return None
+    values = [_evaluate(nodes, name) for name in node.input]
+    return None if any(value is None for value in values) else ARITHMETIC[node.op](*values)
+
+
+PASSED_THROUGH = ("CheckNumerics", "Identity")
+
+
+def _source(nodes, reference):
+    """The reference without the Identity and CheckNumerics nodes on its way."""
+    while nodes[node_name(reference)].op in PASSED_THROUGH:
+        reference = nodes[node_name(reference)].input[0]
+    return reference
+
+
+def _without_identities(graph_def, output_name):
+    """What `output_name` needs, without Identity and CheckNumerics nodes but for itself."""
+    nodes = nodes_by_name(graph_def)
+    for node in graph_def.node:
+        set_inputs(node, [_source(nodes, name) for name in node.input if name[0] != "^"])
+    return keep_ancestors(graph_def, [output_name])
 
 
 # -- running ---------------------------------------------------------------------------------
@@ -382,9 +432,16 @@ def native_precision():
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
-def resolve_precision(precision):
-    """`auto` made `float32` or `bfloat16`; the others as they are."""
-    return native_precision() if precision == "auto" else precision
+def resolve_precision(precision, graph_def):
+    """`auto` made `float32` or `bfloat16`; the others as they are.
+
+    `auto` is bfloat16 where the processor has it and the graph is made of a network that bears it.
+    """
+    if precision != "auto":
+        return precision
+    nodes = nodes_by_name(graph_def)
+    bears_it = any(known.bfloat16 and known.bottleneck in nodes for known in NETWORKS.values())
+    return native_precision() if bears_it else "float32"
 
 
 class Runner:
@@ -398,19 +455,21 @@ class Runner:
         """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
         graph_def = cut(graph_def, input_name, output_name)
+        if input_name not in nodes_by_name(graph_def):
+            raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
         widen_batch(graph_def)
-        graph = import_graph(fold(graph_def))
+        graph = import_graph(fold(graph_def, output_name))
         self._input = graph.get_tensor_by_name(input_name + ":0")
         self._output = graph.get_tensor_by_name(output_name + ":0")
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
-        self.parallel = 1 if tf.config.list_physical_devices("GPU") else os.cpu_count() or 1
-        config = tf.compat.v1.ConfigProto()
+        self.parallel = 1 if tf.gpus() else os.cpu_count() or 1
+        config = tf.ConfigProto()
         if self.parallel > 1 and optimize:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, precision, optimize)
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        self._session = tf.Session(graph=graph, config=config)
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
@@ -457,12 +516,11 @@ class BytesRunner:
 
     def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
         tf = import_tensorflow()
-        graph = import_graph(graph_def)
-        self._input, self._output = f"{input_name}:0", f"{output_name}:0"
+        self._output, self._bytes = f"{output_name}:0", f"{input_name}:0"
         self._refused = tf.errors.InvalidArgumentError
-        config = tf.compat.v1.ConfigProto()
+        config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, "float32", optimize=False)
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        self._session = tf.Session(graph=import_graph(graph_def), config=config)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.
@@ -471,6 +529,10 @@ class BytesRunner:
             ImageError: the graph's own decoder does not read this file.
         """
         try:
-            return self._session.run(self._output, {self._input: content})
+            return self._session.run(self._output, {self._bytes: content})
         except self._refused as error:
             raise ImageError("is not an image that the graph's own decoder reads") from error
+
+    def run_pixels(self, input_name, batch):
+        """float32 [n, width] for a batch that is fed at the graph's float input."""
+        return self._session.run(self._output, {f"{input_name}:0": batch})

@@ -5,12 +5,14 @@ graph, so the network sees the very pixels the classic scripts gave it. Everythi
 by Pillow. TensorFlow is imported when the first `ImageReader` is made.
 """
 
+import hashlib
 import io
 from dataclasses import dataclass
 
 import numpy as np
 
 from retraining import RetrainingError
+from retraining.nodes import IMAGE_BYTES, add_front_end
 from retraining.quiet_tensorflow import import_tensorflow
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -54,8 +56,8 @@ def read_file(path):
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def decode_with_pillow(content):
@@ -73,11 +75,27 @@ def decode_with_pillow(content):
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(_to_eight_bits(image).convert("RGB"))
     except Image.UnidentifiedImageError as error:
         raise ImageError("is not an image of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
         raise ImageError(f"is a broken image ({error})") from error
+
+
+def _to_eight_bits(image):
+    """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
+    from PIL import Image
+
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    largest = next(top for top in (1, 255, 65535, np.inf) if values.max() <= top)
+    if image.mode != "F" and largest == 1:
+        largest = 255
+    factor = 255 / (values.max() if largest == np.inf else largest)
+    if image.mode.startswith("I;16"):
+        factor = 255 / 65535
+    return Image.fromarray(np.clip(values * factor + 0.5, 0, 255).astype(np.uint8))
 
 
 class ImageReader:
@@ -86,26 +104,22 @@ class ImageReader:
     def __init__(self, size, mean, std):
         """`size` = (height, width) in pixels; pixels become `(pixel - mean) / std`."""
         tf = import_tensorflow()
-        self.size, self.mean, self.std = size, np.float32(mean), np.float32(std)
+        self.size, self._mean, self._scale = size, np.float32(mean), np.float32(1 / std)
         self._decode_error = tf.errors.InvalidArgumentError
-        with tf.Graph().as_default() as graph:
-            self._content = tf.compat.v1.placeholder(tf.string, [])
-            self._pixels = tf.image.decode_jpeg(self._content, channels=3)
-            self._size = tf.compat.v1.placeholder_with_default(list(size), [2])
-            batch = tf.expand_dims(tf.cast(self._pixels, tf.float32), 0)
-            # The legacy kernel, which these two False choose.
-            resized = tf.raw_ops.ResizeBilinear(
-                images=batch, size=self._size, align_corners=False, half_pixel_centers=False
-            )
-            self._resized = tf.squeeze(resized, 0)
+        front_end = tf.GraphDef()
+        add_front_end(front_end, size, mean, std)
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(front_end, name="")
         # One thread per call: the callers' own threads decode side by side.
-        config = tf.compat.v1.ConfigProto(
+        config = tf.ConfigProto(
             intra_op_parallelism_threads=1,
             inter_op_parallelism_threads=1,
             use_per_session_threads=True,
             device_count={"GPU": 0},
         )
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        self._session = tf.Session(graph=graph, config=config)
 
     def read(self, path, key=None, distortions=None):
         """float32 [1 + views, height, width, 3]: the image and its distorted views, if any.
@@ -113,26 +127,28 @@ class ImageReader:
         The same image `key`, distortions and view number always give the same pixels.
 
         Raises:
-            ImageError: the file cannot be read or decoded.
+            ImageError: the file cannot be read or decoded, or its bytes have not the SHA-1 `key`.
         """
         content = read_file(path)
+        if key and hashlib.sha1(content).hexdigest() != key:
+            raise ImageError("was changed while it was in use; run again")
         if not distortions:
-            return self._normalise(self._run(self._resized, content))[None]
-        pixels = self._run(self._pixels, content)
-        images = [self._session.run(self._resized, {self._pixels: pixels})]
+            return self._decoded("Mul:0", content)
+        pixels = self._decoded("DecodeJpeg:0", content)
+        images = [self._session.run("Mul:0", {"DecodeJpeg:0": pixels})[0]]
         for view in range(distortions.views):
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
-            images.append(self._distort(pixels, distortions, rng))
-        return self._normalise(np.stack(images))
+            images.append((self._distort(pixels, distortions, rng) - self._mean) * self._scale)
+        return np.stack(images)
 
-    def _run(self, fetch, content):
-        """Decodes (and resizes, if `fetch` is that) the bytes of one image."""
+    def _decoded(self, fetch, content):
+        """What the tensor `fetch` is for the bytes of one image."""
         if content.startswith(JPEG_SIGNATURE):
             try:
-                return self._session.run(fetch, {self._content: content})
+                return self._session.run(fetch, {f"{IMAGE_BYTES}:0": content})
             except self._decode_error:
                 pass  # a kind of JPEG, or a damage, that Pillow may get over
-        return self._session.run(fetch, {self._pixels: decode_with_pillow(content)})
+        return self._session.run(fetch, {"DecodeJpeg:0": decode_with_pillow(content)})
 
     def _distort(self, pixels, distortions, rng):
         """The classic's `add_input_distortions`: float32 [height, width, 3], pixels not clipped."""
@@ -140,7 +156,8 @@ class ImageReader:
         scale = 1 + distortions.random_crop / 100
         scale *= rng.uniform(1, 1 + distortions.random_scale / 100)
         large = (int(height * scale), int(width * scale))
-        resized = self._session.run(self._resized, {self._pixels: pixels, self._size: large})
+        feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": large}
+        resized = self._session.run("ResizeBilinear:0", feed)[0]
         top = rng.integers(large[0] - height + 1)
         left = rng.integers(large[1] - width + 1)
         view = resized[top : top + height, left : left + width]
@@ -148,7 +165,3 @@ class ImageReader:
             view = view[:, ::-1]
         reach = distortions.random_brightness / 100
         return view * np.float32(rng.uniform(1 - reach, 1 + reach))
-
-    def _normalise(self, pixels):
-        # Multiplied by the reciprocal, as the 2015 graph does it, so that the bits agree.
-        return (pixels - self.mean) * np.float32(1 / self.std)

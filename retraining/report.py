@@ -3,7 +3,12 @@
 import time
 from pathlib import Path
 
+from retraining import RetrainingError
 from retraining.quiet_tensorflow import import_tensorflow
+
+
+class ReportError(RetrainingError):
+    """The report cannot be written; says why."""
 
 
 class TensorBoardLog:
@@ -14,15 +19,13 @@ class TensorBoardLog:
     """
 
     def __init__(self, summaries_dir):
-        tf1 = import_tensorflow().compat.v1
+        """Raises ReportError if the folder cannot be made."""
+        tf = import_tensorflow()
         self.folder = _new_folder(Path(summaries_dir))
-        self._summary = tf1.Summary
-        with (
-            tf1.Graph().as_default()
-        ):  # this writer needs no tensorboard package, but no eager mode
+        self._summary = tf.Summary
+        with tf.Graph().as_default():  # this writer needs no tensorboard, but no eager mode either
             self._writers = {
-                part: tf1.summary.FileWriter(str(self.folder / part))
-                for part in ("train", "validation")
+                part: tf.FileWriter(str(self.folder / part)) for part in ("train", "validation")
             }
 
     def __enter__(self):
@@ -42,6 +45,7 @@ class TensorBoardLog:
 
 
 def _new_folder(parent):
+    """Makes a folder named after the time; two runs in one second get two."""
     stamp = time.strftime("%Y-%m-%d_%H%M%S")
     for name in (stamp, *(f"{stamp}_{n}" for n in range(2, 1000))):
         try:
@@ -49,4 +53,6 @@ def _new_folder(parent):
             return parent / name
         except FileExistsError:
             continue
-    raise FileExistsError(f"{parent / stamp} and a thousand more")
+        except OSError as error:
+            raise ReportError(f"cannot make a folder in {parent}: {error.strerror}") from error
+    raise ReportError(f"{parent} is a file or full of folders; choose another --summaries_dir")

@@ -4,9 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retraining import RetrainingError
 from retraining.evaluate import accuracy, cross_entropy, softmax
 
 WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
+
+
+class TrainingError(RetrainingError):
+    """Training went wrong; says what to change."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Head:
     weights: np.ndarray
     bias: np.ndarray
 
+    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
     def probabilities(self, vectors):
         """float32 [n, classes] for vectors [n, width]."""
         return softmax(vectors @ self.weights + self.bias)
@@ -74,6 +80,9 @@ def train(training, validation, classes, options):
     Args:
         training, validation: Labelled; every class has an example in `training`.
         classes: number of classes.
+
+    Raises:
+        TrainingError: the weights became infinite or NaN.
     """
     rng = np.random.default_rng(options.seed)
     head = _first_head(rng, training.vectors.shape[1], classes)
@@ -84,6 +93,11 @@ def train(training, validation, classes, options):
         vectors, truth = training.vectors[rows], training.truth[rows]
         descend(head, vectors, truth, options.learning_rate)
         if number % options.eval_step_interval == 0 or number == options.steps - 1:
+            if not np.isfinite(head.weights).all():  # NaN stays NaN: no step in between is missed
+                raise TrainingError(
+                    f"training went astray at step {number}: the weights are no longer finite; "
+                    f"lower --learning_rate"
+                )
             rows = draw_validation()
             yield Step(
                 number,
@@ -95,6 +109,7 @@ def train(training, validation, classes, options):
             yield Step(number, head)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def descend(head, vectors, truth, learning_rate):
     """One step of gradient descent on the batch's mean cross entropy; changes `head` in place.
 

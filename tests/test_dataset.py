@@ -180,6 +180,19 @@ def test_copies_and_variants_share_a_split(tmp_path):
     assert any("30 files have the same content in two classes" in w for w in dataset.warnings)
 
 
+def test_a_copy_in_another_class_does_not_cost_a_class_its_training_image(tmp_path):
+    for n in range(40):
+        folder = tmp_path / str(n)
+        write(folder, "b", [f"{n}-{letter}.jpg" for letter in "xyzw"])
+        (folder / "a").mkdir()
+        shutil.copy(folder / "b" / f"{n}-x.jpg", folder / "a" / "copy.jpg")
+        found = Counter((e.label, e.split) for e in load_dataset(str(folder)).examples)
+        assert found["a", "training"] == 1
+        assert {split for label, split in found if label == "b"} == {
+            *("training", "validation", "testing")
+        }
+
+
 def test_split_by_path_is_the_classics(tmp_path, monkeypatch):
     """A literal table, computed with the classic's own lines for `flowers/daisy/...`."""
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ DAISY_CLASS = 985
 LITE0 = "efficientnet_lite0"
 # SHA-256 of the graph's bytes with the real weights: the same with TensorFlow 2.16.2 and NumPy 1.26
 # as with TensorFlow 2.21 and NumPy 2.4. If it changes, users' cached vectors are computed again.
-LITE0_GRAPH = "ab5b14c56a20516ae4cc53646b3e05e66f03eac431f21f039ebc6ac647e3f044"
+LITE0_GRAPH = "bd3017b50885878f521f9f18d5ff0d826e34ee24a18e001116027ad97761dda2"
 
 
 # --- Torch's format before 1.6, by hand -----------------------------------------------------------

@@ -4,14 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from retraining import export, graph
 from retraining.dataset import Example
 from retraining.export import ExportError
-from retraining.graph import BytesRunner, load_network, nodes_by_name, read_graph, read_metadata
+from retraining.graph import BytesRunner, load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
-from retraining.quiet_tensorflow import import_tensorflow
+from retraining.nodes import nodes_by_name, set_constant
 from retraining.train import Head
 from tests import tiny
 
@@ -33,7 +34,7 @@ def head():
 def written(base, head, tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "graph.pb"
     graph_def = export.build_graph(base, head, LABELS, "final_result", {"options": {"seed": 7}})
-    export.write_graph(path, graph_def)
+    export.write_files({path: export.graph_bytes(graph_def)})
     return str(path)
 
 
@@ -61,7 +62,6 @@ def test_bytes_in_probabilities_out(written, examples, expected):
 
 def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
     """Exactly what an old label_image.py does, with more than one image."""
-    tf = import_tensorflow()
     about = base.preprocessing
     reader = ImageReader(about.size, about.mean, about.std)
     pixels = np.concatenate([reader.read(e.path) for e in examples])
@@ -109,10 +109,11 @@ def test_the_graph_describes_itself(written):
     assert (about["network"], about["options"]) == ("inception_v3", {"seed": 7})
 
 
-def test_a_damaged_description_is_an_error(written, tmp_path):
+@pytest.mark.parametrize("text", [b"{broken", b"5", b"{}", b'{"size": null}', b"\xff"])
+def test_a_damaged_description_is_an_error(written, text):
     graph_def = read_graph(written)
     node = nodes_by_name(graph_def)[graph.METADATA]
-    graph.set_constant(node, np.array(b"{broken", object))
+    set_constant(node, np.array(text, object))
     with pytest.raises(graph.GraphError, match="damaged"):
         read_metadata(graph_def)
 
@@ -124,7 +125,6 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     graph_def = export.build_graph(base, head, LABELS, "final_result", {})
     reader = ImageReader((128, 128), 127.5, 127.5)
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
-    tf = import_tensorflow()
     with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
         batch = session.run("final_result:0", {"input:0": pixels})
         content = read_file(examples[1].path)
@@ -137,9 +137,10 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
 
 
-def test_a_taken_tensor_name_is_refused(base, head):
-    with pytest.raises(ExportError, match="--final_tensor_name Mul is already"):
-        export.build_graph(base, head, LABELS, "Mul", {})
+@pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
+def test_a_taken_tensor_name_is_refused(base, head, name):
+    with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):
+        export.build_graph(base, head, LABELS, name, {})
 
 
 def test_the_held_out_test_reads_the_file(written, examples, expected):
@@ -149,7 +150,7 @@ def test_the_held_out_test_reads_the_file(written, examples, expected):
     assert result.total == 8
     assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
     export.check_agreement(result, expected)
-    export.check_bytes_path(result, export.answer_bytes(written, examples))
+    export.check_bytes_path(written, examples)
 
 
 def test_disagreement_fails(written, examples, expected):
@@ -158,28 +159,52 @@ def test_disagreement_fails(written, examples, expected):
         export.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
         export.check_agreement(result, expected[:, ::-1])
+    with pytest.raises(ExportError, match="nothing was replaced"):
+        export.check_agreement(result, expected * np.float32("nan"))
+
+
+def test_a_decoder_that_gives_other_pixels_fails(written, examples, tmp_path):
+    graph_def = read_graph(written)
+    set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
+    export.write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        export.check_bytes_path(result, {examples[0].path: expected[0] + 0.03})
+        export.check_bytes_path(tmp_path / "wrong.pb", examples)
 
 
-def test_writing_replaces_at_once_or_not_at_all(tmp_path, monkeypatch):
-    export.write_file(tmp_path / "a" / "file", b"one")
-    export.write_file(tmp_path / "a" / "file", b"two")
-    assert (tmp_path / "a" / "file").read_bytes() == b"two"
+def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
+    one, two = tmp_path / "a" / "one", tmp_path / "a" / "two"
+    export.write_files({one: b"1", two: b"2"})
+    export.write_files({one: b"one", two: b"two"})
+    assert (one.read_bytes(), two.read_bytes()) == (b"one", b"two")
+    with pytest.raises(ExportError, match="cannot write"):
+        export.write_files({one: b"new", tmp_path / "a" / "two" / "below a file": b"x"})
+    assert one.read_bytes() == b"one"
 
-    def fail(*_):
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.os, "replace", fail)
+    monkeypatch.setattr(export.os, "fsync", full)
     with pytest.raises(ExportError, match="No space left"):
-        export.write_file(tmp_path / "a" / "file", b"three")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"]
-    assert (tmp_path / "a" / "file").read_bytes() == b"two"
+        export.write_files({one: b"new"})
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["one", "two"]
+    assert one.read_bytes() == b"one"
 
 
-def test_labels_are_written_a_line_each_in_utf8(tmp_path):
-    export.write_labels(tmp_path / "labels.txt", LABELS)
-    assert (tmp_path / "labels.txt").read_bytes().decode() == "Rote Blüte\nblue\n"
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export.write_files({tmp_path / "link": b"new"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    export.write_files({tmp_path / ("x" * 255): b"long"})
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"long"
+
+
+def test_labels_are_a_line_each_in_utf8():
+    assert export.labels_bytes(LABELS) == "Rote Blüte\nblue\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -189,10 +214,12 @@ def test_tested_photos_are_spread_evenly(count, most, rows):
     assert export.choose_rows(count, most).tolist() == rows
 
 
-def test_results_are_added_to_the_description(written, examples):
-    graph_def = read_graph(written)
+def test_results_are_added_to_the_description(written, examples, tmp_path):
     result = export.run_exported(written, examples, "float32", lambda items, total: items)
-    export.describe_results(graph_def, result)
-    found = read_metadata(graph_def)["results"]
+    (tmp_path / "graph.pb").write_bytes(export.with_results(written, result))
+    after = read_graph(tmp_path / "graph.pb")
+    found = read_metadata(after)["results"]
+    nodes, before = nodes_by_name(after), nodes_by_name(read_graph(written))
+    assert {name for name in before if nodes[name] != before[name]} == {graph.METADATA}
     assert found == {"test_photos": 8, "test_correct": result.correct}
     assert json.dumps(found)

@@ -1,5 +1,6 @@
 """extract.py: order, batches, errors in the middle, the store filled once."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from retraining import extract
 from retraining.cache import BottleneckStore
-from retraining.dataset import Example
+from retraining.dataset import Example, hash_file
 from retraining.extract import Job, fill_store, stream
 from retraining.graph import load_network
 from retraining.images import Distortions, ImageError
@@ -106,10 +107,8 @@ def store(tmp_path, network):
 
 
 def examples(photos, count):
-    return [
-        Example(f"{photos}/red/photo_{n:02d}.jpg", "red", "training", f"{n:040x}")
-        for n in range(count)
-    ]
+    paths = [f"{photos}/red/photo_{n:02d}.jpg" for n in range(count)]
+    return [Example(path, "red", "training", hash_file(path)) for path in paths]
 
 
 def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
@@ -138,11 +137,22 @@ def test_a_full_store_needs_no_network(store, network, photos, monkeypatch):
 
 def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
-    bad = Example(str(tmp_path / "bad.jpg"), "red", "training", "f" * 40)
+    key = hash_file(tmp_path / "bad.jpg")
+    bad = Example(str(tmp_path / "bad.jpg"), "red", "training", key)
     jobs = [Job(example) for example in [*examples(photos, 2), bad]]
     found = fill_store(store, jobs, network, "float32", plain)
-    assert list(found) == ["f" * 40]
-    assert store.missing(job.keys[0] for job in jobs) == ["f" * 40]
+    assert list(found) == [key]
+    assert store.missing(job.keys[0] for job in jobs) == [key]
+
+
+def test_a_file_that_changed_since_it_was_hashed_is_not_stored(store, network, photos, tmp_path):
+    shutil.copy(f"{photos}/red/photo_00.jpg", tmp_path / "a.jpg")
+    example = Example(str(tmp_path / "a.jpg"), "red", "training", hash_file(tmp_path / "a.jpg"))
+    shutil.copy(f"{photos}/blue/photo_00.jpg", tmp_path / "a.jpg")
+    for job in (Job(example), Job(example, Distortions(True, views=2))):
+        found = fill_store(store, [job], network, "float32", plain)
+        assert "was changed" in found[example.key]
+        assert store.missing(job.keys) == list(job.keys)
 
 
 def test_views_are_stored_under_their_own_keys(store, network, photos):

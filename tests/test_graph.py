@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from retraining import graph
 from retraining.graph import BytesRunner, GraphError, Runner, load_network, read_graph
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
+from retraining.nodes import constant, nodes_by_name, set_constant
 from tests import tiny
 
 INCEPTION = NETWORKS["inception_v3"]
@@ -53,7 +55,7 @@ def test_bfloat16_is_close(base, untouched, pixels, optimize):
 
 
 def test_folding_removes_the_old_ops(base):
-    folded = graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"))
+    folded = graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"), "pool_3/_reshape")
     ops = {node.op for node in folded.node}
     assert ops == {
         *("Placeholder", "Const", "Conv2D", "BiasAdd", "Relu"),
@@ -61,23 +63,82 @@ def test_folding_removes_the_old_ops(base):
     }
 
 
+def spelled_out_batch_norm(depthwise):
+    """A convolution with MobileNet's batch norm: Mul, Add, Sub, Rsqrt of constants, Identities."""
+    b, rng = tiny.GraphBuilder(producer=0), np.random.default_rng(1)
+    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 8, 8, 4))
+    shape = (3, 3, 4, 2) if depthwise else (3, 3, 4, 8)
+    values = {"weights": rng.normal(size=shape), "epsilon": np.float32(0.001)}
+    for name in ("beta", "gamma", "mean"):
+        values[name] = rng.normal(size=8)
+    values["variance"] = rng.uniform(0.5, 2, 8)
+    for name, value in values.items():
+        b.const(name, np.asarray(value, np.float32))
+        b.float_op(f"{name}/read", "Identity", name)
+    op = "DepthwiseConv2dNative" if depthwise else "Conv2D"
+    b.float_op("conv", op, "input", "weights/read", strides=[1, 1, 1, 1], padding="SAME")
+    b.float_op("norm/add", "Add", "variance/read", "epsilon/read")
+    b.float_op("norm/Rsqrt", "Rsqrt", "norm/add")
+    b.float_op("norm/mul", "Mul", "norm/Rsqrt", "gamma/read")
+    b.float_op("norm/mul_1", "Mul", "conv", "norm/mul")
+    b.float_op("norm/mul_2", "Mul", "mean/read", "norm/mul")
+    b.float_op("norm/sub", "Sub", "beta/read", "norm/mul_2")
+    b.float_op("norm/add_1", "Add", "norm/mul_1", "norm/sub")
+    b.float_op("output", "Relu6", "norm/add_1")
+    return b.graph_def
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_spelled_out_batch_norm_goes_into_the_weights(depthwise):
+    graph_def = spelled_out_batch_norm(depthwise)
+    images = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype("f4")
+    folded = graph.fold(graph_def, "output")
+    convolution = "DepthwiseConv2dNative" if depthwise else "Conv2D"
+    assert sorted(node.op for node in folded.node) == sorted(
+        ["Placeholder", "Const", convolution, "Const", "BiasAdd", "Relu6"]
+    )
+    answers = []
+    for each in (graph_def, folded):
+        session = tf.compat.v1.Session(graph=graph.import_graph(each))
+        answers.append(session.run("output:0", {"input:0": images}))
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+
+
+def test_an_identity_can_be_the_output():
+    b = tiny.GraphBuilder(producer=0)
+    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 4, 4, 3))
+    b.float_op("relu", "Relu", "input")
+    b.float_op("Identity", "Identity", "relu")
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("f4")
+    found = Runner(b.graph_def, "input", "Identity").run(images)
+    np.testing.assert_array_equal(found, np.maximum(images, 0))
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_refused(base):
+    with pytest.raises(GraphError, match="does not depend on"):
+        Runner(base.graph_def, "Mul", "softmax/biases")
+
+
+def test_a_retrained_graph_is_no_base_network(finished):
+    with pytest.raises(GraphError, match="is a retrained graph"):
+        load_network(finished.graph, INCEPTION)
+
+
 def test_folding_leaves_the_graph_it_was_given(base):
     before = base.graph_def.SerializeToString(deterministic=True)
-    graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"))
+    graph.fold(graph.cut(base.graph_def, "Mul", "pool_3/_reshape"), "pool_3/_reshape")
     assert base.graph_def.SerializeToString(deterministic=True) == before
 
 
 def test_batch_norm_of_shared_weights_is_left_alone():
     """Two convolutions with one weights node: scaling it for one would break the other."""
     graph_def = tiny.tiny_inception()
-    nodes = graph.nodes_by_name(graph_def)
-    graph.set_constant(
-        nodes["mixed/tower/conv2d_params"], graph.constant(nodes, "mixed/conv/conv2d_params")
-    )
+    nodes = nodes_by_name(graph_def)
+    set_constant(nodes["mixed/tower/conv2d_params"], constant(nodes, "mixed/conv/conv2d_params"))
     nodes["mixed/tower/Conv2D"].input[1] = "mixed/conv/conv2d_params"
     image = np.random.default_rng(0).normal(size=(1, tiny.SIZE, tiny.SIZE, 3)).astype("f4")
     folded = Runner(graph_def, "Mul", "pool_3/_reshape").run(image)
-    plain = graph.import_tensorflow().compat.v1.Session(graph=graph.import_graph(graph_def))
+    plain = tf.compat.v1.Session(graph=graph.import_graph(graph_def))
     expected = plain.run("pool_3/_reshape:0", {"Mul:0": image})
     np.testing.assert_allclose(folded, expected, atol=1e-5)
 
@@ -102,11 +163,10 @@ def test_a_placeholder_tells_its_size(tmp_path):
 def test_a_graph_bound_to_one_image_still_gives_all(tmp_path):
     """A shape that cannot be widened (here: computed) makes the images go one by one."""
     graph_def = tiny.tiny_mobilenet()
-    nodes = graph.nodes_by_name(graph_def)
-    tf = graph.import_tensorflow()
-    graph.set_constant(graph_def.node.add(name="one"), np.array([1], np.int32))
-    graph.set_constant(graph_def.node.add(name="rest"), np.array([8], np.int32))
-    graph.set_constant(graph_def.node.add(name="axis"), np.int32(0))
+    nodes = nodes_by_name(graph_def)
+    set_constant(graph_def.node.add(name="one"), np.array([1], np.int32))
+    set_constant(graph_def.node.add(name="rest"), np.array([8], np.int32))
+    set_constant(graph_def.node.add(name="axis"), np.int32(0))
     shape = nodes["MobilenetV1/Predictions/Reshape/shape"]
     shape.op, shape.input[:] = "ConcatV2", ["one", "rest", "axis"]
     shape.attr.clear()
@@ -144,6 +204,14 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(GraphError, match="cannot read the graph"):
         read_graph(tmp_path / "nothing.pb")
+
+
+def test_auto_is_bfloat16_only_for_networks_that_bear_it(base, monkeypatch):
+    for native in ("float32", "bfloat16"):
+        monkeypatch.setattr(graph, "native_precision", lambda native=native: native)
+        assert graph.resolve_precision("auto", base.graph_def) == native
+        assert graph.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
+        assert graph.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
 
 
 def test_fingerprint_depends_on_file_and_precision(base, tmp_path):

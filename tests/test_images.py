@@ -4,12 +4,13 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from retraining.dataset import hash_file
 from retraining.images import Distortions, ImageError, ImageReader, decode_with_pillow
-from retraining.quiet_tensorflow import import_tensorflow
 
-KEY = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+KEY = "da39a3ee5e6b4b0d3255bfef95601890afd80709"  # of no image: for what needs no file
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,6 @@ def jpeg(tmp_path_factory):
 
 
 def test_a_jpeg_is_decoded_and_resized_as_tensorflow_does_it(reader, jpeg):
-    tf = import_tensorflow()
     pixels = tf.io.decode_jpeg(jpeg.read_bytes(), channels=3)
     resized = tf.raw_ops.ResizeBilinear(images=tf.cast(pixels, tf.float32)[None], size=(20, 30))
     expected = (resized.numpy() - 128.0) * np.float32(1 / 64)
@@ -70,6 +70,16 @@ def test_grey_and_palette_become_rgb():
     assert decode_with_pillow(encoded(palette, format="PNG"))[0, 0].tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_greyscale_keeps_its_brightness(mode):
+    grey = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    deep = {"I;16": grey * np.uint16(257), "I": grey * np.int32(257), "F": grey / np.float32(255)}
+    image = Image.fromarray(deep[mode])
+    assert image.mode == mode
+    found = decode_with_pillow(encoded(image, format="PNG" if mode == "I;16" else "TIFF"))
+    np.testing.assert_array_equal(found, np.repeat(grey[:, :, None], 3, axis=2))
+
+
 def test_a_cmyk_jpeg_is_read(reader, tmp_path):
     Image.new("CMYK", (40, 40), (0, 0, 0, 0)).save(tmp_path / "cmyk.jpg")
     assert reader.read(tmp_path / "cmyk.jpg").shape == (1, 20, 30, 3)
@@ -90,6 +100,11 @@ def test_a_file_that_is_no_image_says_so(reader, tmp_path, content, reason):
         reader.read(tmp_path / "bad.jpg")
 
 
+def test_a_name_that_cannot_be_one_says_so(reader):
+    with pytest.raises(ImageError, match="cannot be read"):
+        reader.read("a\0b.jpg")
+
+
 def test_a_missing_file_says_so(reader, tmp_path):
     with pytest.raises(ImageError, match="cannot be read: No such file"):
         reader.read(tmp_path / "nothing.jpg")
@@ -97,17 +112,17 @@ def test_a_missing_file_says_so(reader, tmp_path):
 
 def test_views_are_repeatable_and_differ(reader, jpeg):
     distortions = Distortions(True, 10, 10, 20, views=4, seed=1)
-    first = reader.read(jpeg, KEY, distortions)
+    first = reader.read(jpeg, hash_file(jpeg), distortions)
     assert first.shape == (5, 20, 30, 3)
-    np.testing.assert_array_equal(first, reader.read(jpeg, KEY, distortions))
+    np.testing.assert_array_equal(first, reader.read(jpeg, hash_file(jpeg), distortions))
     np.testing.assert_array_equal(first[:1], reader.read(jpeg))
     assert len({view.tobytes() for view in first}) == 5
-    other = reader.read(jpeg, KEY, Distortions(True, 10, 10, 20, views=4, seed=2))
+    other = reader.read(jpeg, hash_file(jpeg), Distortions(True, 10, 10, 20, views=4, seed=2))
     assert (other[1:] != first[1:]).any(axis=(1, 2, 3)).all()
 
 
 def test_flip_mirrors_about_half_of_the_views(reader, jpeg):
-    plain, *views = reader.read(jpeg, KEY, Distortions(flip_left_right=True, views=40))
+    plain, *views = reader.read(jpeg, hash_file(jpeg), Distortions(flip_left_right=True, views=40))
     mirrored = [np.array_equal(view, plain[:, ::-1]) for view in views]
     unchanged = [np.array_equal(view, plain) for view in views]
     assert sum(mirrored) + sum(unchanged) == 40
@@ -115,7 +130,9 @@ def test_flip_mirrors_about_half_of_the_views(reader, jpeg):
 
 
 def test_brightness_scales_the_pixels_within_its_reach(reader, jpeg):
-    plain, *views = reader.read(jpeg, KEY, Distortions(random_brightness=30, views=20)) * 64 + 128
+    plain, *views = (
+        reader.read(jpeg, hash_file(jpeg), Distortions(random_brightness=30, views=20)) * 64 + 128
+    )
     factors = [float(view.sum() / plain.sum()) for view in views]
     assert min(factors) >= 0.7 - 1e-4
     assert max(factors) <= 1.3 + 1e-4
@@ -124,10 +141,9 @@ def test_brightness_scales_the_pixels_within_its_reach(reader, jpeg):
 
 
 def test_crop_takes_a_window_of_the_enlarged_image(reader, jpeg):
-    tf = import_tensorflow()
     pixels = tf.cast(tf.io.decode_jpeg(jpeg.read_bytes(), channels=3), tf.float32)[None]
     large = tf.raw_ops.ResizeBilinear(images=pixels, size=(30, 45)).numpy()[0]
-    view = reader.read(jpeg, KEY, Distortions(random_crop=50, views=1))[1] * 64 + 128
+    view = reader.read(jpeg, hash_file(jpeg), Distortions(random_crop=50, views=1))[1] * 64 + 128
     windows = [
         (top, left)
         for top in range(11)

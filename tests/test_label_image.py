@@ -241,6 +241,8 @@ def test_labels_that_do_not_fit_are_an_error(stock, expected, capsys, tmp_path):
         ([], 2, "give an image"),
         (["x.jpg", "--top_k", "0"], 2, "must be 1 or more"),
         (["x.jpg", "--nothing"], 2, "unrecognized"),
+        (["x.jpg", "--input_std", "0"], 2, "divide by zero"),
+        (["x.jpg", "--input_mean", "nan"], 2, "finite"),
         (["x.jpg", "--graph", "nothing.pb"], 1, "cannot read the graph nothing.pb"),
     ],
 )
@@ -256,7 +258,7 @@ def test_what_cannot_be_done_is_said_in_one_line(capsys, arguments, code, reason
     [
         (["--input_layer", "nothing"], "no node 'nothing'; see --input_layer"),
         (["--output_layer", "nothing"], "no node 'nothing'; see --output_layer"),
-        (["--input_std", "0"], "divide by zero"),
+        (["--input_height", "64"], "takes images of 128 x 128"),
         (["--labels", "nothing.txt"], "cannot read the labels file"),
     ],
 )

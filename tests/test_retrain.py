@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import retrain
 from retraining.graph import nodes_by_name, read_graph, read_metadata
@@ -157,11 +158,9 @@ def test_the_course_of_training_goes_to_tensorboard(tmp_path, run_retrain, photo
 
 def read_scalars(folder):
     """(tag, step, value) of each scalar in the folder's event file."""
-    from retraining.quiet_tensorflow import import_tensorflow
 
-    tf1 = import_tensorflow().compat.v1
     (path,) = folder.iterdir()
-    for event in tf1.train.summary_iterator(str(path)):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
         for value in event.summary.value:
             yield value.tag, event.step, value.simple_value
 
@@ -204,7 +203,9 @@ def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, ca
         (["--testing_percentage", "-1"], "must be from 0 to 100"),
         (["--how_many_training_steps", "0"], "must be 1 or more"),
         (["--how_many_training_steps", "many"], "invalid whole number value: 'many'"),
-        (["--learning_rate", "nan"], "must be 0 or more"),
+        (["--learning_rate", "nan"], "finite"),
+        (["--learning_rate", "-1"], "must be 0 or more"),
+        (["--final_tensor_name", "a//b"], "cannot name a tensor"),
         (["--train_batch_size", "0"], "or -1 for all"),
         (["--architecture", "resnet"], "invalid choice: 'resnet'"),
         (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),

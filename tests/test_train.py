@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retraining import evaluate
-from retraining.train import Head, Labelled, TrainingOptions, descend, train
+from retraining.train import Head, Labelled, TrainingError, TrainingOptions, descend, train
 
 
 def clusters(count, classes=3, width=6, seed=0):
@@ -96,6 +96,13 @@ def test_evaluations_come_at_their_steps():
     options = TrainingOptions(steps=25, eval_step_interval=10)
     steps = [s.number for s in train(clusters(30), clusters(9), 3, options) if s.training]
     assert steps == [0, 10, 20, 24]
+
+
+def test_weights_that_explode_are_an_error():
+    data = clusters(30)
+    large = Labelled(data.vectors * 1e4, data.truth)
+    with pytest.raises(TrainingError, match="lower --learning_rate"):
+        list(train(large, clusters(9), 3, TrainingOptions(steps=50, learning_rate=1e38)))
 
 
 def test_no_validation_images_give_nan():

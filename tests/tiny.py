@@ -3,9 +3,8 @@
 import os
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
-
-from retraining.quiet_tensorflow import import_tensorflow
 
 SIZE = 32  # of the tiny Inception's input
 WIDTH = 24  # of its bottleneck vector
@@ -22,7 +21,7 @@ class GraphBuilder:
     """Writes a GraphDef node by node, so that old ops and odd names are possible."""
 
     def __init__(self, producer):
-        self.tf = import_tensorflow()
+        self.tf = tf
         self.graph_def = self.tf.compat.v1.GraphDef()
         self.graph_def.versions.producer = producer
 

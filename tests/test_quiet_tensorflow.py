@@ -1,0 +1,46 @@
+"""quiet_tensorflow.py: quickly there, silent, and all of it for who wants all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_graph_mode_comes_alone_and_silently_and_the_rest_on_demand():
+    done = run(
+        "import sys\n"
+        "from retraining.quiet_tensorflow import import_tensorflow\n"
+        "tf = import_tensorflow()\n"
+        "print(tf.Session(graph=tf.Graph()).graph.version, 'keras' in sys.modules)\n"
+        "print('tensorflow._api.v2.io' in sys.modules)\n"
+        "import tensorflow\n"
+        "print(tensorflow.io.decode_jpeg.__name__, tensorflow.__version__)\n"
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["0 False", "False"]
+    assert lines[2].startswith("decode_jpeg 2.")
+
+
+def test_a_tensorflow_that_is_there_is_used():
+    done = run(
+        "import tensorflow, sys\n"
+        "from retraining.quiet_tensorflow import import_tensorflow\n"
+        "print(import_tensorflow().Graph is tensorflow.Graph)\n"
+    )
+    assert done.stdout == "True\n"
+
+
+def test_an_absent_tensorflow_is_an_import_error():
+    done = run(
+        "import sys, importlib.util\n"
+        "importlib.util.find_spec = lambda name: None\n"
+        "from retraining.quiet_tensorflow import import_tensorflow\n"
+        "import_tensorflow()\n"
+    )
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'tensorflow'"
