@@ -12,6 +12,7 @@ import sys
 from retraining.classify import Overrides, load_classifier
 from retraining.command import DONE, FAILED, Parser, escaped, number, reports_errors, say
 from retraining.dataset import looks_like_image
+from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
 from retraining.images import ImageError
 
@@ -137,13 +138,23 @@ def image_paths(names):
     """Yields the path of each image: files as given, folders' images sorted, lines of stdin."""
     for name in names:
         if name == "-":
-            for line in sys.stdin:
-                if path := line.rstrip("\r\n"):
-                    yield path
+            yield from paths_on(sys.stdin.buffer)
         elif os.path.isdir(name):
             yield from images_below(name)
         else:
             yield name
+
+
+def paths_on(stream):
+    """Yields the lines of a byte stream as paths; FLUSH before it may have to wait for more."""
+    rest = b""
+    while True:
+        yield FLUSH
+        chunk = stream.read1(1 << 16)
+        *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+        yield from (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r")))
+        if not chunk:
+            return
 
 
 def images_below(folder):

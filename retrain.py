@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from retraining import evaluate, example_images, export
 from retraining.cache import BottleneckStore
@@ -47,7 +48,10 @@ COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 
 
-@reports_errors
+INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
+
+
+@partial(reports_errors, interrupted=INTERRUPTED)
 def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
     options = parse_flags(argv)
@@ -99,8 +103,18 @@ def build_parser():
 def _add_data(parser):
     add = parser.add_argument_group("photos").add_argument
     add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
-    add("--testing_percentage", type=PERCENT, default=10, help="share held out for the final test")
-    add("--validation_percentage", type=PERCENT, default=10, help="share held out while training")
+    add(
+        "--testing_percentage",
+        type=PERCENT,
+        default=10,
+        help="percent of the photos held out for the final test",
+    )
+    add(
+        "--validation_percentage",
+        type=PERCENT,
+        default=10,
+        help="percent of the photos held out to look at while training",
+    )
     add(
         "--split_by",
         choices=("content", "path"),
@@ -146,13 +160,13 @@ def _add_training(parser):
     for part, default, unit in (
         ("train", defaults.train_batch_size, "a training step"),
         ("validation", defaults.validation_batch_size, "an evaluation while training"),
-        ("test", -1, "the final test (200 at most)"),
+        ("test", -1, "the final test, and never more than 200"),
     ):
         add(
             f"--{part}_batch_size",
             type=batch_size,
             default=default,
-            help=f"images in {unit}; -1 is all",
+            help=f"images in {unit}; -1 for all there are",
         )
     add(
         "--eval_step_interval",
@@ -166,10 +180,25 @@ def _add_training(parser):
 def _add_distortions(parser):
     add = parser.add_argument_group("distortions of the training photos").add_argument
     defaults = Distortions()
-    add("--flip_left_right", action="store_true", help="mirror every other view")
-    add("--random_crop", type=PERCENT, default=0, help="margin to crop away, percent")
-    add("--random_scale", type=PERCENT, default=0, help="enlarge by up to this, percent")
-    add("--random_brightness", type=PERCENT, default=0, help="brighten or darken, percent")
+    add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
+    add(
+        "--random_crop",
+        type=PERCENT,
+        default=0,
+        help="percent of its size by which a view is enlarged, to be cropped at random",
+    )
+    add(
+        "--random_scale",
+        type=PERCENT,
+        default=0,
+        help="percent by which a view is enlarged at most, at random",
+    )
+    add(
+        "--random_brightness",
+        type=PERCENT,
+        default=0,
+        help="percent by which a view is brightened or darkened at most",
+    )
     add(
         "--distorted_views",
         type=POSITIVE,
@@ -200,7 +229,12 @@ def _add_outputs(parser):
         action="store_true",
         help="list the test photos that the new graph gets wrong",
     )
-    add("--logging_verbosity", choices=VERBOSITIES, default="INFO", help="what is said on stderr")
+    add(
+        "--logging_verbosity",
+        choices=VERBOSITIES,
+        default="INFO",
+        help="the least level of what is said on stderr",
+    )
 
 
 # -- the four steps --------------------------------------------------------------------------
@@ -230,6 +264,9 @@ def read_photos(options, log):
     counts = ", ".join(
         f"{len(dataset.split(part))} for {part}" for part in (TRAINING, VALIDATION, TESTING)
     )
+    copies = len(dataset.examples) - len({example.key for example in dataset.examples})
+    if copies:
+        log.info(f"{copies} photos are copies of others; they are computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
     return dataset
 
@@ -346,7 +383,9 @@ def train_head(bottlenecks, network, options, log):
             if step.training:
                 tensorboard.add(step)
                 log.debug(describe(step))
-                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
+                if step.validation.count:
+                    accuracy = f"validation {step.validation.accuracy:.1%}"
+                    bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, network, options)
     log.info(describe(step))
     return step.head
@@ -354,10 +393,13 @@ def train_head(bottlenecks, network, options, log):
 
 def describe(step):
     """One line on a train.Step that has evaluations."""
-    return (
+    line = (
         f"step {step.number}: train accuracy {step.training.accuracy:.1%}, cross entropy "
-        f"{step.training.cross_entropy:.3f}, validation accuracy {step.validation.accuracy:.1%}"
+        f"{step.training.cross_entropy:.3f}"
     )
+    if step.validation.count:
+        line += f", validation accuracy {step.validation.accuracy:.1%}"
+    return line
 
 
 def store_intermediate(step, bottlenecks, network, options):

@@ -64,8 +64,11 @@ def batch_size(text):
 batch_size.__name__ = "whole number"
 
 
-def reports_errors(main):
-    """Makes `main` return an exit code, and its expected errors one line on stderr."""
+def reports_errors(main, interrupted="interrupted"):
+    """Makes `main` return an exit code, and its expected errors one line on stderr.
+
+    `interrupted` is what is said after Ctrl-C or SIGTERM.
+    """
 
     @functools.wraps(main)
     def guarded(argv=None):
@@ -83,7 +86,7 @@ def reports_errors(main):
         except OSError as error:
             return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
         except KeyboardInterrupt:
-            say("interrupted")
+            say(interrupted)
             return INTERRUPTED
 
     return guarded

@@ -12,6 +12,7 @@ from retraining.graph import Runner
 from retraining.images import Distortions, ImageError, ImageReader
 
 BATCH_SIZE = 8  # images per call of the network
+FLUSH = object()  # among items: no more is at hand now, so what was taken shall be answered
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def stream(items, load, runner, batch_size=BATCH_SIZE):
 
     `load(item)` gives the item's k input images, float32 [k, height, width, 3], or raises
     ImageError; it is called on threads while `runner.run` computes the batches before. A bounded
-    number of images is held whatever the number of items.
+    number of images is held whatever the number of items. Where `items` yields FLUSH, all answers
+    up to there come before the next item is asked for.
     """
 
     def load_or_error(item):
@@ -54,16 +56,19 @@ def stream(items, load, runner, batch_size=BATCH_SIZE):
         loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
         batches = _batches(loaded, batch_size)
         for answers in in_order(networks, answer, batches, ahead=threads):
-            yield from answers
+            yield from () if answers is FLUSH else answers
 
 
 def in_order(pool, function, items, ahead):
-    """Like `map`, computed by `pool` up to `ahead` items in advance."""
+    """Like `map`, computed by `pool` up to `ahead` items in advance; FLUSH is passed on."""
     pending = deque()
     for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > ahead:
+        if item is not FLUSH:
+            pending.append(pool.submit(function, item))
+        while len(pending) > ahead or (item is FLUSH and pending):
             yield pending.popleft().result()
+        if item is FLUSH:
+            yield FLUSH
     while pending:
         yield pending.popleft().result()
 
@@ -79,14 +84,17 @@ def _pool(threads):
 
 
 def _batches(loaded, batch_size):
-    """Groups consecutive (item, images) until they hold `batch_size` images or more."""
-    batch, images = [], 0
-    for item, loaded_images in loaded:
-        batch.append((item, loaded_images))
-        images += 0 if isinstance(loaded_images, ImageError) else len(loaded_images)
-        if images >= batch_size:
+    """Groups consecutive (item, images) until they hold `batch_size` images, or up to a FLUSH."""
+    batch, count = [], 0
+    for answer in loaded:
+        if answer is not FLUSH:
+            batch.append(answer)
+            count += 0 if isinstance(answer[1], ImageError) else len(answer[1])
+        if batch and (count >= batch_size or answer is FLUSH):
             yield batch
-            batch, images = [], 0
+            batch, count = [], 0
+        if answer is FLUSH:
+            yield FLUSH
     if batch:
         yield batch
 

@@ -38,6 +38,8 @@ class TensorBoardLog:
     def add(self, step):
         """Adds a train.Step that has evaluations."""
         for part, evaluation in (("train", step.training), ("validation", step.validation)):
+            if not evaluation.count:
+                continue
             summary = self._summary()
             summary.value.add(tag="accuracy", simple_value=evaluation.accuracy)
             summary.value.add(tag="cross_entropy", simple_value=evaluation.cross_entropy)

@@ -55,10 +55,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy (0..1) and cross entropy (nats) of one batch."""
+    """Accuracy (0..1) and cross entropy (nats) of one batch of `count` images; NaN for none."""
 
     accuracy: float
     cross_entropy: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def descend(head, vectors, truth, learning_rate):
 def evaluate(head, vectors, truth):
     """The head's Evaluation on a batch."""
     probabilities = head.probabilities(vectors)
-    return Evaluation(accuracy(probabilities, truth), cross_entropy(probabilities, truth))
+    figures = accuracy(probabilities, truth), cross_entropy(probabilities, truth)
+    return Evaluation(*figures, len(truth))
 
 
 def _first_head(rng, width, classes):

@@ -57,6 +57,22 @@ def test_no_item_gives_no_answer():
     assert list(stream([], load, SumRunner())) == []
 
 
+def test_a_flush_brings_all_answers_up_to_it():
+    got = []
+
+    def items():
+        for n in range(10):
+            yield n
+            if n % 3 == 0:
+                yield extract.FLUSH
+                assert got == list(range(n + 1))
+        yield extract.FLUSH
+
+    for item, _ in stream(items(), load, SumRunner(), 4):
+        got.append(item)
+    assert got == list(range(10))
+
+
 def test_only_a_bounded_number_is_held():
     taken = 0
 

@@ -75,9 +75,33 @@ def test_a_folder_is_labelled_whole(finished, capsys):
 
 
 def test_a_list_on_stdin(finished, expected, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(expected) + "\n\n"))
+    text = "\r\n".join(expected) + "\n\n"  # and the last line without an end
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert run(finished, "-", "--top_k", 1) == 0
     assert [row[0] for row in tsv(capsys.readouterr().out)] == list(expected)
+
+
+def test_a_path_on_stdin_is_answered_before_the_next_is_there(finished, expected):
+    process = subprocess.Popen(
+        [sys.executable, "label_image.py", "--graph", finished.graph, "-", "--top_k", "1"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for path in list(expected)[:3]:
+        process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(f"{path}\tred\t")
+    process.stdin.close()
+    assert process.stdout.read() == ""
+    assert process.wait(timeout=30) == 0
+    process.stdout.close()
+
+
+def test_no_image_at_all_is_a_failure(finished, tmp_path, capsys):
+    assert run(finished, tmp_path) == 1
+    assert "no images were found" in capsys.readouterr().err
 
 
 def test_jsonl(finished, expected, capsys, tmp_path):
