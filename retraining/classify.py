@@ -9,7 +9,6 @@ from retraining.graph import (
     GraphError,
     Preprocessing,
     Runner,
-    import_graph,
     read_graph,
     read_metadata,
     read_preprocessing,
@@ -18,6 +17,7 @@ from retraining.graph import (
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
 from retraining.nodes import IMAGE_BYTES, node_name, nodes_by_name
+from retraining.quiet_tensorflow import import_tensorflow
 
 # Where old graphs take images and give probabilities, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
@@ -152,7 +152,11 @@ def _named(nodes, given, known, flag):
 
 
 def _takes_bytes(graph_def, input_name):
-    return import_graph(graph_def).get_tensor_by_name(f"{input_name}:0").dtype.name == "string"
+    """Whether the node gives strings: a Placeholder or Const of that type."""
+    node = nodes_by_name(graph_def)[input_name]
+    if "dtype" not in node.attr:  # (asking for it would add it)
+        return False
+    return node.attr["dtype"].type == import_tensorflow().dtypes.string.as_datatype_enum
 
 
 def _preprocessing(graph_def, found, overrides, notes):

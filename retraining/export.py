@@ -54,7 +54,7 @@ def build_graph(base, head, labels, tensor_name, facts):
     Raises:
         ExportError: `tensor_name` is the name of a node of the base network.
     """
-    graph_def = keep_ancestors(base.graph_def, [base.bottleneck])
+    graph_def = keep_ancestors(base.graph_def, base.bottleneck)
     widen_batch(graph_def)
     if IMAGE_BYTES not in nodes_by_name(graph_def):
         _add_decoder(graph_def, base)

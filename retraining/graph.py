@@ -16,6 +16,7 @@ from retraining.networks import NETWORKS
 from retraining.nodes import (
     IMAGE_BYTES,
     add_constant,
+    add_node,
     constant,
     node_name,
     nodes_by_name,
@@ -42,14 +43,20 @@ def read_graph(path):
     Raises:
         GraphError: the file is missing, unreadable, empty or no GraphDef.
     """
-    tf = import_tensorflow()
-    from google.protobuf.message import DecodeError
+    return _parse(path, _read(path))
 
+
+def _read(path):
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
-    graph_def = tf.GraphDef()
+
+
+def _parse(path, content):
+    graph_def = import_tensorflow().GraphDef()
+    from google.protobuf.message import DecodeError
+
     try:
         graph_def.ParseFromString(content)
     except DecodeError as error:
@@ -147,7 +154,8 @@ def load_network(path, network):
     Raises:
         GraphError: not a frozen graph, or not that network.
     """
-    graph_def = read_graph(path)
+    content = _read(path)
+    graph_def = _parse(path, content)
     nodes = nodes_by_name(graph_def)
     missing = sorted(network.required_nodes - set(nodes))
     if missing:
@@ -174,7 +182,7 @@ def load_network(path, network):
             network.std if found.std is None else found.std,
         ),
         width=_width(path, graph_def, nodes, network.bottleneck),
-        file_sha1=hashlib.sha1(Path(path).read_bytes()).hexdigest(),
+        file_sha1=hashlib.sha1(content).hexdigest(),
     )
 
 
@@ -183,27 +191,24 @@ def _width(path, graph_def, nodes, name):
     node = nodes[name]
     shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
     if shape is None:
-        shape = import_graph(graph_def).get_tensor_by_name(name + ":0").shape.as_list()
+        part = keep_ancestors(graph_def, name)
+        shape = import_graph(part).get_tensor_by_name(name + ":0").shape.as_list()
     if len(shape) != 2 or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
     return int(shape[1])
 
 
 def import_graph(graph_def):
-    """A tf.Graph of the GraphDef.
+    """A tf.Graph of the GraphDef, which TensorFlow gives attributes of today's ops on the way.
 
     Raises:
         GraphError: TensorFlow does not accept it.
     """
     tf = import_tensorflow()
-    # TensorFlow adds attributes of today's ops to the GraphDef it is given; exported graphs must
-    # not have them, since old releases refuse attributes they don't know.
-    own = type(graph_def)()
-    own.CopyFrom(graph_def)
     graph = tf.Graph()
     try:
         with graph.as_default():
-            tf.import_graph_def(own, name="")
+            tf.import_graph_def(graph_def, name="")
     except (ValueError, tf.errors.OpError) as error:
         raise GraphError(f"TensorFlow cannot load this graph: {_one_line(error)}") from error
     return graph
@@ -216,42 +221,56 @@ def _one_line(error):
 # -- surgery ---------------------------------------------------------------------------------
 
 
-def keep_ancestors(graph_def, names):
-    """A copy with the nodes that `names` depend on, in their order."""
-    nodes, wanted, queue = nodes_by_name(graph_def), set(), list(names)
+def ancestors(nodes, output_name, stop=None):
+    """The names of all nodes that `output_name` depends on, itself included; not beyond `stop`.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    found, queue = set(), [output_name]
     while queue:
         name = queue.pop()
-        if name not in wanted:
-            wanted.add(name)
-            queue.extend(node_name(reference) for reference in nodes[name].input)
+        if name not in nodes:
+            raise GraphError(f"the graph has no node {name!r}")
+        if name not in found:
+            found.add(name)
+            queue.extend(map(node_name, nodes[name].input if name != stop else ()))
+    return found
+
+
+def keep_ancestors(graph_def, output_name, stop=None):
+    """A copy with these nodes only, in their order.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    wanted = ancestors(nodes_by_name(graph_def), output_name, stop)
     kept = type(graph_def)(versions=graph_def.versions)
     kept.node.extend(node for node in graph_def.node if node.name in wanted)
     return kept
 
 
 def cut(graph_def, input_name, output_name):
-    """The part between a float input, which becomes a Placeholder, and an output.
+    """A copy of the part between a float input, which becomes a Placeholder, and an output.
 
     Raises:
-        GraphError: one of the two is not in the graph.
+        GraphError: one of the two is not in the graph, or they are not connected.
     """
-    tf = import_tensorflow()
-    copy = type(graph_def)()
-    copy.CopyFrom(graph_def)
-    nodes = nodes_by_name(copy)
-    for name in (input_name, output_name):
-        if name not in nodes:
-            raise GraphError(f"the graph has no node {name!r}")
-    node = nodes[input_name]
+    part = keep_ancestors(graph_def, output_name, stop=input_name)
+    if input_name not in nodes_by_name(graph_def):
+        raise GraphError(f"the graph has no node {input_name!r}")
+    if input_name not in nodes_by_name(part):
+        raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
+    node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
-    dims = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
+    sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
     del node.input[:]
     node.op = "Placeholder"
     node.attr.clear()
-    node.attr["dtype"].type = tf.dtypes.float32.as_datatype_enum
-    for size in dims or [-1, -1, -1, 3]:
+    node.attr["dtype"].type = import_tensorflow().dtypes.float32.as_datatype_enum
+    for size in sizes or [-1, -1, -1, 3]:
         node.attr["shape"].shape.dim.add(size=size)
-    return keep_ancestors(copy, [output_name])
+    return part
 
 
 def widen_batch(graph_def):
@@ -273,7 +292,7 @@ def widen_batch(graph_def):
 
 
 def fold(graph_def, output_name):
-    """A faster graph with the same output: batch norms go into their convolutions.
+    """Makes a graph faster, in place, with the same output: batch norms go into convolutions.
 
     - A batch norm is `conv(x, w) * scale + shift` with constants, either the 2015 graph's op
       BatchNormWithGlobalNormalization or spelled out in Mul, Add, Sub and Rsqrt as in MobileNet;
@@ -281,26 +300,24 @@ def fold(graph_def, output_name):
     - CheckNumerics and the Identity nodes that only order it are dropped.
     - Concat(axis, ...) becomes ConcatV2(..., axis).
     """
-    folded = type(graph_def)()
-    folded.CopyFrom(graph_def)
-    nodes = nodes_by_name(folded)
+    nodes = nodes_by_name(graph_def)
     users = Counter(
         node_name(_source(nodes, name))
-        for node in folded.node
+        for node in graph_def.node
         if node.op not in PASSED_THROUGH
         for name in node.input
         if name[0] != "^"
     )
-    for node in list(folded.node):
+    for node in list(graph_def.node):
         if node.op == "Concat":
             _modernize_concat(node)
         elif node.op == "BatchNormWithGlobalNormalization":
-            _fold_batch_norm(node, folded, nodes, users)
+            _fold_batch_norm(node, graph_def, nodes, users)
         elif node.op == "Mul":
             _fold_scale(node, nodes, users)
         elif node.op in ("Add", "AddV2"):
-            _fold_shift(node, folded, nodes)
-    return _without_identities(folded, output_name)
+            _fold_shift(node, graph_def, nodes)
+    _drop_identities(graph_def, output_name)
 
 
 def _modernize_concat(node):
@@ -407,12 +424,62 @@ def _source(nodes, reference):
     return reference
 
 
-def _without_identities(graph_def, output_name):
-    """What `output_name` needs, without Identity and CheckNumerics nodes but for itself."""
+def _drop_identities(graph_def, output_name):
+    """Removes what `output_name` does not need, and all Identity and CheckNumerics but itself."""
     nodes = nodes_by_name(graph_def)
     for node in graph_def.node:
         set_inputs(node, [_source(nodes, name) for name in node.input if name[0] != "^"])
-    return keep_ancestors(graph_def, [output_name])
+    used = ancestors(nodes, output_name)
+    for number in reversed(range(len(graph_def.node))):
+        if graph_def.node[number].name not in used:
+            del graph_def.node[number]
+
+
+LOWERED = ("Conv2D", "DepthwiseConv2dNative", "BiasAdd", "Relu", "Relu6", "Add", "AddV2")
+LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # these only where a lowered one follows
+
+
+def lower(graph_def):
+    """Makes the convolutional part of a folded graph compute in bfloat16, in place.
+
+    Weights become bfloat16 constants; values are cast where they enter and leave. What follows the
+    last convolution (the average over the image, the classifier) stays float32. TensorFlow's own
+    optimizer pass for this takes three times as long to start.
+    """
+    nodes = nodes_by_name(graph_def)
+    low = {node.name for node in graph_def.node if node.op in LOWERED}
+    for node in reversed(graph_def.node):  # frozen graphs list a node after its inputs
+        if node.name in low:
+            sources = (nodes[node_name(name)] for name in node.input)
+            low.update(source.name for source in sources if source.op in LOWERED_BEFORE_THEM)
+    for node in list(graph_def.node):
+        if node.name in low:
+            node.attr["T"].type = import_tensorflow().dtypes.bfloat16.as_datatype_enum
+        for number, name in enumerate(node.input):
+            source = nodes[node_name(name)]
+            if source.op == "Const" and node.name in low:
+                _lower_constant(source)
+            elif source.op != "Const" and (source.name in low) != (node.name in low):
+                to = "bfloat16" if node.name in low else "float32"
+                node.input[number] = _cast(graph_def, nodes, name, to)
+
+
+def _lower_constant(node):
+    """Makes a float32 Const a bfloat16 one; others (the axis of a concatenation) stay."""
+    tf = import_tensorflow()
+    if node.attr["dtype"].type == tf.dtypes.float32.as_datatype_enum:
+        value = tf.make_ndarray(node.attr["value"].tensor)
+        set_constant(node, value.astype(tf.dtypes.bfloat16.as_numpy_dtype))
+
+
+def _cast(graph_def, nodes, name, dtype):
+    """The name of a node that casts `name` to `dtype`, one for all that ask."""
+    cast = f"{node_name(name)}/{dtype}"
+    if cast not in nodes:
+        other = "float32" if dtype == "bfloat16" else "bfloat16"
+        add_node(graph_def, cast, "Cast", [name], SrcT=other, DstT=dtype)
+        nodes[cast] = graph_def.node[-1]
+    return cast
 
 
 # -- running ---------------------------------------------------------------------------------
@@ -454,11 +521,12 @@ class Runner:
     def __init__(self, graph_def, input_name, output_name, precision="float32", optimize=True):
         """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
-        graph_def = cut(graph_def, input_name, output_name)
-        if input_name not in nodes_by_name(graph_def):
-            raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
-        widen_batch(graph_def)
-        graph = import_graph(fold(graph_def, output_name))
+        part = cut(graph_def, input_name, output_name)
+        widen_batch(part)
+        fold(part, output_name)
+        if precision == "bfloat16":
+            lower(part)
+        graph = import_graph(part)
         self._input = graph.get_tensor_by_name(input_name + ":0")
         self._output = graph.get_tensor_by_name(output_name + ":0")
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
@@ -468,7 +536,7 @@ class Runner:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
-        _choose_rewrites(config.graph_options.rewrite_options, precision, optimize)
+        _choose_rewrites(config.graph_options.rewrite_options, optimize)
         self._session = tf.Session(graph=graph, config=config)
         self._started, self._first_call = False, threading.Lock()
 
@@ -485,30 +553,26 @@ class Runner:
         return output
 
 
-def _choose_rewrites(rewrites, precision, optimize):
-    """Leaves the optimizer passes that pay: `fold` has done the others' work, and they take time.
+def _choose_rewrites(rewrites, optimize):
+    """Leaves the one optimizer pass that pays, `remapping`, which fuses convolution, bias and ReLU.
 
-    `remapping` fuses convolution, bias and ReLU; `constant_folding` computes batch norms that are
-    spelled out in plain ops, as MobileNet's are; lowering to bfloat16 is a pass as well.
+    `fold` has done the others' work, and they take time.
     """
-    on, off = rewrites.ON, rewrites.OFF
-    if precision == "bfloat16":
-        rewrites.auto_mixed_precision_onednn_bfloat16 = on
-    elif not optimize:
+    if not optimize:
         rewrites.disable_meta_optimizer = True
+        return
     rewrites.meta_optimizer_iterations = rewrites.ONE
     for name in (
         "arithmetic_optimization",
         "common_subgraph_elimination",
+        "constant_folding",
         "dependency_optimization",
         "function_optimization",
         "layout_optimizer",
         "loop_optimization",
         "shape_optimization",
     ):
-        setattr(rewrites, name, off)
-    if not optimize:
-        rewrites.constant_folding = rewrites.remapping = off
+        setattr(rewrites, name, rewrites.OFF)
 
 
 class BytesRunner:
@@ -519,8 +583,9 @@ class BytesRunner:
         self._output, self._bytes = f"{output_name}:0", f"{input_name}:0"
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
-        _choose_rewrites(config.graph_options.rewrite_options, "float32", optimize=False)
-        self._session = tf.Session(graph=import_graph(graph_def), config=config)
+        _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
+        part = keep_ancestors(graph_def, output_name)
+        self._session = tf.Session(graph=import_graph(part), config=config)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.
