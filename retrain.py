@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from retraining import evaluate, example_images, export
-from retraining.cache import BottleneckStore
+from retraining.cache import BottleneckStore, FileKeys
 from retraining.command import (
     DONE,
     VERBOSITIES,
@@ -31,11 +31,12 @@ from retraining.dataset import (
     DatasetError,
     Example,
     SplitOptions,
+    hash_file,
     holds_images,
     load_dataset,
 )
 from retraining.example_images import is_example_folder
-from retraining.extract import Job, fill_store
+from retraining.extract import BATCH_SIZE, Job, Settings, fill_store
 from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
@@ -144,6 +145,12 @@ def _add_network(parser):
         default="auto",
         help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
         "processor has it, else float32",
+    )
+    add(
+        "--batch_size",
+        type=POSITIVE,
+        default=BATCH_SIZE,
+        help="images that go through the base network together, on each core",
     )
 
 
@@ -258,7 +265,8 @@ def read_photos(options, log):
     split = SplitOptions(
         options.validation_percentage, options.testing_percentage, options.split_by
     )
-    dataset = load_dataset(options.image_dir, split)
+    with FileKeys(options.bottleneck_dir, hash_file) as files:
+        dataset = load_dataset(options.image_dir, split, files.key_of)
     for warning in dataset.warnings:
         log.warning(warning)
     counts = ", ".join(
@@ -325,7 +333,7 @@ def compute_bottlenecks(dataset, network, options, log):
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
     with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
-        bad = fill_store(store, jobs, network, precision, bar)
+        bad = fill_store(store, jobs, network, Settings(precision, options.batch_size), bar)
         for job in jobs:
             if job.example.key in bad:
                 log.warning(f"left out: {job.example.path} {bad[job.example.key]}")

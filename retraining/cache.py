@@ -1,10 +1,15 @@
 """The bottleneck store: one SQLite file per network fingerprint, a row per image key.
 
-No TensorFlow. Rows are only ever added; a row is a float32 vector in the machine's little-endian
-byte order under the key of the image (and of its distortion, for a distorted view).
+Rows are only ever added; a row is a float32 vector in the machine's little-endian byte order under
+the key of the image (and of its distortion, for a distorted view). Beside them, `file_keys.sqlite`
+remembers the keys of files, so that a file is hashed again only if its size or modification time
+has changed. No TensorFlow.
 """
 
+import contextlib
+import os
 import sqlite3
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +20,8 @@ from retraining import RetrainingError
 SCHEMA_VERSION = 1
 COMMIT_SECONDS = 2.0  # what a killed run loses at most
 BUSY_SECONDS = 60.0  # how long to wait for another process that is writing
+MEMORY_BYTES = 1 << 30  # of vectors; more of them are mapped from a temporary file
+RACY_SECONDS = 2.0  # a file changed this recently may change again without its time showing it
 QUERY_KEYS = 500  # keys per SELECT; SQLite's own limit on parameters is 999 in old versions
 
 
@@ -97,7 +104,7 @@ class BottleneckStore:
         rows = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, []).append(row)
-        vectors = np.empty((len(keys), self.width), np.float32)
+        vectors = self._array(len(keys))
         found = 0
         for chunk in self._select("key, vector", list(rows)):
             for key, blob in chunk:
@@ -106,6 +113,17 @@ class BottleneckStore:
         if found != len(rows):
             raise CacheError(f"{self.path} lacks {len(rows) - found} vectors that were just there")
         return vectors
+
+    def _array(self, count):
+        """float32 [count, width]: in memory, or mapped from a file that goes with it if large."""
+        shape = (count, self.width)
+        if 4 * count * self.width <= MEMORY_BYTES:
+            return np.empty(shape, np.float32)
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent) as file:
+                return np.memmap(file, np.float32, "w+", shape=shape)
+        except OSError as error:
+            raise CacheError(self._explain(error)) from error
 
     def _vector(self, key, blob):
         if len(blob) != 4 * self.width:
@@ -146,3 +164,57 @@ class BottleneckStore:
                 raise CacheError(self._explain(error)) from error
             self._pending.clear()
         self._committed = time.monotonic()
+
+
+class FileKeys:
+    """Remembers the key (SHA-1) of each file with the size and time it had. A context manager.
+
+    It only saves time: where its own file cannot be used, every file is hashed.
+    """
+
+    def __init__(self, folder, hash_file):
+        """`hash_file(path)` gives the key of a file that is not known."""
+        self._hash_file, self._new = hash_file, {}
+        self._connection = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                Path(folder) / "file_keys.sqlite", timeout=BUSY_SECONDS
+            )
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS files "
+                "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, key TEXT)"
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._connection is None:
+            return
+        with contextlib.suppress(sqlite3.Error), self._connection:
+            rows = [(path, *facts) for path, facts in self._new.items()]
+            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+        self._connection.close()
+
+    def key_of(self, path):
+        """The file's key, from memory if its size and modification time are as they were."""
+        name = os.fsencode(os.path.abspath(path))
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return self._hash_file(path)  # which says what is wrong
+        seen = facts.st_size, facts.st_mtime_ns
+        known = self._known(name)
+        if known and known[:2] == seen:
+            return known[2]
+        key = self._hash_file(path)
+        if time.time() - facts.st_mtime > RACY_SECONDS:
+            self._new[name] = (*seen, key)
+        return key
+
+    def _known(self, name):
+        query = "SELECT size, mtime_ns, key FROM files WHERE path = ?"
+        with contextlib.suppress(sqlite3.Error, AttributeError):  # AttributeError: no connection
+            return self._connection.execute(query, (name,)).fetchone()
+        return None

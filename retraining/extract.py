@@ -32,6 +32,14 @@ class Job:
         return (key, *(self.distortions.view_key(key, view) for view in views))
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How vectors are computed: `float32` or `bfloat16`, and images per call of the network."""
+
+    precision: str = "float32"
+    batch_size: int = BATCH_SIZE
+
+
 def stream(items, load, runner, batch_size=BATCH_SIZE):
     """Yields (item, float32 [k, width] or ImageError) for each item, in order.
 
@@ -52,7 +60,7 @@ def stream(items, load, runner, batch_size=BATCH_SIZE):
 
     threads = runner.parallel
     with _pool(max(2, threads)) as decoders, _pool(threads) as networks:
-        # Enough decoded images for every thread's next batch.
+        # Enough decoded images for every thread's next batch and the one after.
         loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
         batches = _batches(loaded, batch_size)
         for answers in in_order(networks, answer, batches, ahead=threads):
@@ -117,7 +125,7 @@ def _answers(batch, runner, batch_size):
             row += len(images)
 
 
-def fill_store(store, jobs, network, precision, progress):
+def fill_store(store, jobs, network, settings, progress):
     """Computes the vectors that the store lacks; returns {image key: reason} of unreadable images.
 
     A photo is computed if any of its keys is missing; copies of a file once.
@@ -130,13 +138,14 @@ def fill_store(store, jobs, network, precision, progress):
         return {}
     about = network.preprocessing
     reader = ImageReader(about.size, about.mean, about.std)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, settings.precision)
 
     def load(job):
         return reader.read(job.example.path, job.example.key, job.distortions)
 
+    answers = stream(wanted, load, runner, settings.batch_size)
     bad = {}
-    for job, vectors in progress(stream(wanted, load, runner), total=len(wanted)):
+    for job, vectors in progress(answers, total=len(wanted)):
         if isinstance(vectors, ImageError):
             bad[job.example.key] = str(vectors)
             continue

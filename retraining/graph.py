@@ -562,6 +562,7 @@ def _choose_rewrites(rewrites, optimize):
         rewrites.disable_meta_optimizer = True
         return
     rewrites.meta_optimizer_iterations = rewrites.ONE
+    rewrites.memory_optimization = rewrites.NO_MEM_OPT
     for name in (
         "arithmetic_optimization",
         "common_subgraph_elimination",

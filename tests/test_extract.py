@@ -9,7 +9,7 @@ import pytest
 from retraining import extract
 from retraining.cache import BottleneckStore
 from retraining.dataset import Example, hash_file
-from retraining.extract import Job, fill_store, stream
+from retraining.extract import Job, Settings, fill_store, stream
 from retraining.graph import load_network
 from retraining.images import Distortions, ImageError
 from retraining.networks import NETWORKS
@@ -129,7 +129,7 @@ def examples(photos, count):
 
 def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
     jobs = [Job(example) for example in examples(photos, 6)]
-    fill_store(store, jobs[:4], network, "float32", plain)
+    fill_store(store, jobs[:4], network, Settings(), plain)
     first = store.read([job.keys[0] for job in jobs[:4]])
     read = []
     original = extract.ImageReader.read
@@ -138,17 +138,17 @@ def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
         "read",
         lambda self, path, *a: read.append(path) or original(self, path, *a),
     )
-    assert fill_store(store, jobs, network, "float32", plain) == {}
+    assert fill_store(store, jobs, network, Settings(), plain) == {}
     assert sorted(read) == [job.example.path for job in jobs[4:]]
     np.testing.assert_array_equal(store.read([job.keys[0] for job in jobs[:4]]), first)
 
 
 def test_a_full_store_needs_no_network(store, network, photos, monkeypatch):
     jobs = [Job(example) for example in examples(photos, 2)]
-    fill_store(store, jobs, network, "float32", plain)
+    fill_store(store, jobs, network, Settings(), plain)
     monkeypatch.setattr(extract, "Runner", None)
     monkeypatch.setattr(extract, "ImageReader", None)
-    assert fill_store(store, jobs, network, "float32", plain) == {}
+    assert fill_store(store, jobs, network, Settings(), plain) == {}
 
 
 def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_path):
@@ -156,7 +156,7 @@ def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_
     key = hash_file(tmp_path / "bad.jpg")
     bad = Example(str(tmp_path / "bad.jpg"), "red", "training", key)
     jobs = [Job(example) for example in [*examples(photos, 2), bad]]
-    found = fill_store(store, jobs, network, "float32", plain)
+    found = fill_store(store, jobs, network, Settings(), plain)
     assert list(found) == [key]
     assert store.missing(job.keys[0] for job in jobs) == [key]
 
@@ -166,7 +166,7 @@ def test_a_file_that_changed_since_it_was_hashed_is_not_stored(store, network, p
     example = Example(str(tmp_path / "a.jpg"), "red", "training", hash_file(tmp_path / "a.jpg"))
     shutil.copy(f"{photos}/blue/photo_00.jpg", tmp_path / "a.jpg")
     for job in (Job(example), Job(example, Distortions(True, views=2))):
-        found = fill_store(store, [job], network, "float32", plain)
+        found = fill_store(store, [job], network, Settings(), plain)
         assert "was changed" in found[example.key]
         assert store.missing(job.keys) == list(job.keys)
 
@@ -176,8 +176,8 @@ def test_views_are_stored_under_their_own_keys(store, network, photos):
     job = Job(example, Distortions(random_brightness=50, views=3))
     assert len(job.keys) == 4
     assert job.keys[0] == example.key
-    fill_store(store, [job], network, "float32", plain)
+    fill_store(store, [job], network, Settings(), plain)
     vectors = store.read(job.keys)
     assert len({vector.tobytes() for vector in vectors}) == 4
-    fill_store(store, [Job(example)], network, "float32", plain)
+    fill_store(store, [Job(example)], network, Settings(), plain)
     np.testing.assert_array_equal(store.read([example.key])[0], vectors[0])

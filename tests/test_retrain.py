@@ -28,7 +28,7 @@ def results(capsys):
 
 
 def rows(folder):
-    (path,) = (folder / "bottleneck_cache").glob("*.sqlite")
+    (path,) = (folder / "bottleneck_cache").glob("*-*.sqlite")
     with sqlite3.connect(path) as connection:
         return dict(connection.execute("SELECT key, vector FROM vectors"))
 

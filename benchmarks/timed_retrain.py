@@ -1,0 +1,53 @@
+"""retrain.py with a stopwatch: prints how long its parts took as one line of JSON, at the end."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import bench
+import retrain
+from retraining import extract
+
+figures = {}
+
+
+def timed(module, name, label):
+    """Makes `module.name` add the seconds of its calls to `figures[label]`."""
+    original = getattr(module, name)
+
+    def measured(*arguments, **settings):
+        started = time.perf_counter()
+        answer = original(*arguments, **settings)
+        figures[label] = figures.get(label, 0) + time.perf_counter() - started
+        figures.setdefault("answers", {})[label] = answer
+        return answer
+
+    setattr(module, name, measured)
+
+
+def count_images(progress):
+    """Notes how many images were computed, and when the first and the last answer came."""
+
+    def counted(iterable, total):
+        started = time.perf_counter()
+        yield from progress(iterable, total=total)
+        figures["rate"] = total / (time.perf_counter() - started)
+
+    return counted
+
+
+original_fill = extract.fill_store
+retrain.fill_store = lambda *arguments: original_fill(*arguments[:-1], count_images(arguments[-1]))
+timed(retrain, "train_head", "training")
+timed(retrain, "export_and_test", "export")
+
+if __name__ == "__main__":
+    code = retrain.main()
+    result = figures.pop("answers", {}).get("export")
+    figures["test_accuracy"] = result.accuracy if result else None
+    figures["memory"] = bench.peak_memory()
+    print(json.dumps(figures))
+    sys.exit(code)
