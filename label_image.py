@@ -10,7 +10,7 @@ import os
 import sys
 
 from retraining.classify import Overrides, load_classifier
-from retraining.command import DONE, FAILED, Parser, escaped, number, reports_errors, say
+from retraining.command import DONE, FAILED, Parser, escaped, leave, number, reports_errors, say
 from retraining.dataset import looks_like_image
 from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
@@ -220,4 +220,4 @@ WRITERS = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

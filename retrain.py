@@ -6,7 +6,7 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 
 import os
 import re
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from retraining.command import (
     Parser,
     batch_size,
     escaped,
+    leave,
     number,
     progress_bar,
     reports_errors,
@@ -440,10 +441,11 @@ def export_and_test(head, bottlenecks, network, options, log):
     expected = head.probabilities(bottlenecks.labelled[TESTING].vectors[rows])
     graph_def = build(head, bottlenecks, network, options)
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph_def) as path:
+    with export.candidate(options.output_graph, graph_def) as path, ThreadPoolExecutor() as beside:
+        bytes_path = beside.submit(export.check_bytes_path, path, examples)
         result = export.run_exported(path, examples, bottlenecks.precision, bar)
         export.check_agreement(result, expected)
-        export.check_bytes_path(path, examples)
+        bytes_path.result()  # raises what the check raised
         tested = export.with_results(path, result)
     labels = export.labels_bytes(bottlenecks.labels)
     export.write_files({options.output_labels: labels, options.output_graph: tested})
@@ -482,4 +484,4 @@ def print_results(result, labels, options, log):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

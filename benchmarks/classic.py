@@ -25,7 +25,7 @@ def load(tf, path):
 
 
 def extract(graph, folder, *photos):
-    """Vectors one at a time, a text file each; the first one, in which TensorFlow warms up, apart."""
+    """Vectors one at a time, a text file each; the first, while TensorFlow warms up, apart."""
     started = time.perf_counter()
     import tensorflow as tf
 

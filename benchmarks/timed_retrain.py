@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench
+
 import retrain
 from retraining import extract
 
@@ -29,12 +30,14 @@ def timed(module, name, label):
 
 
 def count_images(progress):
-    """Notes how many images were computed, and when the first and the last answer came."""
+    """Notes the rate from the first answer to the last: after TensorFlow has warmed up."""
 
     def counted(iterable, total):
-        started = time.perf_counter()
-        yield from progress(iterable, total=total)
-        figures["rate"] = total / (time.perf_counter() - started)
+        times = []
+        for answer in progress(iterable, total=total):
+            times.append(time.perf_counter())
+            yield answer
+        figures["rate"] = (total - 1) / (times[-1] - times[0])
 
     return counted
 

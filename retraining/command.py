@@ -92,6 +92,15 @@ def reports_errors(main, interrupted="interrupted"):
     return guarded
 
 
+def leave(code):
+    """Ends the process with an exit code, without the 0.7 s that TensorFlow takes to tear down."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: it was closed
+            stream.flush()
+    logging.shutdown()
+    os._exit(code)
+
+
 def _failed(error):
     say(error)
     return FAILED
