@@ -7,6 +7,7 @@ import numpy as np
 from retraining import RetrainingError
 from retraining.evaluate import accuracy, cross_entropy, softmax
 
+DRAWN_AT_ONCE = 25_600  # row numbers; batch by batch, drawing would take a tenth of all the time
 WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
 
 
@@ -147,11 +148,18 @@ class _Drawer:
         self._counts = np.array([len(of_class) for of_class in rows])
         self._rows = np.concatenate(rows) if rows else np.arange(0)
         self._starts = np.cumsum(self._counts) - self._counts
-        self._batch_size, self._rng = batch_size, rng
+        self._batch_size, self._rng, self._drawn = batch_size, rng, []
 
     def __call__(self):
+        """Row numbers, int [batch size]."""
         if self._batch_size == -1 or not len(self._rows):
             return self._rows
-        labels = self._rng.integers(len(self._counts), size=self._batch_size)
-        nth = (self._rng.random(self._batch_size) * self._counts[labels]).astype(np.int64)
+        if not self._drawn:
+            self._drawn = list(self._draw(max(1, DRAWN_AT_ONCE // self._batch_size)))
+        return self._drawn.pop()
+
+    def _draw(self, batches):
+        shape = (batches, self._batch_size)
+        labels = self._rng.integers(len(self._counts), size=shape)
+        nth = (self._rng.random(shape) * self._counts[labels]).astype(np.int64)
         return self._rows[self._starts[labels] + nth]
