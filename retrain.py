@@ -275,7 +275,7 @@ def read_photos(options, log):
     )
     copies = len(dataset.examples) - len({example.key for example in dataset.examples})
     if copies:
-        log.info(f"{copies} photos are copies of others; they are computed once")
+        log.info(f"{copies} of the photos are copies of others; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
     return dataset
 

@@ -115,13 +115,18 @@ def _reader_left():
 
 @contextlib.contextmanager
 def _prepared_streams():
-    """Replaces streams that are closed, and lets file names of undecodable bytes pass."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Replaces streams that are closed, and lets file names of undecodable bytes pass.
+
+    On stdout they are the bytes they were, on stderr they are escaped.
+    """
+    errors = {"stdin": "surrogateescape", "stdout": "surrogateescape", "stderr": "backslashreplace"}
+    for name, handler in errors.items():
         stream = getattr(sys, name)
         if stream is None:
+            mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape")
+            stream.reconfigure(errors=handler)
     stderr = sys.stderr
     sys.stderr = _Forgiving(stderr)
     try:

@@ -244,6 +244,34 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--output_graph", "--output_labels"])
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path, run_retrain, photos, capsys, flag
+):
+    assert run_retrain(tmp_path, photos, flag, tmp_path) == 1
+    captured = capsys.readouterr()
+    assert "it is a folder" in captured.err.splitlines()[-1]
+    assert "bottlenecks" not in captured.err
+
+
+def test_the_base_network_is_never_overwritten(tmp_path, run_retrain, photos, capsys):
+    path = tiny.write_graph(str(tmp_path / "net" / "any.pb"), tiny.tiny_inception())
+    assert run_retrain(tmp_path, photos, "--model_file", path, "--output_graph", path) == 1
+    assert "is the base network" in capsys.readouterr().err
+    assert Path(path).read_bytes() == tiny.tiny_inception().SerializeToString()
+
+
+def test_names_of_any_bytes_pass(tmp_path, run_retrain, photos, capsys):
+    work = tmp_path / "fotos \udcff"
+    shutil.copytree(photos, work)
+    os.rename(work / "red" / "photo_00.jpg", work / "red" / "a\nb\t\udcfe.jpg")
+    (work / "red" / "bad\n.jpg").write_bytes(b"\xff\xd8\xff broken")
+    assert run_retrain(tmp_path, work) == 0
+    assert "bad\\n.jpg is" in capsys.readouterr().err
+    about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
+    assert about["options"]["image_dir"] == str(work)
+
+
 def test_a_missing_model_file_is_one_line(tmp_path, run_retrain, photos, capsys):
     assert run_retrain(tmp_path, photos, "--model_file", tmp_path / "none.pb") == 1
     last = capsys.readouterr().err.splitlines()[-1]
@@ -293,7 +321,7 @@ def wait_for_rows(tmp_path, count):
     raise TimeoutError("the run stored no vectors")
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_where_it_was(
     tmp_path, run_retrain, photos, model_dir, monkeypatch, signal_number
 ):
@@ -302,9 +330,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
     process.send_signal(signal_number)
     out, err = process.communicate(timeout=30)
     assert out == ""
-    if signal_number == signal.SIGINT:
+    if signal_number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "interrupted" in err.splitlines()[-1]
+        assert "the same command goes on from there" in err.splitlines()[-1]
         assert "Traceback" not in err
     stored = rows(tmp_path)
     assert 8 <= len(stored) < 90

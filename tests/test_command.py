@@ -1,0 +1,68 @@
+"""command.py: streams that are closed, full or left, and what is said."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retraining.command import escaped
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def label(finished, redirection, *photos):
+    command = f"{sys.executable} label_image.py --graph {finished.graph} {' '.join(photos)}"
+    return subprocess.run(
+        ["bash", "-c", f"{command} {redirection}"], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+@pytest.fixture(scope="module")
+def photo(finished):
+    return f"{finished.photos}/red/photo_00.jpg"
+
+
+def test_a_full_disk_behind_stdout_is_one_line(finished, photo):
+    done = label(finished, "> /dev/full", photo)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "<&-", "2> >(exit)"])
+def test_streams_that_nobody_holds_do_not_matter(finished, photo, redirection):
+    done = label(finished, redirection, photo)
+    assert done.returncode == 0
+    assert done.stdout.startswith("red (score=")
+
+
+def test_a_closed_stdout_is_no_traceback(finished, photo):
+    done = label(finished, ">&-", photo)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_undecodable_names_are_their_bytes_on_stdout(finished, photo, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff.jpg"
+    with open(photo, "rb") as source, open(name, "wb") as target:
+        target.write(source.read())
+    command = [sys.executable, "label_image.py", "--graph", finished.graph, "-", "--top_k", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for flags in ([], ["--format", "jsonl"]):
+        done = subprocess.run(
+            [*command, *flags],
+            input=name + b"\n" + name + b"x\n",
+            capture_output=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        assert done.returncode == 1  # the second is missing
+        assert (name if not flags else b"\\udcff.jpg") in done.stdout
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_escaped_text_is_one_line_and_can_be_had_back():
+    assert escaped("plain \\ text") == "plain \\ text"
+    assert escaped("a\tb\\c\nd\r") == "a\\tb\\\\c\\nd\\r"
