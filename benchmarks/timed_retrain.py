@@ -11,6 +11,7 @@ import bench
 
 import retrain
 from retraining import extract
+from retraining.command import leave
 
 figures = {}
 
@@ -53,4 +54,4 @@ if __name__ == "__main__":
     figures["test_accuracy"] = result.accuracy if result else None
     figures["memory"] = bench.peak_memory()
     print(json.dumps(figures))
-    sys.exit(code)
+    leave(code)
