@@ -1,0 +1,57 @@
+"""Compares the vectors of a network in bfloat16 with those in float32, photo by photo.
+
+    python benchmarks/precision.py --image_dir flower_photos --architecture inception_v3
+
+Prints the cosines' median and least, and images/s of both (on a processor without bfloat16, its
+rate says nothing).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from retraining.dataset import list_photos
+from retraining.extract import stream
+from retraining.graph import Runner, load_network
+from retraining.images import ImageReader
+from retraining.networks import NETWORKS, obtain
+
+WARM_UP = 32  # photos
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image_dir", default="flower_photos")
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    options = parser.parse_args()
+    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    known = NETWORKS[options.architecture]
+    network = load_network(obtain(known, options.model_dir), known)
+    exact, low = (vectors(network, paths, precision) for precision in ("float32", "bfloat16"))
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(low, axis=1)
+    cosines = (exact * low).sum(axis=1) / norms
+    print(f"{len(paths)} photos: cosine {np.median(cosines):.5f} median, {cosines.min():.5f} least")
+
+
+def vectors(network, paths, precision):
+    """float32 [n, width]; prints the rate."""
+    about = network.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+    list(stream(paths[:WARM_UP], reader.read, runner))
+    started = time.perf_counter()
+    answers = [answer for _, answer in stream(paths, reader.read, runner)]
+    print(f"{precision}: {len(paths) / (time.perf_counter() - started):.1f} images/s", flush=True)
+    return np.concatenate(answers)
+
+
+if __name__ == "__main__":
+    main()
