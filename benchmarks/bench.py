@@ -100,11 +100,11 @@ class Bench:
         command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
         return run(command)
 
-    def retrain(self, precision, image_dir=None):
+    def retrain(self, precision):
         """A run of retrain.py; its own figures of its parts are read from its description."""
         command = [
             *(sys.executable, str(ROOT / "benchmarks" / "timed_retrain.py")),
-            *("--image_dir", image_dir or self.options.image_dir, "--precision", precision),
+            *("--image_dir", self.options.image_dir, "--precision", precision),
             *("--model_file", self.options.model_file, "--architecture", "inception_v3"),
             *("--bottleneck_dir", self.folder / f"cache_{precision}"),
             *(

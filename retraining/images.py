@@ -89,13 +89,9 @@ def _to_eight_bits(image):
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.nan_to_num(np.asarray(image, np.float64))
-    largest = next(top for top in (1, 255, 65535, np.inf) if values.max() <= top)
-    if image.mode != "F" and largest == 1:
-        largest = 255
-    factor = 255 / (values.max() if largest == np.inf else largest)
-    if image.mode.startswith("I;16"):
-        factor = 255 / 65535
-    return Image.fromarray(np.clip(values * factor + 0.5, 0, 255).astype(np.uint8))
+    likely = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    white = next((top for top in likely if values.max() <= top), values.max())
+    return Image.fromarray(np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8))
 
 
 class ImageReader:

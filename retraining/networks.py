@@ -116,10 +116,8 @@ def _registry():
 
 
 NETWORKS = _registry()
-DEFAULT, EMBEDDED = (
-    "inception_v3",
-    "efficientnet_lite0",
-)  # the latter where the former is not to be had
+DEFAULT = "inception_v3"
+EMBEDDED = "efficientnet_lite0"  # used where the default is not to be had
 
 
 def locate(network, model_dir):
@@ -129,15 +127,11 @@ def locate(network, model_dir):
     named after the network counts for it.
     """
     model_dir = Path(model_dir)
-    for folder in (model_dir / network.folder, model_dir, *_subfolders(model_dir)):
-        for name in network.file_names:
-            shared_name = name == "frozen_graph.pb" and folder not in (
-                model_dir,
-                model_dir / network.folder,
-            )
-            if not shared_name and (folder / name).is_file():
-                return folder / name
-    return None
+    own = [model_dir / network.folder, model_dir]
+    places = [folder / name for folder in own for name in network.file_names]
+    unmistakable = [name for name in network.file_names if name != "frozen_graph.pb"]
+    places += [folder / name for folder in _subfolders(model_dir) for name in unmistakable]
+    return next((path for path in places if path.is_file()), None)
 
 
 def _subfolders(folder):
