@@ -8,12 +8,14 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 
 from retraining.classify import Overrides, load_classifier
 from retraining.command import DONE, FAILED, Parser, escaped, leave, number, reports_errors, say
-from retraining.dataset import looks_like_image
+from retraining.dataset import NO_IMAGE, files_below, why_no_image
 from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
+from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
@@ -26,6 +28,7 @@ def main(argv=None):
     classifier = load_classifier(
         options.graph, options.labels, overrides(options), options.precision
     )
+    classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
         say(note)
     write = WRITERS[options.format]
@@ -67,6 +70,12 @@ def build_parser():
     parser = Parser(prog="label_image.py", description=__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, or - for stdin")
     parser.add_argument("--image", help="one more image, as in the classic")
+    parser.add_argument(
+        "--max_image_pixels",
+        type=number(int, 1),
+        default=MAX_PIXELS,
+        help="larger images are refused, before they are decoded",
+    )
     _add_graph(parser)
     _add_output(parser)
     return parser
@@ -158,13 +167,11 @@ def paths_on(stream):
 
 
 def images_below(folder):
-    """Yields the files below a folder that begin like an image, sorted, hidden ones left out."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            if not name.startswith(".") and looks_like_image(path):
-                yield path
+    """Yields the files below a folder that are images or say so, sorted, hidden ones left out."""
+    for path, _ in files_below(folder):
+        reason = why_no_image(path)
+        if not reason or reason != NO_IMAGE or named_like_image(path):
+            yield path
 
 
 # -- labels out ------------------------------------------------------------------------------

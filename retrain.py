@@ -24,20 +24,24 @@ from retraining.command import (
     set_verbosity,
 )
 from retraining.dataset import (
+    FEW_IMAGES,
     SPLITS,
     TESTING,
     TRAINING,
     VALIDATION,
+    BadImage,
     DatasetError,
     Example,
+    ScanOptions,
     SplitOptions,
     hash_file,
     holds_images,
     load_dataset,
 )
 from retraining.example_images import is_example_folder
-from retraining.extract import Extractor, Job, fill_store
+from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.graph import PRECISIONS, load_network, resolve_precision
+from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.report import TensorBoardLog
@@ -48,6 +52,8 @@ PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 
+
+MOST_LISTED = 20  # files that were left out; the others are in a file
 
 INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
 
@@ -63,9 +69,10 @@ def main(argv=None):
     check_outputs(path, options)
     extractor = make_extractor(path, known, options)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
+    report_bad_images(bottlenecks, dataset, options, log)
     head = train_head(bottlenecks, extractor, options, log)
     result = export_and_test(head, bottlenecks, extractor, options, log)
-    print_results(result, bottlenecks.labels, options, log)
+    print_results(result, bottlenecks, options, log)
     return DONE
 
 
@@ -122,6 +129,24 @@ def _add_data(parser):
         default="content",
         help="what decides a photo's split: its bytes, so that moving or renaming changes "
         "nothing, or its path, as in the classic retrain.py",
+    )
+
+    add(
+        "--recursive",
+        action="store_true",
+        help="take photos from folders below the class folders, too",
+    )
+    add(
+        "--max_image_pixels",
+        type=POSITIVE,
+        default=MAX_PIXELS,
+        help="larger images are left out, before they are decoded",
+    )
+    add(
+        "--max_bad_fraction",
+        type=number(float, 0, 1),
+        default=0.5,
+        help="share of unreadable images above which the run ends",
     )
 
 
@@ -265,8 +290,9 @@ def read_photos(options, log):
     split = SplitOptions(
         options.validation_percentage, options.testing_percentage, options.split_by
     )
+    scan = ScanOptions(options.recursive, options.max_image_pixels)
     with FileKeys(options.bottleneck_dir, hash_file) as files:
-        dataset = load_dataset(options.image_dir, split, files.key_of)
+        dataset = load_dataset(options.image_dir, split, files.key_of, scan)
     for warning in dataset.warnings:
         log.warning(warning)
     counts = ", ".join(
@@ -323,31 +349,31 @@ class Bottlenecks:
     labels: list[str]
     examples: dict[str, list[Example]]
     labelled: dict[str, Labelled]
+    bad: list[BadImage]
 
 
 def make_extractor(path, known, options):
     """What computes vectors: the network in the file at `path`, at the precision asked for."""
     network = load_network(path, known)
     precision = resolve_precision(options.precision, network.graph_def)
-    return Extractor(network, precision, options.batch_size)
+    return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
 
 
 def compute_bottlenecks(dataset, extractor, options, log):
     """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
     network = extractor.network
-    fingerprint = network.fingerprint(extractor.precision)
+    fingerprint = network.fingerprint(extractor.settings.precision)
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
     with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
-        bad = fill_store(store, jobs, extractor, bar)
-        for job in jobs:
-            if job.example.key in bad:
-                log.warning(f"left out: {job.example.path} {bad[job.example.key]}")
-        jobs = [job for job in jobs if job.example.key not in bad]
-        labelled = {part: read_split(store, jobs, part, dataset.labels) for part in SPLITS}
-    examples = {part: [j.example for j in jobs if j.example.split == part] for part in SPLITS}
-    check_classes(examples[TRAINING], dataset.labels)
-    return Bottlenecks(dataset.labels, examples, labelled)
+        reasons = fill_store(store, jobs, extractor, bar)
+        good = [job for job in jobs if job.example.key not in reasons]
+        labelled = {part: read_split(store, good, part, dataset.labels) for part in SPLITS}
+        for note in store.notes:
+            log.warning(note)
+    examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
+    unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
+    return Bottlenecks(dataset.labels, examples, labelled, [*dataset.bad, *unreadable])
 
 
 def make_jobs(examples, options):
@@ -372,17 +398,57 @@ def read_split(store, jobs, part, labels):
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def check_classes(training, labels):
-    """Raises DatasetError if bad photos have left a class without training images."""
+def check_classes(examples, labels, log):
+    """Says which classes bad photos have made small; `examples` is a dict of the splits' lists.
+
+    Raises:
+        DatasetError: one has no training images left.
+    """
     for label in labels:
-        if not any(example.label == label for example in training):
+        left = {part: sum(e.label == label for e in examples[part]) for part in SPLITS}
+        if not left[TRAINING]:
             raise DatasetError(f"no readable image of {label} is left for training; add some")
+        if sum(left.values()) < FEW_IMAGES:
+            log.warning(f"only {sum(left.values())} readable images of {label} are left")
+
+
+def report_bad_images(bottlenecks, dataset, options, log):
+    """Writes the list of files that were left out; refuses to go on if they are too many."""
+    bad = bottlenecks.bad
+    path = bad_images_path(options)
+    if bad or os.path.exists(path):
+        rows = [f"{escaped(image.path)}\t{escaped(image.reason)}\n" for image in bad]
+        text = "".join(["path\treason\n", *rows])
+        export.write_files({path: text.encode("utf-8", "surrogateescape")})
+    claimed = sum(image.claimed for image in bad)
+    images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
+    if claimed > options.max_bad_fraction * images:
+        list_bad_images(bad, options, log)
+        raise DatasetError(
+            f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
+            f"{options.max_bad_fraction:g} allows; see {path}"
+        )
+    if len(bad) > len(dataset.bad):
+        check_classes(bottlenecks.examples, bottlenecks.labels, log)
+
+
+def bad_images_path(options):
+    """Where the list of files that were left out goes: beside the graph."""
+    return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
+
+
+def list_bad_images(bad, options, log):
+    """Names files that were left out, with the reasons; where there are many, the first."""
+    for image in bad[:MOST_LISTED]:
+        log.warning(f"left out: {image.path} {image.reason}")
+    if len(bad) > MOST_LISTED:
+        log.warning(f"{len(bad)} files were left out, see {bad_images_path(options)}")
 
 
 def train_head(bottlenecks, extractor, options, log):
     """The trained softmax layer; its course goes to TensorBoard and onto a progress line."""
     if bottlenecks.examples[TESTING]:
-        extractor.start_beside()  # the final test needs it
+        extractor.start()  # beside the training: the final test needs it
     settings = TrainingOptions(
         options.how_many_training_steps,
         options.learning_rate,
@@ -439,7 +505,8 @@ def build(head, extractor, options):
 def describe_model(labels, extractor, options, **facts):
     """What the graph says of itself: how to use it, the options, and what else is known."""
     chosen = dict(vars(options))
-    facts |= {"precision": extractor.precision, "caveats": chosen.pop("caveats"), "options": chosen}
+    facts |= {"precision": extractor.settings.precision}
+    facts |= {"caveats": chosen.pop("caveats"), "options": chosen}
     return export.describe(extractor.network, labels, options.final_tensor_name, facts)
 
 
@@ -480,8 +547,10 @@ def describe_test(result):
     )
 
 
-def print_results(result, labels, options, log):
+def print_results(result, bottlenecks, options, log):
     """The results on stdout, a line each: name, tab, value; what limits them on stderr."""
+    labels = bottlenecks.labels
+    list_bad_images(bottlenecks.bad, options, log)
     for caveat in options.caveats:
         log.warning(caveat)
     print(f"test_accuracy\t{result.accuracy:.4f}")

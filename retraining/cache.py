@@ -1,27 +1,32 @@
 """The bottleneck store: one SQLite file per network fingerprint, a row per image key.
 
-Rows are only ever added; a row is a float32 vector in the machine's little-endian byte order under
-the key of the image (and of its distortion, for a distorted view). Beside them, `file_keys.sqlite`
-remembers the keys of files, so that a file is hashed again only if its size or modification time
-has changed. No TensorFlow.
+A row is a float32 vector in little-endian byte order under the key of the
+image (and of its distortion, for a distorted view), with a check sum: SQLite itself has none, and
+a flipped bit shall cost one vector, not a model. Beside them, `file_keys.sqlite` remembers the keys
+of files, so that a file is hashed again only if its size or modification time has changed. A file
+that is damaged, foreign or of another schema is moved aside, never deleted, and begun anew. No
+TensorFlow.
 """
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from retraining import RetrainingError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMMIT_SECONDS = 2.0  # what a killed run loses at most
 BUSY_SECONDS = 60.0  # how long to wait for another process that is writing
 MEMORY_BYTES = 1 << 30  # of vectors; more of them are mapped from a temporary file
 RACY_SECONDS = 2.0  # a file changed this recently may change again without its time showing it
+DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 QUERY_KEYS = 500  # keys per SELECT; SQLite's own limit on parameters is 999 in old versions
 
 
@@ -29,51 +34,161 @@ class CacheError(RetrainingError):
     """The store cannot be opened, read or written; says why and what to do."""
 
 
+def open_database(path, tables, facts):
+    """Opens or creates an SQLite file; returns (connection, name it was moved aside to, or None).
+
+    `tables` are its CREATE statements, by name; `facts` (dict of str) is what it must say of
+    itself. A file that is no such database, damaged or not, is moved aside.
+
+    Raises:
+        OSError, sqlite3.OperationalError: it cannot be opened or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(path, tables, facts), None
+    except _NotOursError:
+        with contextlib.suppress(_NotOursError):  # another process may just have mended it
+            return _connect(path, tables, facts), None
+        aside = move_aside(path)
+        return _connect(path, tables, facts), aside
+
+
+class _NotOursError(Exception):
+    """The file is damaged, or something else."""
+
+
+def _connect(path, tables, facts):
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    connection.text_factory = lambda text: text.decode(errors="replace")  # flipped bits
+    try:
+        _prepare(connection, tables, facts)
+    except BaseException as error:
+        connection.close()
+        if is_damage(error):
+            raise _NotOursError from error
+        raise
+    return connection
+
+
+def is_damage(error):
+    """Whether an sqlite3 error says that the content is wrong, not that it is out of reach."""
+    if isinstance(error, UnicodeError):  # in the text of a message, or of a name
+        return True
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError | sqlite3.ProgrammingError
+    )
+
+
+def _prepare(connection, tables, facts):
+    tables = {**tables, "facts": "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT)"}
+    if _tables(connection):
+        _check(connection, tables, facts)  # before anything is changed
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # a commit, every few seconds, outlives a crash
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # all of this or nothing, and one process at a time
+        if not _tables(connection):
+            for statement in tables.values():
+                connection.execute(statement)
+            connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+    _check(connection, tables, facts)
+
+
+def _tables(connection):
+    """{name: its CREATE statement}"""
+    return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+
+
+def _check(connection, tables, facts):
+    if _tables(connection) != tables:
+        raise _NotOursError
+    if dict(connection.execute("SELECT name, value FROM facts")) != facts:
+        raise _NotOursError
+
+
+def move_aside(path):
+    """Renames a database file, with what SQLite keeps beside it; returns its new name.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    names = (path.with_name(f"{path.name}.damaged-{stamp}{more}") for more in _counted())
+    aside = next(name for name in names if not name.exists())
+    os.replace(path, aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+    return aside
+
+
+def _counted():
+    yield ""
+    yield from (f"-{number}" for number in itertools.count(2))
+
+
+def check_sum(key, blob):
+    """CRC-32 of a row."""
+    return zlib.crc32(blob, zlib.crc32(key.encode()))
+
+
+VECTORS = {
+    "vectors": "CREATE TABLE vectors "
+    "(key TEXT PRIMARY KEY, vector BLOB NOT NULL, check_sum INTEGER NOT NULL)"
+}
+
+
 class BottleneckStore:
     """The vectors of one network, float32 of `width`. Use as a context manager.
 
     Several processes may have the same store open; each sees what the others have committed.
+    `notes` says, a line each, what had to be moved aside or will be computed again.
     """
 
     def __init__(self, folder, name, fingerprint, width):
         """Opens or creates `folder/name-fingerprint.sqlite`.
 
         Raises:
-            CacheError: it cannot be opened, or holds vectors of something else.
+            CacheError: it cannot be opened.
         """
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
-        self.width = width
+        self.width, self.notes = width, []
         self._pending = {}
         self._committed = time.monotonic()
+        schema = str(SCHEMA_VERSION)
+        self._facts = {"schema": schema, "fingerprint": fingerprint, "width": str(width)}
+        self._open()
+
+    def _open(self):
+        with self._explained():
+            self._connection, aside = open_database(self.path, VECTORS, self._facts)
+        if aside:
+            self.notes.append(f"{self.path} was damaged or something else; moved to {aside}")
+
+    @contextlib.contextmanager
+    def _explained(self):
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-            with self._connection:
-                self._prepare(fingerprint)
-        except (OSError, sqlite3.Error) as error:
-            raise CacheError(self._explain(error)) from error
+            yield
+        except (OSError, *DATABASE_ERRORS) as error:
+            raise CacheError(
+                f"the bottleneck store {self.path} cannot be used ({error}); mend that, move the "
+                f"file away, or choose another --bottleneck_dir"
+            ) from error
 
-    def _prepare(self, fingerprint):
-        execute = self._connection.execute
-        execute("PRAGMA journal_mode = WAL")
-        execute("PRAGMA synchronous = NORMAL")  # safe against a crash of the program in WAL mode
-        execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL)")
-        wanted = {
-            "schema": str(SCHEMA_VERSION),
-            "fingerprint": fingerprint,
-            "width": str(self.width),
-        }
-        self._connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", wanted.items())
-        found = dict(execute("SELECT name, value FROM facts"))
-        if found != wanted:
-            raise CacheError(f"{self.path} holds other vectors than these; move it away")
+    def _mend(self, error):
+        """Moves a damaged file aside and begins anew; what is pending is kept.
 
-    def _explain(self, error):
-        return (
-            f"the bottleneck store {self.path} cannot be used ({error}); mend that, move the file "
-            f"away, or choose another --bottleneck_dir"
-        )
+        Raises:
+            CacheError: the error says something else.
+        """
+        if not is_damage(error):
+            with self._explained():
+                raise error
+        self._connection.close()
+        with self._explained():
+            aside = move_aside(self.path)
+        self.notes.append(f"{self.path} was damaged; moved to {aside}")
+        self._open()
 
     def __enter__(self):
         return self
@@ -89,56 +204,86 @@ class BottleneckStore:
             self._connection.close()
 
     def missing(self, keys):
-        """The keys (each once, in order) that have no vector yet."""
+        """The keys (each once, in order) that have no sound vector yet.
+
+        Rows that are not sound are removed. A file that turns out to be damaged is moved aside.
+        """
         keys = list(dict.fromkeys(keys))
-        known = {key for chunk in self._select("key", keys) for (key,) in chunk}
-        return [key for key in keys if key not in known and key not in self._pending]
+        try:
+            return self._missing(keys)
+        except DATABASE_ERRORS as error:
+            self._mend(error)
+            return self._missing(keys)
+
+    def _missing(self, keys):
+        known, unsound = set(self._pending), []
+        for key, vector in self._rows(keys):
+            (known.add if vector is not None else unsound.append)(key)
+        if unsound:
+            with self._connection:
+                rows = [(key,) for key in unsound]
+                self._connection.executemany("DELETE FROM vectors WHERE key = ?", rows)
+            self.notes.append(f"{len(rows)} vectors in {self.path} were damaged; computed again")
+        return [key for key in keys if key not in known]
+
+    def _rows(self, keys):
+        """Yields (key, float32 [width], or None for an unsound row) of the keys that are there."""
+        for start in range(0, len(keys), QUERY_KEYS):
+            chunk = dict.fromkeys(keys[start : start + QUERY_KEYS])
+            marks = ",".join("?" * len(chunk))
+            query = f"SELECT key, vector, check_sum FROM vectors WHERE key IN ({marks})"
+            for key, blob, found in self._connection.execute(query, tuple(chunk)).fetchall():
+                if key not in chunk:
+                    raise sqlite3.DatabaseError("the index and the table differ")
+                sound = isinstance(blob, bytes) and found == check_sum(key, blob)
+                vector = np.frombuffer(blob, "<f4") if sound and len(blob) % 4 == 0 else None
+                if vector is not None and not self._valid(vector):
+                    vector = None
+                yield key, vector
+
+    def _valid(self, vector):
+        return vector.shape == (self.width,) and np.isfinite(vector).all()
 
     def read(self, keys):
         """float32 [len(keys), width], a row per key in the order of `keys`.
 
         Raises:
-            CacheError: a key has no vector, or one of a wrong length.
+            CacheError: a key has no sound vector.
         """
         self.commit()
         rows = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, []).append(row)
         vectors = self._array(len(keys))
-        found = 0
-        for chunk in self._select("key, vector", list(rows)):
-            for key, blob in chunk:
-                vectors[rows[key]] = self._vector(key, blob)
-                found += 1
-        if found != len(rows):
-            raise CacheError(f"{self.path} lacks {len(rows) - found} vectors that were just there")
+        lacking = set(rows)
+        try:
+            for key, vector in self._rows(list(rows)):
+                if vector is not None:
+                    vectors[rows[key]] = vector
+                    lacking.discard(key)
+            if lacking:
+                self._check_integrity()
+        except DATABASE_ERRORS as error:
+            self._mend(error)
+        if lacking:
+            raise CacheError(
+                f"{self.path} lacks {len(lacking)} vectors that were just there; run again"
+            )
         return vectors
+
+    def _check_integrity(self):
+        """Raises sqlite3.DatabaseError if the file's tables and indexes contradict each other."""
+        found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != [("ok",)]:
+            raise sqlite3.DatabaseError(found[0][0])
 
     def _array(self, count):
         """float32 [count, width]: in memory, or mapped from a file that goes with it if large."""
         shape = (count, self.width)
         if 4 * count * self.width <= MEMORY_BYTES:
             return np.empty(shape, np.float32)
-        try:
-            with tempfile.TemporaryFile(dir=self.path.parent) as file:
-                return np.memmap(file, np.float32, "w+", shape=shape)
-        except OSError as error:
-            raise CacheError(self._explain(error)) from error
-
-    def _vector(self, key, blob):
-        if len(blob) != 4 * self.width:
-            raise CacheError(f"{self.path}: the vector of {key} has a wrong length; move it away")
-        return np.frombuffer(blob, "<f4")
-
-    def _select(self, columns, keys):
-        for start in range(0, len(keys), QUERY_KEYS):
-            chunk = keys[start : start + QUERY_KEYS]
-            marks = ",".join("?" * len(chunk))
-            query = f"SELECT {columns} FROM vectors WHERE key IN ({marks})"
-            try:
-                yield self._connection.execute(query, chunk).fetchall()
-            except sqlite3.Error as error:
-                raise CacheError(self._explain(error)) from error
+        with self._explained(), tempfile.TemporaryFile(dir=self.path.parent) as file:
+            return np.memmap(file, np.float32, "w+", shape=shape)
 
     def put(self, key, vector):
         """Adds a vector; on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
@@ -146,24 +291,38 @@ class BottleneckStore:
         Raises:
             CacheError: the vector has a wrong length or a value that is not finite.
         """
-        if vector.shape != (self.width,) or not np.isfinite(vector).all():
+        if not self._valid(vector):
             raise CacheError(f"the network gave no valid vector for {key}; not stored")
         self._pending[key] = vector.astype("<f4").tobytes()
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.commit()
 
     def commit(self):
-        """Writes what is pending to disk, in one transaction."""
-        if self._pending:
+        """Writes what is pending to disk, in one transaction.
+
+        Raises:
+            CacheError: it cannot be written; what was committed before is kept.
+        """
+        rows = [(key, blob, check_sum(key, blob)) for key, blob in self._pending.items()]
+        if rows:
             try:
-                with self._connection:
-                    self._connection.executemany(
-                        "INSERT OR IGNORE INTO vectors VALUES (?, ?)", self._pending.items()
-                    )
-            except sqlite3.Error as error:
-                raise CacheError(self._explain(error)) from error
+                self._insert(rows)
+            except DATABASE_ERRORS as error:
+                self._mend(error)
+                with self._explained():
+                    self._insert(rows)
             self._pending.clear()
         self._committed = time.monotonic()
+
+    def _insert(self, rows):
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+
+
+FILES = {
+    "files": "CREATE TABLE files "
+    "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, key TEXT, check_sum INTEGER)"
+}
 
 
 class FileKeys:
@@ -177,14 +336,8 @@ class FileKeys:
         self._hash_file, self._new = hash_file, {}
         self._connection = None
         with contextlib.suppress(OSError, sqlite3.Error):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                Path(folder) / "file_keys.sqlite", timeout=BUSY_SECONDS
-            )
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS files "
-                "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, key TEXT)"
-            )
+            self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
+            self._connection, _ = open_database(self._path, FILES, facts)
 
     def __enter__(self):
         return self
@@ -193,20 +346,22 @@ class FileKeys:
         if self._connection is None:
             return
         with contextlib.suppress(sqlite3.Error), self._connection:
-            rows = [(path, *facts) for path, facts in self._new.items()]
-            self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            rows = [(path, *facts, _row_sum(path, *facts)) for path, facts in self._new.items()]
+            many = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+            self._connection.executemany(many, rows)
         self._connection.close()
 
     def key_of(self, path):
-        """The file's key, from memory if its size and modification time are as they were."""
+        """The file's key, from memory if its size and modification time are as they were.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         name = os.fsencode(os.path.abspath(path))
-        try:
-            facts = os.stat(path)
-        except OSError:
-            return self._hash_file(path)  # which says what is wrong
+        facts = os.stat(path)
         seen = facts.st_size, facts.st_mtime_ns
         known = self._known(name)
-        if known and known[:2] == seen:
+        if known and known[:2] == seen and known[3] == _row_sum(name, *known[:3]):
             return known[2]
         key = self._hash_file(path)
         if time.time() - facts.st_mtime > RACY_SECONDS:
@@ -214,7 +369,20 @@ class FileKeys:
         return key
 
     def _known(self, name):
-        query = "SELECT size, mtime_ns, key FROM files WHERE path = ?"
-        with contextlib.suppress(sqlite3.Error, AttributeError):  # AttributeError: no connection
+        if self._connection is None:
+            return None
+        query = "SELECT size, mtime_ns, key, check_sum FROM files WHERE path = ?"
+        try:
             return self._connection.execute(query, (name,)).fetchone()
-        return None
+        except sqlite3.Error as error:
+            self._connection.close()
+            self._connection = None
+            if is_damage(error):
+                with contextlib.suppress(OSError):
+                    move_aside(self._path)
+            return None
+
+
+def _row_sum(path, size, mtime_ns, key):
+    """CRC-32 of a row of FileKeys."""
+    return zlib.crc32(repr((path, size, mtime_ns, key)).encode())

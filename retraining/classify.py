@@ -14,6 +14,7 @@ from retraining.graph import (
     read_preprocessing,
     resolve_precision,
 )
+from retraining.image_files import MAX_PIXELS
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
 from retraining.nodes import IMAGE_BYTES, node_name, nodes_by_name
@@ -51,6 +52,7 @@ class Classifier:
     labels: tuple[str, ...]
     precision: str = "float32"
     notes: tuple[str, ...] = ()  # what had to be assumed, a line each
+    max_pixels: int = MAX_PIXELS  # larger images are refused
 
     def classify(self, paths, few=False):
         """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
@@ -67,9 +69,10 @@ class Classifier:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(self.graph_def, self.output, self.input)
-            return lambda path: from_bytes.run(read_file(path)).reshape(1, -1), _Done()
+            most = self.max_pixels
+            return lambda path: from_bytes.run(read_file(path, most)).reshape(1, -1), _Done()
         about = self.preprocessing
-        reader = ImageReader(about.size, about.mean, about.std)
+        reader = ImageReader(about.size, about.mean, about.std, self.max_pixels)
         runner = Runner(self.graph_def, self.input, self.output, self.precision, optimize)
         return reader.read, runner
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 
 from retraining import RetrainingError
 
@@ -73,7 +74,8 @@ def reports_errors(main, interrupted="interrupted"):
     @functools.wraps(main)
     def guarded(argv=None):
         try:
-            with _prepared_streams(), _terminable():
+            with _prepared_streams(), _terminable(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what libraries say to programmers
                 code = main(argv)
                 sys.stdout.flush()
                 return code

@@ -6,9 +6,15 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 from retraining import RetrainingError
+from retraining.image_files import (
+    MAX_PIXELS,
+    ImageFileError,
+    looks_like_image,
+    named_like_image,
+    reason_of,
+)
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 FEW_IMAGES = 20  # below this a class is warned of, as in the classic
@@ -17,15 +23,6 @@ FEW_IMAGES = 20  # below this a class is warned of, as in the classic
 HASH_RANGE = 2**27
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
-
-IMAGE_SIGNATURES = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF8",
-    b"BM",
-    b"II*\x00",  # TIFF
-    b"MM\x00*",
-)
 
 
 class DatasetError(RetrainingError):
@@ -43,6 +40,15 @@ class Example:
 
 
 @dataclass(frozen=True)
+class BadImage:
+    """A file that was left out, and why. One that is not `claimed` is no image, nor named so."""
+
+    path: str
+    reason: str
+    claimed: bool = True
+
+
+@dataclass(frozen=True)
 class SplitOptions:
     """Percentages of validation and testing, and what decides: `content` or `path`."""
 
@@ -52,11 +58,20 @@ class SplitOptions:
 
 
 @dataclass(frozen=True)
+class ScanOptions:
+    """Which files are looked at: those below the class folders, too, and how large they may be."""
+
+    recursive: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """The photos of a folder, and what was left out or looks odd, a line each."""
+    """The photos of a folder, what looks odd, a line each, and the files that were left out."""
 
     examples: list[Example]
     warnings: list[str]
+    bad: list[BadImage]
 
     @property
     def labels(self):
@@ -68,19 +83,21 @@ class Dataset:
         return [example for example in self.examples if example.split == name]
 
 
-def load_dataset(image_dir, options=None, key_of=None):
-    """Reads the folder: a class per sub-folder, a split per photo.
+def load_dataset(image_dir, options=None, key_of=None, scan=None):
+    """Reads the folder: a class per sub-folder, a split per photo (SplitOptions, ScanOptions).
 
-    `key_of(path)` gives a file's key; by default its bytes are hashed.
+    `key_of(path)` gives a file's key; by default its bytes are hashed. A file of which it raises
+    OSError is left out.
 
     Raises:
         DatasetError: missing or empty folder, fewer than two classes, two folders that would be
             one label, a class without training images.
     """
     options = options or SplitOptions()
-    photos, warnings = list_photos(image_dir)
-    key_of = key_of or hash_file
-    keys = {path: key_of(path) for paths in photos.values() for path in paths}
+    photos, bad, warnings = list_photos(image_dir, scan)
+    keys = _read_keys(photos, key_of or hash_file, bad)
+    for label, paths in photos.items():
+        _check_class(os.path.join(image_dir, label), paths, bad, warnings)
     if options.by == "path":
         splits = _splits_by_path(image_dir, keys, options)
     else:
@@ -92,34 +109,58 @@ def load_dataset(image_dir, options=None, key_of=None):
     ]
     _check_training(photos, splits)
     warnings += _shared_between_classes(examples)
-    return Dataset(examples, warnings)
+    return Dataset(examples, warnings, bad)
 
 
-def list_photos(image_dir):
-    """Returns ({label: [path, ...]}, warnings), both sorted.
+def _read_keys(photos, key_of, bad):
+    """{path: key}; moves files that cannot be read from `photos` to `bad`."""
+    keys = {}
+    for label, paths in photos.items():
+        for path in paths:
+            try:
+                keys[path] = key_of(path)
+            except OSError as error:
+                bad.append(BadImage(path, f"cannot be read: {reason_of(error)}"))
+        photos[label] = [path for path in paths if path in keys]
+    return keys
 
-    A label is the folder's name as it is spelled. Hidden files and files that are no image by
-    their first bytes are left out; the latter with a warning.
+
+def _check_class(folder, paths, bad, warnings):
+    if not paths:
+        why = next((f" ({i.path} {i.reason})" for i in bad if i.path.startswith(folder)), "")
+        raise DatasetError(
+            f"the class folder {folder} holds no images{why}; add some or remove the folder"
+        )
+    if len(paths) < FEW_IMAGES:
+        warnings.append(
+            f"{os.path.basename(folder)} has only {len(paths)} images; {FEW_IMAGES} or more give "
+            f"a better model"
+        )
+
+
+def list_photos(image_dir, scan=None):
+    """Returns ({label: [path, ...]}, [BadImage, ...], warnings), sorted.
+
+    A label is the folder's name as it is spelled. Hidden files are passed over; what is no image
+    by its content is among the bad ones.
 
     Raises:
         DatasetError: as `load_dataset`.
     """
-    warnings, photos = [], {}
+    scan = scan or ScanOptions()
+    photos, bad, warnings = {}, [], []
     for name in _class_folders(image_dir):
         folder = os.path.join(image_dir, name)
-        paths, others = _image_files(folder)
-        if not paths:
-            raise DatasetError(
-                f"the class folder {folder} holds no images; add some or remove the folder"
-            )
-        if others:
+        photos[name], bad_here, inner = _image_files(folder, scan)
+        bad += bad_here
+        if others := [image.path for image in bad_here if not image.claimed]:
             warnings.append(f"{len(others)} files in {folder} are no images: {_some(others)}")
-        if len(paths) < FEW_IMAGES:
+        if inner and not scan.recursive:
             warnings.append(
-                f"{name} has only {len(paths)} images; {FEW_IMAGES} or more give a better model"
+                f"{len(inner)} folders in {folder} are not looked into ({_some(inner)}); "
+                f"--recursive takes their photos, too"
             )
-        photos[name] = paths
-    return photos, warnings
+    return photos, bad, warnings
 
 
 def _some(paths, most=3):
@@ -173,41 +214,80 @@ def holds_images(image_dir):
     """Whether some sub-folder of `image_dir` holds an image."""
     try:
         folders = [entry.path for entry in os.scandir(image_dir) if entry.is_dir()]
-        return any(_image_files(folder)[0] for folder in folders)
+        return any(_image_files(folder, ScanOptions())[0] for folder in folders)
     except OSError:
         return False
 
 
-def _image_files(folder):
-    images, others = [], []
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if name.startswith(".") or name.lower() in IGNORED_FILES or not os.path.isfile(path):
+def files_below(folder, recursive=True):
+    """Yields (path, whether it is a folder not entered) of what is in a folder, sorted.
+
+    Hidden files and folders are passed over. A folder is entered once, however links lead to it.
+    """
+    entered, waiting = set(), [folder]
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in entered:
             continue
-        (images if looks_like_image(path) else others).append(path)
-    return images, others
+        entered.add(real)
+        inner = []
+        try:
+            names = sorted(os.listdir(here))
+        except OSError:
+            if here == folder:
+                raise
+            yield here, False  # which is no image that can be read
+            continue
+        for name in names:
+            path = os.path.join(here, name)
+            if name.startswith(".") or name.lower() in IGNORED_FILES:
+                continue
+            if not os.path.isdir(path):
+                yield path, False
+            elif recursive:
+                inner.append(path)
+            else:
+                yield path, True
+        waiting += reversed(inner)
 
 
-def looks_like_image(path):
-    """Whether the file begins like an image, whatever its name. False for an unreadable file."""
+def _image_files(folder, scan):
+    """(images, BadImages, folders not entered) of a class folder."""
+    images, bad, folders = [], [], []
+    for path, is_folder in files_below(folder, scan.recursive):
+        if is_folder:
+            folders.append(path)
+        elif reason := why_no_image(path, scan.max_pixels):
+            claimed = named_like_image(path) or reason != NO_IMAGE
+            bad.append(BadImage(path, reason, claimed))
+        else:
+            images.append(path)
+    return images, bad, folders
+
+
+NO_IMAGE = "is not an image of a known format"
+
+
+def why_no_image(path, max_pixels=MAX_PIXELS):
+    """Why a file is no image as far as its size and beginning tell, or None."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except OSError:
-        return False
-    return head.startswith(IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        return None if looks_like_image(path, max_pixels) else NO_IMAGE
+    except ImageFileError as error:
+        return str(error)
 
 
 def hash_file(path):
     """SHA-1 of the file's bytes, hex.
 
     Raises:
-        DatasetError: the file cannot be read.
+        OSError: the file cannot be read.
     """
-    try:
-        return hashlib.sha1(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    digest = hashlib.sha1()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def percentage(text):

@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from retraining import RetrainingError, evaluate
-from retraining.extract import Job
+from retraining.extract import Job, beside
 from retraining.graph import (
     METADATA,
     BytesRunner,
@@ -22,7 +22,7 @@ from retraining.graph import (
     same_part,
     widen_batch,
 )
-from retraining.images import JPEG_SIGNATURE, ImageError, read_file
+from retraining.images import ImageError, is_plain_jpeg, read_file
 from retraining.nodes import (
     ANY_BATCH,
     IMAGE_BYTES,
@@ -37,6 +37,7 @@ from retraining.quiet_tensorflow import import_tensorflow
 
 FORMAT = 1  # of the metadata
 MOST_TESTED = 200  # photos that are run through the exported file
+LEFTOVER_SECONDS = 86_400.0  # age of a temporary file that no run can be using any more
 SAME_TOP = 0.99  # share of them whose first label must be that of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
 SAME_IN_BFLOAT16 = 0.1  # the same between a float32 graph and its run in bfloat16
@@ -168,7 +169,7 @@ def write_files(contents):
     """
     # Where a path is a link, what it points to is replaced.
     temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
-    names = {path: _beside(path, number) for number, path in enumerate(temporary)}
+    names = {path: _temporary(path, number) for number, path in enumerate(temporary)}
     try:
         try:
             for path, content in temporary.items():
@@ -179,6 +180,7 @@ def write_files(contents):
                     os.fsync(file.fileno())
             for path, name in names.items():
                 os.replace(name, path)
+                _flush_folder(path.parent)
         finally:
             for name in names.values():
                 name.unlink(missing_ok=True)
@@ -186,9 +188,20 @@ def write_files(contents):
         raise ExportError(f"cannot write {error.filename or path}: {error.strerror}") from error
 
 
-def _beside(path, number):
+def _temporary(path, number):
     """A temporary name in the same folder; short, since `path` may be as long as names can be."""
     return path.with_name(f".retrain-{os.getpid()}-{number}.part")
+
+
+def _flush_folder(folder):
+    """Makes the renaming of a file in it outlive a loss of power, where the system can."""
+    if os.name == "posix":  # Windows does not open folders
+        with contextlib.suppress(OSError):  # nor do all file systems
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def check_writable(path):
@@ -204,8 +217,16 @@ def check_writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        _remove_leftovers(path.parent)
     except OSError as error:
         raise ExportError(f"cannot write into {path.parent}: {error.strerror}") from error
+
+
+def _remove_leftovers(folder):
+    """Removes temporary files of runs that were killed, once they are a day old."""
+    for part in folder.glob(".retrain-*.part"):
+        if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
+            part.unlink(missing_ok=True)
 
 
 def labels_bytes(labels):
@@ -249,12 +270,12 @@ def candidate(path, content):
     Raises:
         ExportError: it cannot be written.
     """
-    beside = _beside(Path(os.path.realpath(path)), "candidate")
-    write_files({beside: content})
+    candidate_path = _temporary(Path(os.path.realpath(path)), "candidate")
+    write_files({candidate_path: content})
     try:
-        yield beside
+        yield candidate_path
     finally:
-        beside.unlink(missing_ok=True)
+        candidate_path.unlink(missing_ok=True)
 
 
 def test_exported(path, examples, extractor, progress):
@@ -271,15 +292,14 @@ def test_exported(path, examples, extractor, progress):
     graph_def = read_graph(path)
     about = read_metadata(graph_def)
     check_base(graph_def, about, extractor.network)
-    with ThreadPoolExecutor() as beside:
-        untouched = beside.submit(run_untouched, graph_def, about["output"], examples)
-        answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-        vectors = collect(answers, examples, extractor.network.width)
-        head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
-        labels = list(about["labels"])
-        truth = np.array([labels.index(example.label) for example in examples], int)
-        result = HeldOutResult([e.path for e in examples], truth, head.run(vectors))
-        check_untouched(result, untouched.result(), extractor.precision)
+    untouched = beside(run_untouched, graph_def, about["output"], examples)
+    answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
+    vectors = collect(answers, examples, extractor.network.width)
+    head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
+    labels = list(about["labels"])
+    truth = np.array([labels.index(example.label) for example in examples], int)
+    result = HeldOutResult([e.path for e in examples], truth, head.run(vectors))
+    check_untouched(result, untouched.result(), extractor.settings.precision)
     return result
 
 
@@ -313,11 +333,14 @@ def collect(answers, examples, width):
 
 
 def run_untouched(graph_def, output, examples):
-    """(row, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None."""
+    """(row, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None.
+
+    One that is to be turned is passed over: that decoder knows nothing of orientation.
+    """
     runner = BytesRunner(graph_def, output)
     for row, example in enumerate(examples):
         content = read_file(example.path)
-        if content.startswith(JPEG_SIGNATURE):
+        if is_plain_jpeg(content):
             with contextlib.suppress(ImageError):  # as it does not read CMYK
                 return row, runner.run(content)[0]
     return None

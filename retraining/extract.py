@@ -3,14 +3,15 @@
 import os
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from retraining.dataset import Example
 from retraining.graph import Runner
+from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions, ImageError, ImageReader
 from retraining.quiet_tensorflow import import_tensorflow
 
@@ -37,46 +38,62 @@ class Job:
         return (key, *(self.distortions.view_key(key, view) for view in views))
 
 
-class Extractor:
-    """Computes vectors with one network; starts, which takes seconds, when it is first needed."""
+def beside(function, *arguments):
+    """Calls a function on a thread of its own, which keeps nobody from ending; gives its Future."""
+    future = Future()
 
-    def __init__(self, network, precision="float32", batch_size=None):
-        """`network` is a graph.BaseNetwork; a batch size of None leaves the choice to us."""
-        self.network, self.precision, self._batch_size = network, precision, batch_size
-        self._starting, self._started = threading.Lock(), None
+    def call():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How vectors are computed: `float32` or `bfloat16`, images per call of the network (None
+    leaves the choice to us), and the largest image, in pixels."""
+
+    precision: str = "float32"
+    batch_size: int | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+class Extractor:
+    """Computes vectors with one network (graph.BaseNetwork); starts when it is first needed."""
+
+    def __init__(self, network, settings=None):
+        self.network, self.settings = network, settings or Settings()
+        self._asking, self._started = threading.Lock(), None
 
     def start(self):
-        """The (ImageReader, Runner), made once and warmed up; may be called beside other work."""
-        with self._starting:
-            if not self._started:
-                network, about = self.network, self.network.preprocessing
-                runner = Runner(
-                    network.graph_def, network.input, network.bottleneck, self.precision
-                )
-                self._batch_size = self._batch_size or choose_batch_size(runner.parallel)
-                runner.run(np.zeros((self._batch_size, *about.size, 3), np.float32))
-                self._started = ImageReader(about.size, about.mean, about.std), runner
-            return self._started
+        """Starts, which takes seconds, beside other work; gives the Future of reader and runner."""
+        with self._asking:
+            self._started = self._started or beside(self._start)
+        return self._started
 
-    def start_beside(self):
-        """Starts on a thread of its own; an error shows again when the network is used."""
-
-        def start():
-            with suppress(Exception):
-                self.start()
-
-        threading.Thread(target=start, daemon=True).start()
+    def _start(self):
+        network, about, chosen = self.network, self.network.preprocessing, self.settings
+        ends = network.input, network.bottleneck
+        runner = Runner(network.graph_def, *ends, chosen.precision)
+        batch_size = chosen.batch_size or choose_batch_size(runner.parallel)
+        runner.run(np.zeros((batch_size, *about.size, 3), np.float32))
+        reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
+        return reader, runner, batch_size
 
     def run(self, jobs):
         """Yields (job, float32 [keys, width] or ImageError) for each Job, in order."""
         if not jobs:
             return
-        reader, runner = self.start()
+        reader, runner, batch_size = self.start().result()
 
         def load(job):
             return reader.read(job.example.path, job.example.key, job.distortions)
 
-        yield from stream(jobs, load, runner, self._batch_size)
+        yield from stream(jobs, load, runner, batch_size)
 
 
 def choose_batch_size(parallel):
@@ -138,12 +155,18 @@ def in_order(pool, function, items, ahead):
 
 @contextmanager
 def _pool(threads):
-    """A thread pool that drops its queue when it is left early."""
-    pool = ThreadPoolExecutor(threads)
+    """A thread pool that drops its queue when it is left early.
+
+    What runs is waited for, but not after Ctrl-C: a batch may take seconds.
+    """
+    pool, wait = ThreadPoolExecutor(threads), True
     try:
         yield pool
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def _batches(loaded, batch_size):

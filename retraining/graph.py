@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from retraining import RetrainingError
-from retraining.images import ImageError
+from retraining.images import POLICY, ImageError
 from retraining.networks import NETWORKS
 from retraining.nodes import (
     IMAGE_BYTES,
@@ -145,6 +145,7 @@ class BaseNetwork:
             self.bottleneck,
             (about.size, about.mean, about.std),
             precision,
+            POLICY,
         )
         return hashlib.sha1(repr(facts).encode()).hexdigest()
 

@@ -1,25 +1,29 @@
-"""One image policy for training and labelling: decode, resize, distort, normalise.
+"""One image policy for training and labelling: decode, turn upright, resize, distort, normalise.
 
 JPEGs are decoded and every photo is resized by the TensorFlow ops (and their defaults) of the 2015
 graph, so the network sees the very pixels the classic scripts gave it. Everything else is decoded
-by Pillow. TensorFlow is imported when the first `ImageReader` is made.
+by Pillow. Photos are turned as their EXIF orientation says, which the classic did not do. A JPEG
+whose end is missing is taken if half of its rows are there. TensorFlow is imported when the first
+`ImageReader` is made.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 
 import numpy as np
 
-from retraining import RetrainingError
+from retraining import RetrainingError, image_files
+from retraining.image_files import ImageFileError
 from retraining.nodes import IMAGE_BYTES, add_front_end
 from retraining.quiet_tensorflow import import_tensorflow
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
+POLICY = 2  # part of every vector's key: to be raised when the pixels of some image change
+LARGE = 10_000_000  # pixels above which TensorFlow's float copy of the whole image is avoided
 
 
 class ImageError(RetrainingError):
-    """This file is not a readable image; says why."""
+    """This file is not a readable image; says why, after the file's name."""
 
 
 @dataclass(frozen=True)
@@ -47,60 +51,39 @@ class Distortions:
         )
 
 
-def read_file(path):
-    """The file's bytes.
+def read_file(path, max_pixels=image_files.MAX_PIXELS):
+    """The file's bytes, if there are no more than an image of `max_pixels` can have.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read, is too large or no regular file.
     """
     try:
+        image_files.check_regular(path, max_pixels)
         with open(path, "rb") as file:
             return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
+    except ImageFileError as error:
+        raise ImageError(str(error)) from error
+    except OSError as error:
+        raise ImageError(f"cannot be read: {image_files.reason_of(error)}") from error
 
 
-def decode_with_pillow(content):
-    """uint8 [height, width, 3] of any image file Pillow knows, transparency over white.
-
-    Raises:
-        ImageError: Pillow cannot read it.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.asarray(_to_eight_bits(image).convert("RGB"))
-    except Image.UnidentifiedImageError as error:
-        raise ImageError("is not an image of a known format") from error
-    except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-        raise ImageError(f"is a broken image ({error})") from error
-
-
-def _to_eight_bits(image):
-    """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
-    from PIL import Image
-
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    likely = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    white = next((top for top in likely if values.max() <= top), values.max())
-    return Image.fromarray(np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8))
+def is_plain_jpeg(content):
+    """Whether a graph's own decoder gives the pixels that `ImageReader` gives."""
+    header = content.startswith(JPEG_SIGNATURE) and image_files.jpeg_header(content)
+    return bool(header) and header[2] == 1
 
 
 class ImageReader:
     """Turns image files into the float32 pixels a network takes. Safe to call from threads."""
 
-    def __init__(self, size, mean, std):
-        """`size` = (height, width) in pixels; pixels become `(pixel - mean) / std`."""
+    def __init__(self, size, mean, std, max_pixels=image_files.MAX_PIXELS):
+        """`size` = (height, width) in pixels; pixels become `(pixel - mean) / std`.
+
+        Images of more than `max_pixels` are refused before they are decoded.
+        """
         tf = import_tensorflow()
         self.size, self._mean, self._scale = size, np.float32(mean), np.float32(1 / std)
+        self.max_pixels = max_pixels
         self._decode_error = tf.errors.InvalidArgumentError
         front_end = tf.GraphDef()
         add_front_end(front_end, size, mean, std)
@@ -125,26 +108,51 @@ class ImageReader:
         Raises:
             ImageError: the file cannot be read or decoded, or its bytes have not the SHA-1 `key`.
         """
-        content = read_file(path)
+        content = read_file(path, self.max_pixels)
         if key and hashlib.sha1(content).hexdigest() != key:
             raise ImageError("was changed while it was in use; run again")
-        if not distortions:
-            return self._decoded("Mul:0", content)
-        pixels = self._decoded("DecodeJpeg:0", content)
-        images = [self._session.run("Mul:0", {"DecodeJpeg:0": pixels})[0]]
+        try:
+            if not distortions:
+                return self._normalised(content)
+            pixels = self._pixels(content)
+        except ImageFileError as error:
+            raise ImageError(str(error)) from error
+        images = [self._shrunk(pixels)]
         for view in range(distortions.views):
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
-            images.append((self._distort(pixels, distortions, rng) - self._mean) * self._scale)
-        return np.stack(images)
+            images.append(self._distort(pixels, distortions, rng))
+        return (np.stack(images) - self._mean) * self._scale
 
-    def _decoded(self, fetch, content):
-        """What the tensor `fetch` is for the bytes of one image."""
-        if content.startswith(JPEG_SIGNATURE):
+    def _normalised(self, content):
+        """float32 [1, height, width, 3] of an image file's bytes: an ordinary JPEG in one go."""
+        if is_plain_jpeg(content):
+            width, height, _ = image_files.jpeg_header(content)
+            image_files.check_pixels(width, height, self.max_pixels)
+            if width * height <= LARGE:
+                try:
+                    return self._session.run("Mul:0", {f"{IMAGE_BYTES}:0": content})
+                except self._decode_error:
+                    pass  # `_pixels` knows what else to try
+        return (self._shrunk(self._pixels(content))[None] - self._mean) * self._scale
+
+    def _pixels(self, content):
+        """uint8 [height, width, 3], upright, of an image file's bytes."""
+        header = content.startswith(JPEG_SIGNATURE) and image_files.jpeg_header(content)
+        if header:
+            image_files.check_pixels(*header[:2], self.max_pixels)
             try:
-                return self._session.run(fetch, {f"{IMAGE_BYTES}:0": content})
-            except self._decode_error:
-                pass  # a kind of JPEG, or a damage, that Pillow may get over
-        return self._session.run(fetch, {"DecodeJpeg:0": decode_with_pillow(content)})
+                pixels = self._session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})
+            except self._decode_error:  # a kind of JPEG, or a damage, that Pillow may get over
+                pixels = image_files.decode_jpeg(content)
+            return image_files.upright(pixels, header[2])
+        return image_files.decode(content, self.max_pixels)
+
+    def _shrunk(self, pixels, size=None):
+        """float32 [height, width, 3] of the given size, or the reader's."""
+        if pixels.shape[0] * pixels.shape[1] > LARGE:
+            return resize_bilinear(pixels, size or self.size)
+        feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": size or self.size}
+        return self._session.run("ResizeBilinear:0", feed)[0]
 
     def _distort(self, pixels, distortions, rng):
         """The classic's `add_input_distortions`: float32 [height, width, 3], pixels not clipped."""
@@ -152,8 +160,7 @@ class ImageReader:
         scale = 1 + distortions.random_crop / 100
         scale *= rng.uniform(1, 1 + distortions.random_scale / 100)
         large = (int(height * scale), int(width * scale))
-        feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": large}
-        resized = self._session.run("ResizeBilinear:0", feed)[0]
+        resized = self._shrunk(pixels, large)
         top = rng.integers(large[0] - height + 1)
         left = rng.integers(large[1] - width + 1)
         view = resized[top : top + height, left : left + width]
@@ -161,3 +168,28 @@ class ImageReader:
             view = view[:, ::-1]
         reach = distortions.random_brightness / 100
         return view * np.float32(rng.uniform(1 - reach, 1 + reach))
+
+
+def resize_bilinear(pixels, size):
+    """float32 [*size, 3] of uint8 [height, width, 3], as TensorFlow's legacy ResizeBilinear.
+
+    Only the four neighbours of each sample are made floats, so that a large image takes no more
+    memory than its bytes (tensorflow/core/kernels/image/resize_bilinear_op.cc).
+    """
+    (top, bottom, down), (left, right, across) = (
+        _samples(old, new) for old, new in zip(pixels.shape, size, strict=False)
+    )
+    down, across = down[:, None, None], across[None, :, None]
+    rows = []
+    for line in (top, bottom):
+        chosen = pixels[line]
+        start, end = chosen[:, left].astype(np.float32), chosen[:, right].astype(np.float32)
+        rows.append(start + (end - start) * across)
+    return rows[0] + (rows[1] - rows[0]) * down
+
+
+def _samples(old, new):
+    """Indices of both neighbours of each sample along an axis, and the weight of the second."""
+    place = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    first = place.astype(np.int64)
+    return first, np.minimum(first + 1, old - 1), place - first.astype(np.float32)

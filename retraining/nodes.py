@@ -53,9 +53,10 @@ def add_constant(graph_def, name, value):
 def add_node(graph_def, name, op, inputs=(), **attributes):
     """Appends a node; returns its name.
 
-    Attributes: a string names a dtype, bytes are a string, a tuple is a shape (-1 is unknown), a
-    list holds ints. Only those given are set: which ones TensorFlow would add, with their
-    defaults, differs from version to version, and old releases refuse those they don't know.
+    Attributes: a string names a dtype, bytes are a string, numbers are themselves, a tuple is a
+    shape (-1 is unknown), a list holds ints. Only those given are set: which ones TensorFlow would
+    add, with their defaults, differs from version to version, and old releases refuse those they
+    don't know.
     """
     node = graph_def.node.add(name=name, op=op, input=inputs)
     for key, value in attributes.items():
@@ -64,6 +65,10 @@ def add_node(graph_def, name, op, inputs=(), **attributes):
             attribute.type = import_tensorflow().dtypes.as_dtype(value).as_datatype_enum
         elif isinstance(value, bytes):
             attribute.s = value
+        elif isinstance(value, bool):
+            attribute.b = value
+        elif isinstance(value, float):
+            attribute.f = value
         elif isinstance(value, int):
             attribute.i = value
         elif isinstance(value, list):

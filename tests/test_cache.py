@@ -1,5 +1,6 @@
 """cache.py: the store on disk."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -55,15 +56,6 @@ def test_networks_have_files_of_their_own(tmp_path):
         assert other.missing(["a"]) == ["a"]
 
 
-def test_vectors_of_another_network_are_not_taken(tmp_path):
-    with open_store(tmp_path) as store:
-        path = store.path
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE facts SET value = 'x' WHERE name = 'fingerprint'")
-    with pytest.raises(CacheError, match="holds other vectors"):
-        open_store(tmp_path)
-
-
 @pytest.mark.parametrize("bad", [vector(1, 3), vector(1, 5), np.array([1, 2, np.nan, 4], "f4")])
 def test_an_invalid_vector_is_not_stored(tmp_path, bad):
     with open_store(tmp_path) as store:
@@ -72,23 +64,164 @@ def test_an_invalid_vector_is_not_stored(tmp_path, bad):
         assert store.missing(["a"]) == ["a"]
 
 
-def test_a_shortened_row_is_an_error(tmp_path):
+def fill(folder, count=40):
+    with open_store(folder) as store:
+        for number in range(count):
+            store.put(f"key{number}", vector(number))
+        return store.path
+
+
+def refill(folder, count=40):
+    """What a run does: computes what is missing, reads all; returns (missing keys, notes)."""
+    keys = [f"key{number}" for number in range(count)]
+    with open_store(folder) as store:
+        missing = store.missing(keys)
+        for key in missing:
+            store.put(key, vector(int(key[3:])))
+        np.testing.assert_array_equal(store.read(keys), [vector(n) for n in range(count)])
+        return missing, store.notes
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "vector = x'0000'",
+        "vector = zeroblob(16)",
+        "vector = zeroblob(20)",
+        "vector = 'text'",
+        "check_sum = check_sum + 1",
+        "vector = (SELECT vector FROM vectors WHERE key = 'key4')",
+    ],
+)
+def test_an_unsound_row_is_computed_again(tmp_path, damage):
+    with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
+        other.execute(f"UPDATE vectors SET {damage} WHERE key = 'key3'")
+    missing, notes = refill(tmp_path)
+    assert missing == ["key3"]
+    assert ["1 vectors in" in note for note in notes] == [True]
+    assert refill(tmp_path) == ([], [])
+
+
+def test_a_row_damaged_after_it_was_looked_for_is_an_error(tmp_path):
     with open_store(tmp_path) as store:
         store.put("a", vector(1))
         store.commit()
-        with sqlite3.connect(store.path) as other:
-            other.execute("UPDATE vectors SET vector = x'0000'")
-        with pytest.raises(CacheError, match="wrong length"):
+        with contextlib.closing(sqlite3.connect(store.path)) as other, other:
+            other.execute("UPDATE vectors SET vector = zeroblob(16)")
+        with pytest.raises(CacheError, match="lacks 1 vectors"):
             store.read(["a"])
 
 
-def test_a_file_that_is_no_database_is_an_error(tmp_path):
-    with open_store(tmp_path) as store:
-        path = store.path
+def a_foreign_database(path):
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE recipes (name TEXT)")
+
+
+def an_older_schema(path):
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        other.execute("CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+        other.execute("INSERT INTO facts VALUES ('schema', '1')")
+
+
+def another_networks_vectors(path):
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE facts SET value = 'x' WHERE name = 'fingerprint'")
+
+
+def no_database(path):
     path.write_bytes(b"something else entirely" * 100)
+
+
+def a_torn_header(path):
+    path.write_bytes(b"\0" * 100 + path.read_bytes()[100:])
+
+
+@pytest.mark.parametrize(
+    "put_in_place",
+    [a_foreign_database, an_older_schema, another_networks_vectors, no_database, a_torn_header],
+)
+def test_what_is_not_our_store_is_moved_aside_and_begun_anew(tmp_path, put_in_place):
+    path = fill(tmp_path)
+    put_in_place(path)
+    content = path.read_bytes()
+    missing, notes = refill(tmp_path)
+    assert len(missing) == 40
+    (note,) = notes
+    aside = [p for p in tmp_path.iterdir() if ".damaged-" in p.name]
+    assert len(aside) == 1
+    assert str(aside[0]) in note
+    assert aside[0].read_bytes() == content
+    assert refill(tmp_path) == ([], [])
+
+
+def test_a_torn_page_is_found_when_it_is_read(tmp_path):
+    path = fill(tmp_path, 2000)
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 :] = b"\xff" * (len(content) - 4096 * 3)
+    path.write_bytes(content)
+    missing, notes = refill(tmp_path, 2000)
+    assert len(missing) == 2000
+    assert "moved to" in notes[0]
+    assert refill(tmp_path, 2000) == ([], [])
+
+
+def test_two_damaged_files_in_one_second_have_names_of_their_own(tmp_path):
+    for _ in range(3):
+        no_database(fill(tmp_path))
+    open_store(tmp_path).close()
+    assert len([p for p in tmp_path.iterdir() if ".damaged-" in p.name]) == 3
+
+
+@pytest.mark.parametrize("flips", range(30))
+def test_flipped_bits_never_give_a_wrong_vector(tmp_path, flips):
+    path = fill(tmp_path, 200)
+    rng = np.random.default_rng(flips)
+    content = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    places = rng.integers(len(content), size=20)
+    content[places] ^= 1 << rng.integers(8, size=20, dtype=np.uint8)
+    path.write_bytes(content.tobytes())
+    with contextlib.suppress(CacheError):  # which says "run again"
+        refill(tmp_path, 200)  # asserts that all vectors are right
+    refill(tmp_path, 200)
+    assert refill(tmp_path, 200) == ([], [])
+
+
+def test_a_folder_in_its_place_is_an_error(tmp_path):
+    path = tmp_path / f"net-{FINGERPRINT[:16]}.sqlite"
+    path.mkdir()
     with pytest.raises(CacheError, match="cannot be used"):
         open_store(tmp_path)
-    assert path.read_bytes().startswith(b"something else")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_full_disk_loses_nothing_that_was_committed(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        kept, message = pool.apply(_put_until_full, (tmp_path,))
+    assert "cannot be used" in message
+    assert kept > 100
+    missing, notes = refill(tmp_path, kept)
+    assert (missing, notes) == ([], [])
+
+
+def _put_until_full(folder):
+    """(number of vectors committed, the error) on a disk with room for a megabyte."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    store, kept = open_store(folder), 0
+    for number in range(10**6):
+        try:
+            store.put(f"key{number}", vector(number))
+            store.commit()
+        except CacheError as error:
+            return kept, str(error)
+        kept = number + 1
+    return None
 
 
 def _put_until_killed(folder):
@@ -203,11 +336,25 @@ def test_without_its_own_file_every_file_is_hashed(tmp_path):
     hasher = Hasher()
     write_old(tmp_path / "a", "one")
     (tmp_path / "cache").write_text("in the way")
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "file_keys.sqlite").write_text("no database" * 100)
-    for folder in (tmp_path / "cache", damaged):
-        for _ in range(2):
-            with FileKeys(folder, hasher) as files:
-                assert files.key_of(tmp_path / "a") == "one"
-    assert len(hasher.hashed) == 4
+    for _ in range(2):
+        with FileKeys(tmp_path / "cache", hasher) as files:
+            assert files.key_of(tmp_path / "a") == "one"
+    assert len(hasher.hashed) == 2
+
+
+@pytest.mark.parametrize("damage", ["no database" * 100, None])
+def test_a_damaged_memory_of_files_is_never_believed(tmp_path, damage):
+    hasher = Hasher()
+    write_old(tmp_path / "a", "one")
+    with FileKeys(tmp_path / "cache", hasher) as files:
+        files.key_of(tmp_path / "a")
+    path = tmp_path / "cache" / "file_keys.sqlite"
+    if damage:
+        path.write_text(damage)
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE files SET key = 'two'")
+    for _ in range(2):
+        with FileKeys(tmp_path / "cache", hasher) as files:
+            assert files.key_of(tmp_path / "a") == "one"
+    assert len(hasher.hashed) == 2

@@ -8,8 +8,11 @@ from collections import Counter
 import pytest
 
 from retraining.dataset import (
+    BadImage,
     DatasetError,
+    ScanOptions,
     SplitOptions,
+    hash_file,
     list_photos,
     load_dataset,
     percentage,
@@ -83,11 +86,78 @@ def test_only_visible_image_files_count(tmp_path):
     (tmp_path / "a" / "folder.jpg").mkdir()
     (tmp_path / "a" / "list.txt").write_text("text")
     (tmp_path / "a" / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
-    photos, warnings = list_photos(str(tmp_path))
+    photos, bad, warnings = list_photos(str(tmp_path))
     assert sorted(photos) == ["a", "b"]
     assert len(photos["a"]) == 21
     assert photos["a"][-1].endswith("picture.txt")
-    assert warnings == [f"1 files in {tmp_path / 'a'} are no images: list.txt"]
+    assert bad == [
+        BadImage(str(tmp_path / "a" / "list.txt"), "is not an image of a known format", False)
+    ]
+    assert warnings == [
+        f"1 files in {tmp_path / 'a'} are no images: list.txt",
+        f"1 folders in {tmp_path / 'a'} are not looked into (folder.jpg); --recursive takes their "
+        "photos, too",
+    ]
+
+
+def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20, "a/deep/er": 3, "a/.hidden": 2})
+    (tmp_path / "a" / "deep" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "deep" / "er")
+    photos, bad, warnings = list_photos(str(tmp_path), ScanOptions(recursive=True))
+    assert [len(photos[label]) for label in ("a", "b")] == [23, 23]
+    assert photos["a"][-1].endswith("a/deep/er/002.jpg")
+    assert (bad, warnings) == ([], [])
+    photos, _, warnings = list_photos(str(tmp_path))
+    assert [len(photos[label]) for label in ("a", "b")] == [20, 20]
+    assert len(warnings) == 2
+
+
+def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20})
+    (tmp_path / "a" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "a" / "text.PNG").write_text("text")
+    (tmp_path / "a" / "broken link.jpg").symlink_to("nowhere")
+    (tmp_path / "a" / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    with open(tmp_path / "a" / "huge.bmp", "wb") as file:  # hashing it would take minutes
+        file.write(b"BM")
+        file.truncate(1 << 40)
+    dataset = load_dataset(str(tmp_path))
+    assert len(dataset.examples) == 40
+    assert [(os.path.basename(image.path), image.reason) for image in dataset.bad] == [
+        ("broken link.jpg", "cannot be read: No such file or directory"),
+        ("empty.jpg", "is not an image of a known format"),
+        (
+            "huge.bmp",
+            "has 1099511627776 bytes, more than any image that --max_image_pixels allows",
+        ),
+        ("loop.jpg", "cannot be read: Too many levels of symbolic links"),
+        ("pipe.jpg", "is a pipe, a socket or a device, not an image file"),
+        ("text.PNG", "is not an image of a known format"),
+    ]
+    assert all(image.claimed for image in dataset.bad)
+
+
+def test_a_file_that_vanishes_while_it_is_hashed_is_left_out(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20})
+
+    def key_of(path):
+        if path.endswith("a/003.jpg"):
+            os.remove(path)
+        return hash_file(path)
+
+    dataset = load_dataset(str(tmp_path), key_of=key_of)
+    assert len(dataset.examples) == 39
+    gone = str(tmp_path / "a" / "003.jpg")
+    assert dataset.bad == [BadImage(gone, "cannot be read: No such file or directory")]
+
+
+def test_a_class_of_broken_images_says_why(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 0})
+    (tmp_path / "b" / "x.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"b holds no images \(.*x.jpg is not an image"):
+        load_dataset(str(tmp_path))
 
 
 def test_a_small_class_is_warned_of(tmp_path):

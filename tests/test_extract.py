@@ -188,7 +188,7 @@ def test_an_extractor_starts_once_whoever_asks_first(network, photos, monkeypatc
     original = extract.Runner
     monkeypatch.setattr(extract, "Runner", lambda *a: made.append(a) or original(*a))
     extractor = Extractor(network)
-    extractor.start_beside()
+    extractor.start()
     job = Job(examples(photos, 1)[0])
     ((_, first),) = extractor.run([job])
     ((_, again),) = extractor.run([job])
@@ -202,7 +202,7 @@ def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, mo
 
     monkeypatch.setattr(extract, "Runner", broken)
     extractor = Extractor(network)
-    extractor.start_beside()
+    extractor.start()
     with pytest.raises(GraphError, match="no such network"):
         list(extractor.run([Job(examples(photos, 1)[0])]))
 

@@ -1,14 +1,14 @@
 """images.py: decoding, resizing, distortions."""
 
-import io
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from retraining.dataset import hash_file
-from retraining.images import Distortions, ImageError, ImageReader, decode_with_pillow
+from retraining.images import Distortions, ImageError, ImageReader, resize_bilinear
 
 KEY = "da39a3ee5e6b4b0d3255bfef95601890afd80709"  # of no image: for what needs no file
 
@@ -46,38 +46,6 @@ def test_a_png_has_its_exact_pixels(reader, tmp_path):
 def test_the_name_does_not_matter(reader, jpeg, tmp_path):
     (tmp_path / "wrong.png").write_bytes(jpeg.read_bytes())
     np.testing.assert_array_equal(reader.read(tmp_path / "wrong.png"), reader.read(jpeg))
-
-
-def encoded(image, **settings):
-    buffer = io.BytesIO()
-    image.save(buffer, **settings)
-    return buffer.getvalue()
-
-
-def test_transparency_is_over_white():
-    image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    image.putpixel((1, 2), (0, 0, 255, 255))
-    pixels = decode_with_pillow(encoded(image, format="PNG"))
-    assert pixels.shape == (4, 4, 3)
-    assert pixels[0, 0].tolist() == [255, 255, 255]
-    assert pixels[2, 1].tolist() == [0, 0, 255]
-
-
-def test_grey_and_palette_become_rgb():
-    grey = Image.new("L", (3, 2), 77)
-    assert decode_with_pillow(encoded(grey, format="PNG")).tolist() == [[[77] * 3] * 3] * 2
-    palette = Image.new("RGB", (3, 2), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
-    assert decode_with_pillow(encoded(palette, format="PNG"))[0, 0].tolist() == [10, 20, 30]
-
-
-@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_deep_greyscale_keeps_its_brightness(mode):
-    grey = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
-    deep = {"I;16": grey * np.uint16(257), "I": grey * np.int32(257), "F": grey / np.float32(255)}
-    image = Image.fromarray(deep[mode])
-    assert image.mode == mode
-    found = decode_with_pillow(encoded(image, format="PNG" if mode == "I;16" else "TIFF"))
-    np.testing.assert_array_equal(found, np.repeat(grey[:, :, None], 3, axis=2))
 
 
 def test_a_cmyk_jpeg_is_read(reader, tmp_path):
@@ -165,3 +133,173 @@ def test_each_distortion_counts_in_the_key():
     assert len(keys) == 10
     assert all(kind for kind in kinds)
     assert not Distortions(views=3)
+
+
+# -- every JPEG people have ------------------------------------------------------------------
+
+
+def photo(width=160, height=120):
+    """A smooth picture, which all decoders see nearly alike."""
+    down, across = np.mgrid[0:height, 0:width]
+    channels = [255 * down / height, 255 * across / width, 128 + 0 * down]
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def mean_difference(reader, path, expected):
+    """In pixel values of 0..255, between a file as read and an array as resized."""
+    expected = resize_bilinear(np.asarray(expected.convert("RGB")), reader.size)
+    return np.abs(reader.read(path)[0] * 64 + 128 - expected).mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({"quality": 95}, "RGB"),
+        ({"progressive": True}, "RGB"),
+        ({"quality": 95}, "L"),
+        ({"quality": 95}, "CMYK"),
+        ({"subsampling": "4:1:1"}, "RGB"),
+        ({"subsampling": "4:4:4", "restart_marker_blocks": 3}, "RGB"),
+    ],
+)
+def test_kinds_of_jpeg(reader, tmp_path, settings, mode):
+    image = photo(161, 119).convert(mode)
+    image.save(tmp_path / "a.jpg", **settings)
+    assert mean_difference(reader, tmp_path / "a.jpg", image) < 3
+
+
+def test_cmyk_without_adobes_marker_is_not_inverted(reader, tmp_path):
+    """Pillow writes Adobe's marker, and with it the inks inverted; a file may have neither."""
+    image = Image.new("CMYK", (64, 48), (255, 0, 0, 0))  # cyan
+    inverted = Image.merge("CMYK", [band.point(lambda v: 255 - v) for band in image.split()])
+    inverted.save(tmp_path / "b.jpg", quality=95)
+    content = (tmp_path / "b.jpg").read_bytes()
+    at = content.index(b"\xff\xee")
+    (tmp_path / "b.jpg").write_bytes(content[:at] + content[at + 16 :])
+    assert content[at + 4 : at + 9] == b"Adobe"
+    image.save(tmp_path / "a.jpg", quality=95)
+    for name in ("a.jpg", "b.jpg"):
+        red, green, blue = reader.read(tmp_path / name)[0].mean(axis=(0, 1)) * 64 + 128
+        assert (red, green, blue) == pytest.approx((0, 255, 255), abs=12), name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright(reader, tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo().save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert mean_difference(reader, tmp_path / "a.jpg", ImageOps.exif_transpose(image)) < 3
+    views = reader.read(tmp_path / "a.jpg", hash_file(tmp_path / "a.jpg"), Distortions(True))
+    np.testing.assert_allclose(views[0], reader.read(tmp_path / "a.jpg")[0], atol=1e-5)
+
+
+def test_an_upright_photo_has_the_classics_pixels_to_the_bit(reader, jpeg, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    content = jpeg.read_bytes()
+    block = b"Exif\0\0" + exif.tobytes()[6:]
+    segment = b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block
+    (tmp_path / "a.jpg").write_bytes(content[:2] + segment + content[2:])
+    np.testing.assert_array_equal(reader.read(tmp_path / "a.jpg"), reader.read(jpeg))
+
+
+def test_garbage_behind_a_photo_does_no_harm(reader, jpeg, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg.read_bytes() + b"garbage" * 99)
+    np.testing.assert_array_equal(reader.read(tmp_path / "a.jpg"), reader.read(jpeg))
+
+
+def test_a_photo_whose_end_is_missing_is_taken_if_half_is_there(reader, tmp_path):
+    photo(400, 300).save(tmp_path / "a.jpg", quality=95)
+    whole, content = reader.read(tmp_path / "a.jpg"), (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) * 4 // 5])
+    found = reader.read(tmp_path / "a.jpg")
+    np.testing.assert_allclose(found[0, :12], whole[0, :12], atol=0.1)
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 5])
+    with pytest.raises(ImageError, match="broken image"):
+        reader.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 200), (50, 5000)])
+def test_odd_shapes(reader, tmp_path, size):
+    for name in ("a.jpg", "a.png"):
+        photo(*size).save(tmp_path / name, quality=95)
+        assert mean_difference(reader, tmp_path / name, photo(*size)) < 3
+
+
+def test_a_large_image_is_resized_as_a_small_one(reader, tmp_path, monkeypatch):
+    photo(601, 403).save(tmp_path / "a.jpg")
+    key, views = hash_file(tmp_path / "a.jpg"), Distortions(True, 10, 10, 10)
+    small = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
+    monkeypatch.setattr("retraining.images.LARGE", 1000)
+    large = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
+    for one, other in zip(small, large, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_too_large_an_image_is_refused(tmp_path):
+    small = ImageReader((20, 30), 128.0, 64.0, max_pixels=160 * 120 - 1)
+    for name in ("a.jpg", "a.png"):
+        photo().save(tmp_path / name)
+        with pytest.raises(ImageError, match="160 x 120 pixels, more than"):
+            small.read(tmp_path / name)
+
+
+def test_a_pipe_is_not_opened(reader, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="is a pipe"):
+        reader.read(tmp_path / "pipe.jpg")
+
+
+SUFFIXES = (".jpg", ".png", ".gif", ".webp", ".tiff", ".bmp")
+
+
+def read_mutated(reader, folder, suffix, seed, count):
+    """Reads mutations of a file; returns how many were read and the reasons of the others."""
+    photo().save(folder / f"a{suffix}")
+    content, rng = (folder / f"a{suffix}").read_bytes(), np.random.default_rng(seed)
+    read, reasons = 0, []
+    for mutated in mutations(content, rng, count):
+        (folder / "mutated").write_bytes(mutated)
+        try:
+            found = reader.read(folder / "mutated")
+        except ImageError as error:
+            reasons.append(str(error))
+        else:
+            read += 1
+            assert found.shape == (1, 20, 30, 3)
+            assert np.isfinite(found).all()
+    return read, reasons
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_mutated_file_is_read_or_refused(reader, tmp_path, suffix):
+    read, reasons = read_mutated(reader, tmp_path, suffix, seed=0, count=60)
+    assert read
+    assert reasons
+    assert not any("\n" in reason for reason in reasons)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_thousands_of_mutated_files_are_read_or_refused(reader, tmp_path, suffix):
+    read, reasons = read_mutated(reader, tmp_path, suffix, seed=1, count=1500)
+    assert read + len(reasons) == 1500
+    assert not any("\n" in reason for reason in reasons)
+
+
+def mutations(content, rng, count):
+    """Cuts, flipped bits, doubled and overwritten chunks of a file's bytes."""
+    for _ in range(count):
+        start, end = sorted(rng.integers(len(content), size=2))
+        kind = rng.integers(4)
+        if kind == 0:
+            yield content[:start]
+        elif kind == 1:
+            yield content[:end] + content[start:]
+        elif kind == 2:
+            yield content[:start] + rng.bytes(8) + content[start + 8 :]
+        else:
+            changed = np.frombuffer(content, np.uint8).copy()
+            changed[rng.integers(len(content), size=4)] ^= rng.integers(1, 256, 4, np.uint8)
+            yield changed.tobytes()
