@@ -10,7 +10,17 @@ import os
 import sys
 
 from retraining.classify import Overrides, load_classifier
-from retraining.command import DONE, FAILED, Parser, escaped, leave, number, reports_errors, say
+from retraining.command import (
+    ALLOW_UNSAFE_OPS,
+    DONE,
+    FAILED,
+    Parser,
+    escaped,
+    leave,
+    number,
+    reports_errors,
+    say,
+)
 from retraining.dataset import looks_like_image
 from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
@@ -87,6 +97,7 @@ def _add_graph(parser):
         help="arithmetic; auto is bfloat16 for inception_v3 where the processor has it, else "
         "float32",
     )
+    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
     add("--input_layer", help="node that takes the image")
     add("--output_layer", help="node that gives the probabilities")
@@ -123,6 +134,7 @@ def overrides(options):
         options.input_width,
         options.input_mean,
         options.input_std,
+        options.allow_unsafe_ops,
     )
 
 
