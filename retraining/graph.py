@@ -323,7 +323,8 @@ def widen_batch(graph_def):
                 first.size = -1 if first.size == 1 else first.size
         elif node.op == "Reshape":
             shape = constant(nodes, node.input[1])
-            if shape is not None and shape.size > 1 and shape[0] == 1 and -1 not in shape:
+            is_list = shape is not None and shape.ndim == 1 and len(shape) > 1
+            if is_list and shape[0] == 1 and -1 not in shape:
                 shape = np.concatenate([[-1], shape[1:]]).astype(shape.dtype)
                 set_constant(nodes[node_name(node.input[1])], shape)
 
@@ -407,7 +408,7 @@ def _fold_scale(node, nodes, users):
     """conv * constant -> Identity(conv), the constant going into the convolution's weights."""
     for source, factor in (node.input[:2], node.input[1::-1]):
         conv = nodes[node_name(_source(nodes, source))]
-        scale = _evaluate(nodes, factor)
+        scale = _evaluate(nodes, factor) if conv.op in CONVOLUTIONS else None
         if scale is not None and scale.ndim == 1 and _scale_weights(conv, scale, nodes, users):
             node.op = "Identity"
             set_inputs(node, [conv.name])
@@ -418,8 +419,8 @@ def _fold_shift(node, folded, nodes):
     """conv + constant -> BiasAdd(conv, constant)."""
     for source, term in (node.input[:2], node.input[1::-1]):
         conv = nodes[node_name(_source(nodes, source))]
-        shift = _evaluate(nodes, term)
-        if conv.op in CONVOLUTIONS and shift is not None and shift.ndim == 1:
+        shift = _evaluate(nodes, term) if conv.op in CONVOLUTIONS else None
+        if shift is not None and shift.ndim == 1:
             _make_bias_add(node, conv.name, shift, folded)
             return
 
@@ -464,7 +465,9 @@ ARITHMETIC = {
 }
 
 
-BATCH_NORM_DEPTH = 8  # operations, amply: without a limit, x * x * x ... could take for ever
+BATCH_NORM_DEPTH = (
+    6  # operations, one more than it has: without a limit, each could double the time
+)
 
 
 def _evaluate(nodes, reference, depth=BATCH_NORM_DEPTH):
@@ -638,7 +641,7 @@ class Runner:
 
 @contextlib.contextmanager
 def _errors_of_running():
-    """Turns what TensorFlow raises when it runs a graph, or is fed a wrong shape, into GraphError."""
+    """Makes what TensorFlow raises when it runs a graph, or is fed a wrong shape, a GraphError."""
     try:
         yield
     except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:

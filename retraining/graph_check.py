@@ -5,8 +5,8 @@ classifier needs none of them, so only ops that are known to compute and nothing
 may a few bytes ask for terabytes, nor a damaged graph get as far as a traceback.
 
 Covered: constants and static shapes that say how large a tensor is, here and (for what TensorFlow
-infers) in `graph.import_graph`. Not covered: sizes that are computed from the image, and time; a
-large graph is slow.
+infers) in `graph.import_graph`. Not covered: sizes that are computed from the image, time (a large
+graph is slow), and the memory of parsing, up to ten times the file's size if it is made for that.
 """
 
 import math
@@ -28,8 +28,8 @@ SPARE_BYTES = 64 << 20  # that constants may have beyond the file's size, as rep
 
 # Ops that give values for values. Not among them: all that touch files, connections, Python,
 # variables, queues, tables or devices; all that call functions; loops (Enter, NextIteration), which
-# may never end, and TensorArrays, which only they need; Print and PrintV2, of which the latter
-# writes into files. Assert is: it can only end the run. Random ops are dropout's.
+# may never end, and TensorArrays, which only they need; what makes strings longer, which no
+# shape tells; Print and PrintV2, of which the latter writes into files. Assert is: it can only end the run. Random ops are dropout's.
 LISTED = """
 Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
 PreventGradient Snapshot CheckNumerics Assert Switch Merge
@@ -60,7 +60,7 @@ AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation CropAndResize DecodeA
 DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePng DrawBoundingBoxes EncodeJpeg EncodePng
 ExtractGlimpse ExtractImagePatches ExtractJpegShape HSVToRGB RGBToHSV ResizeArea ResizeBicubic
 ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate
-DecodeBase64 DecodeRaw EncodeBase64 StringJoin StringLength Substr
+DecodeBase64 DecodeRaw StringLength Substr
 
 Multinomial RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomNormal
 StatelessRandomUniform StatelessTruncatedNormal TruncatedNormal
@@ -116,7 +116,8 @@ def read_bytes(path):
         raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise GraphError(f"cannot read the graph {path!r}: {error}") from error
-    _check_signature(path, content)
+    if kind := _other_kind(content):
+        raise GraphError(f"{path} is not a frozen graph but {kind}")
     return content
 
 
@@ -161,24 +162,23 @@ TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")  # no control characters
 TEXT_GRAPH = re.compile(rb"(\s|#.*\n)*(node|versions|library)\s*\{")
 
 
-def _check_signature(path, content):
-    """Raises GraphError if the bytes are those of another, known kind of file."""
-    kind = next((kind for start, kind in SIGNATURES if content.startswith(start)), None)
+def _other_kind(content):
+    """What other, known kind of file begins (or ends) so, as an end of a sentence; or None."""
     head = content[:4096]
+    for start, kind in SIGNATURES:
+        if content.startswith(start):
+            return kind
     if content[4:8] == b"TFL3":
-        kind = "a TensorFlow Lite model, which is not read; use the frozen graph it was made of"
-    elif content[257:262] == b"ustar":
-        kind = f"a tar archive; {UNPACK}"
-    elif content.endswith(TABLE_END):
-        kind = f"a TensorFlow checkpoint, which holds no graph; {FREEZE}"
-    elif PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
-        kind = f"a web page (HTML); {FETCH}"
-    elif TEXT_GRAPH.match(head):
-        kind = "a graph in text form (.pbtxt); write it as binary (text_format.Parse) first"
-    elif TEXT.fullmatch(head):
-        kind = f"a text file; {FETCH}"
-    if kind:
-        raise GraphError(f"{path} is not a frozen graph but {kind}")
+        return "a TensorFlow Lite model, which is not read; use the frozen graph it was made of"
+    if content[257:262] == b"ustar":
+        return f"a tar archive; {UNPACK}"
+    if content.endswith(TABLE_END):
+        return f"a TensorFlow checkpoint, which holds no graph; {FREEZE}"
+    if PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
+        return f"a web page (HTML); {FETCH}"
+    if TEXT_GRAPH.match(head):
+        return "a graph in text form (.pbtxt); write it as binary (text_format.Parse) first"
+    return f"a text file; {FETCH}" if TEXT.fullmatch(head) else None
 
 
 def parse(path, content):
@@ -369,8 +369,8 @@ def _check_attributes(node):
     """The bytes that the tensors in a node's attributes take in memory."""
     total = 0
     try:
-        if node.op == "Const" and node.attr["value"].WhichOneof("value") != "tensor":
-            raise GraphError("no value")
+        if node.op == "Const":
+            _check_constant(node)
         for value in node.attr.values():
             for shape in (value.shape, *value.list.shape):
                 _elements(shape)
@@ -379,6 +379,14 @@ def _check_attributes(node):
     except GraphError as error:
         raise GraphError(f"the node {_shown(node.name)} has {error}") from error
     return total
+
+
+def _check_constant(node):
+    """Whether a Const says its type and value; TensorFlow aborts where the two are at odds."""
+    if not {"value", "dtype"} <= set(node.attr) or not node.attr["value"].HasField("tensor"):
+        raise GraphError("no value")
+    if node.attr["dtype"].type != node.attr["value"].tensor.dtype:
+        raise GraphError("a value of another type than its own")
 
 
 def _elements(shape):
