@@ -245,6 +245,15 @@ def output_tensor(graph, name):
     return outputs[0]
 
 
+def _ends(graph, input_name, output_name):
+    """The tensors of a graph that is cut down to what its output needs."""
+    output = output_tensor(graph, output_name)
+    try:
+        return graph.get_tensor_by_name(f"{input_name}:0"), output
+    except KeyError as error:
+        raise GraphError(f"{output_name!r} does not depend on {input_name!r}") from error
+
+
 def width_of(tensor):
     """Values per image that a tensor [n, ...] holds; None if its shape does not tell."""
     sizes = tensor.shape.as_list()[1:] if tensor.shape.rank is not None else [None]
@@ -297,7 +306,7 @@ def cut(graph_def, input_name, output_name):
     if input_name not in nodes_by_name(graph_def):
         raise GraphError(f"the graph has no node {input_name!r}")
     if input_name not in nodes_by_name(part):
-        raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
+        raise GraphError(f"{output_name!r} does not depend on {input_name!r}")
     node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
     sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
@@ -598,8 +607,7 @@ class Runner:
         if precision == "bfloat16":
             lower(part)
         graph = import_graph(part)
-        self._input = graph.get_tensor_by_name(input_name + ":0")
-        self._output = output_tensor(graph, output_name)
+        self._input, self._output = _ends(graph, input_name, output_name)
         self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
         self.parallel = 1 if tf.gpus() else os.cpu_count() or 1
@@ -676,14 +684,11 @@ class BytesRunner:
 
     def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
         tf = import_tensorflow()
-        self._bytes = f"{input_name}:0"
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
         graph = import_graph(keep_ancestors(graph_def, output_name))
-        if input_name not in (operation.name for operation in graph.get_operations()):
-            raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
-        self._output = output_tensor(graph, output_name)
+        self._bytes, self._output = _ends(graph, input_name, output_name)
         self.width = width_of(self._output)
         self._session = tf.Session(graph=graph, config=config)
 

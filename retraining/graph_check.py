@@ -21,15 +21,16 @@ from retraining.nodes import GraphError, constant, node_name, nodes_by_name
 from retraining.quiet_tensorflow import import_tensorflow
 
 MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
-MAX_NODES = 100_000  # NASNet-Large, the largest of its time, has 20,000
+MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
 MAX_ELEMENTS = 1 << 28  # of one tensor: 1 GiB of float32
 MAX_DIMENSIONS = 254  # of a tensor in TensorFlow (TensorShape::MaxDimensions)
 SPARE_BYTES = 64 << 20  # that constants may have beyond the file's size, as repeated values
 
 # Ops that give values for values. Not among them: all that touch files, connections, Python,
 # variables, queues, tables or devices; all that call functions; loops (Enter, NextIteration), which
-# may never end, and TensorArrays, which only they need; what makes strings longer, which no
-# shape tells; Print and PrintV2, of which the latter writes into files. Assert is: it can only end the run. Random ops are dropout's.
+# may never end, and TensorArrays, which only they need; what makes strings longer, which no shape
+# tells; Print and PrintV2, of which the latter writes into files. Assert is: it can only end the
+# run. Random ops are dropout's.
 LISTED = """
 Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
 PreventGradient Snapshot CheckNumerics Assert Switch Merge

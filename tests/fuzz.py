@@ -1,9 +1,10 @@
-"""Damages tiny graphs' files and labels an image with what is left; a program of its own, too.
+"""Damages tiny graphs' files and runs what is left on an image; a program of its own, too.
 
 `python -m tests.fuzz SEED COUNT FOLDER` notes in FOLDER/last which one it is about to try, and its
 file is FOLDER/graph.pb, so that one that ends the process is known.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,22 +14,34 @@ from tensorflow.python.framework import op_def_registry
 
 from retraining import RetrainingError
 from retraining.classify import Overrides, load_classifier
+from retraining.graph import METADATA, Runner, load_network
 from retraining.graph_check import ALLOWED_OPS
+from retraining.images import ImageReader
+from retraining.networks import NETWORKS
+from retraining.nodes import set_constant
 from tests import tiny
 
-OUTPUTS = {
-    "inception bytes": Overrides("DecodeJpeg/contents", "softmax"),
-    "inception": Overrides("Mul", "softmax", input_height=32, input_width=32),
+OVERRIDES = {
+    "bytes": Overrides("DecodeJpeg/contents", "softmax"),
+    "pixels": Overrides("Mul", "softmax"),
     "mobilenet": Overrides("input", "MobilenetV1/Predictions/Softmax"),
+    "described": Overrides(),
 }
-WIDTHS = {"inception bytes": 10, "inception": 10, "mobilenet": 8}
+DESCRIPTION = {"labels": list("0123456789"), "input": "Mul", "output": "softmax"}
+DESCRIPTION |= {"size": [32, 32], "mean": 128.0, "std": 128.0}
 
 
 def originals():
-    """{name: bytes} of the tiny graphs."""
-    inception = tiny.tiny_inception().SerializeToString(deterministic=True)
-    mobilenet = tiny.tiny_mobilenet(size=32).SerializeToString(deterministic=True)
-    return {"inception bytes": inception, "inception": inception, "mobilenet": mobilenet}
+    """{name: bytes} of the tiny graphs; `base` is for retrain.py, the others for label_image.py."""
+    inception = tiny.tiny_inception()
+    plain = inception.SerializeToString(deterministic=True)
+    text = json.dumps(DESCRIPTION).encode()
+    set_constant(inception.node.add(name=METADATA), np.array(text, object))
+    return {
+        **dict.fromkeys(("base", "bytes", "pixels"), plain),
+        "described": inception.SerializeToString(deterministic=True),
+        "mobilenet": tiny.tiny_mobilenet(size=32).SerializeToString(deterministic=True),
+    }
 
 
 def damaged(content, rng):
@@ -111,17 +124,37 @@ def _unsettle(node, rng):
 
 
 def attempt(name, content, folder, image):
-    """Labels an image with a graph of these bytes: its probabilities, or the RetrainingError."""
-    path, labels = Path(folder) / "graph.pb", Path(folder) / "labels.txt"
+    """Runs a graph of these bytes on an image: what it gives, float [n], or the RetrainingError."""
+    path = Path(folder) / "graph.pb"
     path.write_bytes(content)
-    labels.write_text("".join(f"{n}\n" for n in range(WIDTHS[name])))
     try:
-        classifier = load_classifier(path, labels, OUTPUTS[name], "float32")
-        ((_, answer),) = classifier.classify([str(image)], few=True)
+        return vector(path, image) if name == "base" else probabilities(name, path, image)
     except RetrainingError as error:
-        answer = error
-    assert isinstance(answer, RetrainingError) or answer.shape == (WIDTHS[name],)
-    return answer
+        return error
+
+
+def vector(path, image):
+    """As retrain.py computes it."""
+    network = load_network(path, NETWORKS["inception_v3"])
+    about = network.preprocessing
+    images = ImageReader(about.size, about.mean, about.std).read(image)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, optimize=False)
+    (found,) = runner.run(images)
+    assert len(found.reshape(-1)) == network.width
+    return found
+
+
+def probabilities(name, path, image):
+    """As label_image.py computes them."""
+    labels = path.with_name("labels.txt")
+    labels.write_text("".join(f"{n}\n" for n in range(8 if name == "mobilenet" else 10)))
+    flags = (None if name == "described" else labels, OVERRIDES[name], "float32")
+    classifier = load_classifier(path, *flags)
+    ((_, found),) = classifier.classify([str(image)], few=True)
+    if isinstance(found, RetrainingError):
+        raise found
+    assert found.shape == (len(classifier.labels),)
+    return found
 
 
 def attempts(seed, numbers, folder):
