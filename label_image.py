@@ -11,7 +11,17 @@ import sys
 from dataclasses import replace
 
 from retraining.classify import Overrides, load_classifier
-from retraining.command import DONE, FAILED, Parser, escaped, leave, number, reports_errors, say
+from retraining.command import (
+    ALLOW_UNSAFE_OPS,
+    DONE,
+    FAILED,
+    Parser,
+    escaped,
+    leave,
+    number,
+    reports_errors,
+    say,
+)
 from retraining.dataset import NO_IMAGE, files_below, why_no_image
 from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
@@ -96,6 +106,7 @@ def _add_graph(parser):
         help="arithmetic; auto is bfloat16 for inception_v3 where the processor has it, else "
         "float32",
     )
+    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
     add("--input_layer", help="node that takes the image")
     add("--output_layer", help="node that gives the probabilities")
@@ -132,6 +143,7 @@ def overrides(options):
         options.input_width,
         options.input_mean,
         options.input_std,
+        options.allow_unsafe_ops,
     )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from retraining import evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.command import (
+    ALLOW_UNSAFE_OPS,
     DONE,
     VERBOSITIES,
     Parser,
@@ -41,6 +42,7 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.graph import PRECISIONS, load_network, resolve_precision
+from retraining.graph_check import describe_unsafe
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
@@ -67,7 +69,7 @@ def main(argv=None):
     dataset = read_photos(options, log)
     known, path = choose_network(options, log)
     check_outputs(path, options)
-    extractor = make_extractor(path, known, options)
+    extractor = make_extractor(path, known, options, log)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
     head = train_head(bottlenecks, extractor, options, log)
@@ -163,6 +165,7 @@ def _add_network(parser):
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
     add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
     add(
         "--precision",
@@ -352,9 +355,11 @@ class Bottlenecks:
     bad: list[BadImage]
 
 
-def make_extractor(path, known, options):
+def make_extractor(path, known, options, log):
     """What computes vectors: the network in the file at `path`, at the precision asked for."""
-    network = load_network(path, known)
+    network = load_network(path, known, options.allow_unsafe_ops)
+    if unsafe := describe_unsafe(network.graph_def):
+        log.warning(f"{path} is run though it holds {unsafe}")
     precision = resolve_precision(options.precision, network.graph_def)
     return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
 

@@ -14,6 +14,7 @@ from retraining.graph import (
     read_preprocessing,
     resolve_precision,
 )
+from retraining.graph_check import describe_unsafe
 from retraining.image_files import MAX_PIXELS
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
@@ -39,6 +40,7 @@ class Overrides:
     input_width: int | None = None
     input_mean: float | None = None
     input_std: float | None = None
+    allow_unsafe_ops: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Classifier:
         """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
 
         `few` saves the start-up work that only pays for many images.
+
+        Raises:
+            GraphError: TensorFlow cannot load or run the graph.
+            LabelsError: there are more or fewer labels than probabilities; said before an image
+                is read where the graph tells its width.
         """
         load, runner = self._loader(optimize=not few)
         for path, outputs in extract.stream(paths, load, runner):
@@ -69,21 +76,25 @@ class Classifier:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(self.graph_def, self.output, self.input)
+            self._check_width(from_bytes.width)
             most = self.max_pixels
             return lambda path: from_bytes.run(read_file(path, most)).reshape(1, -1), _Done()
         about = self.preprocessing
-        reader = ImageReader(about.size, about.mean, about.std, self.max_pixels)
         runner = Runner(self.graph_def, self.input, self.output, self.precision, optimize)
-        return reader.read, runner
+        self._check_width(runner.width)
+        return ImageReader(about.size, about.mean, about.std, self.max_pixels).read, runner
 
     def _checked(self, outputs):
         probabilities = outputs.reshape(-1)
-        if len(probabilities) != len(self.labels):
+        self._check_width(len(probabilities))
+        return probabilities
+
+    def _check_width(self, width):
+        if width not in (None, len(self.labels)):
             raise LabelsError(
-                f"the graph gives {len(probabilities)} probabilities for {len(self.labels)} "
+                f"the graph gives {width} probabilities for {len(self.labels)} "
                 f"labels; name the labels file that belongs to it with --labels"
             )
-        return probabilities
 
 
 class _Done:
@@ -102,16 +113,17 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     the graph's nodes tell, then what was usual for such graphs (said in `notes`).
 
     Raises:
-        GraphError: not a frozen graph, or it does not tell what the flags leave open.
+        GraphError: not a frozen graph, one that is not known to be harmless, or it does not tell
+            what the flags leave open.
         LabelsError: no labels file, or an unreadable one.
     """
-    graph_def = read_graph(graph_path)
+    overrides = overrides or Overrides()
+    graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
     labels = _find_labels(graph_path, labels_path, described)
-    notes = []
-    input_name, output, preprocessing = _find_ends(
-        graph_def, overrides or Overrides(), described, notes
-    )
+    unsafe = describe_unsafe(graph_def)
+    notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
+    input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
     precision = resolve_precision(precision, graph_def)
     return Classifier(graph_def, input_name, output, preprocessing, labels, precision, tuple(notes))
 

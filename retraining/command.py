@@ -16,6 +16,10 @@ from retraining import RetrainingError
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+ALLOW_UNSAFE_OPS = (  # the help of this flag
+    "run the graph even if it holds ops that could do more than compute, such as reading and "
+    "writing files; they are named"
+)
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
 
 

@@ -1,21 +1,23 @@
 """Reads, checks, folds, batches and runs frozen GraphDefs. TensorFlow is imported when needed."""
 
+import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from retraining import RetrainingError
+from retraining.graph_check import MAX_ELEMENTS, load_graph
 from retraining.images import POLICY, ImageError
 from retraining.networks import NETWORKS
 from retraining.nodes import (
     IMAGE_BYTES,
+    GraphError,
     add_constant,
     add_node,
     constant,
@@ -29,42 +31,19 @@ from retraining.quiet_tensorflow import import_tensorflow
 METADATA = "retraining/metadata"  # constant node that describes a retrained graph, as JSON
 DESCRIBED = {"labels": list, "input": str, "output": str, "size": list, "mean": float, "std": float}
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-class GraphError(RetrainingError):
-    """The file is not a frozen graph, or not the one that is needed; says what is wrong."""
+MAX_SIDE = 4096  # pixels of a network's input; beyond, one image would take hundreds of megabytes
 
 
 # -- reading ---------------------------------------------------------------------------------
 
 
-def read_graph(path):
-    """The frozen GraphDef in the file.
+def read_graph(path, allow_unsafe_ops=False):
+    """The frozen GraphDef in the file, checked; see `graph_check.load_graph`.
 
     Raises:
-        GraphError: the file is missing, unreadable, empty or no GraphDef.
+        GraphError: the file is missing, no GraphDef, damaged, or not known to be harmless.
     """
-    return _parse(path, _read(path))
-
-
-def _read(path):
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
-
-
-def _parse(path, content):
-    graph_def = import_tensorflow().GraphDef()
-    from google.protobuf.message import DecodeError
-
-    try:
-        graph_def.ParseFromString(content)
-    except DecodeError as error:
-        raise GraphError(f"{path} is not a frozen graph (.pb), or is damaged") from error
-    if not graph_def.node:
-        raise GraphError(f"{path} is not a frozen graph: it has no nodes")
-    return graph_def
+    return load_graph(path, allow_unsafe_ops)[0]
 
 
 def read_metadata(graph_def):
@@ -79,9 +58,26 @@ def read_metadata(graph_def):
     try:
         found = json.loads(value.item())
         about = {name: kind(found[name]) for name, kind in DESCRIBED.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        sane = _is_sane(about)
+    except DAMAGED as error:
         raise GraphError(f"the graph's own description ({METADATA}) is damaged") from error
+    if not sane:
+        raise GraphError(f"the graph's own description ({METADATA}) makes no sense")
     return {**found, **about}
+
+
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+def _is_sane(about):
+    return (
+        len(about["size"]) == 2
+        and all(type(side) is int and 0 < side <= MAX_SIDE for side in about["size"])
+        and all(isinstance(label, str) for label in about["labels"])
+        and math.isfinite(about["mean"])
+        and math.isfinite(about["std"])
+        and about["std"] != 0
+    )
 
 
 @dataclass(frozen=True)
@@ -99,6 +95,9 @@ def read_preprocessing(graph_def, input_name):
 
     Two forms are known: the 2015 front end (`ResizeBilinear`, `Sub` and `Mul` by constants before
     the input) and a Placeholder with a shape.
+
+    Raises:
+        GraphError: the size they tell is not that of an image.
     """
     nodes = nodes_by_name(graph_def)
     node, mean, std, size = nodes.get(input_name), None, None, None
@@ -114,14 +113,23 @@ def read_preprocessing(graph_def, input_name):
         "PlaceholderWithDefault",
     ):
         value = constant(nodes, node.input[1]) if len(node.input) > 1 else None
-        if node.op == "Mul" and value is not None:
+        if node.op == "Mul" and _is_number(value) and value:
             std = float(1 / value)
-        elif node.op == "Sub" and value is not None:
+        elif node.op == "Sub" and _is_number(value):
             mean = float(value)
         elif node.op == "ResizeBilinear" and value is not None:
-            size = tuple(int(v) for v in value)
+            size = tuple(int(v) for v in value.ravel() if value.dtype.kind == "i")
         node = nodes.get(node_name(node.input[0]))
+    if size and not (len(size) == 2 and all(0 < side <= MAX_SIDE for side in size)):
+        raise GraphError(f"the graph takes images of {size} pixels, not (height, width)")
     return Preprocessing(size, mean, std, fixed_size)
+
+
+def _is_number(value):
+    """Whether an array, or None, is one finite float."""
+    return (
+        value is not None and value.shape == () and value.dtype.kind == "f" and math.isfinite(value)
+    )
 
 
 @dataclass(frozen=True)
@@ -150,14 +158,13 @@ class BaseNetwork:
         return hashlib.sha1(repr(facts).encode()).hexdigest()
 
 
-def load_network(path, network):
+def load_network(path, network, allow_unsafe_ops=False):
     """Reads a base network's file and checks that it is `network` (networks.Network).
 
     Raises:
-        GraphError: not a frozen graph, or not that network.
+        GraphError: not a frozen graph, one not known to be harmless, or not that network.
     """
-    content = _read(path)
-    graph_def = _parse(path, content)
+    graph_def, content = load_graph(path, allow_unsafe_ops)
     nodes = nodes_by_name(graph_def)
     missing = sorted(network.required_nodes - set(nodes))
     if missing:
@@ -193,9 +200,9 @@ def _width(path, graph_def, nodes, name):
     node = nodes[name]
     shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
     if shape is None:
-        part = keep_ancestors(graph_def, name)
-        shape = import_graph(part).get_tensor_by_name(name + ":0").shape.as_list()
-    if len(shape) != 2 or not shape[1] or shape[1] < 1:
+        found = output_tensor(import_graph(keep_ancestors(graph_def, name)), name).shape
+        shape = np.array(found.as_list() if found.rank is not None else ())
+    if shape.shape != (2,) or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
     return int(shape[1])
 
@@ -213,7 +220,45 @@ def import_graph(graph_def):
             tf.import_graph_def(graph_def, name="")
     except (ValueError, tf.errors.OpError) as error:
         raise GraphError(f"TensorFlow cannot load this graph: {_one_line(error)}") from error
+    _check_shapes(graph)
     return graph
+
+
+def _check_shapes(graph):
+    """Refuses a tensor that would be huge by what TensorFlow infers, for one image."""
+    for operation in graph.get_operations():
+        for tensor in operation.outputs:
+            sizes = tensor.shape.as_list() if tensor.shape.rank is not None else ()
+            if math.prod(size for size in sizes if size is not None) > MAX_ELEMENTS:
+                raise GraphError(f"the graph would make a tensor {tensor.name!r} of shape {sizes}")
+
+
+def output_tensor(graph, name):
+    """The first output, floating point, of a node of a tf.Graph.
+
+    Raises:
+        GraphError: it has none.
+    """
+    outputs = graph.get_operation_by_name(name).outputs
+    if not outputs or not outputs[0].dtype.is_floating:
+        kind = outputs[0].dtype.name if outputs else "nothing"
+        raise GraphError(f"the node {name!r} gives {kind}, not numbers; name another one")
+    return outputs[0]
+
+
+def _ends(graph, input_name, output_name):
+    """The tensors of a graph that is cut down to what its output needs."""
+    output = output_tensor(graph, output_name)
+    try:
+        return graph.get_tensor_by_name(f"{input_name}:0"), output
+    except KeyError as error:
+        raise GraphError(f"{output_name!r} does not depend on {input_name!r}") from error
+
+
+def width_of(tensor):
+    """Values per image that a tensor [n, ...] holds; None if its shape does not tell."""
+    sizes = tensor.shape.as_list()[1:] if tensor.shape.rank is not None else [None]
+    return math.prod(sizes) if sizes and None not in sizes else None
 
 
 def _one_line(error):
@@ -247,7 +292,7 @@ def keep_ancestors(graph_def, output_name, stop=None):
         GraphError: one of them is not in the graph.
     """
     wanted = ancestors(nodes_by_name(graph_def), output_name, stop)
-    kept = type(graph_def)(versions=graph_def.versions)
+    kept = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
     kept.node.extend(node for node in graph_def.node if node.name in wanted)
     return kept
 
@@ -262,7 +307,7 @@ def cut(graph_def, input_name, output_name):
     if input_name not in nodes_by_name(graph_def):
         raise GraphError(f"the graph has no node {input_name!r}")
     if input_name not in nodes_by_name(part):
-        raise GraphError(f"the node {output_name!r} does not depend on {input_name!r}")
+        raise GraphError(f"{output_name!r} does not depend on {input_name!r}")
     node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
     sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
@@ -288,7 +333,8 @@ def widen_batch(graph_def):
                 first.size = -1 if first.size == 1 else first.size
         elif node.op == "Reshape":
             shape = constant(nodes, node.input[1])
-            if shape is not None and len(shape) > 1 and shape[0] == 1 and -1 not in shape:
+            is_list = shape is not None and shape.ndim == 1 and len(shape) > 1
+            if is_list and shape[0] == 1 and -1 not in shape:
                 shape = np.concatenate([[-1], shape[1:]]).astype(shape.dtype)
                 set_constant(nodes[node_name(node.input[1])], shape)
 
@@ -310,6 +356,7 @@ def same_part(one, other, input_name, output_name):
     return all(a == b for a, b in itertools.zip_longest(*parts))
 
 
+@np.errstate(all="ignore")  # what makes NaN of its constants does so in TensorFlow, too
 def fold(graph_def, output_name):
     """Makes a graph faster, in place, with the same output: batch norms go into convolutions.
 
@@ -318,6 +365,8 @@ def fold(graph_def, output_name):
       it becomes `conv(x, w * scale) + shift`.
     - CheckNumerics and the Identity nodes that only order it are dropped.
     - Concat(axis, ...) becomes ConcatV2(..., axis).
+
+    What does not have these forms exactly is left as it is.
     """
     nodes = nodes_by_name(graph_def)
     users = Counter(
@@ -351,7 +400,12 @@ def _fold_batch_norm(node, folded, nodes, users):
     By TensorFlow's definition of the op, scale = gamma / sqrt(variance + epsilon), or without
     gamma if not scale_after_normalization, and shift = beta - mean * scale.
     """
-    mean, variance, beta, gamma = (constant(nodes, name) for name in node.input[1:5])
+    statistics = [constant(nodes, name) for name in node.input[1:5]]
+    if any(each is None or each.dtype != np.float32 for each in statistics):
+        return
+    if len({each.shape for each in statistics}) > 1 or statistics[0].ndim != 1:
+        return
+    mean, variance, beta, gamma = statistics
     scale = 1 / np.sqrt(variance.astype(np.float64) + node.attr["variance_epsilon"].f)
     if node.attr["scale_after_normalization"].b:
         scale = scale * gamma
@@ -362,9 +416,9 @@ def _fold_batch_norm(node, folded, nodes, users):
 
 def _fold_scale(node, nodes, users):
     """conv * constant -> Identity(conv), the constant going into the convolution's weights."""
-    for source, factor in (node.input, reversed(node.input)):
+    for source, factor in (node.input[:2], node.input[1::-1]):
         conv = nodes[node_name(_source(nodes, source))]
-        scale = _evaluate(nodes, factor)
+        scale = _evaluate(nodes, factor) if conv.op in CONVOLUTIONS else None
         if scale is not None and scale.ndim == 1 and _scale_weights(conv, scale, nodes, users):
             node.op = "Identity"
             set_inputs(node, [conv.name])
@@ -373,10 +427,10 @@ def _fold_scale(node, nodes, users):
 
 def _fold_shift(node, folded, nodes):
     """conv + constant -> BiasAdd(conv, constant)."""
-    for source, term in (node.input, reversed(node.input)):
+    for source, term in (node.input[:2], node.input[1::-1]):
         conv = nodes[node_name(_source(nodes, source))]
-        shift = _evaluate(nodes, term)
-        if conv.op in CONVOLUTIONS and shift is not None and shift.ndim == 1:
+        shift = _evaluate(nodes, term) if conv.op in CONVOLUTIONS else None
+        if shift is not None and shift.ndim == 1:
             _make_bias_add(node, conv.name, shift, folded)
             return
 
@@ -393,7 +447,7 @@ def _scale_weights(conv, scale, nodes, users):
         return False
     weights = nodes[node_name(_source(nodes, conv.input[1]))]
     values = constant(nodes, weights.name)
-    if values is None or users[weights.name] > 1:
+    if values is None or values.ndim != 4 or users[weights.name] > 1:
         return False
     # Conv2D: [height, width, in, out]; depthwise: [height, width, in, multiplier], out = in * m.
     channels = values.shape[2:] if conv.op == "DepthwiseConv2dNative" else values.shape[3:]
@@ -421,16 +475,25 @@ ARITHMETIC = {
 }
 
 
-def _evaluate(nodes, reference):
-    """The float64 value of a node that depends on constants only; None for others."""
+BATCH_NORM_DEPTH = (
+    6  # operations, one more than it has: without a limit, each could double the time
+)
+
+
+def _evaluate(nodes, reference, depth=BATCH_NORM_DEPTH):
+    """The float64 vector or number of a node that depends on constants only; None for others."""
     node = nodes[node_name(_source(nodes, reference))]
     if node.op == "Const":
         value = constant(nodes, node.name)
-        return value.astype(np.float64) if value.dtype == np.float32 else None
-    if node.op not in ARITHMETIC:
+        usable = value.dtype == np.float32 and value.ndim < 2
+        return value.astype(np.float64) if usable else None
+    if node.op not in ARITHMETIC or depth == 0:
         return None
-    values = [_evaluate(nodes, name) for name in node.input]
-    return None if any(value is None for value in values) else ARITHMETIC[node.op](*values)
+    inputs = [name for name in node.input if name[0] != "^"]
+    values = [_evaluate(nodes, name, depth - 1) for name in inputs]
+    if any(value is None for value in values) or len({v.size for v in values} - {1}) > 1:
+        return None
+    return ARITHMETIC[node.op](*values)
 
 
 PASSED_THROUGH = ("CheckNumerics", "Identity")
@@ -545,8 +608,8 @@ class Runner:
         if precision == "bfloat16":
             lower(part)
         graph = import_graph(part)
-        self._input = graph.get_tensor_by_name(input_name + ":0")
-        self._output = graph.get_tensor_by_name(output_name + ":0")
+        self._input, self._output = _ends(graph, input_name, output_name)
+        self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
         self.parallel = 1 if tf.gpus() else os.cpu_count() or 1
         config = tf.ConfigProto()
@@ -559,16 +622,39 @@ class Runner:
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
-        """float32 [n, width] for float32 [n, height, width, 3]."""
+        """float32 [n, width] for float32 [n, height, width, 3].
+
+        Raises:
+            GraphError: TensorFlow cannot run it, or it does not give a row per image.
+        """
         if self.one_at_a_time and len(batch) > 1:
             return np.concatenate([self.run(image[None]) for image in batch])
         if self._started:
-            return self._session.run(self._output, {self._input: batch})
+            return self._run(batch)
         # The first call optimizes the graph; calls beside it would each do so again.
         with self._first_call:
-            output = self._session.run(self._output, {self._input: batch})
+            output = self._run(batch)
             self._started = True
         return output
+
+    def _run(self, batch):
+        with _errors_of_running():
+            output = self._session.run(self._output, {self._input: batch})
+        if output.shape[:1] != (len(batch),):
+            raise GraphError(
+                f"the graph gives an answer of shape {output.shape} for {len(batch)} images, not a "
+                f"row per image; name another output"
+            )
+        return output
+
+
+@contextlib.contextmanager
+def _errors_of_running():
+    """Makes what TensorFlow raises when it runs a graph, or is fed a wrong shape, a GraphError."""
+    try:
+        yield
+    except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
+        raise GraphError(f"TensorFlow cannot run this graph: {_one_line(error)}") from error
 
 
 def _choose_rewrites(rewrites, optimize):
@@ -599,20 +685,23 @@ class BytesRunner:
 
     def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
         tf = import_tensorflow()
-        self._output, self._bytes = f"{output_name}:0", f"{input_name}:0"
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
-        part = keep_ancestors(graph_def, output_name)
-        self._session = tf.Session(graph=import_graph(part), config=config)
+        graph = import_graph(keep_ancestors(graph_def, output_name))
+        self._bytes, self._output = _ends(graph, input_name, output_name)
+        self.width = width_of(self._output)
+        self._session = tf.Session(graph=graph, config=config)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.
 
         Raises:
             ImageError: the graph's own decoder does not read this file.
+            GraphError: TensorFlow cannot run it.
         """
-        try:
-            return self._session.run(self._output, {self._bytes: content})
-        except self._refused as error:
-            raise ImageError("is not an image that the graph's own decoder reads") from error
+        with _errors_of_running():
+            try:
+                return self._session.run(self._output, {self._bytes: content})
+            except self._refused as error:
+                raise ImageError("is not an image that the graph's own decoder reads") from error

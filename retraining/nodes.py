@@ -2,10 +2,15 @@
 
 import numpy as np
 
+from retraining import RetrainingError
 from retraining.quiet_tensorflow import import_tensorflow
 
 IMAGE_BYTES = "DecodeJpeg/contents"
 ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one
+
+
+class GraphError(RetrainingError):
+    """The file is not a frozen graph, or not the one that is needed; says what is wrong."""
 
 
 def nodes_by_name(graph_def):

@@ -25,9 +25,11 @@ def import_tensorflow():
         from tensorflow.core.framework.graph_pb2 import GraphDef
         from tensorflow.core.framework.summary_pb2 import Summary
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
+        from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+        from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
         from tensorflow.python.client.session import Session
         from tensorflow.python.eager.context import context
-        from tensorflow.python.framework import dtypes, errors
+        from tensorflow.python.framework import dtypes, errors, op_def_registry
         from tensorflow.python.framework.importer import import_graph_def
         from tensorflow.python.framework.ops import Graph
         from tensorflow.python.framework.tensor_util import MakeNdarray, make_tensor_proto
@@ -37,6 +39,8 @@ def import_tensorflow():
         FileWriter=FileWriter,
         Graph=Graph,
         GraphDef=GraphDef,
+        MetaGraphDef=MetaGraphDef,
+        SavedModel=SavedModel,
         Session=Session,
         Summary=Summary,
         dtypes=dtypes,
@@ -45,6 +49,7 @@ def import_tensorflow():
         import_graph_def=import_graph_def,
         make_ndarray=MakeNdarray,
         make_tensor_proto=make_tensor_proto,
+        op_definition=op_def_registry.get,
     )
 
 
