@@ -3,7 +3,8 @@
 Rows are only ever added; a row is a float32 vector in the machine's little-endian byte order under
 the key of the image (and of its distortion, for a distorted view). Beside them, `file_keys.sqlite`
 remembers the keys of files, so that a file is hashed again only if its size or modification time
-has changed. No TensorFlow.
+has changed. The keys of vectors that were imported, not computed, are listed in a table of their
+own. No TensorFlow.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class BottleneckStore:
         """
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
         self.width = width
-        self._pending = {}
+        self._pending, self._imported = {}, []
         self._committed = time.monotonic()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ class BottleneckStore:
         execute("PRAGMA synchronous = NORMAL")  # safe against a crash of the program in WAL mode
         execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
         execute("CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL)")
+        execute("CREATE TABLE IF NOT EXISTS imported (key TEXT PRIMARY KEY)")
         wanted = {
             "schema": str(SCHEMA_VERSION),
             "fingerprint": fingerprint,
@@ -91,7 +93,7 @@ class BottleneckStore:
     def missing(self, keys):
         """The keys (each once, in order) that have no vector yet."""
         keys = list(dict.fromkeys(keys))
-        known = {key for chunk in self._select("key", keys) for (key,) in chunk}
+        known = {key for chunk in self._select("key FROM vectors", keys) for (key,) in chunk}
         return [key for key in keys if key not in known and key not in self._pending]
 
     def read(self, keys):
@@ -106,7 +108,7 @@ class BottleneckStore:
             rows.setdefault(key, []).append(row)
         vectors = self._array(len(keys))
         found = 0
-        for chunk in self._select("key, vector", list(rows)):
+        for chunk in self._select("key, vector FROM vectors", list(rows)):
             for key, blob in chunk:
                 vectors[rows[key]] = self._vector(key, blob)
                 found += 1
@@ -130,18 +132,26 @@ class BottleneckStore:
             raise CacheError(f"{self.path}: the vector of {key} has a wrong length; move it away")
         return np.frombuffer(blob, "<f4")
 
-    def _select(self, columns, keys):
+    def _select(self, what, keys):
         for start in range(0, len(keys), QUERY_KEYS):
             chunk = keys[start : start + QUERY_KEYS]
             marks = ",".join("?" * len(chunk))
-            query = f"SELECT {columns} FROM vectors WHERE key IN ({marks})"
+            query = f"SELECT {what} WHERE key IN ({marks})"
             try:
                 yield self._connection.execute(query, chunk).fetchall()
             except sqlite3.Error as error:
                 raise CacheError(self._explain(error)) from error
 
-    def put(self, key, vector):
-        """Adds a vector; on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
+    def imported(self, keys):
+        """The set of those keys whose vectors were not computed here."""
+        self.commit()
+        chunks = self._select("key FROM imported", list(keys))
+        return {key for chunk in chunks for (key,) in chunk}
+
+    def put(self, key, vector, imported=False):
+        """Adds a vector, `imported` if it was not computed by this tool.
+
+        It is on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
 
         Raises:
             CacheError: the vector has a wrong length or a value that is not finite.
@@ -149,6 +159,8 @@ class BottleneckStore:
         if vector.shape != (self.width,) or not np.isfinite(vector).all():
             raise CacheError(f"the network gave no valid vector for {key}; not stored")
         self._pending[key] = vector.astype("<f4").tobytes()
+        if imported:
+            self._imported.append((key,))
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.commit()
 
@@ -160,9 +172,13 @@ class BottleneckStore:
                     self._connection.executemany(
                         "INSERT OR IGNORE INTO vectors VALUES (?, ?)", self._pending.items()
                     )
+                    self._connection.executemany(
+                        "INSERT OR IGNORE INTO imported VALUES (?)", self._imported
+                    )
             except sqlite3.Error as error:
                 raise CacheError(self._explain(error)) from error
             self._pending.clear()
+            self._imported.clear()
         self._committed = time.monotonic()
 
 
