@@ -9,8 +9,11 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from retraining import evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
+from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
     ALLOW_UNSAFE_OPS,
     DONE,
@@ -53,6 +56,7 @@ PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
+MOST_NAMED = 3  # files in a warning
 
 
 MOST_LISTED = 20  # files that were left out; the others are in a file
@@ -99,6 +103,9 @@ def parse_flags(argv=None):
         parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+    folder = options.import_classic_bottlenecks
+    if folder is not None and not os.path.isdir(folder):
+        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
 
 
@@ -167,6 +174,12 @@ def _add_network(parser):
     add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
+    add(
+        "--import_classic_bottlenecks",
+        metavar="DIR",
+        help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
+        "the photos and the network (float32 ones, whatever --precision is); needed once",
+    )
     add(
         "--precision",
         choices=PRECISIONS,
@@ -353,6 +366,7 @@ class Bottlenecks:
     examples: dict[str, list[Example]]
     labelled: dict[str, Labelled]
     bad: list[BadImage]
+    imported: set[str]  # keys of photos whose vectors are the classic's
 
 
 def make_extractor(path, known, options, log):
@@ -371,14 +385,54 @@ def compute_bottlenecks(dataset, extractor, options, log):
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
     with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
+        if folder := options.import_classic_bottlenecks:
+            cache = ClassicCache(folder, network.name, network.width, dataset.labels)
+            import_vectors(store, dataset.examples, cache, extractor, log)
         reasons = fill_store(store, jobs, extractor, bar)
         good = [job for job in jobs if job.example.key not in reasons]
         labelled = {part: read_split(store, good, part, dataset.labels) for part in SPLITS}
+        imported = store.imported(job.example.key for job in good)
         for note in store.notes:
             log.warning(note)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
-    return Bottlenecks(dataset.labels, examples, labelled, [*dataset.bad, *unreadable])
+    bad = [*dataset.bad, *unreadable]
+    return Bottlenecks(dataset.labels, examples, labelled, bad, imported)
+
+
+def import_vectors(store, examples, cache, extractor, log):
+    """Takes vectors over from a classic_cache.ClassicCache and says what became of them."""
+
+    def compute(sample):
+        fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
+
+    outcome = take_over(store, examples, cache, compute)
+    warn_of_import(outcome, examples, cache, log)
+    skipped = sum(map(len, outcome.skipped.values()))
+    log.info(
+        f"{outcome.taken} vectors taken over from {cache.folder}; {outcome.checked} computed to "
+        f"check them, {outcome.known} known before, {skipped} skipped, {outcome.absent} without "
+        f"a file"
+    )
+
+
+def warn_of_import(outcome, examples, cache, log):
+    """Says what is doubtful in a classic_cache.Outcome, and which files were skipped."""
+    if outcome.times_are_of_a_copy:
+        log.warning(
+            f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
+            f"so a photo changed since cannot be told by its time"
+        )
+    if outcome.absent == len({example.key for example in examples}):
+        log.warning(
+            f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
+        )
+    for reason, paths in outcome.skipped.items():
+        names = ", ".join(os.path.relpath(path, cache.folder) for path in paths[:MOST_NAMED])
+        names += ", ..." if len(paths) > MOST_NAMED else ""
+        log.warning(f"{len(paths)} files in {cache.folder} not taken over, {reason}: {names}")
+        for path in paths:
+            log.debug(f"not taken over, {reason}: {path}")
 
 
 def make_jobs(examples, options):
@@ -525,8 +579,8 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     bar = progress_bar("final test", "img", is_quiet(options))
     with export.candidate(options.output_graph, graph + untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
-    cached = bottlenecks.labelled[TESTING].vectors[rows]
-    export.check_agreement(result, head.probabilities(cached))
+    expected = head.probabilities(expected_vectors(result, rows, bottlenecks))
+    export.check_agreement(result, expected)
     results = {"test_photos": result.total, "test_correct": result.correct}
     tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
     export.write_files(
@@ -539,6 +593,18 @@ def export_and_test(head, bottlenecks, extractor, options, log):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))
     return result
+
+
+def expected_vectors(result, rows, bottlenecks):
+    """The cached vectors, float32 [n, width], of these rows of the held-out photos.
+
+    In the place of imported ones, which need not be the network's to the last digit, are those
+    that it gave in the test.
+    """
+    examples = [bottlenecks.examples[TESTING][row] for row in rows]
+    imported = np.array([e.key in bottlenecks.imported for e in examples], bool)
+    cached = bottlenecks.labelled[TESTING].vectors[rows]
+    return np.where(imported[:, None], result.vectors, cached)
 
 
 def describe_test(result):

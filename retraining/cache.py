@@ -1,11 +1,11 @@
 """The bottleneck store: one SQLite file per network fingerprint, a row per image key.
 
-A row is a float32 vector in little-endian byte order under the key of the
-image (and of its distortion, for a distorted view), with a check sum: SQLite itself has none, and
-a flipped bit shall cost one vector, not a model. Beside them, `file_keys.sqlite` remembers the keys
-of files, so that a file is hashed again only if its size or modification time has changed. A file
-that is damaged, foreign or of another schema is moved aside, never deleted, and begun anew. No
-TensorFlow.
+A row is a float32 vector in little-endian byte order under the key of the image (and of its
+distortion, for a distorted view), a mark if it was imported, not computed, and a check sum: SQLite
+itself has none, and a flipped bit shall cost one vector, not a model. Beside them,
+`file_keys.sqlite` remembers the keys of files, so that a file is hashed again only if its size or
+modification time has changed. A file that is damaged, foreign or of another schema is moved aside,
+never deleted, and begun anew. No TensorFlow.
 """
 
 import contextlib
@@ -127,14 +127,14 @@ def _counted():
     yield from (f"-{number}" for number in itertools.count(2))
 
 
-def check_sum(key, blob):
+def check_sum(key, blob, imported):
     """CRC-32 of a row."""
-    return zlib.crc32(blob, zlib.crc32(key.encode()))
+    return zlib.crc32(blob, zlib.crc32(f"{key} {imported}".encode()))
 
 
 VECTORS = {
-    "vectors": "CREATE TABLE vectors "
-    "(key TEXT PRIMARY KEY, vector BLOB NOT NULL, check_sum INTEGER NOT NULL)"
+    "vectors": "CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL, "
+    "imported INTEGER NOT NULL, check_sum INTEGER NOT NULL)"
 }
 
 
@@ -231,11 +231,12 @@ class BottleneckStore:
         for start in range(0, len(keys), QUERY_KEYS):
             chunk = dict.fromkeys(keys[start : start + QUERY_KEYS])
             marks = ",".join("?" * len(chunk))
-            query = f"SELECT key, vector, check_sum FROM vectors WHERE key IN ({marks})"
-            for key, blob, found in self._connection.execute(query, tuple(chunk)).fetchall():
+            query = f"SELECT * FROM vectors WHERE key IN ({marks})"
+            rows = self._connection.execute(query, tuple(chunk)).fetchall()
+            for key, blob, imported, found in rows:
                 if key not in chunk:
                     raise sqlite3.DatabaseError("the index and the table differ")
-                sound = isinstance(blob, bytes) and found == check_sum(key, blob)
+                sound = isinstance(blob, bytes) and found == check_sum(key, blob, imported)
                 vector = np.frombuffer(blob, "<f4") if sound and len(blob) % 4 == 0 else None
                 if vector is not None and not self._valid(vector):
                     vector = None
@@ -285,15 +286,24 @@ class BottleneckStore:
         with self._explained(), tempfile.TemporaryFile(dir=self.path.parent) as file:
             return np.memmap(file, np.float32, "w+", shape=shape)
 
-    def put(self, key, vector):
-        """Adds a vector; on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
+    def imported(self, keys):
+        """The set of those keys whose vectors were not computed here."""
+        self.commit()
+        with self._explained():
+            marked = self._connection.execute("SELECT key FROM vectors WHERE imported = 1")
+            return {key for (key,) in marked}.intersection(keys)
+
+    def put(self, key, vector, imported=False):
+        """Adds a vector, `imported` if it was not computed by this tool.
+
+        It is on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
 
         Raises:
             CacheError: the vector has a wrong length or a value that is not finite.
         """
         if not self._valid(vector):
             raise CacheError(f"the network gave no valid vector for {key}; not stored")
-        self._pending[key] = vector.astype("<f4").tobytes()
+        self._pending[key] = vector.astype("<f4").tobytes(), int(imported)
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.commit()
 
@@ -303,7 +313,7 @@ class BottleneckStore:
         Raises:
             CacheError: it cannot be written; what was committed before is kept.
         """
-        rows = [(key, blob, check_sum(key, blob)) for key, blob in self._pending.items()]
+        rows = [(key, *row, check_sum(key, *row)) for key, row in self._pending.items()]
         if rows:
             try:
                 self._insert(rows)
@@ -316,7 +326,7 @@ class BottleneckStore:
 
     def _insert(self, rows):
         with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+            self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", rows)
 
 
 FILES = {

@@ -241,6 +241,7 @@ class HeldOutResult:
     paths: list[str]
     truth: np.ndarray  # int [n]
     probabilities: np.ndarray  # float32 [n, classes]
+    vectors: np.ndarray  # float32 [n, width], as the network gave them just now
 
     @property
     def correct(self):
@@ -299,7 +300,8 @@ def test_exported(path, examples, extractor, progress):
     head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
     labels = list(about["labels"])
     truth = np.array([labels.index(example.label) for example in examples], int)
-    result = HeldOutResult([e.path for e in examples], truth, head.run(vectors))
+    paths = [example.path for example in examples]
+    result = HeldOutResult(paths, truth, head.run(vectors), vectors)
     check_untouched(result, untouched.result(), extractor.settings.precision)
     return result
 

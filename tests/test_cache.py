@@ -44,6 +44,15 @@ def test_missing_keys_are_listed_once_in_order(tmp_path):
         assert store.missing(["c", "b", "a", "c"]) == ["c", "a"]
 
 
+def test_imported_vectors_are_remembered_as_such(tmp_path):
+    with open_store(tmp_path) as store:
+        store.put("a", vector(1), imported=True)
+        store.put("b", vector(2))
+    with open_store(tmp_path) as store:
+        assert store.imported(["a", "b", "c"]) == {"a"}
+        np.testing.assert_array_equal(store.read(["a", "b"]), [vector(1), vector(2)])
+
+
 def test_a_missing_vector_is_an_error_not_a_guess(tmp_path):
     with open_store(tmp_path) as store, pytest.raises(CacheError, match="lacks 1 vectors"):
         store.read(["nothing"])

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 import retrain
+from retraining.dataset import hash_file
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from tests import tiny
 
@@ -112,6 +113,69 @@ def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monke
         assert run_retrain(tmp_path, photos) == 0  # the undistorted ones are there as well
     assert run_retrain(tmp_path, photos, *flags, "--seed", 1) == 0
     assert len(rows(tmp_path)) == 90 + 6 * training
+
+
+def write_classic_cache(folder, finished, shift):
+    """A text file per photo of red and green, its vector moved by `shift`; {key: the vector}."""
+    vectors, written = rows(finished.folder), {}
+    for path in sorted(Path(finished.photos).glob("*/*.jpg")):
+        key = hash_file(path)
+        if path.parent.name != "blue":
+            written[key] = np.frombuffer(vectors[key], "<f4") + np.float32(shift)
+            file = folder / path.parent.name / f"{path.name}_inception_v3.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(",".join(map(str, written[key])))
+    return written
+
+
+def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, capsys):
+    classic = tmp_path / "classic"
+    written = write_classic_cache(classic, finished, 0.001)
+    half = classic / "red" / "photo_03.jpg_inception_v3.txt"
+    half.write_text(half.read_text()[:100])
+    flags = ("--precision", "float32", "--import_classic_bottlenecks", classic)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    err = capsys.readouterr().err
+    line = "49 vectors taken over from {}; 10 computed to check them, 0 known before, 1 skipped, 30"
+    assert line.format(classic) in err
+    assert f"not taken over, not 24 numbers: {os.path.join('red', half.name)}\n" in err
+    assert " 31/31 " in err  # what was left to compute
+    found, own = rows(tmp_path), rows(finished.folder)
+    taken = {key for key in found if key in written and found[key] == written[key].tobytes()}
+    assert len(found) == 90
+    assert len(taken) == 49
+    for key in set(found) - taken:
+        ours, theirs = (np.frombuffer(row[key], "<f4") for row in (found, own))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_final_test_is_of_the_network_where_vectors_are_imported(
+    tmp_path, run_retrain, finished, photos
+):
+    # Far enough to change the head's answers, which for vectors of its own would be an error.
+    write_classic_cache(tmp_path / "classic", finished, 0.15)
+    flags = ("--import_classic_bottlenecks", tmp_path / "classic")
+    assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 0
+    assert run_retrain(tmp_path, photos, "--precision", "float32", "--split_by", "path") == 0
+
+
+def test_a_classic_cache_of_something_else_is_refused(
+    tmp_path, run_retrain, finished, photos, capsys
+):
+    write_classic_cache(tmp_path / "classic", finished, 0)
+    files = sorted((tmp_path / "classic").glob("*/*.txt"))
+    for file in files:
+        file.write_text(",".join(reversed(file.read_text().split(","))))
+    flags = ("--import_classic_bottlenecks", tmp_path / "classic")
+    assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 1
+    assert "are not those of this network and these photos" in capsys.readouterr().err
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_classic_cache_that_is_not_there_is_a_wrong_flag(tmp_path, run_retrain, photos, capsys):
+    flags = ("--import_classic_bottlenecks", tmp_path / "nowhere")
+    assert run_retrain(tmp_path, photos, *flags) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_misclassified_photos_are_listed(tmp_path, run_retrain, photos, capsys):

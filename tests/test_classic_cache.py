@@ -1,0 +1,279 @@
+"""classic_cache.py: taking over the classic's text files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retraining import classic_cache
+from retraining.cache import BottleneckStore
+from retraining.classic_cache import ClassicCache, ClassicCacheError, UnusableError, take_over
+from retraining.dataset import Example, load_dataset
+
+WIDTH = 24
+
+
+def vector(number):
+    return np.random.default_rng(number).uniform(0, 2, WIDTH).astype("f4")
+
+
+def text(values):
+    """As the classic wrote them."""
+    return ",".join(str(value) for value in values)
+
+
+class Setting:
+    """Photos that are mere names, their true vectors, a store and a classic cache."""
+
+    def __init__(self, folder, count=40, label="roses"):
+        self.folder, self.label = folder, label
+        (folder / "photos" / label).mkdir(parents=True)
+        (folder / "classic" / label).mkdir(parents=True)
+        self.examples, self.computed = [], []
+        for number in range(count):
+            path = folder / "photos" / label / f"{number:02d}.jpg"
+            path.write_bytes(b"photo")
+            os.utime(path, (1000, 1000))
+            self.examples.append(Example(str(path), label, "training", f"key{number}"))
+        self.store = BottleneckStore(folder / "cache", "inception_v3", "f" * 40, WIDTH)
+
+    def write(self, number, content=None, suffix="_inception_v3.txt", seconds=2000):
+        path = self.folder / "classic" / self.label / f"{number:02d}.jpg{suffix}"
+        content = text(vector(number)) if content is None else content
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.utime(path, (seconds, seconds))
+        return str(path)
+
+    def compute(self, examples):
+        self.computed += [example.key for example in examples]
+        for example in examples:
+            self.store.put(example.key, vector(int(example.key[3:])))
+
+    def run(self, network="inception_v3", examples=None, compute=None):
+        cache = ClassicCache(str(self.folder / "classic"), network, WIDTH, [self.label])
+        return take_over(self.store, examples or self.examples, cache, compute or self.compute)
+
+
+@pytest.fixture
+def setting(tmp_path):
+    made = Setting(tmp_path)
+    yield made
+    made.store.close()
+
+
+def fill(setting, **changes):
+    for number in range(len(setting.examples)):
+        setting.write(number, **changes)
+
+
+@pytest.mark.parametrize("suffix", ["_inception_v3.txt", ".txt"])
+def test_vectors_are_taken_over_bit_for_bit(setting, suffix):
+    fill(setting, suffix=suffix)
+    outcome = setting.run()
+    assert (outcome.taken, outcome.checked, outcome.known, outcome.absent) == (30, 10, 0, 0)
+    assert not outcome.skipped
+    assert not outcome.times_are_of_a_copy
+    assert len(setting.computed) == 10
+    keys = [example.key for example in setting.examples]
+    np.testing.assert_array_equal(setting.store.read(keys), [vector(n) for n in range(40)])
+    assert setting.store.imported(keys) == set(keys) - set(setting.computed)
+
+
+def test_a_second_time_there_is_nothing_to_do(setting):
+    fill(setting)
+    setting.run()
+    outcome = setting.run(compute=None)
+    assert (outcome.taken, outcome.checked, outcome.known) == (0, 0, 40)
+    assert len(setting.computed) == 10
+
+
+def test_a_vector_in_the_store_is_not_replaced(setting):
+    fill(setting)
+    own = np.ones(WIDTH, "f4")
+    setting.store.put("key7", own)
+    assert setting.run().known == 1
+    np.testing.assert_array_equal(setting.store.read(["key7"])[0], own)
+    assert setting.store.imported(["key7"]) == set()
+
+
+def test_an_interrupted_import_keeps_what_it_took(setting, monkeypatch):
+    fill(setting)
+    read, calls = ClassicCache.read, []
+
+    def interrupted(self, path):
+        calls.append(path)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        return read(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassicCache, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            setting.run()
+    setting.store.close()
+    setting.store = BottleneckStore(setting.store.path.parent, "inception_v3", "f" * 40, WIDTH)
+    outcome = setting.run()
+    assert outcome.known > 20
+    assert outcome.known + outcome.taken + outcome.checked == 40
+
+
+WHOLE = text(vector(3))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "not 24 numbers"),
+        (WHOLE[: len(WHOLE) // 2], "not 24 numbers"),
+        (WHOLE + ",0.5", "not 24 numbers"),
+        (WHOLE.rpartition(",")[0] + ",", "something else"),
+        (WHOLE.rpartition(",")[0] + ",0.3", "broken off"),
+        (WHOLE.rpartition(",")[0] + ",1", "broken off"),
+        (WHOLE.rpartition(",")[0] + ",1.234567e-0", "broken off"),
+        (WHOLE.rpartition(",")[0] + ",1.234567e-", "something else"),
+        ("nan," + WHOLE.partition(",")[2], "not finite"),
+        ("1e300," + WHOLE.partition(",")[2], "not finite"),
+        ("-0.25," + WHOLE.partition(",")[2], "below 0"),
+        ("rose," + WHOLE.partition(",")[2], "something else"),
+        (b"\xff\xfe" + WHOLE.encode(), "something else"),
+        (b"\x00" * len(WHOLE), "not 24 numbers"),
+        ("0" * (32 * WIDTH) + WHOLE, "longer than 24 numbers"),
+    ],
+)
+def test_a_damaged_file_is_skipped_and_named(setting, content, reason):
+    fill(setting)
+    path = setting.write(3, content)
+    outcome = setting.run()
+    ((found, paths),) = outcome.skipped.items()
+    assert reason in found
+    assert paths == [path]
+    assert outcome.taken + outcome.checked == 39
+    assert setting.store.missing(["key3"]) == ["key3"]
+
+
+@pytest.mark.parametrize("last", ["0.0", "0.75919", "12.5125", "1.234567e-05", "0.020623"])
+def test_a_whole_last_number_passes(last):
+    found = classic_cache.parse(f"0.5,{last}\r\n".encode(), 2)
+    np.testing.assert_array_equal(found, np.array([0.5, float(last)], "f4"))
+
+
+def test_a_folder_in_place_of_a_file_is_skipped(setting):
+    fill(setting)
+    path = Path(setting.write(3))
+    path.unlink()
+    path.mkdir()
+    assert setting.run().skipped == {"not a file": [str(path)]}
+
+
+def test_a_photo_changed_since_is_skipped(setting):
+    fill(setting)
+    os.utime(setting.examples[3].path, (3000, 3000))
+    outcome = setting.run()
+    assert [len(paths) for paths in outcome.skipped.values()] == [1]
+    assert list(outcome.skipped) == ["older than the photo"]
+    # Nor is it taken over later, when it alone is missing.
+    assert setting.run().taken == 0
+    assert setting.store.missing(["key3"]) == ["key3"]
+
+
+def test_times_of_copied_photos_say_nothing(setting):
+    fill(setting, seconds=500)
+    outcome = setting.run()
+    assert outcome.times_are_of_a_copy
+    assert outcome.taken == 30
+
+
+@pytest.mark.parametrize(
+    ("network", "suffix"),
+    [
+        ("mobilenet_0.50_224", "_inception_v3.txt"),
+        ("mobilenet_0.50_224", ".txt"),
+        ("mobilenet_0.50_224", "_mobilenet_0.50_224_quantized.txt"),
+        ("mobilenet_0.50_224", "_mobilenet_0.50_192.txt"),
+        ("inception_v3", "_mobilenet_0.50_224.txt"),
+        ("inception_v3", "_https~~tfhub.dev~google~imagenet~inception_v3~feature_vector~1.txt"),
+        ("efficientnet_lite0", "_efficientnet_lite0.txt"),
+    ],
+)
+def test_another_networks_files_are_not_looked_at(setting, network, suffix):
+    fill(setting, suffix=suffix)
+    outcome = setting.run(network)
+    assert (outcome.taken, outcome.absent, setting.computed) == (0, 40, [])
+
+
+def test_a_mobilenets_files_may_be_negative(setting):
+    fill(setting, suffix="_mobilenet_0.50_224.txt")
+    setting.write(3, "-0.25," + WHOLE.partition(",")[2], "_mobilenet_0.50_224.txt")
+    outcome = setting.run("mobilenet_0.50_224")
+    assert outcome.taken + outcome.checked == 40
+
+
+def test_vectors_of_something_else_are_refused(setting):
+    for number in range(40):
+        setting.write(number, text(vector(1000 + number)))
+    with pytest.raises(ClassicCacheError, match=r"10 of 10 computed anew differ \(cosine 0\.") as e:
+        setting.run()
+    assert "\n" not in str(e.value)
+    assert setting.store.imported(example.key for example in setting.examples) == set()
+
+
+def test_one_wrong_vector_in_the_sample_does_not_refuse_all(setting):
+    fill(setting)
+    setting.run()
+    sampled = int(setting.computed[0][3:])
+    other = Setting(setting.folder / "again")
+    fill(other)
+    other.write(sampled, text(vector(1000)))
+    assert other.run().taken == 30
+    np.testing.assert_array_equal(other.store.read([f"key{sampled}"])[0], vector(sampled))
+    other.store.close()
+
+
+def test_nothing_is_taken_unchecked(setting):
+    fill(setting)
+    outcome = setting.run(compute=lambda examples: None)  # no photo can be read
+    assert (outcome.taken, outcome.checked) == (0, 0)
+    assert len(setting.store.missing(example.key for example in setting.examples)) == 40
+
+
+def test_a_copy_of_a_photo_may_have_the_file(setting):
+    fill(setting)
+    copies = [Example(e.path, e.label, e.split, "key1") for e in setting.examples[:2]]
+    setting.write(0, "half")
+    outcome = setting.run(examples=[*copies, *setting.examples[2:]])
+    assert outcome.taken + outcome.checked == 39
+    np.testing.assert_array_equal(setting.store.read(["key1"])[0], vector(1))
+
+
+def test_class_folders_may_be_named_as_the_classics_labels(tmp_path):
+    for name in ("roses", "ox eye daisy", "Sun_Flowers", "a b"):
+        (tmp_path / name).mkdir()
+    labels = ["roses", "Ox-Eye_Daisy", "Sun_Flowers", "A+b", "a&b", "菊"]
+    found = classic_cache.class_folders(str(tmp_path), labels)
+    names = {label: os.path.relpath(path, tmp_path) for label, path in found.items()}
+    assert names == {
+        "roses": "roses",
+        "Ox-Eye_Daisy": "ox eye daisy",
+        "Sun_Flowers": "Sun_Flowers",
+        "A+b": "A+b",  # `a b` could be the vectors of either
+        "a&b": "a&b",
+        "菊": "菊",
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UnusableError, match="not a file"):
+        ClassicCache(tmp_path, "inception_v3", WIDTH, []).read(tmp_path / "pipe.txt")
+
+
+def test_all_published_vectors_are_read(shared):
+    dataset = load_dataset(shared / "flower_photos", key_of=str)
+    folder = shared / "classic_bottlenecks"
+    cache = ClassicCache(folder, "inception_v3", 2048, dataset.labels)
+    assert len(dataset.examples) == 1500
+    for example in dataset.examples:
+        path = cache.find(example)
+        np.testing.assert_array_equal(cache.read(path), np.loadtxt(path, "f4", delimiter=","))
