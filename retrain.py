@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from retraining import evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
@@ -601,10 +599,11 @@ def expected_vectors(result, rows, bottlenecks):
     In the place of imported ones, which need not be the network's to the last digit, are those
     that it gave in the test.
     """
-    examples = [bottlenecks.examples[TESTING][row] for row in rows]
-    imported = np.array([e.key in bottlenecks.imported for e in examples], bool)
-    cached = bottlenecks.labelled[TESTING].vectors[rows]
-    return np.where(imported[:, None], result.vectors, cached)
+    vectors = bottlenecks.labelled[TESTING].vectors[rows]
+    for place, row in enumerate(rows):
+        if bottlenecks.examples[TESTING][row].key in bottlenecks.imported:
+            vectors[place] = result.vectors[place]
+    return vectors
 
 
 def describe_test(result):

@@ -85,15 +85,17 @@ def reports_errors(main, interrupted="interrupted"):
                 return code
         except SystemExit as stop:  # argparse: 0 after --help, 2 after bad flags
             return stop.code
-        except RetrainingError as error:
-            return _failed(error)
         except BrokenPipeError:
             return _reader_left()
+        except RetrainingError as error:
+            message, code = str(error), FAILED
         except OSError as error:
-            return _failed(f"{error.filename or 'input or output'}: {error.strerror or error}")
+            what = error.filename or "input or output"
+            message, code = f"{what}: {error.strerror or error}", FAILED
         except KeyboardInterrupt:
-            say(interrupted)
-            return INTERRUPTED
+            message, code = interrupted, INTERRUPTED
+        say(message)  # only now, when the error's frames are gone, and with them a progress bar
+        return code
 
     return guarded
 
@@ -105,11 +107,6 @@ def leave(code):
             stream.flush()
     logging.shutdown()
     os._exit(code)
-
-
-def _failed(error):
-    say(error)
-    return FAILED
 
 
 def _reader_left():

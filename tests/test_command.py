@@ -66,3 +66,21 @@ def test_undecodable_names_are_their_bytes_on_stdout(finished, photo, tmp_path):
 def test_escaped_text_is_one_line_and_can_be_had_back():
     assert escaped("plain \\ text") == "plain \\ text"
     assert escaped("a\tb\\c\nd\r") == "a\\tb\\\\c\\nd\\r"
+
+
+@pytest.mark.parametrize("script", ["retrain", "label_image"])
+def test_numpy_is_told_of_its_threads_before_it_is_imported(script):
+    """It reads the variable once; with a thread per core, training takes many times longer."""
+    watch = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numpy': print(os.environ.get('OPENBLAS_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"import {script}\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", watch], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1"]
