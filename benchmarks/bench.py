@@ -113,6 +113,7 @@ class Bench:
                 "--output_labels",
                 self.folder / "labels",
             ),
+            *("--label_audit", self.folder / "label_audit.tsv"),
             *("--summaries_dir", self.folder / "logs", "--logging_verbosity", "WARN"),
         ]
         return run(list(map(str, command)))

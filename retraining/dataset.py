@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retraining import RetrainingError
+from retraining.lines import unescaped
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 FEW_IMAGES = 20  # below this a class is warned of, as in the classic
@@ -16,6 +17,7 @@ FEW_IMAGES = 20  # below this a class is warned of, as in the classic
 # The classic's MAX_NUM_IMAGES_PER_CLASS: split hashes are taken modulo 2^27.
 HASH_RANGE = 2**27
 
+TABLE_START = "path\tgiven\t"  # how the header of label_audit.tsv begins
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 
 IMAGE_SIGNATURES = (
@@ -53,10 +55,12 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The photos of a folder, and what was left out or looks odd, a line each."""
+    """The photos of a folder, what was left out or looks odd, a line each, and how many photos
+    were excluded on demand."""
 
     examples: list[Example]
     warnings: list[str]
+    excluded: int = 0
 
     @property
     def labels(self):
@@ -68,17 +72,20 @@ class Dataset:
         return [example for example in self.examples if example.split == name]
 
 
-def load_dataset(image_dir, options=None, key_of=None):
+def load_dataset(image_dir, options=None, key_of=None, listed=()):
     """Reads the folder: a class per sub-folder, a split per photo.
 
-    `key_of(path)` gives a file's key; by default its bytes are hashed.
+    `key_of(path)` gives a file's key; by default its bytes are hashed. The photos `listed` (see
+    `read_listed`) are left out.
 
     Raises:
         DatasetError: missing or empty folder, fewer than two classes, two folders that would be
-            one label, a class without training images.
+            one label, a class without images or without training images.
     """
     options = options or SplitOptions()
     photos, warnings = list_photos(image_dir)
+    photos, excluded, unmatched = without(photos, listed, image_dir)
+    warnings += _few(photos) + unmatched
     key_of = key_of or hash_file
     keys = {path: key_of(path) for paths in photos.values() for path in paths}
     if options.by == "path":
@@ -92,7 +99,7 @@ def load_dataset(image_dir, options=None, key_of=None):
     ]
     _check_training(photos, splits)
     warnings += _shared_between_classes(examples)
-    return Dataset(examples, warnings)
+    return Dataset(examples, warnings, excluded)
 
 
 def list_photos(image_dir):
@@ -114,12 +121,75 @@ def list_photos(image_dir):
             )
         if others:
             warnings.append(f"{len(others)} files in {folder} are no images: {_some(others)}")
-        if len(paths) < FEW_IMAGES:
-            warnings.append(
-                f"{name} has only {len(paths)} images; {FEW_IMAGES} or more give a better model"
-            )
         photos[name] = paths
     return photos, warnings
+
+
+def _few(photos):
+    return [
+        f"{name} has only {len(paths)} images; {FEW_IMAGES} or more give a better model"
+        for name, paths in photos.items()
+        if len(paths) < FEW_IMAGES
+    ]
+
+
+def read_listed(path):
+    """The paths in a text file, a line each, or in the first column of a `label_audit.tsv`.
+
+    Blank lines and lines that begin with `#` say nothing.
+
+    Raises:
+        DatasetError: the file cannot be read or is no text.
+    """
+    try:
+        text = os.fsdecode(Path(path).read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read the list {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        text = "\0"  # where names are text and no bytes, as on Windows
+    if "\0" in text:
+        raise DatasetError(f"the list {path} is no text in UTF-8; save it as such")
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    if lines[0].startswith(TABLE_START):
+        lines = [line.split("\t")[0] for line in lines[1:]]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def without(photos, listed, image_dir):
+    """Returns ({label: [path, ...]} less the photos listed, how many those were, warnings).
+
+    A line may name a photo from the current folder or from `image_dir`, and as `escaped` on one
+    line; what it says literally goes first.
+
+    Raises:
+        DatasetError: a class is left without photos.
+    """
+    if not listed:
+        return photos, 0, []
+    known = {_place(path): path for paths in photos.values() for path in paths}
+    found = {line: _find(line, known, image_dir) for line in listed}
+    gone = {path for path in found.values() if path}
+    left = {label: [p for p in paths if p not in gone] for label, paths in photos.items()}
+    for label, paths in left.items():
+        if not paths:
+            raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
+    lost = [line for line, path in found.items() if not path]
+    warnings = [f"{len(lost)} of the excluded are no photos in {image_dir}: {_some(lost)}"]
+    return left, len(gone), warnings if lost else []
+
+
+def _place(path):
+    """One spelling for all ways to a file; a link to a file is a file of its own."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(name))
+
+
+def _find(line, known, image_dir):
+    for name in (line, unescaped(line)):
+        for path in (name, os.path.join(image_dir, name)):
+            if found := known.get(_place(path)):
+                return found
+    return None
 
 
 def _some(paths, most=3):

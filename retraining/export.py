@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from retraining import RetrainingError, evaluate
 from retraining.classify import load_classifier
+from retraining.files import beside, write_files
 from retraining.graph import (
     METADATA,
     BytesRunner,
@@ -141,54 +141,6 @@ def set_metadata(graph_def, description):
     set_constant(node, np.array(text.encode(), object))
 
 
-def write_files(contents):
-    """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
-
-    Raises:
-        ExportError: one of them cannot be written; then none is replaced.
-    """
-    # Where a path is a link, what it points to is replaced.
-    temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
-    names = {path: _beside(path, number) for number, path in enumerate(temporary)}
-    try:
-        try:
-            for path, content in temporary.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(names[path], "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path, name in names.items():
-                os.replace(name, path)
-        finally:
-            for name in names.values():
-                name.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot write {error.filename or path}: {error.strerror}") from error
-
-
-def _beside(path, number):
-    """A temporary name in the same folder; short, since `path` may be as long as names can be."""
-    return path.with_name(f".retrain-{os.getpid()}-{number}.part")
-
-
-def check_writable(path):
-    """Whether a file can be put at `path`, before hours are spent on its content.
-
-    Raises:
-        ExportError: it is a folder, or its folder cannot be made or written to.
-    """
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise ExportError(f"cannot write {path}: it is a folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ExportError(f"cannot write into {path.parent}: {error.strerror}") from error
-
-
 def graph_bytes(graph_def):
     """The file's content; the same graph always gives the same bytes."""
     return graph_def.SerializeToString(deterministic=True)
@@ -235,12 +187,12 @@ def candidate(path, graph_def):
     Raises:
         ExportError: it cannot be written.
     """
-    beside = _beside(Path(os.path.realpath(path)), "candidate")
-    write_files({beside: graph_bytes(graph_def)})
+    name = beside(Path(os.path.realpath(path)), "candidate")
+    write_files({name: graph_bytes(graph_def)})
     try:
-        yield beside
+        yield name
     finally:
-        beside.unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
 def with_results(path, result):
