@@ -70,7 +70,7 @@ def audit(photos, seed=0):
     """
     unit = normalised(photos.vectors)
     pairs = near_duplicates(unit, photos.truth)
-    groups = group(photos.keys, pairs)
+    groups = np.unique(photos.keys, return_inverse=True)[1]
     probabilities = out_of_fold(unit, photos.truth, groups, seed)
     copies = [_duplicate(photos, *pair) for pair in pairs]
     copies.sort(key=lambda finding: -finding.score)
@@ -323,24 +323,6 @@ def least_cosines(unit, truth):
     means = [unit[truth == label].mean(axis=0) for label in range(truth.max() + 1)]
     distances = np.array([1 - mean @ mean for mean in means])
     return np.clip(1 - CLOSE * distances, SAME_PHOTO, SURELY_SAME)
-
-
-def group(keys, pairs):
-    """A group number per photo, int [n]: the same for equal keys and for near-duplicates."""
-    parent = list(range(len(keys)))
-
-    def find(row):
-        while parent[row] != row:
-            row = parent[row]
-        return row
-
-    first = {}
-    for row, key in enumerate(keys):
-        parent[row] = first.setdefault(key, row)
-    for row, other, _ in pairs:
-        low, high = sorted((find(row), find(other)))
-        parent[high] = low
-    return np.array([find(row) for row in range(len(keys))], int)
 
 
 def _duplicate(photos, row, other, cosine):
