@@ -7,7 +7,6 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 import os
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +40,7 @@ from retraining.dataset import (
     read_listed,
 )
 from retraining.example_images import is_example_folder
-from retraining.extract import BATCH_SIZE, Job, Settings, fill_store
+from retraining.extract import Extractor, Job, fill_store
 from retraining.files import check_writable, write_files
 from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.images import Distortions
@@ -67,11 +66,11 @@ def main(argv=None):
     dataset = read_photos(options, log)
     known, path = choose_network(options, log)
     check_outputs(path, options)
-    network = load_network(path, known)
-    bottlenecks = compute_bottlenecks(dataset, network, options, log)
+    extractor = make_extractor(path, known, options)
+    bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     audit_photos(bottlenecks, options, log)
-    head = train_head(bottlenecks, network, options, log)
-    result = export_and_test(head, bottlenecks, network, options, log)
+    head = train_head(bottlenecks, extractor, options, log)
+    result = export_and_test(head, bottlenecks, extractor, options, log)
     print_results(result, bottlenecks.labels, options, log)
     return DONE
 
@@ -176,8 +175,8 @@ def _add_network(parser):
     add(
         "--batch_size",
         type=POSITIVE,
-        default=BATCH_SIZE,
-        help="images that go through the base network together, on each core",
+        help="images that go through the base network together, on each core; default: 8 (32 on "
+        "a GPU), less where memory is short",
     )
 
 
@@ -359,17 +358,23 @@ class Bottlenecks:
     labels: list[str]
     examples: dict[str, list[Example]]
     labelled: dict[str, Labelled]
-    precision: str
 
 
-def compute_bottlenecks(dataset, network, options, log):
-    """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
+def make_extractor(path, known, options):
+    """What computes vectors: the network in the file at `path`, at the precision asked for."""
+    network = load_network(path, known)
     precision = resolve_precision(options.precision, network.graph_def)
-    fingerprint = network.fingerprint(precision)
+    return Extractor(network, precision, options.batch_size)
+
+
+def compute_bottlenecks(dataset, extractor, options, log):
+    """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
+    network = extractor.network
+    fingerprint = network.fingerprint(extractor.precision)
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
     with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
-        bad = fill_store(store, jobs, network, Settings(precision, options.batch_size), bar)
+        bad = fill_store(store, jobs, extractor, bar)
         for job in jobs:
             if job.example.key in bad:
                 log.warning(f"left out: {job.example.path} {bad[job.example.key]}")
@@ -377,7 +382,7 @@ def compute_bottlenecks(dataset, network, options, log):
         labelled = {part: read_split(store, jobs, part, dataset.labels) for part in SPLITS}
     examples = {part: [j.example for j in jobs if j.example.split == part] for part in SPLITS}
     check_classes(examples[TRAINING], dataset.labels)
-    return Bottlenecks(dataset.labels, examples, labelled, precision)
+    return Bottlenecks(dataset.labels, examples, labelled)
 
 
 def make_jobs(examples, options):
@@ -449,8 +454,10 @@ def describe_audit(findings):
     )
 
 
-def train_head(bottlenecks, network, options, log):
+def train_head(bottlenecks, extractor, options, log):
     """The trained softmax layer; its course goes to TensorBoard and onto a progress line."""
+    if bottlenecks.examples[TESTING]:
+        extractor.start_beside()  # the final test needs it
     settings = TrainingOptions(
         options.how_many_training_steps,
         options.learning_rate,
@@ -470,7 +477,7 @@ def train_head(bottlenecks, network, options, log):
                 if step.validation.count:
                     accuracy = f"validation {step.validation.accuracy:.1%}"
                     bar.set_postfix_str(accuracy, refresh=False)
-            store_intermediate(step, bottlenecks, network, options)
+            store_intermediate(step, bottlenecks, extractor, options)
     log.info(describe(step))
     return step.head
 
@@ -486,45 +493,52 @@ def describe(step):
     return line
 
 
-def store_intermediate(step, bottlenecks, network, options):
+def store_intermediate(step, bottlenecks, extractor, options):
     """Writes the graph as it is after this step, every --intermediate_store_frequency steps."""
     frequency = options.intermediate_store_frequency
     if not frequency or step.number == 0 or step.number % frequency:
         return
     path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
-    graph_def = build(step.head, bottlenecks, network, options)
-    write_files({path: export.graph_bytes(graph_def)})
+    graph = build(step.head, extractor, options)
+    description = describe_model(bottlenecks.labels, extractor, options)
+    write_files({path: graph + export.metadata_bytes(description)})
 
 
-def build(head, bottlenecks, network, options):
-    """The retrained GraphDef, with the options in its description."""
+def build(head, extractor, options):
+    """The bytes of the retrained graph, without its description."""
+    return export.graph_bytes(
+        export.build_graph(extractor.network, head, options.final_tensor_name)
+    )
+
+
+def describe_model(labels, extractor, options, **facts):
+    """What the graph says of itself: how to use it, the options, and what else is known."""
     chosen = dict(vars(options))
     del chosen["listed"]
-    facts = {
-        "precision": bottlenecks.precision,
-        "caveats": chosen.pop("caveats"),
-        "options": chosen,
-    }
-    return export.build_graph(network, head, bottlenecks.labels, options.final_tensor_name, facts)
+    facts |= {"precision": extractor.precision, "caveats": chosen.pop("caveats"), "options": chosen}
+    return export.describe(extractor.network, labels, options.final_tensor_name, facts)
 
 
-def export_and_test(head, bottlenecks, network, options, log):
-    """Writes the graph, runs the written file on held-out photos, then puts it in its place."""
-    held_out = bottlenecks.examples[TESTING]
+def export_and_test(head, bottlenecks, extractor, options, log):
+    """Writes the graph, tests the written file on held-out photos, then puts it in its place."""
+    labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
-    examples = [held_out[row] for row in rows]
-    expected = head.probabilities(bottlenecks.labelled[TESTING].vectors[rows])
-    graph_def = build(head, bottlenecks, network, options)
+    graph = build(head, extractor, options)
+    untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph_def) as path, ThreadPoolExecutor() as beside:
-        bytes_path = beside.submit(export.check_bytes_path, path, examples)
-        result = export.run_exported(path, examples, bottlenecks.precision, bar)
-        export.check_agreement(result, expected)
-        bytes_path.result()  # raises what the check raised
-        tested = export.with_results(path, result)
-    labels = export.labels_bytes(bottlenecks.labels)
-    write_files({options.output_labels: labels, options.output_graph: tested})
+    with export.candidate(options.output_graph, graph + untested) as path:
+        result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
+    cached = bottlenecks.labelled[TESTING].vectors[rows]
+    export.check_agreement(result, head.probabilities(cached))
+    results = {"test_photos": result.total, "test_correct": result.correct}
+    tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
+    write_files(
+        {
+            options.output_labels: export.labels_bytes(labels),
+            options.output_graph: graph + tested,
+        }
+    )
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))

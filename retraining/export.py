@@ -1,26 +1,28 @@
 """Base graph + head -> one frozen graph and a labels file; checks what it wrote."""
 
 import contextlib
-import itertools
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from retraining import RetrainingError, evaluate
-from retraining.classify import load_classifier
+from retraining.extract import Job
 from retraining.files import beside, write_files
 from retraining.graph import (
     METADATA,
     BytesRunner,
+    Runner,
     keep_ancestors,
     read_graph,
     read_metadata,
+    same_part,
     widen_batch,
 )
-from retraining.images import JPEG_SIGNATURE, ImageError, ImageReader, read_file
+from retraining.images import JPEG_SIGNATURE, ImageError, read_file
 from retraining.nodes import (
     ANY_BATCH,
     IMAGE_BYTES,
@@ -31,19 +33,21 @@ from retraining.nodes import (
     nodes_by_name,
     set_constant,
 )
+from retraining.quiet_tensorflow import import_tensorflow
 
 FORMAT = 1  # of the metadata
 MOST_TESTED = 200  # photos that are run through the exported file
 SAME_TOP = 0.99  # share of them whose first label must be that of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
+SAME_IN_BFLOAT16 = 0.1  # the same between a float32 graph and its run in bfloat16
 
 
 class ExportError(RetrainingError):
     """A graph could not be written, or does not answer as the trained head does."""
 
 
-def build_graph(base, head, labels, tensor_name, facts):
-    """The retrained GraphDef: the base network's own nodes, the classic's head, a description.
+def build_graph(base, head, tensor_name):
+    """The retrained GraphDef: the base network's own nodes and the classic's head.
 
     `DecodeJpeg/contents:0` takes one image's bytes and `base.input:0` a float32 batch of any size;
     `tensor_name:0` gives float32 [n, classes]. Node names are those of the classic retrain.py.
@@ -61,7 +65,6 @@ def build_graph(base, head, labels, tensor_name, facts):
     elif ANY_BATCH not in nodes_by_name(graph_def):
         _loosen_batch(graph_def)
     _add_head(graph_def, base, head, tensor_name)
-    set_metadata(graph_def, _description(base, labels, tensor_name, facts))
     return graph_def
 
 
@@ -86,13 +89,17 @@ def _add_decoder(graph_def, base):
 HEAD = "final_training_ops"  # where the classic put the nodes of its layer
 
 
+def _bottleneck_input(base):
+    """The name of the node that takes vectors; as TensorFlow made it unique in the classic."""
+    taken = any(name.split("/")[0] == "input" for name in nodes_by_name(base.graph_def))
+    return f"{'input_1' if taken else 'input'}/BottleneckInputPlaceholder"
+
+
 def _add_head(graph_def, base, head, tensor_name):
     """The nodes that the classic's `add_final_training_ops` left in its frozen graph."""
-    taken = any(name.split("/")[0] == "input" for name in nodes_by_name(graph_def))
-    scope = "input_1" if taken else "input"
     bottleneck = add_node(
         graph_def,
-        f"{scope}/BottleneckInputPlaceholder",
+        _bottleneck_input(base),
         "PlaceholderWithDefault",
         [base.bottleneck],
         dtype="float32",
@@ -116,7 +123,8 @@ def _add_variable(graph_def, name, value):
     return add_node(graph_def, f"{name}/read", "Identity", [name], T="float32")
 
 
-def _description(base, labels, tensor_name, facts):
+def describe(base, labels, tensor_name, facts):
+    """What the graph says of itself (dict): how to use it, and `facts`."""
     about = base.preprocessing
     return {
         "format": FORMAT,
@@ -126,6 +134,7 @@ def _description(base, labels, tensor_name, facts):
         "image_bytes": IMAGE_BYTES,
         "input": base.input,
         "bottleneck": base.bottleneck,
+        "bottleneck_input": _bottleneck_input(base),
         "output": tensor_name,
         "size": list(about.size),
         "mean": about.mean,
@@ -134,16 +143,21 @@ def _description(base, labels, tensor_name, facts):
     }
 
 
-def set_metadata(graph_def, description):
-    """Puts the description (a dict) into the graph's metadata node, in place."""
-    node = nodes_by_name(graph_def).get(METADATA) or graph_def.node.add(name=METADATA)
-    text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
-    set_constant(node, np.array(text.encode(), object))
-
-
 def graph_bytes(graph_def):
     """The file's content; the same graph always gives the same bytes."""
     return graph_def.SerializeToString(deterministic=True)
+
+
+def metadata_bytes(description):
+    """The node that holds the description, as bytes to append to those of a graph.
+
+    Serialized messages may be concatenated: what is repeated, as nodes are, adds up
+    (protobuf.dev, Encoding, "Last One Wins").
+    """
+    graph_def = import_tensorflow().GraphDef()
+    text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
+    set_constant(graph_def.node.add(name=METADATA), np.array(text.encode(), object))
+    return graph_bytes(graph_def)
 
 
 def labels_bytes(labels):
@@ -181,43 +195,101 @@ def choose_rows(count, most=MOST_TESTED):
 
 
 @contextlib.contextmanager
-def candidate(path, graph_def):
-    """Writes the graph beside `path`, to be tested there; yields that name and removes it after.
+def candidate(path, content):
+    """Writes a graph's bytes beside `path`, to be tested; yields that name and removes it after.
 
     Raises:
         ExportError: it cannot be written.
     """
     name = beside(Path(os.path.realpath(path)), "candidate")
-    write_files({name: graph_bytes(graph_def)})
+    write_files({name: content})
     try:
         yield name
     finally:
         name.unlink(missing_ok=True)
 
 
-def with_results(path, result):
-    """The bytes of the tested file at `path`, with the test's outcome in its description."""
-    graph_def = read_graph(path)
-    results = {"test_photos": result.total, "test_correct": result.correct}
-    set_metadata(graph_def, {**read_metadata(graph_def), "results": results})
-    return graph_bytes(graph_def)
+def test_exported(path, examples, extractor, progress):
+    """Reads an exported graph back and runs it from held-out photos' files: a HeldOutResult.
 
-
-def run_exported(path, examples, precision, progress):
-    """Reads an exported graph back and runs it from the files of held-out photos.
+    The photos go through the extractor's session of the base network (starting another one takes
+    seconds), which counts since the file's own nodes up to the bottleneck are shown to be the very
+    same, and through the head as read from the file. One photo runs through the whole file,
+    untouched, as in a program of the classic's time.
 
     Raises:
-        ExportError: a photo that could be read before cannot be read now.
+        ExportError: the file is not as it should be, or a photo cannot be read any more.
     """
-    classifier = load_classifier(path, precision=precision)
-    labels, rows = list(classifier.labels), []
-    paths = [example.path for example in examples]
-    for name, answer in progress(classifier.classify(paths), total=len(paths)):
+    graph_def = read_graph(path)
+    about = read_metadata(graph_def)
+    check_base(graph_def, about, extractor.network)
+    with ThreadPoolExecutor() as pool:
+        untouched = pool.submit(run_untouched, graph_def, about["output"], examples)
+        answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
+        vectors = collect(answers, examples, extractor.network.width)
+        head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
+        labels = list(about["labels"])
+        truth = np.array([labels.index(example.label) for example in examples], int)
+        result = HeldOutResult([e.path for e in examples], truth, head.run(vectors))
+        check_untouched(result, untouched.result(), extractor.precision)
+    return result
+
+
+def check_base(graph_def, about, base):
+    """Compares what an exported graph does before its head with the base network.
+
+    Raises:
+        ExportError: a node, a weight or the preprocessing is another.
+    """
+    scale = base.preprocessing
+    expected = (base.input, base.bottleneck, *scale.size, scale.mean, scale.std)
+    found = (about["input"], about["bottleneck"], *about["size"], about["mean"], about["std"])
+    if found != expected or not same_part(graph_def, base.graph_def, *expected[:2]):
+        raise ExportError(
+            "the written file does not hold the base network as it was read; nothing was replaced"
+        )
+
+
+def collect(answers, examples, width):
+    """float32 [n, width]: the vectors of the examples.
+
+    Raises:
+        ExportError: one of them could not be read.
+    """
+    vectors = np.empty((len(examples), width), np.float32)
+    for row, (_, answer) in enumerate(answers):
         if isinstance(answer, ImageError):
-            raise ExportError(f"{name} {answer}, though it could be read before; run again")
-        rows.append(answer)
-    truth = np.array([labels.index(example.label) for example in examples], int)
-    return HeldOutResult(paths, truth, np.array(rows).reshape(len(paths), len(labels)))
+            raise ExportError(f"{examples[row].path} {answer}, though it could be read before")
+        vectors[row] = answer[0]
+    return vectors
+
+
+def run_untouched(graph_def, output, examples):
+    """(row, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None."""
+    runner = BytesRunner(graph_def, output)
+    for row, example in enumerate(examples):
+        content = read_file(example.path)
+        if content.startswith(JPEG_SIGNATURE):
+            with contextlib.suppress(ImageError):  # as it does not read CMYK
+                return row, runner.run(content)[0]
+    return None
+
+
+def check_untouched(result, untouched, precision):
+    """Compares the answers with that of `run_untouched`.
+
+    Raises:
+        ExportError: they differ by more than arithmetic explains.
+    """
+    if untouched is None:
+        return
+    row, probabilities = untouched
+    difference = np.abs(result.probabilities[row] - probabilities).max()
+    if not difference <= (SAME_PROBABILITY if precision == "float32" else SAME_IN_BFLOAT16):
+        raise ExportError(
+            f"the exported graph answers differently from a file's bytes than it does here "
+            f"({result.paths[row]}, by {difference:.3f}); nothing was replaced"
+        )
 
 
 def check_agreement(result, expected):
@@ -235,29 +307,3 @@ def check_agreement(result, expected):
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
             f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
         )
-
-
-def check_bytes_path(path, examples, most=2):
-    """Runs JPEGs through the written file as the classic did: untouched, from bytes, one by one.
-
-    The answers must be those from the pixels that the tool itself feeds, both in float32. Photos
-    that the graph's own decoder refuses, as CMYK, are left out.
-
-    Raises:
-        ExportError: they differ by more than arithmetic explains.
-    """
-    graph_def = read_graph(path)
-    about = read_metadata(graph_def)
-    runner = BytesRunner(graph_def, about["output"])
-    reader = ImageReader(tuple(about["size"]), about["mean"], about["std"])
-    jpegs = (e.path for e in examples if read_file(e.path).startswith(JPEG_SIGNATURE))
-    for name in itertools.islice(jpegs, most):
-        with contextlib.suppress(ImageError):
-            from_bytes = runner.run(read_file(name))
-            from_pixels = runner.run_pixels(about["input"], reader.read(name))
-            difference = np.abs(from_bytes - from_pixels).max()
-            if not difference <= SAME_PROBABILITY:
-                raise ExportError(
-                    f"the exported graph answers differently from a file's bytes than from its "
-                    f"pixels ({name}, by {difference:.3f}); nothing was replaced"
-                )

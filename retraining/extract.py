@@ -1,8 +1,10 @@
 """Image files -> vectors: decoding beside the network, batches, progress, the store."""
 
+import os
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +12,11 @@ import numpy as np
 from retraining.dataset import Example
 from retraining.graph import Runner
 from retraining.images import Distortions, ImageError, ImageReader
+from retraining.quiet_tensorflow import import_tensorflow
 
-BATCH_SIZE = 8  # images per call of the network
+BATCH_SIZE = 8  # images per call of the network; on a processor more are no faster
+GPU_BATCH_SIZE = 32
+IMAGE_MEMORY = 64 << 20  # bytes an image takes in the network, amply
 FLUSH = object()  # among items: no more is at hand now, so what was taken shall be answered
 
 
@@ -32,12 +37,62 @@ class Job:
         return (key, *(self.distortions.view_key(key, view) for view in views))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How vectors are computed: `float32` or `bfloat16`, and images per call of the network."""
+class Extractor:
+    """Computes vectors with one network; starts, which takes seconds, when it is first needed."""
 
-    precision: str = "float32"
-    batch_size: int = BATCH_SIZE
+    def __init__(self, network, precision="float32", batch_size=None):
+        """`network` is a graph.BaseNetwork; a batch size of None leaves the choice to us."""
+        self.network, self.precision, self._batch_size = network, precision, batch_size
+        self._starting, self._started = threading.Lock(), None
+
+    def start(self):
+        """The (ImageReader, Runner), made once and warmed up; may be called beside other work."""
+        with self._starting:
+            if not self._started:
+                network, about = self.network, self.network.preprocessing
+                runner = Runner(
+                    network.graph_def, network.input, network.bottleneck, self.precision
+                )
+                self._batch_size = self._batch_size or choose_batch_size(runner.parallel)
+                runner.run(np.zeros((self._batch_size, *about.size, 3), np.float32))
+                self._started = ImageReader(about.size, about.mean, about.std), runner
+            return self._started
+
+    def start_beside(self):
+        """Starts on a thread of its own; an error shows again when the network is used."""
+
+        def start():
+            with suppress(Exception):
+                self.start()
+
+        threading.Thread(target=start, daemon=True).start()
+
+    def run(self, jobs):
+        """Yields (job, float32 [keys, width] or ImageError) for each Job, in order."""
+        if not jobs:
+            return
+        reader, runner = self.start()
+
+        def load(job):
+            return reader.read(job.example.path, job.example.key, job.distortions)
+
+        yield from stream(jobs, load, runner, self._batch_size)
+
+
+def choose_batch_size(parallel):
+    """Images per call of the network, of which `parallel` run at once (1: on a GPU or one core).
+
+    Halved while the batches would take more than a quarter of the memory that is free, where the
+    system tells it.
+    """
+    size = BATCH_SIZE if parallel > 1 or not import_tensorflow().gpus() else GPU_BATCH_SIZE
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return size
+    while size > 1 and size * parallel * IMAGE_MEMORY > free / 4:
+        size //= 2
+    return size
 
 
 def stream(items, load, runner, batch_size=BATCH_SIZE):
@@ -125,27 +180,19 @@ def _answers(batch, runner, batch_size):
             row += len(images)
 
 
-def fill_store(store, jobs, network, settings, progress):
+def fill_store(store, jobs, extractor, progress):
     """Computes the vectors that the store lacks; returns {image key: reason} of unreadable images.
 
     A photo is computed if any of its keys is missing; copies of a file once.
-    `progress(iterable, total)` wraps what is iterated, as tqdm does. TensorFlow and the network
-    are only loaded if there is something to compute.
+    `progress(iterable, total)` wraps what is iterated, as tqdm does. The network is only started
+    if there is something to compute.
     """
     missing = set(store.missing(key for job in jobs for key in job.keys))
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
     if not wanted:
         return {}
-    about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, settings.precision)
-
-    def load(job):
-        return reader.read(job.example.path, job.example.key, job.distortions)
-
-    answers = stream(wanted, load, runner, settings.batch_size)
     bad = {}
-    for job, vectors in progress(answers, total=len(wanted)):
+    for job, vectors in progress(extractor.run(wanted), total=len(wanted)):
         if isinstance(vectors, ImageError):
             bad[job.example.key] = str(vectors)
             continue

@@ -1,6 +1,7 @@
 """Reads, checks, folds, batches and runs frozen GraphDefs. TensorFlow is imported when needed."""
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -291,6 +292,23 @@ def widen_batch(graph_def):
                 set_constant(nodes[node_name(node.input[1])], shape)
 
 
+def batched_part(graph_def, input_name, output_name):
+    """A copy of the part between an input and an output, for any number of images.
+
+    Raises:
+        GraphError: as `cut`.
+    """
+    part = cut(graph_def, input_name, output_name)
+    widen_batch(part)
+    return part
+
+
+def same_part(one, other, input_name, output_name):
+    """Whether two graphs have the same nodes and weights between an input and an output."""
+    parts = (batched_part(each, input_name, output_name).node for each in (one, other))
+    return all(a == b for a, b in itertools.zip_longest(*parts))
+
+
 def fold(graph_def, output_name):
     """Makes a graph faster, in place, with the same output: batch norms go into convolutions.
 
@@ -521,8 +539,7 @@ class Runner:
     def __init__(self, graph_def, input_name, output_name, precision="float32", optimize=True):
         """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
-        part = cut(graph_def, input_name, output_name)
-        widen_batch(part)
+        part = batched_part(graph_def, input_name, output_name)
         fold(part, output_name)
         if precision == "bfloat16":
             lower(part)
@@ -598,7 +615,3 @@ class BytesRunner:
             return self._session.run(self._output, {self._bytes: content})
         except self._refused as error:
             raise ImageError("is not an image that the graph's own decoder reads") from error
-
-    def run_pixels(self, input_name, batch):
-        """float32 [n, width] for a batch that is fed at the graph's float input."""
-        return self._session.run(self._output, {f"{input_name}:0": batch})

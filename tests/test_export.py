@@ -1,14 +1,14 @@
 """export.py: the written graph, used as others use it, and its checks."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from retraining import export, graph
 from retraining.dataset import Example
 from retraining.export import ExportError
+from retraining.extract import Extractor
 from retraining.files import write_files
 from retraining.graph import BytesRunner, load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
@@ -32,10 +32,16 @@ def head():
 
 
 @pytest.fixture(scope="module")
+def extractor(base):
+    return Extractor(base)
+
+
+@pytest.fixture(scope="module")
 def written(base, head, tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "graph.pb"
-    graph_def = export.build_graph(base, head, LABELS, "final_result", {"options": {"seed": 7}})
-    write_files({path: export.graph_bytes(graph_def)})
+    content = export.graph_bytes(export.build_graph(base, head, "final_result"))
+    about = export.describe(base, LABELS, "final_result", {"options": {"seed": 7}})
+    write_files({path: content + export.metadata_bytes(about)})
     return str(path)
 
 
@@ -123,7 +129,7 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
     base = load_network(path, NETWORKS["mobilenet_0.25_128"])
     head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
-    graph_def = export.build_graph(base, head, LABELS, "final_result", {})
+    graph_def = export.build_graph(base, head, "final_result")
     reader = ImageReader((128, 128), 127.5, 127.5)
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
     with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
@@ -141,21 +147,59 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
 @pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
 def test_a_taken_tensor_name_is_refused(base, head, name):
     with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):
-        export.build_graph(base, head, LABELS, name, {})
+        export.build_graph(base, head, name)
 
 
-def test_the_held_out_test_reads_the_file(written, examples, expected):
-    result = export.run_exported(written, examples, "float32", lambda items, total: items)
+def plain(items, total):
+    return items
+
+
+def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
+    result = export.test_exported(written, examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
     assert result.truth.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
     assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
     export.check_agreement(result, expected)
-    export.check_bytes_path(written, examples)
 
 
-def test_disagreement_fails(written, examples, expected):
-    result = export.run_exported(written, examples, "float32", lambda items, total: items)
+def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path):
+    result = export.test_exported(written, [], extractor, plain)
+    assert result.probabilities.shape == (0, 2)
+    (tmp_path / "cut.pb").write_bytes(b"no graph")
+    with pytest.raises(graph.GraphError):
+        export.test_exported(tmp_path / "cut.pb", [], extractor, plain)
+
+
+def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path):
+    graph_def = read_graph(written)
+    zeros = np.zeros((tiny.WIDTH, 2), "f4")
+    set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
+    write_files({tmp_path / "zeros.pb": export.graph_bytes(graph_def)})
+    result = export.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
+    np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["conv/conv2d_params", "mixed/tower/batchnorm/beta"])
+def test_a_file_with_another_base_network_fails(written, extractor, examples, tmp_path, name):
+    graph_def = read_graph(written)
+    node = nodes_by_name(graph_def)[name]
+    set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
+    write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
+    with pytest.raises(ExportError, match="does not hold the base network"):
+        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+
+
+def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
+    content = export.graph_bytes(export.build_graph(base, head, "final_result"))
+    about = {**export.describe(base, LABELS, "final_result", {}), "mean": 127.0}
+    write_files({tmp_path / "wrong.pb": content + export.metadata_bytes(about)})
+    with pytest.raises(ExportError, match="does not hold the base network"):
+        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+
+
+def test_disagreement_fails(written, extractor, examples, expected):
+    result = export.test_exported(written, examples, extractor, plain)
     with pytest.raises(ExportError, match="nothing was replaced"):
         export.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
@@ -164,12 +208,22 @@ def test_disagreement_fails(written, examples, expected):
         export.check_agreement(result, expected * np.float32("nan"))
 
 
-def test_a_decoder_that_gives_other_pixels_fails(written, examples, tmp_path):
+def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, tmp_path):
     graph_def = read_graph(written)
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
     write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        export.check_bytes_path(tmp_path / "wrong.pb", examples)
+        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+
+
+def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_path, expected):
+    with Image.open(examples[0].path) as image:
+        image.save(tmp_path / "a.png")
+    png = Example(str(tmp_path / "a.png"), LABELS[0], "testing", "")
+    row, answer = export.run_untouched(read_graph(written), "final_result", [png, *examples])
+    assert row == 1
+    np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+    assert export.run_untouched(read_graph(written), "final_result", [png]) is None
 
 
 def test_labels_are_a_line_each_in_utf8():
@@ -181,14 +235,3 @@ def test_labels_are_a_line_each_in_utf8():
 )
 def test_tested_photos_are_spread_evenly(count, most, rows):
     assert export.choose_rows(count, most).tolist() == rows
-
-
-def test_results_are_added_to_the_description(written, examples, tmp_path):
-    result = export.run_exported(written, examples, "float32", lambda items, total: items)
-    (tmp_path / "graph.pb").write_bytes(export.with_results(written, result))
-    after = read_graph(tmp_path / "graph.pb")
-    found = read_metadata(after)["results"]
-    nodes, before = nodes_by_name(after), nodes_by_name(read_graph(written))
-    assert {name for name in before if nodes[name] != before[name]} == {graph.METADATA}
-    assert found == {"test_photos": 8, "test_correct": result.correct}
-    assert json.dumps(found)

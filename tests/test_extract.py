@@ -9,8 +9,8 @@ import pytest
 from retraining import extract
 from retraining.cache import BottleneckStore
 from retraining.dataset import Example, hash_file
-from retraining.extract import Job, Settings, fill_store, stream
-from retraining.graph import load_network
+from retraining.extract import Extractor, Job, choose_batch_size, fill_store, stream
+from retraining.graph import GraphError, load_network
 from retraining.images import Distortions, ImageError
 from retraining.networks import NETWORKS
 
@@ -129,7 +129,7 @@ def examples(photos, count):
 
 def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
     jobs = [Job(example) for example in examples(photos, 6)]
-    fill_store(store, jobs[:4], network, Settings(), plain)
+    fill_store(store, jobs[:4], Extractor(network), plain)
     first = store.read([job.keys[0] for job in jobs[:4]])
     read = []
     original = extract.ImageReader.read
@@ -138,17 +138,17 @@ def test_only_what_is_missing_is_computed(store, network, photos, monkeypatch):
         "read",
         lambda self, path, *a: read.append(path) or original(self, path, *a),
     )
-    assert fill_store(store, jobs, network, Settings(), plain) == {}
+    assert fill_store(store, jobs, Extractor(network), plain) == {}
     assert sorted(read) == [job.example.path for job in jobs[4:]]
     np.testing.assert_array_equal(store.read([job.keys[0] for job in jobs[:4]]), first)
 
 
 def test_a_full_store_needs_no_network(store, network, photos, monkeypatch):
     jobs = [Job(example) for example in examples(photos, 2)]
-    fill_store(store, jobs, network, Settings(), plain)
+    fill_store(store, jobs, Extractor(network), plain)
     monkeypatch.setattr(extract, "Runner", None)
     monkeypatch.setattr(extract, "ImageReader", None)
-    assert fill_store(store, jobs, network, Settings(), plain) == {}
+    assert fill_store(store, jobs, Extractor(network), plain) == {}
 
 
 def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_path):
@@ -156,7 +156,7 @@ def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_
     key = hash_file(tmp_path / "bad.jpg")
     bad = Example(str(tmp_path / "bad.jpg"), "red", "training", key)
     jobs = [Job(example) for example in [*examples(photos, 2), bad]]
-    found = fill_store(store, jobs, network, Settings(), plain)
+    found = fill_store(store, jobs, Extractor(network), plain)
     assert list(found) == [key]
     assert store.missing(job.keys[0] for job in jobs) == [key]
 
@@ -166,7 +166,7 @@ def test_a_file_that_changed_since_it_was_hashed_is_not_stored(store, network, p
     example = Example(str(tmp_path / "a.jpg"), "red", "training", hash_file(tmp_path / "a.jpg"))
     shutil.copy(f"{photos}/blue/photo_00.jpg", tmp_path / "a.jpg")
     for job in (Job(example), Job(example, Distortions(True, views=2))):
-        found = fill_store(store, [job], network, Settings(), plain)
+        found = fill_store(store, [job], Extractor(network), plain)
         assert "was changed" in found[example.key]
         assert store.missing(job.keys) == list(job.keys)
 
@@ -176,8 +176,41 @@ def test_views_are_stored_under_their_own_keys(store, network, photos):
     job = Job(example, Distortions(random_brightness=50, views=3))
     assert len(job.keys) == 4
     assert job.keys[0] == example.key
-    fill_store(store, [job], network, Settings(), plain)
+    fill_store(store, [job], Extractor(network), plain)
     vectors = store.read(job.keys)
     assert len({vector.tobytes() for vector in vectors}) == 4
-    fill_store(store, [Job(example)], network, Settings(), plain)
+    fill_store(store, [Job(example)], Extractor(network), plain)
     np.testing.assert_array_equal(store.read([example.key])[0], vectors[0])
+
+
+def test_an_extractor_starts_once_whoever_asks_first(network, photos, monkeypatch):
+    made = []
+    original = extract.Runner
+    monkeypatch.setattr(extract, "Runner", lambda *a: made.append(a) or original(*a))
+    extractor = Extractor(network)
+    extractor.start_beside()
+    job = Job(examples(photos, 1)[0])
+    ((_, first),) = extractor.run([job])
+    ((_, again),) = extractor.run([job])
+    np.testing.assert_array_equal(first, again)
+    assert len(made) == 1
+
+
+def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, monkeypatch):
+    def broken(*_):
+        raise GraphError("no such network")
+
+    monkeypatch.setattr(extract, "Runner", broken)
+    extractor = Extractor(network)
+    extractor.start_beside()
+    with pytest.raises(GraphError, match="no such network"):
+        list(extractor.run([Job(examples(photos, 1)[0])]))
+
+
+@pytest.mark.parametrize(
+    ("free", "size"),
+    [(1 << 40, 8), (4 << 30, 8), ((4 << 30) - 1, 4), (1 << 30, 2), (1, 1)],
+)
+def test_batches_are_smaller_where_memory_is_short(monkeypatch, free, size):
+    monkeypatch.setattr(extract.os, "sysconf", lambda name: free if "PAGES" in name else 1)
+    assert choose_batch_size(2) == size

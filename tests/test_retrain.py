@@ -61,7 +61,7 @@ def test_the_summary_goes_to_stderr(tmp_path, run_retrain, photos, capsys):
 def test_a_second_run_computes_nothing(tmp_path, run_retrain, photos, capsys, monkeypatch):
     run_retrain(tmp_path, photos)
     first = (tmp_path / "models" / "retrained_graph.pb").read_bytes()
-    monkeypatch.setattr("retraining.extract.Runner", None)  # a use of it would fail
+    monkeypatch.setattr("retraining.cache.BottleneckStore.put", None)  # a use of it would fail
     assert run_retrain(tmp_path, photos) == 0
     assert "bottlenecks:" not in capsys.readouterr().err.split("final test accuracy")[1]
     # The same photos, options and seed: the same graph, to the byte.
@@ -79,7 +79,7 @@ def test_moving_and_renaming_recomputes_nothing_and_changing_one_does(
     os.rename(tmp_path / "moved" / "red", tmp_path / "moved" / "crimson")
     os.rename(tmp_path / "moved/blue/photo_03.jpg", tmp_path / "moved/blue/a.jpg")
     with monkeypatch.context() as patch:
-        patch.setattr("retraining.extract.Runner", None)
+        patch.setattr("retraining.cache.BottleneckStore.put", None)
         assert run_retrain(tmp_path, tmp_path / "moved") == 0
     assert rows(tmp_path) == before
     changed = tmp_path / "moved/blue/photo_04.jpg"
@@ -107,7 +107,7 @@ def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monke
     training = int(capsys.readouterr().err.split(" for training")[0].split()[-1])
     assert len(rows(tmp_path)) == 90 + 3 * training
     with monkeypatch.context() as patch:
-        patch.setattr("retraining.extract.Runner", None)
+        patch.setattr("retraining.cache.BottleneckStore.put", None)
         assert run_retrain(tmp_path, photos, *flags) == 0
         assert run_retrain(tmp_path, photos) == 0  # the undistorted ones are there as well
     assert run_retrain(tmp_path, photos, *flags, "--seed", 1) == 0
