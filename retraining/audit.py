@@ -22,7 +22,7 @@ LABEL, DOUBT = "label", "doubtful label"
 DUPLICATE, ELSEWHERE = "duplicate", "duplicate in another class"
 
 MOST_PHOTOS = 20_000  # comparing all pairs takes the square of it
-MOST_ANSWERS = 400_000  # photos x classes; the time of the regressions grows with it
+MOST_ANSWERS = 2_000_000  # photos x classes; the time of the regressions grows with it
 FOLDS = 5
 COMPONENTS = 256  # directions of the vectors that are kept; more rank no better
 PENALTY = 3e-4  # of the squared weights, for features whose mean square length is 1
