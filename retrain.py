@@ -6,10 +6,13 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
-from retraining import evaluate, example_images, export
+import numpy as np
+
+from retraining import audit, evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
@@ -39,9 +42,11 @@ from retraining.dataset import (
     hash_file,
     holds_images,
     load_dataset,
+    read_listed,
 )
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
+from retraining.files import check_writable, write_files
 from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.image_files import MAX_PIXELS
@@ -74,6 +79,7 @@ def main(argv=None):
     extractor = make_extractor(path, known, options, log)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
+    audit_photos(bottlenecks, options, log)
     head = train_head(bottlenecks, extractor, options, log)
     result = export_and_test(head, bottlenecks, extractor, options, log)
     print_results(result, bottlenecks, options, log)
@@ -88,13 +94,15 @@ def parse_flags(argv=None):
     parser = build_parser()
     options = parser.parse_args(argv)
     options.caveats = []  # what must be said of the result, filled on the way
+    try:
+        options.listed = read_listed(options.exclude) if options.exclude else []
+    except DatasetError as error:
+        parser.error(f"--exclude: {error}")
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
-    outputs = [os.path.realpath(p) for p in (options.output_graph, options.output_labels)]
-    if outputs[0] == outputs[1]:
-        parser.error("--output_graph and --output_labels name the same file")
     if not (options.output_graph and options.output_labels):
         parser.error("--output_graph and --output_labels must name files")
+    _check_distinct(parser, options)
     if not re.fullmatch(
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
@@ -105,6 +113,19 @@ def parse_flags(argv=None):
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
+
+
+def _check_distinct(parser, options):
+    """No output may replace another, or the list of excluded photos."""
+    flags = ("exclude", "label_audit", "output_graph", "output_labels")
+    named = {flag: getattr(options, flag) for flag in flags if getattr(options, flag)}
+    first = {}
+    for flag, path in named.items():
+        other = first.setdefault(os.path.realpath(path), flag)
+        if other == "exclude" and flag != other:
+            parser.error(f"--{flag} would replace the file of --exclude; copy that elsewhere")
+        if other != flag:
+            parser.error(f"--{other} and --{flag} name the same file")
 
 
 def build_parser():
@@ -118,6 +139,11 @@ def build_parser():
 def _add_data(parser):
     add = parser.add_argument_group("photos").add_argument
     add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
+    add(
+        "--exclude",
+        metavar="FILE",
+        help="leave out the photos listed there: a path a line, or a label_audit.tsv",
+    )
     add(
         "--testing_percentage",
         type=PERCENT,
@@ -257,6 +283,11 @@ def _add_outputs(parser):
     add = parser.add_argument_group("outputs").add_argument
     add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
     add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
+    add(
+        "--label_audit",
+        default="models/label_audit.tsv",
+        help="table of photos whose label looks wrong and of near-duplicates; '' for none",
+    )
     add("--final_tensor_name", default="final_result", help="name of the graph's output")
     add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
     add(
@@ -304,11 +335,14 @@ def read_photos(options, log):
     split = SplitOptions(
         options.validation_percentage, options.testing_percentage, options.split_by
     )
-    scan = ScanOptions(options.recursive, options.max_image_pixels)
+    scan = ScanOptions(options.recursive, options.max_image_pixels, options.listed)
     with FileKeys(options.bottleneck_dir, hash_file) as files:
         dataset = load_dataset(options.image_dir, split, files.key_of, scan)
     for warning in dataset.warnings:
         log.warning(warning)
+    options.excluded_photos = dataset.excluded
+    if options.exclude:
+        log.info(f"{dataset.excluded} photos are excluded by {options.exclude}")
     counts = ", ".join(
         f"{len(dataset.split(part))} for {part}" for part in (TRAINING, VALIDATION, TESTING)
     )
@@ -339,12 +373,13 @@ def check_outputs(network_path, options):
     """Refuses, before hours are spent, outputs that cannot be written or would replace the network.
 
     Raises:
-        ExportError: one of them is such a path.
+        ExportError: one of them is the base network.
+        WriteError: one of them is a folder, or in one that cannot be written to.
     """
-    for path in (options.output_graph, options.output_labels):
+    for path in filter(None, (options.output_graph, options.output_labels, options.label_audit)):
         if os.path.realpath(path) == os.path.realpath(network_path):
             raise export.ExportError(f"{path} is the base network; choose another output")
-        export.check_writable(path)
+        check_writable(path)
 
 
 def is_quiet(options):
@@ -476,7 +511,7 @@ def report_bad_images(bottlenecks, dataset, options, log):
     if bad or os.path.exists(path):
         rows = [f"{escaped(image.path)}\t{escaped(image.reason)}\n" for image in bad]
         text = "".join(["path\treason\n", *rows])
-        export.write_files({path: text.encode("utf-8", "surrogateescape")})
+        write_files({path: text.encode("utf-8", "surrogateescape")})
     claimed = sum(image.claimed for image in bad)
     images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
     if claimed > options.max_bad_fraction * images:
@@ -500,6 +535,46 @@ def list_bad_images(bad, options, log):
         log.warning(f"left out: {image.path} {image.reason}")
     if len(bad) > MOST_LISTED:
         log.warning(f"{len(bad)} files were left out, see {bad_images_path(options)}")
+
+
+def audit_photos(bottlenecks, options, log):
+    """The audit.Findings on all photos, also written to --label_audit; [] if there is no audit."""
+    if not options.label_audit:
+        return []
+    count = sum(map(len, bottlenecks.examples.values()))
+    if reason := audit.limit(count, len(bottlenecks.labels)):
+        log.warning(f"no label audit: {reason}")
+        return []
+    findings = audit.audit(undistorted(bottlenecks), options.seed)
+    audit.write_audit(options.label_audit, findings)
+    log.info(f"{describe_audit(findings)}: {options.label_audit}")
+    return findings
+
+
+def undistorted(bottlenecks):
+    """The audit.Photos of all splits: each photo once, without its distorted views."""
+    parts = [
+        (bottlenecks.examples[part], bottlenecks.labelled[part])
+        for part in SPLITS
+        if bottlenecks.examples[part]
+    ]
+    examples = [example for of_split, _ in parts for example in of_split]
+    return audit.Photos(
+        [example.path for example in examples],
+        [example.key for example in examples],
+        bottlenecks.labels,
+        np.concatenate([labelled.truth[: len(of_split)] for of_split, labelled in parts]),
+        np.concatenate([labelled.vectors[: len(of_split)] for of_split, labelled in parts]),
+    )
+
+
+def describe_audit(findings):
+    """One line on audit.Findings."""
+    counts = Counter(finding.reason for finding in findings)
+    return (
+        f"label audit: {counts[audit.LABEL]} labels look wrong, {counts[audit.DOUBT]} doubtful, "
+        f"{counts[audit.DUPLICATE]} near-duplicates, {counts[audit.ELSEWHERE]} in another class"
+    )
 
 
 def train_head(bottlenecks, extractor, options, log):
@@ -549,7 +624,7 @@ def store_intermediate(step, bottlenecks, extractor, options):
     path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
     graph = build(step.head, extractor, options)
     description = describe_model(bottlenecks.labels, extractor, options)
-    export.write_files({path: graph + export.metadata_bytes(description)})
+    write_files({path: graph + export.metadata_bytes(description)})
 
 
 def build(head, extractor, options):
@@ -562,6 +637,7 @@ def build(head, extractor, options):
 def describe_model(labels, extractor, options, **facts):
     """What the graph says of itself: how to use it, the options, and what else is known."""
     chosen = dict(vars(options))
+    del chosen["listed"]
     facts |= {"precision": extractor.settings.precision}
     facts |= {"caveats": chosen.pop("caveats"), "options": chosen}
     return export.describe(extractor.network, labels, options.final_tensor_name, facts)
@@ -581,7 +657,7 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     export.check_agreement(result, expected)
     results = {"test_photos": result.total, "test_correct": result.correct}
     tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
-    export.write_files(
+    write_files(
         {
             options.output_labels: export.labels_bytes(labels),
             options.output_graph: graph + tested,

@@ -115,6 +115,7 @@ class Bench:
                 "--output_labels",
                 self.folder / "labels",
             ),
+            *("--label_audit", self.folder / "label_audit.tsv"),
             *("--summaries_dir", self.folder / "logs", "--logging_verbosity", "WARN"),
             *flags,
         ]

@@ -53,6 +53,7 @@ def extraction(folder, count, options):
         *("--architecture", "mobilenet_0.25_128", "--model_dir", options.model_dir),
         *("--bottleneck_dir", folder / f"cache_{count}", "--how_many_training_steps", "10"),
         *("--output_graph", folder / "graph.pb", "--output_labels", folder / "labels"),
+        *("--label_audit", folder / "label_audit.tsv"),
         *("--summaries_dir", folder / "logs", "--logging_verbosity", "WARN"),
     ]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)

@@ -12,6 +12,7 @@ import threading
 import warnings
 
 from retraining import RetrainingError
+from retraining.lines import escaped
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -177,17 +178,6 @@ def _terminable():
 def say(message):
     """One line on stderr, after the script's name."""
     print(f"{os.path.basename(sys.argv[0])}: {escaped(str(message))}", file=sys.stderr)
-
-
-def escaped(text):
-    """The text on one line without tabs: they and line ends become \\t, \\n, \\r.
-
-    Where one occurs, a backslash is doubled, so that the text can be had back.
-    """
-    if not any(mark in text for mark in "\t\n\r"):
-        return text
-    text = text.replace("\\", "\\\\")
-    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def set_verbosity(name):

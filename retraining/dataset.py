@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 from retraining import RetrainingError
 from retraining.image_files import (
@@ -15,6 +16,7 @@ from retraining.image_files import (
     named_like_image,
     reason_of,
 )
+from retraining.lines import unescaped
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 FEW_IMAGES = 20  # below this a class is warned of, as in the classic
@@ -22,6 +24,7 @@ FEW_IMAGES = 20  # below this a class is warned of, as in the classic
 # The classic's MAX_NUM_IMAGES_PER_CLASS: split hashes are taken modulo 2^27.
 HASH_RANGE = 2**27
 
+TABLE_START = "path\t"  # how the headers of label_audit.tsv and bad_images.tsv begin
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 
 
@@ -59,19 +62,23 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """Which files are looked at: those below the class folders, too, and how large they may be."""
+    """Which files are looked at: those below the class folders, too; how large they may be; the
+    paths `listed` (see `read_listed`) are left out."""
 
     recursive: bool = False
     max_pixels: int = MAX_PIXELS
+    listed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The photos of a folder, what looks odd, a line each, and the files that were left out."""
+    """The photos of a folder, what looks odd, a line each, the files that were left out, and how
+    many photos were excluded on demand."""
 
     examples: list[Example]
     warnings: list[str]
     bad: list[BadImage]
+    excluded: int = 0
 
     @property
     def labels(self):
@@ -91,10 +98,13 @@ def load_dataset(image_dir, options=None, key_of=None, scan=None):
 
     Raises:
         DatasetError: missing or empty folder, fewer than two classes, two folders that would be
-            one label, a class without training images.
+            one label, a class without images or without training images.
     """
     options = options or SplitOptions()
+    scan = scan or ScanOptions()
     photos, bad, warnings = list_photos(image_dir, scan)
+    photos, excluded, unmatched = without(photos, scan.listed, image_dir)
+    warnings += unmatched
     keys = _read_keys(photos, key_of or hash_file, bad)
     for label, paths in photos.items():
         _check_class(os.path.join(image_dir, label), paths, bad, warnings)
@@ -109,7 +119,7 @@ def load_dataset(image_dir, options=None, key_of=None, scan=None):
     ]
     _check_training(photos, splits)
     warnings += _shared_between_classes(examples)
-    return Dataset(examples, warnings, bad)
+    return Dataset(examples, warnings, bad, excluded)
 
 
 def _read_keys(photos, key_of, bad):
@@ -161,6 +171,65 @@ def list_photos(image_dir, scan=None):
                 f"--recursive takes their photos, too"
             )
     return photos, bad, warnings
+
+
+def read_listed(path):
+    """The paths in a text file, a line each, or in the first column of one of our tables.
+
+    Blank lines and lines that begin with `#` say nothing.
+
+    Raises:
+        DatasetError: the file cannot be read or is no text.
+    """
+    try:
+        text = os.fsdecode(Path(path).read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read the list {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        text = "\0"  # where names are text and no bytes, as on Windows
+    if "\0" in text:
+        raise DatasetError(f"the list {path} is no text in UTF-8; save it as such")
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    if lines[0].startswith(TABLE_START):
+        lines = [line.split("\t")[0] for line in lines[1:]]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def without(photos, listed, image_dir):
+    """Returns ({label: [path, ...]} less the photos listed, how many those were, warnings).
+
+    A line may name a photo from the current folder or from `image_dir`, and as `escaped` on one
+    line; what it says literally goes first.
+
+    Raises:
+        DatasetError: a class is left without photos.
+    """
+    if not listed:
+        return photos, 0, []
+    known = {_place(path): path for paths in photos.values() for path in paths}
+    found = {line: _find(line, known, image_dir) for line in listed}
+    gone = {path for path in found.values() if path}
+    left = {label: [p for p in paths if p not in gone] for label, paths in photos.items()}
+    for label, paths in left.items():
+        if not paths:
+            raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
+    lost = [line for line, path in found.items() if not path]
+    warnings = [f"{len(lost)} of the excluded are no photos in {image_dir}: {_some(lost)}"]
+    return left, len(gone), warnings if lost else []
+
+
+def _place(path):
+    """One spelling for all ways to a file; a link to a file is a file of its own."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(name))
+
+
+def _find(line, known, image_dir):
+    for name in (line, unescaped(line)):
+        for path in (name, os.path.join(image_dir, name)):
+            if found := known.get(_place(path)):
+                return found
+    return None
 
 
 def _some(paths, most=3):

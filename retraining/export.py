@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from retraining import RetrainingError, evaluate
 from retraining.extract import Job, beside
+from retraining.files import temporary_name, write_files
 from retraining.graph import (
     METADATA,
     BytesRunner,
@@ -37,7 +36,6 @@ from retraining.quiet_tensorflow import import_tensorflow
 
 FORMAT = 1  # of the metadata
 MOST_TESTED = 200  # photos that are run through the exported file
-LEFTOVER_SECONDS = 86_400.0  # age of a temporary file that no run can be using any more
 SAME_TOP = 0.99  # share of them whose first label must be that of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
 SAME_IN_BFLOAT16 = 0.1  # the same between a float32 graph and its run in bfloat16
@@ -161,74 +159,6 @@ def metadata_bytes(description):
     return graph_bytes(graph_def)
 
 
-def write_files(contents):
-    """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
-
-    Raises:
-        ExportError: one of them cannot be written; then none is replaced.
-    """
-    # Where a path is a link, what it points to is replaced.
-    temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
-    names = {path: _temporary(path, number) for number, path in enumerate(temporary)}
-    try:
-        try:
-            for path, content in temporary.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(names[path], "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path, name in names.items():
-                os.replace(name, path)
-                _flush_folder(path.parent)
-        finally:
-            for name in names.values():
-                name.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot write {error.filename or path}: {error.strerror}") from error
-
-
-def _temporary(path, number):
-    """A temporary name in the same folder; short, since `path` may be as long as names can be."""
-    return path.with_name(f".retrain-{os.getpid()}-{number}.part")
-
-
-def _flush_folder(folder):
-    """Makes the renaming of a file in it outlive a loss of power, where the system can."""
-    if os.name == "posix":  # Windows does not open folders
-        with contextlib.suppress(OSError):  # nor do all file systems
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def check_writable(path):
-    """Whether a file can be put at `path`, before hours are spent on its content.
-
-    Raises:
-        ExportError: it is a folder, or its folder cannot be made or written to.
-    """
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise ExportError(f"cannot write {path}: it is a folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        _remove_leftovers(path.parent)
-    except OSError as error:
-        raise ExportError(f"cannot write into {path.parent}: {error.strerror}") from error
-
-
-def _remove_leftovers(folder):
-    """Removes temporary files of runs that were killed, once they are a day old."""
-    for part in folder.glob(".retrain-*.part"):
-        if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
-            part.unlink(missing_ok=True)
-
-
 def labels_bytes(labels):
     """One label a line, UTF-8, in the order of the graph's output."""
     return "".join(f"{label}\n" for label in labels).encode("utf-8", "surrogateescape")
@@ -271,12 +201,12 @@ def candidate(path, content):
     Raises:
         ExportError: it cannot be written.
     """
-    candidate_path = _temporary(Path(os.path.realpath(path)), "candidate")
-    write_files({candidate_path: content})
+    name = temporary_name(Path(os.path.realpath(path)), "candidate")
+    write_files({name: content})
     try:
-        yield candidate_path
+        yield name
     finally:
-        candidate_path.unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
 def test_exported(path, examples, extractor, progress):

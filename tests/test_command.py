@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retraining.command import escaped
+from retraining.lines import escaped
 
 ROOT = Path(__file__).resolve().parent.parent
 

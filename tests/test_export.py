@@ -9,6 +9,7 @@ from retraining import export, graph
 from retraining.dataset import Example
 from retraining.export import ExportError
 from retraining.extract import Extractor
+from retraining.files import write_files
 from retraining.graph import BytesRunner, load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
@@ -40,7 +41,7 @@ def written(base, head, tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "graph.pb"
     content = export.graph_bytes(export.build_graph(base, head, "final_result"))
     about = export.describe(base, LABELS, "final_result", {"options": {"seed": 7}})
-    export.write_files({path: content + export.metadata_bytes(about)})
+    write_files({path: content + export.metadata_bytes(about)})
     return str(path)
 
 
@@ -174,7 +175,7 @@ def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, 
     graph_def = read_graph(written)
     zeros = np.zeros((tiny.WIDTH, 2), "f4")
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
-    export.write_files({tmp_path / "zeros.pb": export.graph_bytes(graph_def)})
+    write_files({tmp_path / "zeros.pb": export.graph_bytes(graph_def)})
     result = export.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-6)
 
@@ -184,7 +185,7 @@ def test_a_file_with_another_base_network_fails(written, extractor, examples, tm
     graph_def = read_graph(written)
     node = nodes_by_name(graph_def)[name]
     set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
-    export.write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
+    write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="does not hold the base network"):
         export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
@@ -192,7 +193,7 @@ def test_a_file_with_another_base_network_fails(written, extractor, examples, tm
 def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
     content = export.graph_bytes(export.build_graph(base, head, "final_result"))
     about = {**export.describe(base, LABELS, "final_result", {}), "mean": 127.0}
-    export.write_files({tmp_path / "wrong.pb": content + export.metadata_bytes(about)})
+    write_files({tmp_path / "wrong.pb": content + export.metadata_bytes(about)})
     with pytest.raises(ExportError, match="does not hold the base network"):
         export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
@@ -210,7 +211,7 @@ def test_disagreement_fails(written, extractor, examples, expected):
 def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, tmp_path):
     graph_def = read_graph(written)
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
-    export.write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
+    write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
         export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
@@ -223,38 +224,6 @@ def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_
     assert row == 1
     np.testing.assert_allclose(answer, expected[0], atol=1e-5)
     assert export.run_untouched(read_graph(written), "final_result", [png]) is None
-
-
-def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
-    one, two = tmp_path / "a" / "one", tmp_path / "a" / "two"
-    export.write_files({one: b"1", two: b"2"})
-    export.write_files({one: b"one", two: b"two"})
-    assert (one.read_bytes(), two.read_bytes()) == (b"one", b"two")
-    with pytest.raises(ExportError, match="cannot write"):
-        export.write_files({one: b"new", tmp_path / "a" / "two" / "below a file": b"x"})
-    assert one.read_bytes() == b"one"
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export.os, "fsync", full)
-    with pytest.raises(ExportError, match="No space left"):
-        export.write_files({one: b"new"})
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["one", "two"]
-    assert one.read_bytes() == b"one"
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    export.write_files({tmp_path / "link": b"new"})
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-
-
-def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
-    export.write_files({tmp_path / ("x" * 255): b"long"})
-    assert (tmp_path / ("x" * 255)).read_bytes() == b"long"
 
 
 def test_labels_are_a_line_each_in_utf8():

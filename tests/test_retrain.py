@@ -46,7 +46,7 @@ def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, phot
     assert about["results"]["test_photos"] == int(out["test_photos"]) > 5
     assert about["options"]["image_dir"] == photos
     left = sorted(p.name for p in (tmp_path / "models").iterdir())
-    assert left == ["retrained_graph.pb", "retrained_labels.txt"]
+    assert left == ["label_audit.tsv", "retrained_graph.pb", "retrained_labels.txt"]
     assert len(rows(tmp_path)) == 90
 
 
@@ -273,6 +273,9 @@ def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, ca
         (["--train_batch_size", "0"], "or -1 for all"),
         (["--architecture", "resnet"], "invalid choice: 'resnet'"),
         (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
+        (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
+        (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
+        (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
     ],
 )
@@ -308,7 +311,7 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--output_graph", "--output_labels"])
+@pytest.mark.parametrize("flag", ["--output_graph", "--output_labels", "--label_audit"])
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     tmp_path, run_retrain, photos, capsys, flag
 ):
@@ -361,6 +364,7 @@ def start_slow_run(tmp_path, photos, model_dir):
         "--bottleneck_dir": tmp_path / "bottleneck_cache",
         "--output_graph": tmp_path / "models/retrained_graph.pb",
         "--output_labels": tmp_path / "models/retrained_labels.txt",
+        "--label_audit": tmp_path / "models/label_audit.tsv",
         "--summaries_dir": tmp_path / "retrain_logs",
     }
     arguments = [str(word) for pair in flags.items() for word in pair]
@@ -461,3 +465,42 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
     assert "are drawings" in about["caveats"][0]
     assert run_retrain(tmp_path, "other_photos", "--offline") == 1
     assert not (tmp_path / "other_photos").exists()
+
+
+# -- the audit -------------------------------------------------------------------------------
+
+
+def test_what_the_audit_finds_is_excluded_from_the_next_run(tmp_path, run_retrain, photos, capsys):
+    work, table = tmp_path / "work", tmp_path / "models" / "label_audit.tsv"
+    shutil.copytree(photos, work)
+    shutil.move(work / "blue" / "photo_02.jpg", work / "red" / "odd.jpg")
+    shutil.copy(work / "green" / "photo_00.jpg", work / "green" / "photo_99.jpg")
+    assert run_retrain(tmp_path, work) == 0
+    assert f": {table}\n" in capsys.readouterr().err.split("label audit: ")[1]
+    lines = [line.split("\t") for line in table.read_text().splitlines()]
+    assert lines[0] == ["path", "given", "suggested", "score", "reason"]
+    wrong = [line for line in lines if line[4].endswith("label")]
+    assert wrong[0][:3] == [f"{work}/red/odd.jpg", "red", "blue"]
+    copies = [line for line in lines if line[0] == f"{work}/green/photo_99.jpg"]
+    assert copies[0][4].startswith(f"duplicate of {work}/green/photo_")
+    kept = [lines[0], wrong[0], *copies]
+    listed = tmp_path / "listed.tsv"
+    listed.write_text("".join("\t".join(line) + "\n" for line in kept))
+    assert run_retrain(tmp_path, work, "--exclude", listed) == 0
+    captured = capsys.readouterr()
+    assert f"2 photos are excluded by {listed}" in captured.err
+    assert "89 photos of 3 classes" in captured.err
+    assert "odd.jpg" not in table.read_text()
+    about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
+    assert about["options"]["excluded_photos"] == 2
+    assert about["options"]["exclude"] == str(listed)
+
+
+def test_no_audit_where_none_is_wanted_or_there_is_too_much(
+    tmp_path, run_retrain, photos, capsys, monkeypatch
+):
+    assert run_retrain(tmp_path, photos, "--label_audit", "") == 0
+    monkeypatch.setattr("retraining.audit.MOST_PHOTOS", 89)
+    assert run_retrain(tmp_path, photos) == 0
+    assert "warning: no label audit: 90 photos are more than" in capsys.readouterr().err
+    assert not (tmp_path / "models" / "label_audit.tsv").exists()

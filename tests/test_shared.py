@@ -90,6 +90,7 @@ def retrained(shared, tmp_path_factory):
             *("--bottleneck_dir", str(folder / "cache")),
             *("--output_graph", str(folder / "graph.pb")),
             *("--output_labels", str(folder / "labels.txt")),
+            *("--label_audit", str(folder / "label_audit.tsv")),
             *("--summaries_dir", str(folder / "logs")),
         ]
     )
@@ -110,6 +111,7 @@ def test_the_embedded_network_retrains(shared, tmp_path, capsys):
             *("--bottleneck_dir", str(tmp_path / "cache")),
             *("--output_graph", str(tmp_path / "graph.pb")),
             *("--output_labels", str(tmp_path / "labels.txt")),
+            *("--label_audit", str(tmp_path / "label_audit.tsv")),
             *("--summaries_dir", str(tmp_path / "logs")),
         ]
     )

@@ -1,0 +1,193 @@
+"""How many wrong labels and duplicates the audit finds, and how long it takes.
+
+    python benchmarks/audit.py labels --vectors classic_bottlenecks
+    python benchmarks/audit.py duplicates --image_dir flower_photos --model_dir models
+    python benchmarks/audit.py time --photos 20000 --classes 5
+
+`labels` swaps 5 % of the labels at random, ten times, and prints the share of them among the
+top-ranked of that number, for several ways to rank. The vectors are text files, one a photo in a
+folder per class, as the classic retrain.py cached them. `duplicates` alters each fifteenth photo
+and prints the share of altered versions that are found, and all pairs found among the photos.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from retraining import audit
+from retraining.dataset import list_photos
+from retraining.extract import stream
+from retraining.graph import Runner, load_network, resolve_precision
+from retraining.images import ImageReader
+from retraining.networks import NETWORKS, obtain
+
+SWAPPED = 0.05  # share of the labels
+SEEDS = 10
+EVERY = 15  # of the photos is altered
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("labels", "duplicates", "time"))
+    parser.add_argument("--vectors", default="classic_bottlenecks")
+    parser.add_argument("--image_dir", default="flower_photos")
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    parser.add_argument("--photos", type=int, default=20_000)
+    parser.add_argument("--classes", type=int, default=5)
+    options = parser.parse_args()
+    {"labels": labels, "duplicates": duplicates, "time": how_long}[options.what](options)
+
+
+# -- labels ----------------------------------------------------------------------------------
+
+
+def labels(options):
+    """Prints a line per ranking: share of the swapped labels found, mean and least."""
+    vectors, truth = read_vectors(options.vectors)
+    unit = audit.normalised(vectors)
+    shares = {}
+    for seed in range(SEEDS):
+        given, rows = swapped(truth, seed)
+        found = audit.out_of_fold(unit, given, np.arange(len(given)), seed)
+        for name, scores in rankings(found, given).items():
+            top = np.argsort(-scores, kind="stable")[: len(rows)]
+            shares.setdefault(name, []).append(np.isin(rows, top).mean())
+    print(f"{len(truth)} photos, {len(rows)} labels swapped, {SEEDS} seeds; found in the top list")
+    for name, values in shares.items():
+        print(f"{name:40} {np.mean(values):.3f} mean, {min(values):.3f} least")
+
+
+def rankings(probabilities, truth):
+    """{name: score per photo, the higher the worse}; the first is the audit's."""
+    rows = np.arange(len(truth))
+    own, others = probabilities[rows, truth], probabilities.copy()
+    others[rows, truth] = 0
+    best, wrong = others.max(axis=1), audit.confidently_wrong(probabilities, truth)
+    return {
+        "1 - P(given)": 1 - own,
+        "P(best other) - P(given)": best - own,
+        "ln P(best other) - ln P(given)": np.log(best) - np.log(own),
+        "confident joint, then 1 - P(given)": wrong * 2 - own,
+        "confident joint, then margin": wrong * 3 + best - own,
+    }
+
+
+def swapped(truth, seed, share=SWAPPED):
+    """(labels int [n] of which a share is another class at random, rows of that share)."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(truth), round(share * len(truth)), replace=False)
+    given, classes = truth.copy(), truth.max() + 1
+    given[rows] = (truth[rows] + rng.integers(1, classes, len(rows))) % classes
+    return given, rows
+
+
+def read_vectors(folder):
+    """(float32 [n, width], class int [n]) of `folder/<class>/*.txt`."""
+    files = [sorted(path.glob("*.txt")) for path in sorted(Path(folder).iterdir())]
+    texts = [path.read_text() for of_class in files for path in of_class]
+    vectors = np.array([np.fromstring(text, np.float32, sep=",") for text in texts])
+    return vectors, np.repeat(np.arange(len(files)), [len(of_class) for of_class in files])
+
+
+# -- duplicates ------------------------------------------------------------------------------
+
+
+def duplicates(options):
+    """Prints the pairs found among the photos, and the share found of each kind of altered one."""
+    photos = list_photos(options.image_dir)[0].values()
+    paths = [path for of_class in photos for path in of_class]
+    truth = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
+    known = NETWORKS[options.architecture]
+    network = load_network(obtain(known, options.model_dir), known)
+    unit = audit.normalised(vectors_of(network, paths))
+    for row, other, cosine in audit.near_duplicates(unit, truth):
+        print(f"pair {cosine:.4f} {paths[other]} {paths[row]}")
+    cosines = np.sort((unit @ unit.T)[np.triu_indices(len(unit), 1)])[::-1]
+    print("nearest pairs:", " ".join(f"{cosine:.4f}" for cosine in cosines[:8]))
+    kinds, vectors = altered_vectors(network, paths[::EVERY])
+    least = audit.least_cosines(unit, truth)[truth[::EVERY]]
+    found = audit.normalised(vectors).reshape(len(least), len(kinds), -1) * unit[::EVERY, None]
+    for kind, cosines in zip(kinds, found.sum(axis=2).T, strict=True):
+        print(f"{kind:20} {(cosines >= least).mean():4.0%} found of {len(least)}")
+
+
+def altered_vectors(network, paths):
+    """(what was done, float32 [photos x what, width]) of all altered versions, photo by photo."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number, path in enumerate(paths):
+            versions = altered(path)
+            for kind, content in versions.items():
+                files.append(Path(folder) / f"{number} {kind}")
+                files[-1].write_bytes(content)
+        return list(versions), vectors_of(network, files)
+
+
+def vectors_of(network, paths):
+    about = network.preprocessing
+    reader = ImageReader(about.size, about.mean, about.std)
+    precision = resolve_precision("auto", network.graph_def)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+    return np.concatenate([answer for _, answer in stream(paths, reader.read, runner)])
+
+
+def altered(path):
+    """{what was done: bytes of the altered JPEG}."""
+    image = Image.open(path).convert("RGB")
+    width, height = image.size
+
+    def cropped(share):
+        x, y = round(width * share / 2), round(height * share / 2)
+        return jpeg(image.crop((x, y, width - x, height - y)))
+
+    return {
+        "JPEG quality 70": jpeg(image, 70),
+        "JPEG quality 40": jpeg(image, 40),
+        "half the size": jpeg(image.resize((width // 2, height // 2), Image.LANCZOS)),
+        "1.5 times the size": jpeg(image.resize((width * 3 // 2, height * 3 // 2), Image.BICUBIC)),
+        "2 % cropped": cropped(0.02),
+        "5 % cropped": cropped(0.05),
+        "10 % cropped": cropped(0.10),
+        "mirrored": jpeg(image.transpose(Image.FLIP_LEFT_RIGHT)),
+        "10 % brighter": jpeg(image.point(lambda value: min(255, int(value * 1.1)))),
+    }
+
+
+def jpeg(image, quality=92):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+# -- time ------------------------------------------------------------------------------------
+
+
+def how_long(options):
+    """Prints the seconds for random vectors of 2,048."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(options.photos) % options.classes
+    centres = rng.random((options.classes, 2048), np.float32)
+    vectors = rng.random((options.photos, 2048), np.float32) + centres[truth] / 4
+    names = [str(number) for number in range(options.photos)]
+    photos = audit.Photos(names, names, [str(n) for n in range(options.classes)], truth, vectors)
+    started, cpu = time.perf_counter(), time.process_time()
+    audit.audit(photos)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    print(
+        f"{options.photos} photos, {options.classes} classes: {seconds:.1f} s, {cpu:.1f} s of CPU"
+    )
+
+
+if __name__ == "__main__":
+    main()

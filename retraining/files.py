@@ -1,0 +1,83 @@
+"""Writes files so that nothing is replaced before its replacement is complete."""
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from retraining import RetrainingError
+
+LEFTOVER_SECONDS = 86_400.0  # age of a temporary file that no run can be using any more
+
+
+class WriteError(RetrainingError):
+    """A file cannot be written; says which and why."""
+
+
+def write_files(contents):
+    """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
+
+    Raises:
+        WriteError: one of them cannot be written; then none is replaced.
+    """
+    # Where a path is a link, what it points to is replaced.
+    temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
+    names = {path: temporary_name(path, number) for number, path in enumerate(temporary)}
+    try:
+        try:
+            for path, content in temporary.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(names[path], "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, name in names.items():
+                os.replace(name, path)
+                _flush_folder(path.parent)
+        finally:
+            for name in names.values():
+                name.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+
+def temporary_name(path, number):
+    """A temporary name in the same folder; short, since `path` may be as long as names can be."""
+    return path.with_name(f".retrain-{os.getpid()}-{number}.part")
+
+
+def _flush_folder(folder):
+    """Makes the renaming of a file in it outlive a loss of power, where the system can."""
+    if os.name == "posix":  # Windows does not open folders
+        with contextlib.suppress(OSError):  # nor do all file systems
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def check_writable(path):
+    """Whether a file can be put at `path`, before hours are spent on its content.
+
+    Raises:
+        WriteError: it is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise WriteError(f"cannot write {path}: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        _remove_leftovers(path.parent)
+    except OSError as error:
+        raise WriteError(f"cannot write into {path.parent}: {error.strerror}") from error
+
+
+def _remove_leftovers(folder):
+    """Removes temporary files of runs that were killed, once they are a day old."""
+    for part in folder.glob(".retrain-*.part"):
+        if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""Text that must stay on one line: names of files may hold tabs and line ends."""
+
+import re
+
+MARKS = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
+
+
+def escaped(text):
+    """The text on one line without tabs: they and line ends become \\t, \\n, \\r.
+
+    Where one occurs, a backslash is doubled, so that the text can be had back.
+    """
+    if not any(mark in text for mark in "\t\n\r"):
+        return text
+    text = text.replace("\\", "\\\\")
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def unescaped(text):
+    """What `escaped` was given, if it had something to escape."""
+    return re.sub(r"\\[\\tnr]", lambda match: MARKS[match[0]], text)

@@ -1,0 +1,249 @@
+"""audit.py: wrong labels, duplicates, the table."""
+
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks.audit import read_vectors, swapped
+from retraining import audit
+from retraining.audit import Finding, Photos
+from retraining.dataset import ScanOptions, load_dataset, read_listed
+
+
+def clusters(counts, width=40, seed=0):
+    """(vectors float32, truth): a cluster per class, far apart."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(counts)), counts)
+    vectors = rng.random((len(truth), width)) + 2 * rng.random((len(counts), width))[truth]
+    return vectors.astype(np.float32), truth
+
+
+def photos_of(vectors, truth, keys=None):
+    paths = [f"{number}.jpg" for number in range(len(truth))]
+    labels = [f"class {number}" for number in range(truth.max() + 1)]
+    return Photos(paths, keys or paths, labels, truth, vectors)
+
+
+def of_reason(findings, reason):
+    return [finding for finding in findings if finding.reason == reason]
+
+
+# -- labels ----------------------------------------------------------------------------------
+
+
+def test_swapped_labels_rank_first_with_their_own_class_suggested():
+    vectors, truth = clusters([60, 40, 50])
+    given, rows = swapped(truth, seed=1)
+    found = of_reason(audit.audit(photos_of(vectors, given)), audit.LABEL)
+    assert {finding.path for finding in found} == {f"{row}.jpg" for row in rows}
+    assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+    for finding in found:
+        row = int(finding.path[:-4])
+        assert finding.given == f"class {given[row]}"
+        assert finding.suggested == f"class {truth[row]}"
+        assert 0.5 < finding.score <= 1
+
+
+def test_right_labels_are_not_listed_even_of_tiny_and_unequal_classes():
+    vectors, truth = clusters([200, 2, 30])
+    assert of_reason(audit.audit(photos_of(vectors, truth)), audit.LABEL) == []
+
+
+def test_a_class_that_is_one_photo_has_no_prediction():
+    vectors, truth = clusters([20, 20, 2, 1])
+    groups = np.arange(43)
+    groups[41] = groups[40]
+    found = audit.out_of_fold(audit.normalised(vectors), truth, groups)
+    assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [40, 41, 42]
+    findings = audit.label_findings(photos_of(vectors, truth), found)
+    assert {"40.jpg", "41.jpg", "42.jpg"}.isdisjoint(f.path for f in findings)
+
+
+def test_copies_do_not_vouch_for_each_other():
+    vectors, truth = clusters([30, 30])
+    odd = vectors[40] + np.float32(0.3)
+    vectors = np.concatenate([vectors, np.repeat(odd[None], 4, axis=0)])
+    truth = np.append(truth, [0] * 4)
+    own = audit.out_of_fold(audit.normalised(vectors), truth, np.arange(64))[60:, 0]
+    together = np.minimum(np.arange(64), 60)
+    alone = audit.out_of_fold(audit.normalised(vectors), truth, together)[60:, 0]
+    assert alone.max() < 0.1 < own.min()
+    keys = [str(row) for row in together]
+    found = of_reason(audit.audit(photos_of(vectors, truth, keys)), audit.LABEL)
+    assert {f.path for f in found} == {f"{row}.jpg" for row in range(60, 64)}
+
+
+def test_folds_keep_groups_together_and_spread_classes():
+    truth = np.repeat([0, 1, 2], [50, 5, 2])
+    groups = np.arange(57)
+    groups[:6] = 0
+    folds = audit.assign_folds(truth, groups)
+    assert len(set(folds[:6])) == 1
+    assert sorted(folds[truth == 1]) == [0, 1, 2, 3, 4]
+    assert len(set(folds[truth == 2])) == 2
+    assert np.bincount(folds[6:50]).min() >= 8
+
+
+def test_confident_joint_by_hand():
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    own = np.array([0.9, 0.8, 0.3, 0.6, 0.9, 0.45])  # means 2/3 and 0.65
+    probabilities = np.where(np.eye(2, dtype=bool)[truth], own[:, None], 1 - own[:, None])
+    # Row 2: P(1) = 0.7 >= 0.65. Row 5: rather 0, but P(0) = 0.55 < 2/3.
+    found = audit.confidently_wrong(probabilities, truth)
+    assert found.tolist() == [False, False, True, False, False, False]
+    reasons = [f.reason for f in audit.label_findings(photos_of(own, truth), probabilities)]
+    assert reasons == [audit.LABEL, audit.DOUBT]
+
+
+def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeypatch):
+    monkeypatch.setattr(audit, "ANSWERS_AT_ONCE", 100)  # several blocks
+    rng = np.random.default_rng(0)
+    features, truth = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
+    folds, weights = np.arange(40) % audit.FOLDS, rng.random(40)
+    objective = audit.Objective(features, truth, folds, weights)
+    at = rng.normal(size=objective.shape)
+    value, gradient = objective(at)
+    expected = audit.PENALTY / 2 * (at**2).sum()
+    for fold in range(audit.FOLDS):
+        seen = folds != fold
+        logits = features[seen] @ at[:, fold]
+        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        own = logs[np.arange(seen.sum()), truth[seen]]
+        expected -= np.average(own, weights=weights[seen])
+    assert value == pytest.approx(expected)
+    for place in [(0, 0, 0), (3, 2, 1), (5, 4, 2)]:
+        step = np.zeros(at.shape)
+        step[place] = 1e-5
+        slope = (objective(at + step)[0] - objective(at - step)[0]) / 2e-5
+        assert gradient[place] == pytest.approx(slope, rel=1e-5)
+
+
+def test_minimise_finds_known_minima():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(30, 30))
+    matrix, right = root @ root.T + np.eye(30), rng.normal(size=30)
+    solution = audit.minimise(
+        lambda x: (x @ matrix @ x / 2 - right @ x, matrix @ x - right), np.zeros(30), 1e-10
+    )
+    np.testing.assert_allclose(solution, np.linalg.solve(matrix, right), atol=1e-8)
+    # ln(1 + e^-x) + x / 4 is least at ln 3.
+    found = audit.minimise(
+        lambda x: (np.logaddexp(0, -x)[0] + x[0] / 4, 0.25 - 1 / (1 + np.exp(x))), np.zeros(1), 1e-9
+    )
+    assert found[0] == pytest.approx(np.log(3), abs=1e-6)
+
+
+def test_reduced_vectors_keep_distances_of_what_has_few_directions():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(50, 10)) @ rng.normal(size=(10, 600))
+    features = audit.reduced(vectors)
+    assert features.shape == (50, audit.COMPONENTS)
+    assert (features**2).sum(axis=1).mean() == pytest.approx(1)
+    ratio = np.linalg.norm(features[1:] - features[0], axis=1)
+    ratio /= np.linalg.norm(vectors[1:] - vectors[0], axis=1)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_findings():
+    vectors, truth = clusters([20, 20])
+    photos = photos_of(vectors, swapped(truth, seed=0)[0])
+    assert audit.audit(photos, seed=3) == audit.audit(photos, seed=3)
+
+
+def test_swapped_labels_of_real_photos_are_found(shared):
+    vectors, truth = read_vectors(shared / "classic_bottlenecks")
+    shares = []
+    for seed in range(2):
+        given, rows = swapped(truth, seed)
+        found = audit.label_findings(
+            photos_of(vectors, given),
+            audit.out_of_fold(audit.normalised(vectors), given, np.arange(len(truth)), seed),
+        )
+        top = {int(finding.path[:-4]) for finding in found[: len(rows)]}
+        shares.append(len(top.intersection(rows)) / len(rows))
+    assert min(shares) >= 0.70
+
+
+# -- duplicates ------------------------------------------------------------------------------
+
+
+def test_duplicates_name_the_nearest_earlier_photo_within_and_across_classes(monkeypatch):
+    monkeypatch.setattr(audit, "BLOCK", 7)
+    rng = np.random.default_rng(0)
+    vectors = rng.random((30, 300)).astype(np.float32)
+    truth = np.repeat([0, 1], 15)
+    vectors[[9, 12]] = 3 * vectors[2]  # a cosine knows no length
+    vectors[20] = vectors[2] + np.float32(0.001)
+    vectors[28] = vectors[20]
+    pairs = audit.near_duplicates(audit.normalised(vectors), truth)
+    assert {(row, min(other, 2) if row < 15 else other) for row, other, _ in pairs} >= {
+        (9, 2),
+        (12, 2),
+        (28, 20),
+    }
+    assert sorted(row for row, _, _ in pairs) == [9, 12, 20, 28, 28]
+    assert all(cosine > 0.999 for _, _, cosine in pairs)
+
+
+def test_duplicates_are_findings_that_name_the_other():
+    vectors, truth = clusters([20, 20], width=400)
+    vectors[5], vectors[25] = vectors[3], vectors[3]
+    findings = audit.audit(photos_of(vectors, truth))
+    assert of_reason(findings, audit.DUPLICATE) == [
+        Finding("5.jpg", "class 0", "class 0", pytest.approx(1), audit.DUPLICATE, "3.jpg")
+    ]
+    (elsewhere,) = of_reason(findings, audit.ELSEWHERE)
+    assert (elsewhere.path, elsewhere.given, elsewhere.suggested) == (
+        "25.jpg",
+        "class 1",
+        "class 0",
+    )
+    assert elsewhere.other in ("3.jpg", "5.jpg")
+    assert findings[0] == elsewhere
+
+
+def test_vectors_of_zeros_do_no_harm():
+    vectors, truth = clusters([40, 40])
+    vectors[[3, 60]] = 0
+    findings = audit.audit(photos_of(vectors, truth))
+    assert {f.path for f in of_reason(findings, audit.LABEL)} <= {"3.jpg", "60.jpg"}
+    assert all(np.isfinite(f.score) for f in findings)
+
+
+# -- the file --------------------------------------------------------------------------------
+
+
+def test_the_table_can_be_read_back_as_a_list(tmp_path):
+    folder = tmp_path / "photos"
+    names = ["plain.jpg", "tab\tand\\.jpg", "bytes\udcff.jpg", "猫.jpg", "kept.jpg"]
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for name in names:
+            content = b"\xff\xd8\xff" + os.fsencode(label + name)
+            (folder / label / name).write_bytes(content)
+    findings = [Finding(f"{folder}/a/{name}", "a", "b", 0.98765, audit.LABEL) for name in names[:4]]
+    table = tmp_path / "new" / "label_audit.tsv"
+    audit.write_audit(table, findings)
+    lines = table.read_bytes().split(b"\n")
+    assert lines[0] == b"path\tgiven\tsuggested\tscore\treason"
+    assert lines[1] == os.fsencode(f"{folder}/a/plain.jpg\ta\tb\t0.9877\tlabel")
+    assert [line.count(b"\t") for line in lines] == [4, 4, 4, 4, 4, 0]
+    dataset = load_dataset(str(folder), scan=ScanOptions(listed=read_listed(table)))
+    assert dataset.excluded == 4
+    assert [os.path.basename(e.path) for e in dataset.examples if e.label == "a"] == ["kept.jpg"]
+
+
+def test_a_duplicates_reason_names_the_other_and_a_hash_is_no_comment(tmp_path):
+    audit.write_audit(
+        tmp_path / "t.tsv", [Finding("#p/a/1.jpg", "a", "a", 1.0, audit.DUPLICATE, "#p/a/0.jpg")]
+    )
+    line = (tmp_path / "t.tsv").read_text().splitlines()[1]
+    assert line == "./#p/a/1.jpg\ta\ta\t1.0000\tduplicate of #p/a/0.jpg"
+    assert read_listed(tmp_path / "t.tsv") == ["./#p/a/1.jpg"]
+
+
+def test_limits_are_said():
+    assert audit.limit(1500, 5) is None
+    assert "20001 photos are more" in audit.limit(20_001, 2)
+    assert "classes are more" in audit.limit(20_000, 1000)

@@ -1,0 +1,38 @@
+"""files.py: files are replaced whole or not at all."""
+
+import pytest
+
+from retraining import files
+from retraining.files import WriteError, write_files
+
+
+def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
+    one, two = tmp_path / "a" / "one", tmp_path / "a" / "two"
+    write_files({one: b"1", two: b"2"})
+    write_files({one: b"one", two: b"two"})
+    assert (one.read_bytes(), two.read_bytes()) == (b"one", b"two")
+    with pytest.raises(WriteError, match="cannot write"):
+        write_files({one: b"new", tmp_path / "a" / "two" / "below a file": b"x"})
+    assert one.read_bytes() == b"one"
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(WriteError, match="No space left"):
+        write_files({one: b"new"})
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["one", "two"]
+    assert one.read_bytes() == b"one"
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_files({tmp_path / "link": b"new"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    write_files({tmp_path / ("x" * 255): b"long"})
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"long"
