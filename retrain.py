@@ -4,12 +4,13 @@ A frozen network turns each photo into a vector (its bottleneck), which is kept 
 softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
 """
 
+import argparse
 import os
 import re
 from dataclasses import dataclass
 from functools import partial
 
-from retraining import evaluate, example_images, export
+from retraining import changes, evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.command import (
     DONE,
@@ -79,6 +80,8 @@ def parse_flags(argv=None):
     options.caveats = []  # what must be said of the result, filled on the way
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
+    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
+        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
     outputs = [os.path.realpath(p) for p in (options.output_graph, options.output_labels)]
     if outputs[0] == outputs[1]:
         parser.error("--output_graph and --output_labels name the same file")
@@ -237,10 +240,24 @@ def _add_outputs(parser):
         help="list the test photos that the new graph gets wrong",
     )
     add(
+        "--assert_accuracy_at_least",
+        type=number(float, 0, 1),
+        help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
+        "1 as in test_accuracy, is lower",
+    )
+    add(
         "--logging_verbosity",
         choices=VERBOSITIES,
         default="INFO",
         help="the least level of what is said on stderr",
+    )
+    add(
+        "--quiet",
+        dest="logging_verbosity",
+        action="store_const",
+        const="WARN",
+        default=argparse.SUPPRESS,
+        help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
     )
 
 
@@ -276,6 +293,8 @@ def read_photos(options, log):
     if copies:
         log.info(f"{copies} of the photos are copies of others; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
+    if options.assert_accuracy_at_least is not None and not dataset.split(TESTING):
+        raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
     return dataset
 
 
@@ -455,8 +474,11 @@ def export_and_test(head, bottlenecks, extractor, options, log):
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     cached = bottlenecks.labelled[TESTING].vectors[rows]
     export.check_agreement(result, head.probabilities(cached))
-    results = {"test_photos": result.total, "test_correct": result.correct}
-    tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
+    export.check_accuracy(result, options.assert_accuracy_at_least)
+    tested = export.metadata_bytes(
+        describe_model(labels, extractor, options, results=export.describe_result(result))
+    )
+    before = changes.read_description(options.output_graph)
     export.write_files(
         {
             options.output_labels: export.labels_bytes(labels),
@@ -466,6 +488,8 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))
+    for line in changes.describe_changes(before, result, labels):
+        log.info(line)
     return result
 
 

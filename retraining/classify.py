@@ -1,6 +1,6 @@
 """A classifier's graph, ours or anyone's -> class probabilities of image files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retraining import RetrainingError, extract
@@ -51,6 +51,7 @@ class Classifier:
     labels: tuple[str, ...]
     precision: str = "float32"
     notes: tuple[str, ...] = ()  # what had to be assumed, a line each
+    described: dict = field(default_factory=dict)  # what the graph says of itself, if it does
 
     def classify(self, paths, few=False):
         """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
@@ -110,7 +111,9 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
         graph_def, overrides or Overrides(), described, notes
     )
     precision = resolve_precision(precision, graph_def)
-    return Classifier(graph_def, input_name, output, preprocessing, labels, precision, tuple(notes))
+    return Classifier(
+        graph_def, input_name, output, preprocessing, labels, precision, tuple(notes), described
+    )
 
 
 def _find_labels(graph_path, labels_path, described):

@@ -95,26 +95,27 @@ def load_dataset(image_dir, options=None, key_of=None):
     return Dataset(examples, warnings)
 
 
-def list_photos(image_dir):
+def list_photos(image_dir, to_train=True):
     """Returns ({label: [path, ...]}, warnings), both sorted.
 
     A label is the folder's name as it is spelled. Hidden files and files that are no image by
-    their first bytes are left out; the latter with a warning.
+    their first bytes are left out; the latter with a warning. If the photos are not `to_train` on,
+    one class is enough, and a class may have few photos or none.
 
     Raises:
         DatasetError: as `load_dataset`.
     """
     warnings, photos = [], {}
-    for name in _class_folders(image_dir):
+    for name in _class_folders(image_dir, 2 if to_train else 1):
         folder = os.path.join(image_dir, name)
         paths, others = _image_files(folder)
-        if not paths:
+        if not paths and to_train:
             raise DatasetError(
                 f"the class folder {folder} holds no images; add some or remove the folder"
             )
         if others:
             warnings.append(f"{len(others)} files in {folder} are no images: {_some(others)}")
-        if len(paths) < FEW_IMAGES:
+        if len(paths) < FEW_IMAGES and to_train:
             warnings.append(
                 f"{name} has only {len(paths)} images; {FEW_IMAGES} or more give a better model"
             )
@@ -127,22 +128,21 @@ def _some(paths, most=3):
     return names + (", ..." if len(paths) > most else "")
 
 
-def _class_folders(image_dir):
+def _class_folders(image_dir, least):
     try:
         entries = sorted(os.listdir(image_dir))
     except OSError as error:
         raise DatasetError(
-            f"cannot read the image folder {image_dir} ({error.strerror}); --image_dir must name "
-            f"a folder with one sub-folder of photos per class"
+            f"cannot read the image folder {image_dir} ({error.strerror}); it must be a folder "
+            f"with one sub-folder of photos per class"
         ) from error
     names = [
         n for n in entries if not n.startswith(".") and os.path.isdir(os.path.join(image_dir, n))
     ]
-    if len(names) < 2:
+    if len(names) < least:
+        wanted = "at least two class folders" if least == 2 else "a class folder"
         found = f"only one ({names[0]})" if names else "none"
-        raise DatasetError(
-            f"{image_dir} must hold at least two class folders with photos and has {found}"
-        )
+        raise DatasetError(f"{image_dir} must hold {wanted} with photos and has {found}")
     _check_labels(image_dir, names)
     return names
 

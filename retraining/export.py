@@ -218,6 +218,7 @@ class HeldOutResult:
     """How the exported file did on held-out photos."""
 
     paths: list[str]
+    keys: list[str]  # of the photos, as in dataset.Example
     truth: np.ndarray  # int [n]
     probabilities: np.ndarray  # float32 [n, classes]
 
@@ -278,7 +279,8 @@ def test_exported(path, examples, extractor, progress):
         head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
         labels = list(about["labels"])
         truth = np.array([labels.index(example.label) for example in examples], int)
-        result = HeldOutResult([e.path for e in examples], truth, head.run(vectors))
+        paths, keys = [e.path for e in examples], [e.key for e in examples]
+        result = HeldOutResult(paths, keys, truth, head.run(vectors))
         check_untouched(result, untouched.result(), extractor.precision)
     return result
 
@@ -355,3 +357,27 @@ def check_agreement(result, expected):
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
             f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
         )
+
+
+def check_accuracy(result, least):
+    """Compares the accuracy with the least that is asked for; None asks for nothing.
+
+    Raises:
+        ExportError: it is lower, or unknown.
+    """
+    if least is not None and not result.accuracy >= least:
+        raise ExportError(
+            f"the test accuracy {result.accuracy:.4f} ({result.correct} of {result.total} photos) "
+            f"is below --assert_accuracy_at_least {least}; nothing was replaced"
+        )
+
+
+def describe_result(result):
+    """What a graph says of its test (dict). `held_out` has a row per photo: its key, the number of
+    its likeliest label, that label's probability."""
+    rows = zip(result.keys, result.probabilities, strict=True)
+    return {
+        "test_photos": result.total,
+        "test_correct": result.correct,
+        "held_out": [[key, int(p.argmax()), round(float(p.max()), 4)] for key, p in rows],
+    }
