@@ -16,6 +16,7 @@ from retraining.dataset import list_photos, same_label
 from retraining.images import ImageError
 
 NAMED = 5  # classes that a warning names
+SHARES = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def tsv_lines(result):
     yield f"photos\t{result.photos}"
     yield f"correct\t{result.correct}"
     for row in _classes(result):
-        shares = "\t".join(f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        shares = "\t".join(f"{row[name]:.4f}" for name in SHARES)
         yield f"class\t{escaped(row['label'])}\t{row['photos']}\t{shares}"
     for row in _pairs(result):
         yield f"confusion\t{escaped(row['class'])}\t{escaped(row['answer'])}\t{row['photos']}"
@@ -173,9 +174,10 @@ def text_lines(result):
     width = max(5, *(len(escaped(label)) for label in result.classes))
     yield f"{'class':{width}}  photos  precision  recall      F1"
     for row in _classes(result):
+        precision, recall, f1 = (_percent(row[name]) for name in SHARES)
         yield (
-            f"{escaped(row['label']):{width}}  {row['photos']:6}  {row['precision']:9.1%}  "
-            f"{row['recall']:6.1%}  {row['f1']:6.1%}"
+            f"{escaped(row['label']):{width}}  {row['photos']:6}  {precision:>9}  {recall:>6}  "
+            f"{f1:>6}"
         )
     wrong = [row for row in _pairs(result) if row["class"] != row["answer"]]
     for row in sorted(wrong, key=lambda row: -row["photos"]):
@@ -201,6 +203,10 @@ def _pairs(result):
             "answer": result.classes[column],
             "photos": int(result.confusion[row, column]),
         }
+
+
+def _percent(share):
+    return "-" if math.isnan(share) else f"{share:.1%}"
 
 
 def _rounded(value):
