@@ -123,6 +123,21 @@ def test_a_file_is_complete_before_it_has_its_name(tmp_path, image, monkeypatch)
     assert contents(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_that_is_taken_in_the_meantime_is_not_overwritten(
+    tmp_path, image, monkeypatch, links
+):
+    def refuse(*_):
+        raise PermissionError(1, "no links")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    target = Path(image("a.jpg", b"mine", "out"))
+    with pytest.raises(OSError, match=r"exists|no links"):
+        sorting.copy(image("a.jpg", b"other"), target)
+    assert contents(tmp_path / "out") == {"a.jpg": b"mine"}
+
+
 def test_where_there_are_no_links_a_copy_is_renamed(tmp_path, image, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
