@@ -118,14 +118,14 @@ def trained_on(described, folder):
 
     `described` is what the graph says of itself; empty if it says nothing.
     """
-    too_good = "the accuracy is too good for photos it was trained on"
+    if_among = "if some of them are among these, this accuracy is too good"
     source = described.get("options", {}).get("image_dir")
     if not source:
-        return f"the graph does not tell its training photos; {too_good}"
+        return f"the graph does not tell its training photos; {if_among}"
     if os.path.realpath(source) != os.path.realpath(folder):
-        return f"the graph was trained on photos of {source}; {too_good}"
+        return f"the graph was trained on photos of {source}; {if_among}"
     results = described.get("results", {})
-    line = f"the graph was trained on photos of this very folder, so {too_good}"
+    line = "the graph was trained on photos of this very folder, so this accuracy is too good"
     if results.get("test_photos"):
         share = results["test_correct"] / results["test_photos"]
         line += f"; on its held-out photos it was {share:.4f} (N={results['test_photos']})"
