@@ -99,7 +99,7 @@ def parse_flags(argv=None):
 def build_parser():
     """All flags, in groups; names and defaults are the classic's where it had them."""
     parser = Parser(prog="retrain.py", description=__doc__)
-    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs):
+    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs, _add_words):
         add(parser)
     return parser
 
@@ -235,15 +235,19 @@ def _add_outputs(parser):
         help="where these graphs go",
     )
     add(
-        "--print_misclassified_test_images",
-        action="store_true",
-        help="list the test photos that the new graph gets wrong",
-    )
-    add(
         "--assert_accuracy_at_least",
         type=number(float, 0, 1),
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
+    )
+
+
+def _add_words(parser):
+    add = parser.add_argument_group("what is said").add_argument
+    add(
+        "--print_misclassified_test_images",
+        action="store_true",
+        help="list the test photos that the new graph gets wrong",
     )
     add(
         "--logging_verbosity",
@@ -475,9 +479,8 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     cached = bottlenecks.labelled[TESTING].vectors[rows]
     export.check_agreement(result, head.probabilities(cached))
     export.check_accuracy(result, options.assert_accuracy_at_least)
-    tested = export.metadata_bytes(
-        describe_model(labels, extractor, options, results=export.describe_result(result))
-    )
+    results = export.describe_result(result)
+    tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
     before = changes.read_description(options.output_graph)
     export.write_files(
         {
@@ -487,8 +490,7 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     )
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
-    log.info(describe_test(result))
-    for line in changes.describe_changes(before, result, labels):
+    for line in (describe_test(result), *changes.describe_changes(before, result, labels)):
         log.info(line)
     return result
 
