@@ -4,21 +4,22 @@ Give image files, folders, or `-` for a list of paths on standard input. A graph
 knows its labels and how it wants its images; for other graphs there are flags.
 """
 
-import json
+import argparse
 import math
 import os
 import sys
 from dataclasses import replace
 
+from retraining import RetrainingError, rows, scoring
 from retraining.classify import Overrides, load_classifier
 from retraining.command import (
     ALLOW_UNSAFE_OPS,
     DONE,
     FAILED,
     Parser,
-    escaped,
     leave,
     number,
+    progress_bar,
     reports_errors,
     say,
 )
@@ -27,13 +28,20 @@ from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
+from retraining.sorting import WAYS, Sorter
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
+STDIN = "-"
+LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
+
+
+class ListError(RetrainingError):
+    """What comes on standard input is no list of paths."""
 
 
 @reports_errors
 def main(argv=None):
-    """Reads the graph, labels every image in the order given, prints as it goes."""
+    """Reads the graph, then labels every image, or tells how well it labels those of a folder."""
     options = parse_flags(argv)
     classifier = load_classifier(
         options.graph, options.labels, overrides(options), options.precision
@@ -41,53 +49,150 @@ def main(argv=None):
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
         say(note)
-    write = WRITERS[options.format]
+    if options.evaluate:
+        return evaluate_folder(classifier, options)
+    return label_images(classifier, options)
+
+
+def label_images(classifier, options):
+    """Labels every image in the order given and prints as it goes; gives the exit code."""
+    write = rows.make_writer(options.format, options.columns, options.header)
+    sorter = make_sorter(classifier, options)
     few = options.single and len(options.images) <= FEW
-    failed = False
-    labelled = 0
-    for path, answer in classifier.classify(image_paths(options.images), few):
+    labelled = failed = 0
+    for path, answer in classifier.classify(image_paths(options), few):
         labelled += 1
+        ranking = ranked(answer, classifier.labels, options)
         if isinstance(answer, ImageError):
-            failed = True
+            failed += 1
             say(f"{path} {answer}")
-        write(path, answer, ranked(answer, classifier.labels, options.top_k))
+        elif sorter and ranking:
+            sorter.place(path, ranking[0][0])
+        write(path, answer, ranking)
         sys.stdout.flush()
     if not labelled:
         say("no images were found")
+    if sorter:
+        say(f"{sorter.placed} images put into {sorter.folder}, {sorter.known} were there already")
     return FAILED if failed or not labelled else DONE
+
+
+def evaluate_folder(classifier, options):
+    """Labels the photos of a folder of class folders, prints how well; gives the exit code."""
+    photos = scoring.find_labelled(options.evaluate, classifier.labels)
+    for warning in photos.warnings:
+        say(warning)
+    bad = []
+
+    def leave_out(path, error):
+        bad.append(path)
+        say(f"not scored: {path} {error}")
+
+    answers = progress_bar("labelling", "img")(
+        classifier.classify(photos.paths, few=len(photos.paths) <= FEW), total=len(photos.paths)
+    )
+    result = scoring.score(photos, answers, classifier.labels, leave_out)
+    if not result.photos:
+        say("nothing could be scored: no readable photo of a class that the graph knows")
+        return FAILED
+    say(scoring.trained_on(classifier.described, options.evaluate))
+    for line in SCORE_LINES[options.format](result):
+        print(line)
+    return FAILED if bad else DONE
+
+
+SCORE_LINES = {
+    "text": scoring.text_lines,
+    "tsv": scoring.tsv_lines,
+    "jsonl": lambda result: [rows.to_json(scoring.to_dict(result))],
+}
+
+
+# -- the flags -------------------------------------------------------------------------------
 
 
 def parse_flags(argv=None):
     """The checked flags. Bad ones end the program with one line and exit code 2."""
     parser = build_parser()
-    options = parser.parse_args(argv)
-    options.images = [*([options.image] if options.image else []), *options.images]
-    if not options.images:
-        parser.error("give an image, a folder, or - for a list of paths on standard input")
+    options = parser.parse_args(spell_out_null(sys.argv[1:] if argv is None else argv))
     if options.input_std == 0:
         parser.error("--input_std 0 would divide by zero; give the graph's own value")
+    options.images = [*([options.image] if options.image else []), *options.images]
+    if options.null and STDIN not in options.images:
+        options.images.append(STDIN)
     options.single = not any(map(is_many, options.images))
+    if options.evaluate is not None:
+        check_evaluation(options, parser)
+    else:
+        check_labelling(options, parser)
+    return options
+
+
+def spell_out_null(arguments):
+    """The arguments with --null for -0.
+
+    If argparse knew -0, it would take the -1 of `--input_mean -1` for a flag as well.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return ["--null" if word == "-0" else word for word in arguments[:end]] + arguments[end:]
+
+
+def check_evaluation(options, parser):
+    """Refuses flags that mean nothing beside --evaluate; chooses the format."""
+    if options.images:
+        parser.error("--evaluate takes its photos from its folder; give no other images")
+    for name in ("columns", "header", "min_score", "sort_into"):
+        if getattr(options, name) is not None:
+            parser.error(f"--{name} has no meaning with --evaluate")
+    options.format = options.format or "tsv"
+    if options.format not in SCORE_LINES:
+        parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")
+
+
+def check_labelling(options, parser):
+    """Refuses flags that do not go together; chooses the format."""
+    if not options.images:
+        parser.error("give an image, a folder, or - for a list of paths on standard input")
+    if options.sort_into == "":
+        parser.error("--sort_into must name a folder")
+    table = options.columns or options.header is not None
     one = options.single and len(options.images) == 1
-    if options.format is None:
-        options.format = "text" if one else "tsv"
+    options.format = options.format or ("text" if one and not table else "tsv")
+    if options.format == "text" and table:
+        parser.error("--columns and --header are for tsv, csv and jsonl, not for text")
+    if options.format == "jsonl" and options.header is not None:
+        parser.error("--header is for tsv and csv; in jsonl each row names its columns")
     if options.format == "text" and not one:
         options.format = "text with names"
-    return options
 
 
 def build_parser():
     """All flags, in groups; those of the classic label_image.py keep their names."""
     parser = Parser(prog="label_image.py", description=__doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, or - for stdin")
-    parser.add_argument("--image", help="one more image, as in the classic")
-    parser.add_argument(
+    add = parser.add_argument_group("images").add_argument
+    add("--image", help="one more image, as in the classic")
+    add(
+        "--null",
+        action="store_true",
+        help="or -0: the paths on standard input, which need not be asked for with -, end in NUL "
+        "(as `find -print0` gives them) instead of a line end",
+    )
+    add(
         "--max_image_pixels",
         type=number(int, 1),
         default=MAX_PIXELS,
         help="larger images are refused, before they are decoded",
     )
+    add(
+        "--evaluate",
+        metavar="DIR",
+        help="instead of labelling, tell how well the graph labels the photos of a folder with one "
+        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions",
+    )
     _add_graph(parser)
     _add_output(parser)
+    _add_sorting(parser)
     return parser
 
 
@@ -127,11 +232,54 @@ def _add_output(parser):
         help="labels per image, the likeliest first",
     )
     add(
-        "--format",
-        choices=("text", "tsv", "jsonl"),
-        help="text: `label (score=0.98380)`; tsv: path, label, score; jsonl: a JSON object a row. "
-        "Default: text for one image, else tsv",
+        "--min_score",
+        type=number(float, 0, 1),
+        help="leave out labels with a lower score; an image of which none is left has no row",
     )
+    add(
+        "--format",
+        choices=("text", "tsv", "csv", "jsonl"),
+        help="text: `label (score=0.98380)`; tsv: path, label, score; csv: path, rank, label, "
+        "score after a header; jsonl: a JSON object a row. Default: text for one image, else tsv",
+    )
+    add(
+        "--columns",
+        type=column_names,
+        metavar="NAME,...",
+        help=f"columns of tsv, csv and jsonl, of {', '.join(rows.COLUMNS)}; with error, an image "
+        f"that cannot be read has a row, too",
+    )
+    add("--header", action="store_true", default=None, help="begin tsv or csv with column names")
+    add("--no_header", dest="header", action="store_false", default=None, help="begin without them")
+
+
+def _add_sorting(parser):
+    add = parser.add_argument_group("sorting").add_argument
+    add(
+        "--sort_into",
+        metavar="DIR",
+        help="put each image into a folder of DIR named after its likeliest label, too; nothing "
+        "is overwritten; with --min_score, an image below it goes nowhere",
+    )
+    add(
+        "--sort_by",
+        choices=WAYS,
+        default="copy",
+        help="copy: a file of its own; link: a second name of the same file (a hard link), which "
+        "takes no space and must be on the same disk",
+    )
+
+
+def column_names(text):
+    """A flag type: names of columns between commas."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in rows.COLUMNS:
+            known = ", ".join(rows.COLUMNS)
+            raise argparse.ArgumentTypeError(f"there is no column {name!r}; there are {known}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError("a column is named twice")
+    return names
 
 
 def overrides(options):
@@ -152,35 +300,49 @@ def overrides(options):
 
 def is_many(name):
     """Whether an argument may stand for several images."""
-    return name == "-" or os.path.isdir(name)
+    return name == STDIN or os.path.isdir(name)
 
 
-def image_paths(names):
-    """Yields the path of each image: files as given, folders' images sorted, lines of stdin."""
-    for name in names:
-        if name == "-":
-            yield from paths_on(sys.stdin.buffer)
+def image_paths(options):
+    """Yields the path of each image: files as given, folders' images sorted, those on stdin."""
+    sorted_into = options.sort_into and os.path.realpath(options.sort_into)
+    for name in options.images:
+        if name == STDIN:
+            yield from paths_on(sys.stdin.buffer, b"\0" if options.null else b"\n")
         elif os.path.isdir(name):
-            yield from images_below(name)
+            yield from images_below(name, sorted_into)
         else:
             yield name
 
 
-def paths_on(stream):
-    """Yields the lines of a byte stream as paths; FLUSH before it may have to wait for more."""
+def paths_on(stream, end=b"\n"):
+    """Yields the paths on a byte stream, each up to `end`; FLUSH before it may wait for more.
+
+    The CR of a CRLF is no part of a path. Raises ListError for what cannot be a path.
+    """
     rest = b""
     while True:
         yield FLUSH
         chunk = stream.read1(1 << 16)
-        *lines, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
-        yield from (os.fsdecode(path) for line in lines if (path := line.rstrip(b"\r")))
+        *paths, rest = (rest + chunk).split(end) if chunk else (rest, b"")
+        if end == b"\n":
+            paths = [path.rstrip(b"\r") for path in paths]
+        yield from map(os.fsdecode, filter(None, paths))
         if not chunk:
             return
+        if len(rest) > LONGEST_PATH:
+            raise ListError(
+                f"standard input has no path within {LONGEST_PATH} bytes; give -0 if NUL ends each "
+                f"path, and no -0 if a line end does"
+            )
 
 
-def images_below(folder):
-    """Yields the files below a folder that are images or say so, sorted, hidden ones left out."""
-    for path, _ in files_below(folder):
+def images_below(folder, left_out=None):
+    """Yields the files below a folder that are images or say so, sorted, hidden ones left out.
+
+    Holds the names of one folder at a time. The folder of real path `left_out` is not looked into.
+    """
+    for path, _ in files_below(folder, left_out=left_out):
         reason = why_no_image(path)
         if not reason or reason != NO_IMAGE or named_like_image(path):
             yield path
@@ -189,53 +351,22 @@ def images_below(folder):
 # -- labels out ------------------------------------------------------------------------------
 
 
-def ranked(answer, labels, top_k):
+def ranked(answer, labels, options):
     """[(label, probability), ...] of an image, the likeliest first; none for an ImageError."""
     if isinstance(answer, ImageError):
         return []
-    return [(labels[i], float(answer[i])) for i in (-answer).argsort(kind="stable")[:top_k]]
+    best = (-answer).argsort(kind="stable")[: options.top_k]
+    least = -math.inf if options.min_score is None else options.min_score
+    return [(labels[i], float(answer[i])) for i in best if answer[i] >= least]
 
 
-def write_text(path, _, ranking):
-    """The classic's lines."""
-    for label, score in ranking:
-        print(f"{label} (score={score:.5f})")
-
-
-def write_named_text(path, _, ranking):
-    """The classic's lines of one of several images, after a line with its path."""
-    if ranking:
-        print(escaped(path))
-    write_text(path, _, ranking)
-
-
-def write_tsv(path, _, ranking):
-    """path, label, score; tabs and line ends in a name are written \\t, \\n, \\r."""
-    for label, score in ranking:
-        print(f"{escaped(path)}\t{escaped(label)}\t{score:.5f}")
-
-
-def write_jsonl(path, answer, ranking):
-    """An object per image and rank, or one with `error`."""
-    if isinstance(answer, ImageError):
-        print(to_json({"path": path, "error": str(answer)}))
-    for rank, (label, score) in enumerate(ranking, start=1):
-        row = {"path": path, "rank": rank, "label": label, "score": round(score, 5)}
-        print(to_json(row))
-
-
-def to_json(row):
-    """JSON in UTF-8, or all ASCII where a name holds bytes that are no UTF-8."""
-    text = json.dumps(row, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(row)
-
-
-WRITERS = {
-    "text": write_text,
-    "text with names": write_named_text,
-    "tsv": write_tsv,
-    "jsonl": write_jsonl,
-}
+def make_sorter(classifier, options):
+    """The Sorter that is asked for, or None."""
+    if not options.sort_into:
+        return None
+    sorter = Sorter(options.sort_into, classifier.labels, options.sort_by)
+    sorter.check_apart(filter(os.path.isdir, options.images))
+    return sorter
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A frozen network turns each photo into a vector (its bottleneck), which is kept 
 softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
 """
 
+import argparse
 import os
 import re
 from collections import Counter
@@ -12,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from retraining import audit, evaluate, example_images, export
+from retraining import audit, changes, evaluate, example_images, export
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
@@ -100,6 +101,8 @@ def parse_flags(argv=None):
         parser.error(f"--exclude: {error}")
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
+    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
+        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
     if not (options.output_graph and options.output_labels):
         parser.error("--output_graph and --output_labels must name files")
     _check_distinct(parser, options)
@@ -131,7 +134,7 @@ def _check_distinct(parser, options):
 def build_parser():
     """All flags, in groups; names and defaults are the classic's where it had them."""
     parser = Parser(prog="retrain.py", description=__doc__)
-    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs):
+    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs, _add_words):
         add(parser)
     return parser
 
@@ -302,6 +305,16 @@ def _add_outputs(parser):
         help="where these graphs go",
     )
     add(
+        "--assert_accuracy_at_least",
+        type=number(float, 0, 1),
+        help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
+        "1 as in test_accuracy, is lower",
+    )
+
+
+def _add_words(parser):
+    add = parser.add_argument_group("what is said").add_argument
+    add(
         "--print_misclassified_test_images",
         action="store_true",
         help="list the test photos that the new graph gets wrong",
@@ -311,6 +324,14 @@ def _add_outputs(parser):
         choices=VERBOSITIES,
         default="INFO",
         help="the least level of what is said on stderr",
+    )
+    add(
+        "--quiet",
+        dest="logging_verbosity",
+        action="store_const",
+        const="WARN",
+        default=argparse.SUPPRESS,
+        help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
     )
 
 
@@ -350,6 +371,8 @@ def read_photos(options, log):
     if copies:
         log.info(f"{copies} of the photos are copies of others; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
+    if options.assert_accuracy_at_least is not None and not dataset.split(TESTING):
+        raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
     return dataset
 
 
@@ -655,8 +678,10 @@ def export_and_test(head, bottlenecks, extractor, options, log):
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     expected = head.probabilities(expected_vectors(result, rows, bottlenecks))
     export.check_agreement(result, expected)
-    results = {"test_photos": result.total, "test_correct": result.correct}
+    export.check_accuracy(result, options.assert_accuracy_at_least)
+    results = export.describe_result(result)
     tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
+    before = changes.read_description(options.output_graph)
     write_files(
         {
             options.output_labels: export.labels_bytes(labels),
@@ -665,7 +690,8 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     )
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
-    log.info(describe_test(result))
+    for line in (describe_test(result), *changes.describe_changes(before, result, labels)):
+        log.info(line)
     return result
 
 

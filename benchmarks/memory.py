@@ -1,6 +1,8 @@
-"""Measures peak memory: of extraction by the number of photos, of training on a million vectors.
+"""Measures peak memory: by the number of photos, of extraction and of labelling; of training on a
+million vectors.
 
     python benchmarks/memory.py photos --model_dir models   (MobileNet 0.25/128; 1,000 and 20,000)
+    python benchmarks/memory.py paths --graph GRAPH         (on stdin; 1,000 to 100,000)
     python benchmarks/memory.py vectors --count 1000000     (synthetic; needs 17 GB of disk)
 
 Memory is what the process itself holds (RssAnon); pages of mapped files are the system's to drop.
@@ -26,8 +28,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("photos", "vectors"))
+    parser.add_argument("what", choices=("photos", "paths", "vectors"))
     parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--graph", default="models/retrained_graph.pb", help="for paths")
     parser.add_argument("--count", type=int, default=1_000_000, help="vectors")
     parser.add_argument("--dir", help="where temporary files go")
     options = parser.parse_args()
@@ -35,19 +38,42 @@ def main():
         if options.what == "photos":
             for count in (1_000, 20_000):
                 print(f"{count} photos: {extraction(Path(folder), count, options):.0f} MB")
+        elif options.what == "paths":
+            for count in (1_000, 10_000, 100_000):
+                print(f"{count} paths: {labelling(Path(folder), count, options.graph):.0f} MB")
         else:
             train_many(Path(folder), options.count)
+
+
+def generate_photos(folder, count):
+    """Writes `count` different JPEGs into class folders; gives their paths."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"class{number % CLASSES}" / f"{number}.jpg" for number in range(count)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((320, 240)).save(path, quality=80)
+    return paths
+
+
+def labelling(folder, count, graph):
+    """Peak MB of label_image.py given `count` paths, of ten photos in turn, on standard input."""
+    paths = generate_photos(folder / "photos", 10)
+    (folder / "list").write_text("".join(f"{paths[n % 10]}\0" for n in range(count)))
+    command = [sys.executable, ROOT / "label_image.py", "-0", "--top_k", "1", "--graph", graph]
+    with open(folder / "list", "rb") as stdin, open(folder / "rows", "wb") as stdout:
+        process = subprocess.Popen(list(map(str, command)), stdin=stdin, stdout=stdout)
+        peak = watch(process.pid, lambda: process.poll() is None)
+    rows = (folder / "rows").read_text().count("\n")
+    if process.returncode or rows != count:
+        sys.exit(f"label_image.py ended with {process.returncode} after {rows} rows")
+    return peak
 
 
 def extraction(folder, count, options):
     """Peak MB of a run of retrain.py on `count` generated photos."""
     photos = folder / f"photos_{count}"
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        path = photos / f"class{number % CLASSES}" / f"{number}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((320, 240)).save(path, quality=80)
+    generate_photos(photos, count)
     command = [
         *(sys.executable, ROOT / "retrain.py", "--image_dir", photos),
         *("--architecture", "mobilenet_0.25_128", "--model_dir", options.model_dir),

@@ -1,6 +1,6 @@
 """A classifier's graph, ours or anyone's -> class probabilities of image files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retraining import RetrainingError, extract
@@ -54,6 +54,7 @@ class Classifier:
     labels: tuple[str, ...]
     precision: str = "float32"
     notes: tuple[str, ...] = ()  # what had to be assumed, a line each
+    described: dict = field(default_factory=dict)  # what the graph says of itself, if it does
     max_pixels: int = MAX_PIXELS  # larger images are refused
 
     def classify(self, paths, few=False):
@@ -125,7 +126,9 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
     precision = resolve_precision(precision, graph_def)
-    return Classifier(graph_def, input_name, output, preprocessing, labels, precision, tuple(notes))
+    return Classifier(
+        graph_def, input_name, output, preprocessing, labels, precision, tuple(notes), described
+    )
 
 
 def _find_labels(graph_path, labels_path, described):

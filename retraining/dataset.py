@@ -148,7 +148,7 @@ def _check_class(folder, paths, bad, warnings):
         )
 
 
-def list_photos(image_dir, scan=None):
+def list_photos(image_dir, scan=None, least_classes=2):
     """Returns ({label: [path, ...]}, [BadImage, ...], warnings), sorted.
 
     A label is the folder's name as it is spelled. Hidden files are passed over; what is no image
@@ -159,7 +159,7 @@ def list_photos(image_dir, scan=None):
     """
     scan = scan or ScanOptions()
     photos, bad, warnings = {}, [], []
-    for name in _class_folders(image_dir):
+    for name in _class_folders(image_dir, least_classes):
         folder = os.path.join(image_dir, name)
         photos[name], bad_here, inner = _image_files(folder, scan)
         bad += bad_here
@@ -237,22 +237,21 @@ def _some(paths, most=3):
     return names + (", ..." if len(paths) > most else "")
 
 
-def _class_folders(image_dir):
+def _class_folders(image_dir, least):
     try:
         entries = sorted(os.listdir(image_dir))
     except OSError as error:
         raise DatasetError(
-            f"cannot read the image folder {image_dir} ({error.strerror}); --image_dir must name "
-            f"a folder with one sub-folder of photos per class"
+            f"cannot read the image folder {image_dir} ({error.strerror}); it must be a folder "
+            f"with one sub-folder of photos per class"
         ) from error
     names = [
         n for n in entries if not n.startswith(".") and os.path.isdir(os.path.join(image_dir, n))
     ]
-    if len(names) < 2:
+    if len(names) < least:
+        wanted = "at least two class folders" if least == 2 else "a class folder"
         found = f"only one ({names[0]})" if names else "none"
-        raise DatasetError(
-            f"{image_dir} must hold at least two class folders with photos and has {found}"
-        )
+        raise DatasetError(f"{image_dir} must hold {wanted} with photos and has {found}")
     _check_labels(image_dir, names)
     return names
 
@@ -288,12 +287,13 @@ def holds_images(image_dir):
         return False
 
 
-def files_below(folder, recursive=True):
+def files_below(folder, recursive=True, left_out=None):
     """Yields (path, whether it is a folder not entered) of what is in a folder, sorted.
 
-    Hidden files and folders are passed over. A folder is entered once, however links lead to it.
+    Hidden files and folders are passed over, as is the folder of real path `left_out`. A folder
+    is entered once, however links lead to it.
     """
-    entered, waiting = set(), [folder]
+    entered, waiting = {left_out}, [folder]
     while waiting:
         here = waiting.pop()
         real = os.path.realpath(here)

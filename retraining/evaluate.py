@@ -45,3 +45,28 @@ def agreement(probabilities, expected):
     """(share of rows with the same top class, largest difference of a probability)."""
     same = probabilities.argmax(axis=1) == expected.argmax(axis=1)
     return float(same.mean()), float(np.abs(probabilities - expected).max())
+
+
+def confusion_matrix(truth, predicted, classes):
+    """int [classes, classes]: how many of the true class (row) were given which class (column).
+
+    `truth` and `predicted` are int [n] of class numbers 0..classes-1.
+    """
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (np.asarray(truth, int), np.asarray(predicted, int)), 1)
+    return counts
+
+
+def per_class(confusion):
+    """(precision, recall, f1, support) of each class: float64 [k] each, support int [k].
+
+    From a confusion matrix [k, k] with the truth in rows. Precision is the share of the answers of
+    a class that are right, recall the share of its photos that are answered right, F1 their
+    harmonic mean, support the number of its photos (van Rijsbergen, Information Retrieval, 1979,
+    ch. 7). NaN where there is nothing to take a share of: precision of a class never answered,
+    recall of one without photos, F1 of one with neither.
+    """
+    right = np.diag(confusion)
+    answered, support = confusion.sum(axis=0), confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return right / answered, right / support, 2 * right / (answered + support), support

@@ -169,6 +169,7 @@ class HeldOutResult:
     """How the exported file did on held-out photos."""
 
     paths: list[str]
+    keys: list[str]  # of the photos, as in dataset.Example
     truth: np.ndarray  # int [n]
     probabilities: np.ndarray  # float32 [n, classes]
     vectors: np.ndarray  # float32 [n, width], as the network gave them just now
@@ -230,8 +231,8 @@ def test_exported(path, examples, extractor, progress):
     head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
     labels = list(about["labels"])
     truth = np.array([labels.index(example.label) for example in examples], int)
-    paths = [example.path for example in examples]
-    result = HeldOutResult(paths, truth, head.run(vectors), vectors)
+    paths, keys = [e.path for e in examples], [e.key for e in examples]
+    result = HeldOutResult(paths, keys, truth, head.run(vectors), vectors)
     check_untouched(result, untouched.result(), extractor.settings.precision)
     return result
 
@@ -311,3 +312,27 @@ def check_agreement(result, expected):
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
             f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
         )
+
+
+def check_accuracy(result, least):
+    """Compares the accuracy with the least that is asked for; None asks for nothing.
+
+    Raises:
+        ExportError: it is lower, or unknown.
+    """
+    if least is not None and not result.accuracy >= least:
+        raise ExportError(
+            f"the test accuracy {result.accuracy:.4f} ({result.correct} of {result.total} photos) "
+            f"is below --assert_accuracy_at_least {least}; nothing was replaced"
+        )
+
+
+def describe_result(result):
+    """What a graph says of its test (dict). `held_out` has a row per photo: its key, the number of
+    its likeliest label, that label's probability."""
+    rows = zip(result.keys, result.probabilities, strict=True)
+    return {
+        "test_photos": result.total,
+        "test_correct": result.correct,
+        "held_out": [[key, int(p.argmax()), round(float(p.max()), 4)] for key, p in rows],
+    }

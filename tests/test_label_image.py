@@ -178,6 +178,243 @@ def test_a_reader_that_leaves_is_no_error(finished, expected):
     assert done.stdout.count("\n") == 1
 
 
+# -- in a pipeline ---------------------------------------------------------------------------
+
+
+def give_stdin(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("flags", [["-0"], ["--null", "-"], ["-", "-0"]])
+def test_paths_that_end_in_nul(finished, expected, capsys, monkeypatch, tmp_path, flags):
+    odd = tmp_path / "two\nlines.jpg"
+    shutil.copy(next(iter(expected)), odd)
+    paths = [str(odd), *expected]
+    give_stdin(monkeypatch, "\0".join(paths).encode())  # the last one without an end
+    assert run(finished, *flags, "--top_k", 1, "--format", "jsonl") == 0
+    found = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert found == paths
+
+
+def test_nul_paths_come_where_the_hyphen_is_or_last(finished, expected, capsys, monkeypatch):
+    first, second, third = list(expected)[:3]
+    for arguments, order in (
+        (["-0", first, second], [first, second, third]),
+        (["-0", first, "-", second], [first, third, second]),
+    ):
+        give_stdin(monkeypatch, f"{third}\0".encode())
+        assert run(finished, *arguments, "--top_k", 1) == 0
+        assert [row[0] for row in tsv(capsys.readouterr().out)] == order
+
+
+def test_a_negative_number_is_still_a_value(tmp_path, expected, capsys, stock):
+    flags = [
+        "--graph",
+        stock[0],
+        "--labels",
+        stock[1],
+        "--input_mean",
+        "-1",
+        "--input_layer",
+        "Mul",
+    ]
+    assert label_image.main([*flags, next(iter(expected))]) == 0
+
+
+@pytest.mark.parametrize("flags", [["-"], ["-0"]])
+def test_what_is_no_list_of_paths_is_one_line(finished, capsys, monkeypatch, flags):
+    give_stdin(monkeypatch, b"x" * 200_000)
+    assert run(finished, *flags) == 1
+    captured = capsys.readouterr()
+    assert "standard input has no path within 65536 bytes; give -0" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_long_list_is_asked_for_as_it_is_answered(finished, expected):
+    """Of an endless list no more is taken than can be answered soon."""
+
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def read1(self, size):
+            self.taken += 1
+            return f"{next(iter(expected))}\n".encode() * 10
+
+    stream = Endless()
+    paths = label_image.paths_on(stream)
+    classifier = label_image.load_classifier(finished.graph)
+    answers = classifier.classify(paths)
+    for _ in range(25):
+        next(answers)
+    assert stream.taken <= 4
+    answers.close()
+
+
+def test_columns_are_chosen_and_ordered(finished, expected, capsys, tmp_path):
+    path = next(iter(expected))
+    flags = ("--top_k", 2, "--columns", "rank,label,error")
+    assert run(finished, path, tmp_path / "none.jpg", *flags, "--header") == 1
+    captured = capsys.readouterr()
+    second = LABELS[np.argsort(-expected[path])[1]]
+    assert captured.out == (
+        f"rank\tlabel\terror\n1\tred\t\n2\t{second}\t\n"
+        f"\t\tcannot be read: No such file or directory\n"
+    )
+    assert run(finished, path, "--format", "csv", "--top_k", 1, "--columns", "label") == 0
+    assert capsys.readouterr().out == "label\r\nred\r\n"
+    assert run(finished, path, "--format", "csv", "--top_k", 1, "--no_header") == 0
+    assert capsys.readouterr().out.startswith(f"{path},1,red,0.")
+
+
+def test_rows_below_the_least_score_are_left_out(finished, expected, capsys):
+    paths = list(expected)
+    least = sorted(answer.max() for answer in expected.values())[2] - 1e-3
+    assert run(finished, *paths, "--precision", "float32", "--min_score", least) == 0
+    found = tsv(capsys.readouterr().out)
+    assert [row[0] for row in found] == [p for p in paths if expected[p].max() >= least]
+    assert run(finished, paths[0], "--min_score", 1) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["x.jpg", "--columns", "path,size"], "there is no column 'size'; there are path, rank"),
+        (["x.jpg", "--columns", "path,path"], "named twice"),
+        (["x.jpg", "--columns", ""], "there is no column ''"),
+        (["x.jpg", "--columns", "path", "--format", "text"], "not for text"),
+        (["x.jpg", "--header", "--format", "jsonl"], "each row names its columns"),
+        (["x.jpg", "--min_score", "90"], "must be from 0 to 1"),
+        (["x.jpg", "--sort_into", ""], "must name a folder"),
+        (["x.jpg", "--sort_by", "move"], "invalid choice: 'move'"),
+        (["x.jpg", "--evaluate", "y"], "give no other images"),
+        (["--evaluate", "y", "-0"], "give no other images"),
+        (["--evaluate", "y", "--sort_into", "z"], "--sort_into has no meaning"),
+        (["--evaluate", "y", "--format", "csv"], "gives text, tsv, jsonl, not csv"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(capsys, flags, reason):
+    assert label_image.main(flags) == 2
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert captured.err.count("\n") == 1
+
+
+# -- sorting ---------------------------------------------------------------------------------
+
+
+def sorted_photos(folder):
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.jpg")}
+
+
+def test_images_are_sorted_into_folders_per_label(finished, capsys, tmp_path):
+    work = tmp_path / "work"
+    for label in ("red", "blue"):
+        tiny.write_photos(work / "mixed" / label, {label: 2}, seed=len(label))
+    (work / "mixed" / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    into = work / "sorted"  # inside the folder that is labelled
+    outputs = []
+    for told in ("4 images put into", "0 images put into"):
+        assert run(finished, work, "--top_k", 1, "--sort_into", into) == 1
+        captured = capsys.readouterr()
+        assert told in captured.err.splitlines()[-1]
+        outputs.append(captured.out)
+        assert sorted_photos(into) == {
+            f"{c}/photo_{n:02d}.jpg" for c in ("red", "blue") for n in (0, 1)
+        }
+    assert outputs[0] == outputs[1]
+    assert outputs[0].count("\n") == 4
+
+
+def test_an_image_below_the_least_score_goes_nowhere(finished, expected, tmp_path, capsys):
+    flags = ("--sort_into", tmp_path / "out", "--min_score", 1)
+    assert run(finished, *expected, *flags) == 0
+    assert sorted_photos(tmp_path / "out") == set()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_is_not_sorted_into_itself(finished, expected, tmp_path, capsys):
+    shutil.copy(next(iter(expected)), tmp_path / "a.jpg")
+    assert run(finished, tmp_path, "--sort_into", tmp_path) == 1
+    captured = capsys.readouterr()
+    assert "choose another folder to sort into" in captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+def test_a_folder_that_cannot_be_sorted_into_is_one_line(finished, expected, tmp_path, capsys):
+    (tmp_path / "red").write_text("a file")
+    assert run(finished, next(iter(expected)), "--sort_into", tmp_path) == 1
+    assert f"cannot put {next(iter(expected))} into {tmp_path}/red" in capsys.readouterr().err
+
+
+# -- evaluating ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Photos whose folders are not what they show, one folder spelled otherwise, one unknown."""
+    folder = tmp_path_factory.mktemp("labelled")
+    tiny.write_photos(folder, {"red": 3, "blue": 2, "grey": 2}, seed=3)
+    (folder / "blue").rename(folder / "Blue")
+    tiny.photo(tiny.COLOURS["red"], np.random.default_rng(5)).save(folder / "Blue" / "wrong.png")
+    return folder
+
+
+EVALUATION = """\
+accuracy	0.8333
+interval	0.4365	0.9699
+photos	6
+correct	5
+class	blue	3	1.0000	0.6667	0.8000
+class	red	3	0.7500	1.0000	0.8571
+confusion	blue	blue	2
+confusion	blue	red	1
+confusion	red	red	3
+"""
+
+
+def test_a_labelled_folder_is_scored(finished, labelled, capsys):
+    assert run(finished, "--evaluate", labelled) == 0
+    captured = capsys.readouterr()
+    assert captured.out == EVALUATION
+    assert "does not know the class grey; its photos (2) are not scored" in captured.err
+    assert "no folder here for 1 classes of the graph: green" in captured.err
+    assert f"trained on photos of {finished.photos};" in captured.err
+    assert run(finished, "--evaluate", labelled, "--format", "jsonl") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["accuracy"], found["photos"], len(found["confusion"])) == (0.8333, 6, 3)
+    assert run(finished, "--evaluate", labelled, "--format", "text") == 0
+    assert "1 of blue taken for red\n" in capsys.readouterr().out
+
+
+def test_the_folder_it_was_trained_on_is_warned_of(finished, capsys):
+    assert run(finished, "--evaluate", finished.photos) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("accuracy\t1.0000\n")
+    assert "trained on photos of this very folder" in captured.err
+    assert "on its held-out photos it was 1.0000" in captured.err
+
+
+def test_unreadable_photos_are_named_and_not_scored(finished, labelled, tmp_path, capsys):
+    shutil.copytree(labelled, tmp_path / "photos")
+    (tmp_path / "photos" / "red" / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    assert run(finished, "--evaluate", tmp_path / "photos") == 1
+    captured = capsys.readouterr()
+    assert captured.out == EVALUATION
+    assert f"not scored: {tmp_path}/photos/red/bad.jpg is" in captured.err
+
+
+def test_nothing_to_score_is_a_failure(finished, labelled, tmp_path, capsys):
+    shutil.copytree(labelled / "grey", tmp_path / "grey")
+    assert run(finished, "--evaluate", tmp_path) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "nothing could be scored" in captured.err.splitlines()[-1]
+    assert run(finished, "--evaluate", tmp_path / "nowhere") == 1
+    assert "cannot read the image folder" in capsys.readouterr().err
+
+
 # -- other people's graphs -------------------------------------------------------------------
 
 
@@ -298,3 +535,16 @@ def test_a_graph_without_labels_asks_for_them(stock, capsys, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert label_image.main(["--graph", os.path.relpath(stock[0]), "x.jpg"]) == 1
     assert "--labels" in capsys.readouterr().err
+
+
+def test_another_graph_is_scored_by_the_names_of_its_labels(stock, expected, capsys, tmp_path):
+    path = next(iter(expected))
+    best = int(BytesRunner(read_graph(stock[0]), "softmax").run(read_file(path))[0].argmax())
+    (tmp_path / f"Thing_{best}").mkdir()
+    shutil.copy(path, tmp_path / f"Thing_{best}" / "a.jpg")
+    graph = ["--graph", stock[0], "--labels", stock[1]]
+    assert label_image.main([*graph, "--evaluate", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == f"confusion\tthing {best}\tthing {best}\t1"
+    assert "no folder here for 9 classes" in captured.err
+    assert "does not tell its training photos" in captured.err

@@ -1,12 +1,18 @@
 """The README against the scripts."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import label_image
 import retrain
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,3 +69,64 @@ def test_the_code_example_runs(finished, monkeypatch, tmp_path, capsys):
     answer = [float(word) for word in re.findall(r"[\d.e-]+", capsys.readouterr().out)]
     assert len(answer) == 3
     assert answer[2] > 0.9  # red
+
+
+@pytest.fixture(scope="module")
+def workplace(finished, tmp_path_factory):
+    """A folder where the shell examples can run: `python`, the script, a graph, a few photos."""
+    folder = tmp_path_factory.mktemp("workplace")
+    os.symlink(ROOT / "label_image.py", folder / "label_image.py")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "bin" / "python").chmod(0o755)
+    (folder / "models").mkdir()
+    shutil.copy(finished.graph, folder / "models")
+    tiny.write_photos(folder / "holiday", {"red": 2, "blue": 3}, seed=1)
+    shutil.copytree(folder / "holiday", folder / "new_photos")
+    shutil.copy(folder / "holiday" / "red" / "photo_00.jpg", folder / "photo.jpg")
+    return folder
+
+
+def run_example(workplace, heading):
+    """What the shell example below a heading prints to stdout, run as it is written."""
+    (code,) = re.findall(r"```sh\n(.*?)```", sections()[heading], flags=re.S)
+    path = f"{workplace / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=workplace,
+        env={**os.environ, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the examples are for a POSIX shell")
+def test_the_shell_examples_run_as_they_are_written(workplace):
+    def read(name):
+        return (workplace / name).read_text(encoding="utf-8")
+
+    assert run_example(workplace, "Labelling").startswith("red (score=0.9")
+    rows = [line.split(",") for line in read("holiday.csv").splitlines()]
+    assert rows[0] == ["path", "rank", "label", "score"]
+    assert [tuple(row[:3]) for row in rows if row[1] == "1"] == [
+        *((f"holiday/blue/photo_{n:02d}.jpg", "1", "blue") for n in range(3)),
+        *((f"holiday/red/photo_{n:02d}.jpg", "1", "red") for n in range(2)),
+    ]
+    counted = run_example(workplace, "In a pipeline").split()
+    assert counted == ["6", "blue", "5", "red"]
+    assert "./photo.jpg" in read("sure.txt").splitlines()
+    objects = [json.loads(line) for line in read("labels.jsonl").splitlines()]
+    assert len(objects) == 5 * 3
+    assert run_example(workplace, "Sorting photos into folders") == ""
+    assert [line.split("\t")[1] for line in read("labels.tsv").splitlines()] == [
+        *("blue", "blue", "blue", "red", "red"),
+    ]
+    assert sorted(p.name for p in (workplace / "sorted" / "blue").iterdir()) == [
+        *(f"photo_{n:02d}.jpg" for n in range(3)),
+    ]
+    assert run_example(workplace, "Evaluating") == ""
+    assert read("evaluation.tsv").startswith(
+        "accuracy\t1.0000\ninterval\t0.5655\t1.0000\nphotos\t5\n"
+    )

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -255,6 +256,79 @@ def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, ca
     assert {p.name: p.read_bytes() for p in (tmp_path / "models").iterdir()} == before
 
 
+# -- in a pipeline ---------------------------------------------------------------------------
+
+
+def test_quiet_leaves_the_results_and_nothing_else(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert [line.split("\t")[0] for line in captured.out.splitlines()] == [
+        *("test_accuracy", "test_photos", "graph", "labels"),
+    ]
+
+
+def test_quiet_still_warns(tmp_path, run_retrain, capsys):
+    photos = tiny.write_photos(tmp_path / "few", {"red": 6, "blue": 25})
+    assert run_retrain(tmp_path, photos, "--quiet") == 0
+    assert capsys.readouterr().err == (
+        "warning: red has only 6 images; 20 or more give a better model\n"
+    )
+
+
+def outputs(folder):
+    return {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
+
+
+def test_an_accuracy_that_is_missed_leaves_the_outputs(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--assert_accuracy_at_least", 1) == 0
+    before = outputs(tmp_path)
+    capsys.readouterr()
+    flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
+    assert run_retrain(tmp_path, photos, *flags, "--quiet") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert re.search(
+        r"test accuracy 0\.\d{4} \(\d of \d+ photos\) is below --assert_accuracy_at_least 0.95; "
+        r"nothing was replaced",
+        captured.err,
+    )
+    assert outputs(tmp_path) == before
+
+
+def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
+    flags = ("--assert_accuracy_at_least", 0.5)
+    assert run_retrain(tmp_path, photos, *flags, "--testing_percentage", 0) == 2
+    assert "needs test photos" in capsys.readouterr().err
+    two = tiny.write_photos(tmp_path / "two", {"red": 1, "blue": 1})
+    assert run_retrain(tmp_path, two, *flags) == 1
+    captured = capsys.readouterr()
+    assert "no photo is held out" in captured.err
+    assert "bottlenecks" not in captured.err
+    assert not (tmp_path / "models").exists()
+
+
+def test_more_data_later(tmp_path, run_retrain, photos, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(photos, work)
+    assert run_retrain(tmp_path, work, "--learning_rate", 0) == 0  # says blue to everything
+    assert "replaced" not in capsys.readouterr().err
+    tiny.write_photos(work, {"grey": 25})
+    assert run_retrain(tmp_path, work) == 0
+    err = capsys.readouterr().err
+    assert "25/25" in err  # vectors computed
+    assert "classes added since the graph that is replaced: grey" in err
+    found = re.search(r"(\d+) of these photos tested .* too: (\S+)% right then, 100.0% now", err)
+    assert int(found[1]) > 5
+    assert float(found[2]) < 60
+    assert re.search(r"\d of them got another answer: .*photo_..\.jpg \(blue -> (red|green)\)", err)
+    run_retrain(tmp_path, work)
+    err = capsys.readouterr().err
+    assert "100.0% right then, 100.0% now" in err
+    assert "another answer" not in err
+
+
 # -- refusals --------------------------------------------------------------------------------
 
 
@@ -277,6 +351,7 @@ def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, ca
         (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
         (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
+        (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
     ],
 )
 def test_bad_flags_are_refused_with_one_line(flags, reason, capsys):

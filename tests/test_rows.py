@@ -1,0 +1,75 @@
+"""rows.py: what is printed, to the byte."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from retraining.images import ImageError
+from retraining.rows import make_writer
+
+RANKING = [("red, dark", 0.70049), ('"b"\nlue', 0.2)]
+BROKEN = ImageError("is broken")
+ODD = 'a\tb"\n\\.jpg'
+
+
+def written(capfdbinary, kind, *columns, header=None):
+    """The bytes that a good image of an odd name, and a broken one, give."""
+    write = make_writer(kind, columns, header)
+    write(ODD, None, RANKING)
+    write("bad.jpg", BROKEN, [])
+    print(end="", flush=True)
+    return capfdbinary.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "header", "expected"),
+    [
+        ("text", (), None, b'red, dark (score=0.70049)\n"b"\nlue (score=0.20000)\n'),
+        (
+            "tsv",
+            (),
+            None,
+            b'a\\tb"\\n\\\\.jpg\tred, dark\t0.70049\na\\tb"\\n\\\\.jpg\t"b"\\nlue\t0.20000\n',
+        ),
+        (
+            "tsv",
+            ("error", "rank", "score"),
+            True,
+            b"error\trank\tscore\n\t1\t0.70049\n\t2\t0.20000\nis broken\t\t\n",
+        ),
+        (
+            "csv",
+            (),
+            None,
+            b'path,rank,label,score\r\n"a\tb""\n\\.jpg",1,"red, dark",0.70049\r\n'
+            b'"a\tb""\n\\.jpg",2,"""b""\nlue",0.20000\r\n',
+        ),
+        ("csv", ("rank", "error"), False, b"1,\r\n2,\r\n,is broken\r\n"),
+        (
+            "jsonl",
+            (),
+            None,
+            b'{"path": "a\\tb\\"\\n\\\\.jpg", "rank": 1, "label": "red, dark", "score": 0.70049}\n'
+            b'{"path": "a\\tb\\"\\n\\\\.jpg", "rank": 2, "label": "\\"b\\"\\nlue", "score": 0.2}\n'
+            b'{"path": "bad.jpg", "error": "is broken"}\n',
+        ),
+        (
+            "jsonl",
+            ("score", "rank"),
+            None,
+            b'{"score": 0.70049, "rank": 1}\n{"score": 0.2, "rank": 2}\n',
+        ),
+    ],
+)
+def test_the_bytes_of_each_format(capfdbinary, kind, columns, header, expected):
+    assert written(capfdbinary, kind, *columns, header=header) == expected
+
+
+def test_csv_and_json_give_names_back(capfdbinary):
+    text = written(capfdbinary, "csv").decode()
+    found = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["path"], row["label"]) for row in found] == [(ODD, r[0]) for r in RANKING]
+    lines = written(capfdbinary, "jsonl").decode().splitlines()
+    assert [json.loads(line)["path"] for line in lines] == [ODD, ODD, "bad.jpg"]
