@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 
 from retraining.classify import Overrides, load_classifier
 from retraining.command import DONE, FAILED, Parser, escaped, leave, number, reports_errors, say
@@ -15,6 +16,7 @@ from retraining.dataset import looks_like_image
 from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
 from retraining.images import ImageError
+from retraining.trust import STRANGEST_SHARE
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
@@ -28,16 +30,22 @@ def main(argv=None):
     )
     for note in classifier.notes:
         say(note)
+    if options.raw_scores:
+        classifier = replace(classifier, temperature=1.0)
     write = WRITERS[options.format]
     few = options.single and len(options.images) <= FEW
     failed = False
     labelled = 0
-    for path, answer in classifier.classify(image_paths(options.images), few):
+    share = options.unknown_threshold
+    for path, answer, strangeness in classifier.judge(image_paths(options.images), few, share):
         labelled += 1
+        ranking = ranked(answer, classifier.labels, options.top_k)
+        if strangeness is not None:
+            ranking = [(classifier.unknown_label, strangeness), *ranking[: options.top_k - 1]]
         if isinstance(answer, ImageError):
             failed = True
             say(f"{path} {answer}")
-        write(path, answer, ranked(answer, classifier.labels, options.top_k))
+        write(path, answer, ranking)
         sys.stdout.flush()
     if not labelled:
         say("no images were found")
@@ -69,6 +77,7 @@ def build_parser():
     parser.add_argument("--image", help="one more image, as in the classic")
     _add_graph(parser)
     _add_output(parser)
+    _add_trust(parser)
     return parser
 
 
@@ -112,6 +121,31 @@ def _add_output(parser):
         help="text: `label (score=0.98380)`; tsv: path, label, score; jsonl: a JSON object a row. "
         "Default: text for one image, else tsv",
     )
+
+
+def _add_trust(parser):
+    add = parser.add_argument_group("trust").add_argument
+    add(
+        "--raw_scores",
+        action="store_true",
+        help="plain softmax, without the temperature that the graph may carry",
+    )
+    add(
+        "--unknown_threshold",
+        type=share_given_away,
+        metavar="auto|X",
+        help="label an image `unknown` if it looks less like the classes than all but a share X "
+        f"(0 to 1) of the validation photos; auto is {STRANGEST_SHARE}, so that about 95 %% of "
+        "known photos keep their label. Default: every image gets one of the labels",
+    )
+
+
+def share_given_away(text):
+    """A flag type: `auto` or a number from 0 to 1."""
+    return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
+
+
+share_given_away.__name__ = "share (auto, or a number from 0 to 1)"
 
 
 def overrides(options):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-from retraining import evaluate, example_images, export
+from retraining import evaluate, example_images, export, trust
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.command import (
     DONE,
@@ -41,7 +41,7 @@ from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.report import TensorBoardLog
-from retraining.train import Labelled, TrainingOptions, train
+from retraining.train import Head, Labelled, TrainingOptions, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
@@ -64,7 +64,8 @@ def main(argv=None):
     extractor = make_extractor(path, known, options)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     head = train_head(bottlenecks, extractor, options, log)
-    result = export_and_test(head, bottlenecks, extractor, options, log)
+    trusted = fit_trust(head, bottlenecks, log)
+    result = export_and_test(Model(head, trusted), bottlenecks, extractor, options, log)
     print_results(result, bottlenecks.labels, options, log)
     return DONE
 
@@ -407,6 +408,46 @@ def train_head(bottlenecks, extractor, options, log):
     return step.head
 
 
+@dataclass(frozen=True)
+class Trusted:
+    """How far to trust the head's answers, as fitted on the validation photos."""
+
+    temperature: float = 1.0
+    unknown: trust.UnknownScore | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is exported: the softmax layer, and how far to trust it."""
+
+    head: Head
+    trusted: Trusted
+
+
+def fit_trust(head, bottlenecks, log):
+    """The temperature and the score for unknown images, each with a line on how it was fitted."""
+    validation = bottlenecks.labelled[VALIDATION]
+    logits, count = head.logits(validation.vectors), len(validation.truth)
+    temperature = trust.fit_temperature(logits, validation.truth)
+    if reason := trust.why_no_temperature(logits, validation.truth):
+        log.info(f"scores stay the plain softmax, since {reason}")
+    else:
+        before, after = trust.temperature_gain(logits, validation.truth, temperature)
+        log.info(
+            f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
+            f"{before:.3f} -> {after:.3f}"
+        )
+    # The photos themselves come first, before their distorted views.
+    training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
+    unknown = trust.fit_unknown(training, head, validation.vectors)
+    log.info(
+        f"a score for unknown images fitted on {count} validation photos"
+        if unknown
+        else f"no score for unknown images: it needs {trust.FEWEST_PHOTOS} validation photos"
+    )
+    return Trusted(temperature, unknown)
+
+
 def describe(step):
     """One line on a train.Step that has evaluations."""
     line = (
@@ -443,20 +484,24 @@ def describe_model(labels, extractor, options, **facts):
     return export.describe(extractor.network, labels, options.final_tensor_name, facts)
 
 
-def export_and_test(head, bottlenecks, extractor, options, log):
+def export_and_test(model, bottlenecks, extractor, options, log):
     """Writes the graph, tests the written file on held-out photos, then puts it in its place."""
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
-    graph = build(head, extractor, options)
+    graph = build(model.head, extractor, options)
     untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
     with export.candidate(options.output_graph, graph + untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     cached = bottlenecks.labelled[TESTING].vectors[rows]
-    export.check_agreement(result, head.probabilities(cached))
-    results = {"test_photos": result.total, "test_correct": result.correct}
-    tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
+    export.check_agreement(result, model.head.probabilities(cached))
+    facts = {
+        "results": {"test_photos": result.total, "test_correct": result.correct},
+        "trust": trust.described(model.trusted.temperature, model.trusted.unknown),
+    }
+    description = describe_model(labels, extractor, options, **facts)
+    tested = export.metadata_bytes(description, trust.constants(model.trusted.unknown))
     export.write_files(
         {
             options.output_labels: export.labels_bytes(labels),
@@ -466,7 +511,18 @@ def export_and_test(head, bottlenecks, extractor, options, log):
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))
+    if result.total and model.trusted.temperature != 1:
+        log.info(describe_calibration(result, model.trusted.temperature))
     return result
+
+
+def describe_calibration(result, temperature):
+    """One line on how far the scores of the test photos are from how often they are right."""
+    scores = result.probabilities
+    before = evaluate.calibration_error(scores, result.truth)
+    scores = trust.apply_temperature(scores, temperature)
+    after = evaluate.calibration_error(scores, result.truth)
+    return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
 
 
 def describe_test(result):

@@ -532,11 +532,16 @@ def resolve_precision(precision, graph_def):
 class Runner:
     """Runs a frozen graph from one float32 image batch input to one output.
 
+    With `also`, names of nodes on the way to that output, what they give is appended to it,
+    column by column.
+
     `run` may be called from `parallel` threads at once: on a processor each call computes on one
     thread, which is faster than all threads on one batch, since nothing waits for the slowest.
     """
 
-    def __init__(self, graph_def, input_name, output_name, precision="float32", optimize=True):
+    def __init__(
+        self, graph_def, input_name, output_name, precision="float32", optimize=True, also=()
+    ):
         """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
         part = batched_part(graph_def, input_name, output_name)
@@ -554,7 +559,8 @@ class Runner:
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, optimize)
-        self._session = tf.Session(graph=graph, config=config)
+        also = [graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(tf.Session(graph=graph, config=config), self._output, also)
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
@@ -562,12 +568,19 @@ class Runner:
         if self.one_at_a_time and len(batch) > 1:
             return np.concatenate([self.run(image[None]) for image in batch])
         if self._started:
-            return self._session.run(self._output, {self._input: batch})
+            return self._fetch({self._input: batch})
         # The first call optimizes the graph; calls beside it would each do so again.
         with self._first_call:
-            output = self._session.run(self._output, {self._input: batch})
+            output = self._fetch({self._input: batch})
             self._started = True
         return output
+
+
+def _fetcher(session, output, also):
+    """A function of what is fed that gives one output, or it and the columns of others."""
+    if not also:
+        return lambda feed: session.run(output, feed)
+    return lambda feed: np.concatenate(session.run([output, *also], feed), axis=1)
 
 
 def _choose_rewrites(rewrites, optimize):
@@ -596,14 +609,16 @@ def _choose_rewrites(rewrites, optimize):
 class BytesRunner:
     """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
 
-    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
+    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES, also=()):
+        """`also` as for Runner."""
         tf = import_tensorflow()
-        self._output, self._bytes = f"{output_name}:0", f"{input_name}:0"
+        self._bytes = f"{input_name}:0"
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
         part = keep_ancestors(graph_def, output_name)
-        self._session = tf.Session(graph=import_graph(part), config=config)
+        session = tf.Session(graph=import_graph(part), config=config)
+        self._fetch = _fetcher(session, f"{output_name}:0", [f"{name}:0" for name in also])
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.
@@ -612,6 +627,6 @@ class BytesRunner:
             ImageError: the graph's own decoder does not read this file.
         """
         try:
-            return self._session.run(self._output, {self._bytes: content})
+            return self._fetch({self._bytes: content})
         except self._refused as error:
             raise ImageError("is not an image that the graph's own decoder reads") from error
