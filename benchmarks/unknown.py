@@ -28,6 +28,7 @@ from retraining.graph import Runner, load_network, resolve_precision
 from retraining.images import ImageReader
 from retraining.networks import NETWORKS, obtain
 from retraining.train import Labelled, TrainingOptions, train
+from retraining.trust import principal_axes
 
 KNOWN_KEPT = 0.95
 SHRINKAGE = 0.1
@@ -39,11 +40,15 @@ def main():
     photos = list_photos(options.image_dir)[0]
     paths = [path for paths in photos.values() for path in paths]
     classes = np.repeat(np.arange(len(photos)), [len(paths) for paths in photos.values()])
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = draw_far(Path(folder))
-        vectors = compute_vectors(options, paths + drawn)
+    if options.vectors and Path(options.vectors).exists():
+        vectors = np.load(options.vectors)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            vectors = compute_vectors(options, paths + draw_far(Path(folder)))
+        if options.vectors:
+            np.save(options.vectors, vectors)
     near, far = vectors[: len(paths)], vectors[len(paths) :]
-    for count in (1, 2):
+    for count in options.left_out:
         measure(near, classes, far, count)
 
 
@@ -55,6 +60,8 @@ def parse_flags():
     parser.add_argument("--model_dir", default="models")
     parser.add_argument("--model_file", help="the network's frozen graph")
     parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    parser.add_argument("--vectors", help=".npy file that keeps the vectors for the next run")
+    parser.add_argument("--left_out", type=int, nargs="+", default=[1, 2], help="classes at a time")
     return parser.parse_args()
 
 
@@ -108,33 +115,27 @@ def chart(rng):
 
 def measure(vectors, classes, far, left_out):
     """Prints the table for `left_out` classes at a time."""
-    rows = {}
+    results = {}
     sets = list(itertools.combinations(range(classes.max() + 1), left_out))
     held_out = np.random.default_rng(0).random(len(classes)) < 0.3
     for out in sets:
         unknown = np.isin(classes, out)
-        fitting = Labelled.of(
-            vectors[~unknown & ~held_out],
-            classes[~unknown & ~held_out],
-            [label for label in range(classes.max() + 1) if label not in out],
-        )
+        kept = [label for label in range(classes.max() + 1) if label not in out]
+        rows = ~unknown & ~held_out
+        fitting = Labelled.of(vectors[rows], classes[rows], kept)
         known, near = vectors[~unknown & held_out], vectors[unknown]
+        head = train_head(fitting)
         for name, make in SCORES.items():
-            rows.setdefault(name, []).append(judge(make(fitting, head_of(fitting)), known, near, far))
-    print_table(rows, left_out, len(sets))
+            results.setdefault(name, []).append(judge(make(fitting, head), known, near, far))
+    print_table(results, left_out, len(sets))
 
 
-HEADS = {}
-
-
-def head_of(fitting):
-    """The softmax layer, as retrain.py trains it; one for all scores on the same photos."""
-    if id(fitting) not in HEADS:
-        HEADS.clear()
-        nothing = Labelled(fitting.vectors[:0], fitting.truth[:0])
-        *_, last = train(fitting, nothing, fitting.truth.max() + 1, TrainingOptions())
-        HEADS[id(fitting)] = last.head
-    return HEADS[id(fitting)]
+def train_head(fitting):
+    """The softmax layer, as retrain.py trains it."""
+    nothing = Labelled(fitting.vectors[:0], fitting.truth[:0])
+    for step in train(fitting, nothing, fitting.truth.max() + 1, TrainingOptions()):
+        head = step.head
+    return head
 
 
 def judge(fitted, known, near, far):
@@ -159,20 +160,16 @@ def auroc(known, unknown):
 # -- the scores: (Labelled, Head) -> (vectors -> higher is more like the classes, bytes stored) ----
 
 
-def logits(head, vectors):
-    return vectors @ head.weights + head.bias
-
-
 def max_probability(fitting, head):
     return lambda vectors: head.probabilities(vectors).max(axis=1), 0
 
 
 def max_logit(fitting, head):
-    return lambda vectors: logits(head, vectors).max(axis=1), 0
+    return lambda vectors: head.logits(vectors).max(axis=1), 0
 
 
 def energy(fitting, head):
-    return lambda vectors: np.logaddexp.reduce(logits(head, vectors), axis=1), 0
+    return lambda vectors: np.logaddexp.reduce(head.logits(vectors), axis=1), 0
 
 
 def unit(vectors):
@@ -196,11 +193,11 @@ def mean_cosine(fitting, head):
 
 def whitener(centred):
     """[width, width] that makes the shrunk covariance of the rows the identity."""
-    covariance = np.cov(centred.T)
+    covariance = np.cov(centred.T, dtype=np.float32)
     width = len(covariance)
     shrunk = (1 - SHRINKAGE) * covariance
-    shrunk += SHRINKAGE * np.trace(covariance) / width * np.eye(width)
-    return np.linalg.inv(np.linalg.cholesky(shrunk)).T.astype(np.float32)
+    shrunk += SHRINKAGE * np.trace(covariance) / width * np.eye(width, dtype=np.float32)
+    return np.linalg.inv(np.linalg.cholesky(shrunk)).T
 
 
 def mahalanobis(fitting, head, relative=False):
@@ -229,7 +226,7 @@ def relative_mahalanobis(fitting, head):
 def residual(fitting, head, kept=64):
     """Length outside the training vectors' principal subspace."""
     centre = fitting.vectors.mean(axis=0)
-    axes = np.linalg.svd(fitting.vectors - centre, full_matrices=False)[2][:kept].T
+    axes = principal_axes(fitting.vectors - centre, kept)
     return lambda vectors: -outside(vectors - centre, axes), axes.nbytes + centre.nbytes
 
 
@@ -240,9 +237,9 @@ def outside(vectors, axes):
 def virtual_logit(fitting, head, kept=64):
     """ViM (Wang et al. 2022, arXiv:2203.10807): energy less the scaled residual."""
     origin = -np.linalg.pinv(head.weights.T) @ head.bias
-    axes = np.linalg.svd(fitting.vectors - origin, full_matrices=False)[2][:kept].T
+    axes = principal_axes(fitting.vectors - origin, kept)
     lengths = outside(fitting.vectors - origin, axes)
-    scale = logits(head, fitting.vectors).max(axis=1).mean() / lengths.mean()
+    scale = head.logits(fitting.vectors).max(axis=1).mean() / lengths.mean()
 
     def score(vectors):
         return energy(fitting, head)[0](vectors) - scale * outside(vectors - origin, axes)
@@ -265,14 +262,14 @@ SCORES = {
 }
 
 
-def print_table(rows, left_out, count):
+def print_table(results, left_out, count):
     print(f"\n{left_out} of the classes left out, {count} times\n")
     print(
         "| score | AUROC | far-away | caught | far-away caught | us/photo | kB |\n"
         "|---|---:|---:|---:|---:|---:|---:|"
     )
-    for name, results in rows.items():
-        mean, spread = np.mean(results, axis=0), np.std(results, axis=0)
+    for name, figures in results.items():
+        mean, spread = np.mean(figures, axis=0), np.std(figures, axis=0)
         print(
             f"| {name} | {mean[0]:.3f} ± {spread[0]:.3f} | {mean[1]:.3f} ± {spread[1]:.3f} | "
             f"{mean[2]:.0%} | {mean[3]:.0%} | {mean[4]:.0f} | {mean[5] / 1000:.0f} |",
