@@ -29,6 +29,7 @@ from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
 from retraining.sorting import WAYS, Sorter
+from retraining.trust import STRANGEST_SHARE
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 STDIN = "-"
@@ -49,6 +50,8 @@ def main(argv=None):
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
         say(note)
+    if options.raw_scores:
+        classifier = replace(classifier, temperature=1.0)
     if options.evaluate:
         return evaluate_folder(classifier, options)
     return label_images(classifier, options)
@@ -59,10 +62,13 @@ def label_images(classifier, options):
     write = rows.make_writer(options.format, options.columns, options.header)
     sorter = make_sorter(classifier, options)
     few = options.single and len(options.images) <= FEW
+    share = options.unknown_threshold
     labelled = failed = 0
-    for path, answer in classifier.classify(image_paths(options), few):
+    for path, answer, strangeness in classifier.judge(image_paths(options), few, share):
         labelled += 1
         ranking = ranked(answer, classifier.labels, options)
+        if strangeness is not None:
+            ranking = [(classifier.unknown_label, strangeness), *ranking[: options.top_k - 1]]
         if isinstance(answer, ImageError):
             failed += 1
             say(f"{path} {answer}")
@@ -193,6 +199,7 @@ def build_parser():
     _add_graph(parser)
     _add_output(parser)
     _add_sorting(parser)
+    _add_trust(parser)
     return parser
 
 
@@ -282,6 +289,31 @@ def column_names(text):
     return names
 
 
+def _add_trust(parser):
+    add = parser.add_argument_group("trust").add_argument
+    add(
+        "--raw_scores",
+        action="store_true",
+        help="plain softmax, without the temperature that the graph may carry",
+    )
+    add(
+        "--unknown_threshold",
+        type=share_given_away,
+        metavar="auto|X",
+        help="label an image `unknown` if it looks less like the classes than all but a share X "
+        f"(0 to 1) of the validation photos; auto is {STRANGEST_SHARE}, so that about 95 %% of "
+        "known photos keep their label. Default: every image gets one of the labels",
+    )
+
+
+def share_given_away(text):
+    """A flag type: `auto` or a number from 0 to 1."""
+    return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
+
+
+share_given_away.__name__ = "share (auto, or a number from 0 to 1)"
+
+
 def overrides(options):
     """The flags that say what a graph does not."""
     return Overrides(
@@ -364,7 +396,8 @@ def make_sorter(classifier, options):
     """The Sorter that is asked for, or None."""
     if not options.sort_into:
         return None
-    sorter = Sorter(options.sort_into, classifier.labels, options.sort_by)
+    labels = [*classifier.labels, classifier.unknown_label]
+    sorter = Sorter(options.sort_into, labels, options.sort_by)
     sorter.check_apart(filter(os.path.isdir, options.images))
     return sorter
 

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from retraining import audit, changes, evaluate, example_images, export
+from retraining import audit, changes, evaluate, example_images, export, trust
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
@@ -54,7 +54,7 @@ from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.report import TensorBoardLog
-from retraining.train import Labelled, TrainingOptions, train
+from retraining.train import Head, Labelled, TrainingOptions, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
@@ -82,7 +82,8 @@ def main(argv=None):
     report_bad_images(bottlenecks, dataset, options, log)
     audit_photos(bottlenecks, options, log)
     head = train_head(bottlenecks, extractor, options, log)
-    result = export_and_test(head, bottlenecks, extractor, options, log)
+    trusted = fit_trust(head, bottlenecks, log)
+    result = export_and_test(Model(head, trusted), bottlenecks, extractor, options, log)
     print_results(result, bottlenecks, options, log)
     return DONE
 
@@ -628,6 +629,46 @@ def train_head(bottlenecks, extractor, options, log):
     return step.head
 
 
+@dataclass(frozen=True)
+class Trusted:
+    """How far to trust the head's answers, as fitted on the validation photos."""
+
+    temperature: float = 1.0
+    unknown: trust.UnknownScore | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is exported: the softmax layer, and how far to trust it."""
+
+    head: Head
+    trusted: Trusted
+
+
+def fit_trust(head, bottlenecks, log):
+    """The temperature and the score for unknown images, each with a line on how it was fitted."""
+    validation = bottlenecks.labelled[VALIDATION]
+    logits, count = head.logits(validation.vectors), len(validation.truth)
+    temperature = trust.fit_temperature(logits, validation.truth)
+    if reason := trust.why_no_temperature(logits, validation.truth):
+        log.info(f"scores stay the plain softmax, since {reason}")
+    else:
+        before, after = trust.temperature_gain(logits, validation.truth, temperature)
+        log.info(
+            f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
+            f"{before:.3f} -> {after:.3f}"
+        )
+    # The photos themselves come first, before their distorted views.
+    training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
+    unknown = trust.fit_unknown(training, head, validation.vectors)
+    log.info(
+        f"a score for unknown images fitted on {count} validation photos"
+        if unknown
+        else f"no score for unknown images: it needs {trust.FEWEST_PHOTOS} validation photos"
+    )
+    return Trusted(temperature, unknown)
+
+
 def describe(step):
     """One line on a train.Step that has evaluations."""
     line = (
@@ -666,21 +707,25 @@ def describe_model(labels, extractor, options, **facts):
     return export.describe(extractor.network, labels, options.final_tensor_name, facts)
 
 
-def export_and_test(head, bottlenecks, extractor, options, log):
+def export_and_test(model, bottlenecks, extractor, options, log):
     """Writes the graph, tests the written file on held-out photos, then puts it in its place."""
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
-    graph = build(head, extractor, options)
+    graph = build(model.head, extractor, options)
     untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
     with export.candidate(options.output_graph, graph + untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
-    expected = head.probabilities(expected_vectors(result, rows, bottlenecks))
+    expected = model.head.probabilities(expected_vectors(result, rows, bottlenecks))
     export.check_agreement(result, expected)
     export.check_accuracy(result, options.assert_accuracy_at_least)
-    results = export.describe_result(result)
-    tested = export.metadata_bytes(describe_model(labels, extractor, options, results=results))
+    facts = {
+        "results": export.describe_result(result),
+        "trust": trust.described(model.trusted.temperature, model.trusted.unknown),
+    }
+    description = describe_model(labels, extractor, options, **facts)
+    tested = export.metadata_bytes(description, trust.constants(model.trusted.unknown))
     before = changes.read_description(options.output_graph)
     write_files(
         {
@@ -692,6 +737,8 @@ def export_and_test(head, bottlenecks, extractor, options, log):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     for line in (describe_test(result), *changes.describe_changes(before, result, labels)):
         log.info(line)
+    if result.total and model.trusted.temperature != 1:
+        log.info(describe_calibration(result, model.trusted.temperature))
     return result
 
 
@@ -706,6 +753,15 @@ def expected_vectors(result, rows, bottlenecks):
         if bottlenecks.examples[TESTING][row].key in bottlenecks.imported:
             vectors[place] = result.vectors[place]
     return vectors
+
+
+def describe_calibration(result, temperature):
+    """One line on how far the scores of the test photos are from how often they are right."""
+    scores = result.probabilities
+    before = evaluate.calibration_error(scores, result.truth)
+    scores = trust.apply_temperature(scores, temperature)
+    after = evaluate.calibration_error(scores, result.truth)
+    return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
 
 
 def describe_test(result):

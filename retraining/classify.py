@@ -1,9 +1,9 @@
 """A classifier's graph, ours or anyone's -> class probabilities of image files."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from retraining import RetrainingError, extract
+from retraining import RetrainingError, extract, trust
 from retraining.graph import (
     BytesRunner,
     GraphError,
@@ -18,11 +18,12 @@ from retraining.graph_check import describe_unsafe
 from retraining.image_files import MAX_PIXELS
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
-from retraining.nodes import IMAGE_BYTES, node_name, nodes_by_name
+from retraining.nodes import IMAGE_BYTES, constant, node_name, nodes_by_name
 from retraining.quiet_tensorflow import import_tensorflow
 
 # Where old graphs take images and give probabilities, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
+UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")  # the first that is no class
 KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
 
 
@@ -56,6 +57,14 @@ class Classifier:
     notes: tuple[str, ...] = ()  # what had to be assumed, a line each
     described: dict = field(default_factory=dict)  # what the graph says of itself, if it does
     max_pixels: int = MAX_PIXELS  # larger images are refused
+    temperature: float = 1.0  # applied to the output's probabilities
+    unknown: trust.UnknownScore | None = None
+    unknown_inputs: tuple[str, ...] = ()  # the nodes that give the score's vectors and logits
+
+    @property
+    def unknown_label(self):
+        """What an image of no class is called; never the label of a class."""
+        return next(label for label in UNKNOWN if label not in self.labels)
 
     def classify(self, paths, few=False):
         """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
@@ -67,28 +76,58 @@ class Classifier:
             LabelsError: there are more or fewer labels than probabilities; said before an image
                 is read where the graph tells its width.
         """
-        load, runner = self._loader(optimize=not few)
-        for path, outputs in extract.stream(paths, load, runner):
-            if not isinstance(outputs, ImageError):
-                outputs = self._checked(outputs)
-            yield path, outputs
+        for path, answer, _ in self.judge(paths, few):
+            yield path, answer
 
-    def _loader(self, optimize):
+    def judge(self, paths, few=False, share=None):
+        """Yields what `classify` does and, of each image, its strangeness if it counts as unknown.
+
+        That is where it looks less like the classes than all but `share` (0..1) of the validation
+        photos; else, or with a share of None, None takes its place.
+
+        Raises:
+            trust.TrustError: there is a share, but the graph has no score for unknown images.
+        """
+        if share is not None and not self.unknown:
+            raise trust.TrustError(
+                "--unknown_threshold needs a graph that retrain.py made with "
+                f"{trust.FEWEST_PHOTOS} validation photos or more; this one has no such score"
+            )
+        also = () if share is None else self.unknown_inputs
+        load, runner = self._loader(not few, also)
+        for path, outputs in extract.stream(paths, load, runner):
+            if isinstance(outputs, ImageError):
+                yield path, outputs, None
+                continue
+            outputs = outputs.reshape(1, -1)
+            rest = outputs[:, len(self.labels) :] if also else outputs[:, :0]
+            answer = self._checked(outputs[:, : outputs.shape[1] - rest.shape[1]])
+            yield path, answer, self._strangeness(rest, share) if also else None
+
+    def _strangeness(self, rest, share):
+        """0..1 of an image that counts as unknown, or None; `rest` [1, width + classes]."""
+        width = len(self.unknown.origin)
+        score = self.unknown.score(rest[:, :width], rest[:, width:])
+        if score[0] >= self.unknown.threshold(share):
+            return None
+        return float(self.unknown.strangeness(score)[0])
+
+    def _loader(self, optimize, also):
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
-            from_bytes = BytesRunner(self.graph_def, self.output, self.input)
+            from_bytes = BytesRunner(self.graph_def, self.output, self.input, also)
             self._check_width(from_bytes.width)
             most = self.max_pixels
             return lambda path: from_bytes.run(read_file(path, most)).reshape(1, -1), _Done()
-        about = self.preprocessing
-        runner = Runner(self.graph_def, self.input, self.output, self.precision, optimize)
+        about, ends = self.preprocessing, (self.graph_def, self.input, self.output)
+        runner = Runner(*ends, self.precision, optimize, also)
         self._check_width(runner.width)
         return ImageReader(about.size, about.mean, about.std, self.max_pixels).read, runner
 
     def _checked(self, outputs):
         probabilities = outputs.reshape(-1)
         self._check_width(len(probabilities))
-        return probabilities
+        return trust.apply_temperature(probabilities[None], self.temperature)[0]
 
     def _check_width(self, width):
         if width not in (None, len(self.labels)):
@@ -126,9 +165,22 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
     precision = resolve_precision(precision, graph_def)
-    return Classifier(
+    classifier = Classifier(
         graph_def, input_name, output, preprocessing, labels, precision, tuple(notes), described
     )
+    if output != described.get("output"):
+        return classifier  # another output than the one for which all this was fitted
+    return replace(classifier, **_find_trust(graph_def, described))
+
+
+def _find_trust(graph_def, described):
+    """What a graph tells of how far to trust it, as fields of a Classifier."""
+    nodes = nodes_by_name(graph_def)
+    temperature, unknown = trust.read(
+        described.get("trust", {}), lambda name: constant(nodes, name)
+    )
+    inputs = (described["bottleneck_input"], described["logits"]) if unknown else ()
+    return {"temperature": temperature, "unknown": unknown, "unknown_inputs": inputs}
 
 
 def _find_labels(graph_path, labels_path, described):

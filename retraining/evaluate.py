@@ -41,6 +41,20 @@ def cross_entropy(probabilities, truth):
     return float(-np.log(np.maximum(chosen, tiny)).mean())
 
 
+def calibration_error(probabilities, truth, bins=15):
+    """Expected calibration error (0..1) of [n, k] against `truth` [n]; NaN without rows.
+
+    The mean gap between the largest probability and how often it is right, over equally wide bins
+    (Guo et al. 2017, arXiv:1706.04599).
+    """
+    if len(truth) == 0:
+        return math.nan
+    largest = probabilities.max(axis=1)
+    gaps = (probabilities.argmax(axis=1) == truth) - largest.astype(np.float64)
+    which = np.minimum((largest * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(which, gaps, bins)).sum() / len(truth))
+
+
 def agreement(probabilities, expected):
     """(share of rows with the same top class, largest difference of a probability)."""
     same = probabilities.argmax(axis=1) == expected.argmax(axis=1)

@@ -86,6 +86,8 @@ def _add_decoder(graph_def, base):
 
 
 HEAD = "final_training_ops"  # where the classic put the nodes of its layer
+LOGITS = f"{HEAD}/Wx_plus_b/add"
+OWN_NODES = "retraining/"  # where ours are that are not the classic's
 
 
 def _bottleneck_input(base):
@@ -106,10 +108,10 @@ def _add_head(graph_def, base, head, tensor_name):
     )
     weights = _add_variable(graph_def, f"{HEAD}/weights/final_weights", head.weights)
     bias = _add_variable(graph_def, f"{HEAD}/biases/final_biases", head.bias)
-    product, logits = f"{HEAD}/Wx_plus_b/MatMul", f"{HEAD}/Wx_plus_b/add"
+    product, logits = f"{HEAD}/Wx_plus_b/MatMul", LOGITS
     add_node(graph_def, product, "MatMul", [bottleneck, weights], T="float32")
     add_node(graph_def, logits, "Add", [product, bias], T="float32")
-    if tensor_name in {METADATA, *nodes_by_name(graph_def)}:
+    if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
         raise ExportError(
             f"--final_tensor_name {tensor_name} is already the name of a node; choose another"
         )
@@ -134,6 +136,7 @@ def describe(base, labels, tensor_name, facts):
         "input": base.input,
         "bottleneck": base.bottleneck,
         "bottleneck_input": _bottleneck_input(base),
+        "logits": LOGITS,
         "output": tensor_name,
         "size": list(about.size),
         "mean": about.mean,
@@ -147,8 +150,10 @@ def graph_bytes(graph_def):
     return graph_def.SerializeToString(deterministic=True)
 
 
-def metadata_bytes(description):
+def metadata_bytes(description, constants=None):
     """The node that holds the description, as bytes to append to those of a graph.
+
+    `constants` {name: array} become nodes beside it, on which nothing depends.
 
     Serialized messages may be concatenated: what is repeated, as nodes are, adds up
     (protobuf.dev, Encoding, "Last One Wins").
@@ -156,6 +161,8 @@ def metadata_bytes(description):
     graph_def = import_tensorflow().GraphDef()
     text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
     set_constant(graph_def.node.add(name=METADATA), np.array(text.encode(), object))
+    for name, value in (constants or {}).items():
+        add_constant(graph_def, name, value)
     return graph_bytes(graph_def)
 
 

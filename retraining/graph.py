@@ -596,11 +596,16 @@ def resolve_precision(precision, graph_def):
 class Runner:
     """Runs a frozen graph from one float32 image batch input to one output.
 
+    With `also`, names of nodes on the way to that output, what they give is appended to it,
+    column by column.
+
     `run` may be called from `parallel` threads at once: on a processor each call computes on one
     thread, which is faster than all threads on one batch, since nothing waits for the slowest.
     """
 
-    def __init__(self, graph_def, input_name, output_name, precision="float32", optimize=True):
+    def __init__(
+        self, graph_def, input_name, output_name, precision="float32", optimize=True, also=()
+    ):
         """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
         tf = import_tensorflow()
         part = batched_part(graph_def, input_name, output_name)
@@ -618,7 +623,8 @@ class Runner:
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, optimize)
-        self._session = tf.Session(graph=graph, config=config)
+        also = [graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(tf.Session(graph=graph, config=config), self._output, also)
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
@@ -639,7 +645,7 @@ class Runner:
 
     def _run(self, batch):
         with _errors_of_running():
-            output = self._session.run(self._output, {self._input: batch})
+            output = self._fetch({self._input: batch})
         if output.shape[:1] != (len(batch),):
             raise GraphError(
                 f"the graph gives an answer of shape {output.shape} for {len(batch)} images, not a "
@@ -655,6 +661,13 @@ def _errors_of_running():
         yield
     except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
         raise GraphError(f"TensorFlow cannot run this graph: {_one_line(error)}") from error
+
+
+def _fetcher(session, output, also):
+    """A function of what is fed that gives one output, or it and the columns of others."""
+    if not also:
+        return lambda feed: session.run(output, feed)
+    return lambda feed: np.concatenate(session.run([output, *also], feed), axis=1)
 
 
 def _choose_rewrites(rewrites, optimize):
@@ -683,15 +696,17 @@ def _choose_rewrites(rewrites, optimize):
 class BytesRunner:
     """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
 
-    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES):
+    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES, also=()):
+        """`also` as for Runner."""
         tf = import_tensorflow()
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
         graph = import_graph(keep_ancestors(graph_def, output_name))
-        self._bytes, self._output = _ends(graph, input_name, output_name)
-        self.width = width_of(self._output)
-        self._session = tf.Session(graph=graph, config=config)
+        self._bytes, output = _ends(graph, input_name, output_name)
+        self.width = width_of(output)
+        also = [graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(tf.Session(graph=graph, config=config), output, also)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.
@@ -702,6 +717,6 @@ class BytesRunner:
         """
         with _errors_of_running():
             try:
-                return self._session.run(self._output, {self._bytes: content})
+                return self._fetch({self._bytes: content})
             except self._refused as error:
                 raise ImageError("is not an image that the graph's own decoder reads") from error

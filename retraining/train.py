@@ -51,7 +51,11 @@ class Head:
     @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
     def probabilities(self, vectors):
         """float32 [n, classes] for vectors [n, width]."""
-        return softmax(vectors @ self.weights + self.bias)
+        return softmax(self.logits(vectors))
+
+    def logits(self, vectors):
+        """float32 [n, classes] for vectors [n, width]."""
+        return vectors @ self.weights + self.bias
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import label_image
-from retraining.graph import BytesRunner, read_graph
+from retraining import trust
+from retraining.graph import BytesRunner, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
+from retraining.nodes import nodes_by_name
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -504,6 +507,8 @@ def test_labels_that_do_not_fit_are_an_error(stock, expected, capsys, tmp_path):
         (["x.jpg", "--nothing"], 2, "unrecognized"),
         (["x.jpg", "--input_std", "0"], 2, "divide by zero"),
         (["x.jpg", "--input_mean", "nan"], 2, "finite"),
+        (["x.jpg", "--unknown_threshold", "1.5"], 2, "must be from 0 to 1"),
+        (["x.jpg", "--unknown_threshold", "some"], 2, "share"),
         (["x.jpg", "--graph", "nothing.pb"], 1, "cannot read the graph nothing.pb"),
     ],
 )
@@ -548,3 +553,94 @@ def test_another_graph_is_scored_by_the_names_of_its_labels(stock, expected, cap
     assert captured.out.splitlines()[-1] == f"confusion\tthing {best}\tthing {best}\t1"
     assert "no folder here for 9 classes" in captured.err
     assert "does not tell its training photos" in captured.err
+
+
+# -- trust -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory, run_retrain):
+    """A run with validation photos enough, some in the wrong class, and a class `unknown`."""
+    folder = tmp_path_factory.mktemp("trusted")
+    photos = Path(tiny.write_photos(folder / "photos", {"red": 40, "green": 40, "blue": 40}))
+    for number in range(10):  # so that it cannot be right always
+        shutil.copy(photos / f"red/photo_{number:02d}.jpg", photos / f"blue/red_{number}.jpg")
+        tiny.photo(tiny.COLOURS["red"], np.random.default_rng(number)).save(
+            photos / f"green/red_{number}.png"
+        )
+    (photos / "green").rename(photos / "unknown")
+    flags = ("--precision", "float32", "--validation_percentage", 40)
+    assert run_retrain(folder, photos, *flags) == 0
+    tiny.photo((250, 250, 0), np.random.default_rng(0)).save(folder / "yellow.png")
+    return SimpleNamespace(
+        graph=str(folder / "models" / "retrained_graph.pb"),
+        strange=str(folder / "yellow.png"),
+        known=str(photos / "red/photo_20.jpg"),
+    )
+
+
+def test_the_graph_stores_temperature_and_score_beside_the_classics_nodes(trusted):
+    graph_def = read_graph(trusted.graph)
+    about = read_metadata(graph_def)["trust"]
+    assert about["temperature"] not in (0.1, 1, 10)
+    assert len(about["unknown"]["quantiles"]) == 101
+    nodes = nodes_by_name(graph_def)
+    ours = {name for name in nodes if name.startswith("retraining/")}
+    assert ours == {f"retraining/{n}" for n in ("metadata", "unknown/axes", "unknown/origin")}
+    assert not any(ours.intersection(node.input) for node in graph_def.node)
+
+
+@pytest.mark.parametrize("flags", [[], ["--input_layer", "DecodeJpeg/contents"]])
+def test_the_temperature_is_applied_unless_raw_scores_are_wanted(trusted, capsys, flags):
+    raw = BytesRunner(read_graph(trusted.graph), "final_result").run(read_file(trusted.known))
+    temperature = read_metadata(read_graph(trusted.graph))["trust"]["temperature"]
+    for more, answer in (
+        (["--raw_scores"], raw),
+        ([], trust.apply_temperature(raw, temperature)),
+    ):
+        run(trusted, trusted.known, "--precision", "float32", *flags, *more)
+        line = capsys.readouterr().out.splitlines()[0]
+        assert float(line.split("=")[1].rstrip(")")) == pytest.approx(answer.max(), abs=3e-5)
+    assert abs(answer - raw).max() > 1e-3
+
+
+def test_unknown_comes_first_in_every_format(trusted, capsys):
+    """Its name gives way to the class `unknown`, so that the two cannot be taken for each other."""
+    flags = ["--unknown_threshold", "auto", "--top_k", 3]
+    assert run(trusted, trusted.strange, *flags, "--format", "text") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "(unknown) (score=1.00000)"
+    assert len(lines) == 3
+    run(trusted, trusted.strange, trusted.known, *flags)
+    rows = tsv(capsys.readouterr().out)
+    assert rows[0] == [trusted.strange, "(unknown)", "1.00000"]
+    assert sorted(row[1] for row in rows[3:]) == ["blue", "red", "unknown"]
+    run(trusted, trusted.strange, *flags, "--format", "jsonl")
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first == {"path": trusted.strange, "rank": 1, "label": "(unknown)", "score": 1.0}
+
+
+def test_the_bytes_path_knows_unknown_images_too(trusted, capsys, tmp_path):
+    path = tmp_path / "strange.jpg"
+    tiny.photo((250, 250, 0), np.random.default_rng(0)).save(path)
+    flags = ["--unknown_threshold", "auto", "--input_layer", "DecodeJpeg/contents"]
+    assert run(trusted, path, trusted.known, *flags, "--top_k", 1) == 0
+    assert [row[1] for row in tsv(capsys.readouterr().out)] == ["(unknown)", "red"]
+
+
+def test_the_threshold_is_a_share_of_known_photos(trusted, capsys):
+    run(trusted, trusted.known, "--unknown_threshold", 1, "--top_k", 1)
+    label, score = capsys.readouterr().out.rstrip(")\n").split(" (score=")
+    assert label == "(unknown)"
+    assert 0 <= float(score) < 0.95
+    run(trusted, trusted.strange)
+    assert "(unknown)" not in capsys.readouterr().out
+
+
+def test_a_graph_without_such_a_score_says_so(stock, expected, capsys):
+    flags = ["--graph", stock[0], "--labels", stock[1], "--unknown_threshold", "auto"]
+    assert label_image.main([*flags, next(iter(expected))]) == 1
+    captured = capsys.readouterr()
+    assert "needs a graph that retrain.py made with 20 validation photos" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
