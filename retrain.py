@@ -9,8 +9,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from retraining import evaluate, example_images, export
+from retraining import evaluate, example_images, export, html_report
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.command import (
     DONE,
@@ -41,14 +42,25 @@ from retraining.extract import BATCH_SIZE, Job, Settings, fill_store
 from retraining.graph import PRECISIONS, load_network, resolve_precision
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
-from retraining.report import TensorBoardLog
-from retraining.train import Labelled, TrainingOptions, train
+from retraining.record import (
+    BadImage,
+    Outcome,
+    Setting,
+    Stopwatch,
+    confusion_of,
+    make_record,
+    metrics_bytes,
+)
+from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
+from retraining.thumbnails import Thumbnails
+from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
-
+MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
+MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
 
 INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
 
@@ -58,14 +70,25 @@ def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
     options = parse_flags(argv)
     log = set_verbosity(options.logging_verbosity)
+    watch = Stopwatch()
     provide_example_images(options, log)
     dataset = read_photos(options, log)
+    watch.lap("reading photos")
     known, path = choose_network(options, log)
     check_outputs(path, options)
     network = load_network(path, known)
+    watch.lap("reading the network")
     bottlenecks = compute_bottlenecks(dataset, network, options, log)
-    head = train_head(bottlenecks, network, options, log)
-    result = export_and_test(head, bottlenecks, network, options, log)
+    watch.lap("bottlenecks")
+    trained = train_head(bottlenecks, network, options, log)
+    watch.lap("training")
+    sizes = try_fewer_photos(bottlenecks, options)
+    watch.lap("trying fewer photos")
+    result, graph = export_and_test(trained.head, bottlenecks, network, options, log)
+    watch.lap("export and test")
+    setting = describe_setting(network, bottlenecks, dataset, watch, options)
+    record = make_record(setting, bottlenecks.outcome(result, trained.course, sizes))
+    write_outputs(graph, record, bottlenecks, trained.log_folder, options)
     print_results(result, bottlenecks.labels, options, log)
     return DONE
 
@@ -80,11 +103,7 @@ def parse_flags(argv=None):
     options.caveats = []  # what must be said of the result, filled on the way
     if options.testing_percentage + options.validation_percentage >= 100:
         parser.error("--testing_percentage and --validation_percentage leave no training images")
-    outputs = [os.path.realpath(p) for p in (options.output_graph, options.output_labels)]
-    if outputs[0] == outputs[1]:
-        parser.error("--output_graph and --output_labels name the same file")
-    if not (options.output_graph and options.output_labels):
-        parser.error("--output_graph and --output_labels must name files")
+    _check_output_flags(parser, options)
     if not re.fullmatch(
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
@@ -92,6 +111,23 @@ def parse_flags(argv=None):
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
     return options
+
+
+def _check_output_flags(parser, options):
+    """Ends the program if two outputs are one file, or one has no name."""
+    first = {}
+    for flag, path in output_paths(options).items():
+        if not path:
+            parser.error(f"{flag} must name a file")
+        other = first.setdefault(os.path.realpath(path), flag)
+        if other != flag:
+            parser.error(f"{other} and {flag} name the same file")
+
+
+def output_paths(options):
+    """{flag: path} of the files that a run writes."""
+    flags = ["output_graph", "output_labels", "metrics"] + ["report"] * (not options.no_report)
+    return {f"--{flag}": getattr(options, flag) for flag in flags}
 
 
 def build_parser():
@@ -219,8 +255,17 @@ def _add_outputs(parser):
     add = parser.add_argument_group("outputs").add_argument
     add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
     add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
+    add("--report", default="models/retrained_report.html", help="a page on how good the model is")
+    add("--no_report", action="store_true", help="write no such page")
+    add("--metrics", default="models/retrained_metrics.json", help="the same figures as JSON")
     add("--final_tensor_name", default="final_result", help="name of the graph's output")
     add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
+    add(
+        "--projector_photos",
+        type=number(int, 0, MOST_PROJECTED),
+        default=export.MOST_TESTED,
+        help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
+    )
     add(
         "--intermediate_store_frequency",
         type=COUNT,
@@ -302,7 +347,7 @@ def check_outputs(network_path, options):
     Raises:
         ExportError: one of them is such a path.
     """
-    for path in (options.output_graph, options.output_labels):
+    for path in output_paths(options).values():
         if os.path.realpath(path) == os.path.realpath(network_path):
             raise export.ExportError(f"{path} is the base network; choose another output")
         export.check_writable(path)
@@ -325,6 +370,11 @@ class Bottlenecks:
     examples: dict[str, list[Example]]
     labelled: dict[str, Labelled]
     precision: str
+    bad_images: list[BadImage]
+
+    def outcome(self, result, course, sizes):
+        """The record.Outcome of a run on these photos."""
+        return Outcome(self.labels, self.examples, result, course, sizes, self.bad_images)
 
 
 def compute_bottlenecks(dataset, network, options, log):
@@ -335,14 +385,15 @@ def compute_bottlenecks(dataset, network, options, log):
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
     with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
         bad = fill_store(store, jobs, network, Settings(precision, options.batch_size), bar)
-        for job in jobs:
-            if job.example.key in bad:
-                log.warning(f"left out: {job.example.path} {bad[job.example.key]}")
+        paths = {job.example.path: job.example.key for job in jobs if job.example.key in bad}
+        left_out = [BadImage(path, bad[key]) for path, key in paths.items()]
+        for image in left_out:
+            log.warning(f"left out: {image.path} {image.reason}")
         jobs = [job for job in jobs if job.example.key not in bad]
         labelled = {part: read_split(store, jobs, part, dataset.labels) for part in SPLITS}
     examples = {part: [j.example for j in jobs if j.example.split == part] for part in SPLITS}
     check_classes(examples[TRAINING], dataset.labels)
-    return Bottlenecks(dataset.labels, examples, labelled, precision)
+    return Bottlenecks(dataset.labels, examples, labelled, precision, left_out)
 
 
 def make_jobs(examples, options):
@@ -374,9 +425,18 @@ def check_classes(training, labels):
             raise DatasetError(f"no readable image of {label} is left for training; add some")
 
 
-def train_head(bottlenecks, network, options, log):
-    """The trained softmax layer; its course goes to TensorBoard and onto a progress line."""
-    settings = TrainingOptions(
+@dataclass(frozen=True)
+class Trained:
+    """The softmax layer, the Steps with evaluations on the way, and TensorBoard's folder."""
+
+    head: Head
+    course: list[Step]
+    log_folder: Path
+
+
+def training_options(options):
+    """The flags as TrainingOptions."""
+    return TrainingOptions(
         options.how_many_training_steps,
         options.learning_rate,
         options.train_batch_size,
@@ -384,6 +444,11 @@ def train_head(bottlenecks, network, options, log):
         options.eval_step_interval,
         options.seed,
     )
+
+
+def train_head(bottlenecks, network, options, log):
+    """The Trained softmax layer; its course goes to TensorBoard and onto a progress line."""
+    settings, course = training_options(options), []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)
     bar = progress_bar("training", "step", is_quiet(options))(steps, total=settings.steps)
@@ -391,13 +456,25 @@ def train_head(bottlenecks, network, options, log):
         for step in bar:
             if step.training:
                 tensorboard.add(step)
+                course.append(step)
                 log.debug(describe(step))
                 if step.validation.count:
                     accuracy = f"validation {step.validation.accuracy:.1%}"
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, network, options)
     log.info(describe(step))
-    return step.head
+    return Trained(step.head, course, tensorboard.folder)
+
+
+def try_fewer_photos(bottlenecks, options):
+    """The train.SizePoints that say whether more photos would help; distorted views left out."""
+    training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
+    return compare_sizes(
+        training.first(len(bottlenecks.examples[TRAINING])),
+        Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
+        len(bottlenecks.labels),
+        training_options(options),
+    )
 
 
 def describe(step):
@@ -433,7 +510,7 @@ def build(head, bottlenecks, network, options):
 
 
 def export_and_test(head, bottlenecks, network, options, log):
-    """Writes the graph, runs the written file on held-out photos, then puts it in its place."""
+    """(export.HeldOutResult, bytes of the graph): written beside its place and tried there."""
     held_out = bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
@@ -447,12 +524,10 @@ def export_and_test(head, bottlenecks, network, options, log):
         export.check_agreement(result, expected)
         bytes_path.result()  # raises what the check raised
         tested = export.with_results(path, result)
-    labels = export.labels_bytes(bottlenecks.labels)
-    export.write_files({options.output_labels: labels, options.output_graph: tested})
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     log.info(describe_test(result))
-    return result
+    return result, tested
 
 
 def describe_test(result):
@@ -466,6 +541,44 @@ def describe_test(result):
     )
 
 
+def describe_setting(network, bottlenecks, dataset, watch, options):
+    """The record.Setting: what this run was made with."""
+    about = {
+        "name": network.name,
+        "sha1": network.file_sha1,
+        "precision": bottlenecks.precision,
+        "vector_width": network.width,
+        "input_size": list(network.preprocessing.size),
+    }
+    flags = {name: value for name, value in vars(options).items() if name != "caveats"}
+    return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
+
+
+def write_outputs(graph, record, bottlenecks, log_folder, options):
+    """Puts all files in their places or, where one cannot be written, none; then TensorBoard's."""
+    thumbnails = Thumbnails()
+    contents = {
+        options.output_labels: export.labels_bytes(bottlenecks.labels),
+        options.metrics: metrics_bytes(record),
+    }
+    if not options.no_report:
+        contents[options.report] = html_report.render(record, thumbnails)
+    export.write_files({**contents, options.output_graph: graph})
+    write_confusion(log_folder, confusion_of(record), record["labels"])
+    chosen = choose_projected(bottlenecks, options.projector_photos)
+    write_projector(log_folder, chosen, thumbnails)
+
+
+def choose_projected(bottlenecks, most):
+    """At most so many photos with their vectors, those for testing first."""
+    chosen = []
+    for part in (TESTING, VALIDATION, TRAINING):
+        examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors
+        rows = export.choose_rows(len(examples), most - len(chosen))
+        chosen += [Projected(examples[row], vectors[row]) for row in rows]
+    return chosen
+
+
 def print_results(result, labels, options, log):
     """The results on stdout, a line each: name, tab, value; what limits them on stderr."""
     for caveat in options.caveats:
@@ -474,6 +587,9 @@ def print_results(result, labels, options, log):
     print(f"test_photos\t{result.total}")
     print(f"graph\t{options.output_graph}")
     print(f"labels\t{options.output_labels}")
+    if not options.no_report:
+        print(f"report\t{options.report}")
+    print(f"metrics\t{options.metrics}")
     if options.print_misclassified_test_images:
         for path, truth, answer in zip(
             result.paths, result.truth, result.probabilities, strict=True

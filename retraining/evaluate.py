@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+BINS = 10  # of a reliability diagram
+
 
 def wilson_interval(correct, total, z=1.959964):
     """The Wilson score interval (low, high) of a share `correct / total`; z = 1.96 gives 95 %.
@@ -45,3 +47,65 @@ def agreement(probabilities, expected):
     """(share of rows with the same top class, largest difference of a probability)."""
     same = probabilities.argmax(axis=1) == expected.argmax(axis=1)
     return float(same.mean()), float(np.abs(probabilities - expected).max())
+
+
+def confusion_matrix(truth, answers, classes):
+    """int [classes, classes]: entry [i, j] counts the rows of class i that were answered j."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (truth, answers), 1)
+    return counts
+
+
+def class_scores(confusion):
+    """(precision, recall, F1), each float [k], of a confusion matrix [k, k].
+
+    Precision is NaN for a class that was never the answer, recall for one without photos, and F1,
+    2 hits / (photos + answers), for one that has neither.
+    """
+    hits, photos, answers = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return hits / answers, hits / photos, 2 * hits / (photos + answers)
+
+
+def reliability(probabilities, truth, bins=BINS):
+    """(count, confidence, accuracy), each [bins]: rows [n, k] grouped by their largest entry.
+
+    Bins are of equal width over 0..1, open below and closed above, as in Guo et al. (2017),
+    arXiv:1706.04599; confidence is the mean largest entry. Both are NaN in an empty bin.
+    """
+    confidence = probabilities.max(axis=1).astype(float)
+    right = probabilities.argmax(axis=1) == truth
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(bin_of, v, minlength=bins) / count for v in (confidence, right)]
+    return count, *means
+
+
+def expected_calibration_error(count, confidence, accuracy):
+    """Mean of |confidence - accuracy| over `reliability`'s bins, weighted by count; NaN if empty.
+
+    Equation 3 of Guo et al. (2017), arXiv:1706.04599.
+    """
+    if not count.sum():
+        return math.nan
+    filled = count > 0
+    gaps = np.abs(confidence - accuracy)[filled]
+    return float((gaps * count[filled]).sum() / count.sum())
+
+
+def paired_difference(before, after, z=1.959964):
+    """(difference, low, high) of two shares of right answers on the same photos, bool [n] each.
+
+    The interval is the adjusted Wald one for matched pairs, which adds half a photo to each of the
+    four cells: Agresti and Min (2005), doi:10.1002/sim.1781; z = 1.96 gives 95 %. NaN without
+    photos.
+    """
+    if len(before) == 0:
+        return math.nan, math.nan, math.nan
+    gained = int((after & ~before).sum())
+    lost = int((before & ~after).sum())
+    total = len(before) + 2
+    centre = (gained - lost) / total
+    reach = z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
+    return (gained - lost) / len(before), centre - reach, centre + reach

@@ -75,14 +75,14 @@ def decode_with_pillow(content):
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-            return np.asarray(_to_eight_bits(image).convert("RGB"))
+            return np.asarray(to_eight_bits(image).convert("RGB"))
     except Image.UnidentifiedImageError as error:
         raise ImageError("is not an image of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
         raise ImageError(f"is a broken image ({error})") from error
 
 
-def _to_eight_bits(image):
+def to_eight_bits(image):
     """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
     from PIL import Image
 
