@@ -20,11 +20,12 @@ def verdict(test):
         compared = "worse than"
     else:
         compared = "not certainly better than"
+    certain = f"{low * 100:.0f} to {high * 100:.0f} of a hundred"
     return (
-        f"Of {test['photos']} photos it had never seen, the model named {test['correct']} rightly. "
-        f"On photos like these it is, with 95% certainty, right in {low * 100:.0f} to "
-        f"{high * 100:.0f} of a hundred: {compared} always guessing {guess['label']}, which would "
-        f"be right in {guess['accuracy'] * 100:.0f}."
+        f"Of {photos(test['photos'])} it had never seen, the model named {test['correct']} "
+        f"rightly. On photos like these it is, with 95% certainty, right in {certain}: "
+        f"{compared} always guessing {guess['label']}, which would be right in "
+        f"{guess['accuracy'] * 100:.0f}."
     )
 
 
@@ -60,8 +61,8 @@ def _on_test(record):
 
 def _on_audit(record):
     if record["audit"]:
-        count = len(record["audit"])
-        return f"Look at {count} photos whose label may be wrong", "They are listed below."
+        found = photos(len(record["audit"]))
+        return f"Look at {found} whose label may be wrong", "See below."
     return None
 
 
@@ -83,10 +84,10 @@ def _on_few(record):
     if not few:
         return None
     least = min(few, key=lambda row: row["training"])
-    others = f" and {len(few) - 1} more classes" if len(few) > 1 else ""
+    others = f" and of {len(few) - 1} more" if len(few) > 1 else ""
     return (
         f"Add photos of {least['label']}{others}",
-        f"It learnt {least['label']} from {least['training']} photos only.",
+        f"It learnt {least['label']} from {photos(least['training'])} only.",
     )
 
 
@@ -102,7 +103,7 @@ def _on_interval(record):
     if interval and interval[1] - interval[0] > WIDE:
         return (
             "Test on more photos",
-            f"{record['test']['photos']} tested photos leave the accuracy uncertain by "
+            f"A test on {photos(record['test']['photos'])} leaves the accuracy uncertain by "
             f"{(interval[1] - interval[0]) * 100:.0f} points.",
         )
     return None
@@ -129,3 +130,8 @@ def trust(record):
         f"of the cases: it is {manner}. Group by group, the two are {error * 100:.0f} points apart "
         f"(expected calibration error {error:.3f})."
     )
+
+
+def photos(count):
+    """'1 photo', '2 photos'."""
+    return f"{count:,} photo" + "s" * (count != 1)

@@ -163,8 +163,8 @@ def _environment():
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": lambda share: "–" if share is None else f"{share:.1%}",
-        "whole_percent": lambda share: "–" if share is None else f"{share:.0%}",
+        "percent": lambda share: "-" if share is None else f"{share:.1%}",
+        "whole_percent": lambda share: "-" if share is None else f"{share:.0%}",
         "short_name": short_name,
         "file_name": os.path.basename,
     }

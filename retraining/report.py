@@ -113,13 +113,14 @@ class Projected:
 
 
 def write_projector(folder, photos, thumbnails):
-    """Puts the Projected photos where TensorBoard's projector finds them: the run's folder.
+    """Puts the Projected photos where TensorBoard's projector finds them: beside events, `test`.
 
     Files: projector_config.pbtxt, vectors.tsv, metadata.tsv (label, split, file), sprite.png.
     """
     if not photos:
         return
-    folder = Path(folder)
+    folder = Path(folder) / "test"
+    folder.mkdir(exist_ok=True)
     lines = ["\t".join(f"{value:.5g}" for value in photo.vector.tolist()) for photo in photos]
     (folder / "vectors.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     rows = [("label", "split", "file")] + [
