@@ -24,7 +24,7 @@ def verdict(test):
     return (
         f"Of {photos(test['photos'])} it had never seen, the model named {test['correct']} "
         f"rightly. On photos like these it is, with 95% certainty, right in {certain}: "
-        f"{compared} always guessing {guess['label']}, which would be right in "
+        f"{compared} always guessing {isolated(guess['label'])}, which would be right in "
         f"{guess['accuracy'] * 100:.0f}."
     )
 
@@ -71,7 +71,7 @@ def _on_confusion(record):
     worst = max(wrong, key=lambda cell: cell["photos"], default=None)
     if not worst or worst["photos"] < 2:
         return None
-    given, taken = (record["labels"][worst[side]] for side in ("truth", "answer"))
+    given, taken = (isolated(record["labels"][worst[side]]) for side in ("truth", "answer"))
     return (
         f"Compare {given} with {taken}",
         f"{worst['photos']} of the tested photos of {given} were taken for {taken}. Are their "
@@ -84,10 +84,11 @@ def _on_few(record):
     if not few:
         return None
     least = min(few, key=lambda row: row["training"])
+    label = isolated(least["label"])
     others = f" and of {len(few) - 1} more" if len(few) > 1 else ""
     return (
-        f"Add photos of {least['label']}{others}",
-        f"It learnt {least['label']} from {photos(least['training'])} only.",
+        f"Add photos of {label}{others}",
+        f"It learnt {label} from {photos(least['training'])} only.",
     )
 
 
@@ -135,3 +136,8 @@ def trust(record):
 def photos(count):
     """'1 photo', '2 photos'."""
     return f"{count:,} photo" + "s" * (count != 1)
+
+
+def isolated(label):
+    """The label between marks that keep one written from right to left from moving the text."""
+    return f"\N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}"

@@ -10,7 +10,7 @@ from retraining import advice, figures
 from retraining.record import confusion_of
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_CLASSES = 24  # rows of the matrix; of more classes, those in most mistakes
+MOST_CLASSES = 20  # rows of the matrix; of more classes, those in most mistakes
 MOST_ROWS = 60  # rows of the other tables
 MOST_WRONG = 200  # thumbnails of mistakes
 MOST_RIGHT = 12  # thumbnails of right answers, per class

@@ -30,7 +30,8 @@ class Page(HTMLParser):
 
     @property
     def text(self):
-        return " ".join(" ".join(self.words).split())
+        marks = str.maketrans("", "", "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}")
+        return " ".join(" ".join(self.words).translate(marks).split())
 
     def all(self, tag, **attributes):
         wanted = attributes.items()
