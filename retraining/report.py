@@ -16,6 +16,7 @@ from retraining.quiet_tensorflow import import_tensorflow
 MOST_CLASSES = 60  # sides of the confusion matrix's picture
 CELL = 36  # pixels of one of its cells
 SPRITE_SIDE = 64  # pixels of a thumbnail in the projector
+DARKEST = (31, 102, 193)  # colour of a cell that holds all of its row
 MISSING = (128, 128, 128)  # colour of a photo that cannot be shown
 
 
@@ -83,25 +84,27 @@ def draw_confusion(confusion, labels):
     font = ImageFont.load_default(13)
     names = [shown(label)[:24] for label in labels]
     margin = 16 + max((int(font.getlength(name)) for name in names), default=0)
-    side = margin + CELL * len(labels)
-    picture = Image.new("RGB", (side, side), "white")
+    picture = Image.new("RGB", (margin + CELL * len(labels),) * 2, "white")
     for number, name in enumerate(names):
-        middle = margin + CELL * number + CELL // 2
         beside = Image.new("RGB", (margin, CELL), "white")
-        place = (margin - 8, CELL // 2)
-        ImageDraw.Draw(beside).text(place, name, fill="black", font=font, anchor="rm")
-        picture.paste(beside, (0, middle - CELL // 2))
-        picture.paste(beside.transpose(Image.Transpose.ROTATE_270), (middle - CELL // 2, 0))
+        ImageDraw.Draw(beside).text((margin - 8, CELL // 2), name, "black", font, anchor="rm")
+        place = margin + CELL * number
+        picture.paste(beside, (0, place))
+        picture.paste(beside.transpose(Image.Transpose.ROTATE_270), (place, 0))
     draw = ImageDraw.Draw(picture)
     for (row, column), count in np.ndenumerate(confusion):
-        left, top = margin + CELL * column, margin + CELL * row
-        share = count / max(1, confusion[row].sum())
-        paper = tuple(round(255 - share * (255 - part)) for part in (31, 102, 193))
-        draw.rectangle((left, top, left + CELL - 2, top + CELL - 2), fill=paper)
-        middle = (left + CELL // 2, top + CELL // 2)
-        ink = "white" if share > 0.5 else "black" if count else "silver"
-        draw.text(middle, str(count), fill=ink, font=font, anchor="mm")
+        corner = margin + CELL * column, margin + CELL * row
+        _draw_cell(draw, corner, count, count / max(1, confusion[row].sum()), font)
     return picture
+
+
+def _draw_cell(draw, corner, count, share, font):
+    """One cell; `share` (0..1) of its row makes it darker."""
+    left, top = corner
+    paper = tuple(round(255 - share * (255 - part)) for part in DARKEST)
+    draw.rectangle((left, top, left + CELL - 2, top + CELL - 2), fill=paper)
+    ink = "white" if share > 0.5 else "black" if count else "silver"
+    draw.text((left + CELL // 2, top + CELL // 2), str(count), ink, font, anchor="mm")
 
 
 @dataclass(frozen=True)
@@ -121,20 +124,21 @@ def write_projector(folder, photos, thumbnails):
         return
     folder = Path(folder) / "test"
     folder.mkdir(exist_ok=True)
-    row = "\t".join(["%.5g"] * len(photos[0].vector))  # a third of the time of value by value
-    lines = [row % tuple(photo.vector.tolist()) for photo in photos]
-    (folder / "vectors.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    rows = [("label", "split", "file")] + [
-        (shown(e.label), e.split, shown(os.path.basename(e.path)))
-        for e in (photo.example for photo in photos)
-    ]
-    text = "".join("\t".join(row) + "\n" for row in rows)
-    (folder / "metadata.tsv").write_text(text, encoding="utf-8", newline="\n")
     small = thumbnails.of([photo.example.path for photo in photos])
-    sprite([small[photo.example.path] for photo in photos]).save(
-        folder / "sprite.png", compress_level=1
-    )
-    (folder / "projector_config.pbtxt").write_text(PROJECTOR, encoding="utf-8", newline="\n")
+    whole = sprite([small[photo.example.path] for photo in photos])
+    whole.save(folder / "sprite.png", compress_level=1)
+    row = "\t".join(["%.5g"] * len(photos[0].vector))  # a third of the time of value by value
+    for name, lines in (
+        ("vectors.tsv", [row % tuple(photo.vector.tolist()) for photo in photos]),
+        ("metadata.tsv", ["label\tsplit\tfile", *(_metadata(p.example) for p in photos)]),
+        ("projector_config.pbtxt", PROJECTOR),
+    ):
+        text = "".join(f"{line}\n" for line in lines)
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _metadata(example):
+    return "\t".join((shown(example.label), example.split, shown(os.path.basename(example.path))))
 
 
 PROJECTOR = f"""embeddings {{
@@ -145,8 +149,7 @@ PROJECTOR = f"""embeddings {{
     image_path: "sprite.png"
     single_image_dim: [{SPRITE_SIDE}, {SPRITE_SIDE}]
   }}
-}}
-"""
+}}""".splitlines()
 
 
 def sprite(jpegs):
