@@ -10,10 +10,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import numpy as np
-
-from retraining import audit, changes, evaluate, example_images, export, trust
+from retraining import audit, changes, evaluate, example_images, export, html_report, trust
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
@@ -53,15 +52,25 @@ from retraining.graph_check import describe_unsafe
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
-from retraining.report import TensorBoardLog
-from retraining.train import Head, Labelled, TrainingOptions, train
+from retraining.record import (
+    Outcome,
+    Setting,
+    Stopwatch,
+    confusion_of,
+    make_record,
+    metrics_bytes,
+)
+from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
+from retraining.thumbnails import Thumbnails
+from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 MOST_NAMED = 3  # files in a warning
-
+MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
+MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
 
 MOST_LISTED = 20  # files that were left out; the others are in a file
 
@@ -73,17 +82,29 @@ def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
     options = parse_flags(argv)
     log = set_verbosity(options.logging_verbosity)
+    watch = Stopwatch()
     provide_example_images(options, log)
     dataset = read_photos(options, log)
+    watch.lap("reading photos")
     known, path = choose_network(options, log)
     check_outputs(path, options)
     extractor = make_extractor(path, known, options, log)
+    watch.lap("reading the network")
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
-    audit_photos(bottlenecks, options, log)
-    head = train_head(bottlenecks, extractor, options, log)
-    trusted = fit_trust(head, bottlenecks, log)
-    result = export_and_test(Model(head, trusted), bottlenecks, extractor, options, log)
+    watch.lap("bottlenecks")
+    findings = audit_photos(bottlenecks, options, log)
+    watch.lap("label audit")
+    trained = train_head(bottlenecks, extractor, options, log)
+    model = Model(trained.head, fit_trust(trained.head, bottlenecks, log))
+    watch.lap("training")
+    sizes = try_fewer_photos(bottlenecks, options)
+    watch.lap("trying fewer photos")
+    result, graph = export_and_test(model, bottlenecks, extractor, options, log)
+    watch.lap("export and test")
+    setting = describe_setting(extractor, dataset, watch, options)
+    record = make_record(setting, bottlenecks.outcome(result, trained.course, sizes, findings))
+    write_outputs(graph, record, bottlenecks, trained.log_folder, options)
     print_results(result, bottlenecks, options, log)
     return DONE
 
@@ -104,9 +125,7 @@ def parse_flags(argv=None):
         parser.error("--testing_percentage and --validation_percentage leave no training images")
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
-    if not (options.output_graph and options.output_labels):
-        parser.error("--output_graph and --output_labels must name files")
-    _check_distinct(parser, options)
+    _check_output_flags(parser, options)
     if not re.fullmatch(
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
@@ -119,17 +138,24 @@ def parse_flags(argv=None):
     return options
 
 
-def _check_distinct(parser, options):
-    """No output may replace another, or the list of excluded photos."""
-    flags = ("exclude", "label_audit", "output_graph", "output_labels")
-    named = {flag: getattr(options, flag) for flag in flags if getattr(options, flag)}
-    first = {}
-    for flag, path in named.items():
+def _check_output_flags(parser, options):
+    """Ends the program if an output has no name, or would replace another or --exclude's file."""
+    first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
+    for flag, path in output_paths(options).items():
+        if not path:
+            parser.error(f"{flag} must name a file")
         other = first.setdefault(os.path.realpath(path), flag)
-        if other == "exclude" and flag != other:
-            parser.error(f"--{flag} would replace the file of --exclude; copy that elsewhere")
+        if other == "--exclude":
+            parser.error(f"{flag} would replace the file of --exclude; copy that elsewhere")
         if other != flag:
-            parser.error(f"--{other} and --{flag} name the same file")
+            parser.error(f"{other} and {flag} name the same file")
+
+
+def output_paths(options):
+    """{flag: path} of the files that a run writes."""
+    flags = ["output_graph", "output_labels", "metrics"]
+    flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
+    return {f"--{flag}": getattr(options, flag) for flag in flags}
 
 
 def build_parser():
@@ -292,8 +318,17 @@ def _add_outputs(parser):
         default="models/label_audit.tsv",
         help="table of photos whose label looks wrong and of near-duplicates; '' for none",
     )
+    add("--report", default="models/retrained_report.html", help="a page on how good the model is")
+    add("--no_report", action="store_true", help="write no such page")
+    add("--metrics", default="models/retrained_metrics.json", help="the same figures as JSON")
     add("--final_tensor_name", default="final_result", help="name of the graph's output")
     add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
+    add(
+        "--projector_photos",
+        type=number(int, 0, MOST_PROJECTED),
+        default=export.MOST_TESTED,
+        help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
+    )
     add(
         "--intermediate_store_frequency",
         type=COUNT,
@@ -400,7 +435,7 @@ def check_outputs(network_path, options):
         ExportError: one of them is the base network.
         WriteError: one of them is a folder, or in one that cannot be written to.
     """
-    for path in filter(None, (options.output_graph, options.output_labels, options.label_audit)):
+    for path in output_paths(options).values():
         if os.path.realpath(path) == os.path.realpath(network_path):
             raise export.ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
@@ -424,6 +459,10 @@ class Bottlenecks:
     labelled: dict[str, Labelled]
     bad: list[BadImage]
     imported: set[str]  # keys of photos whose vectors are the classic's
+
+    def outcome(self, result, course, sizes, findings):
+        """The record.Outcome of a run on these photos."""
+        return Outcome(self.labels, self.examples, result, course, sizes, self.bad, findings)
 
 
 def make_extractor(path, known, options, log):
@@ -583,12 +622,13 @@ def undistorted(bottlenecks):
         if bottlenecks.examples[part]
     ]
     examples = [example for of_split, _ in parts for example in of_split]
+    photos = Labelled.join([labelled.first(len(of_split)) for of_split, labelled in parts])
     return audit.Photos(
         [example.path for example in examples],
         [example.key for example in examples],
         bottlenecks.labels,
-        np.concatenate([labelled.truth[: len(of_split)] for of_split, labelled in parts]),
-        np.concatenate([labelled.vectors[: len(of_split)] for of_split, labelled in parts]),
+        photos.truth,
+        photos.vectors,
     )
 
 
@@ -601,11 +641,18 @@ def describe_audit(findings):
     )
 
 
-def train_head(bottlenecks, extractor, options, log):
-    """The trained softmax layer; its course goes to TensorBoard and onto a progress line."""
-    if bottlenecks.examples[TESTING]:
-        extractor.start()  # beside the training: the final test needs it
-    settings = TrainingOptions(
+@dataclass(frozen=True)
+class Trained:
+    """The softmax layer, the Steps with evaluations on the way, and TensorBoard's folder."""
+
+    head: Head
+    course: list[Step]
+    log_folder: Path
+
+
+def training_options(options):
+    """The flags as TrainingOptions."""
+    return TrainingOptions(
         options.how_many_training_steps,
         options.learning_rate,
         options.train_batch_size,
@@ -613,6 +660,13 @@ def train_head(bottlenecks, extractor, options, log):
         options.eval_step_interval,
         options.seed,
     )
+
+
+def train_head(bottlenecks, extractor, options, log):
+    """The Trained softmax layer; its course goes to TensorBoard and onto a progress line."""
+    if bottlenecks.examples[TESTING]:
+        extractor.start()  # beside the training: the final test needs it
+    settings, course = training_options(options), []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)
     bar = progress_bar("training", "step", is_quiet(options))(steps, total=settings.steps)
@@ -620,13 +674,25 @@ def train_head(bottlenecks, extractor, options, log):
         for step in bar:
             if step.training:
                 tensorboard.add(step)
+                course.append(step)
                 log.debug(describe(step))
                 if step.validation.count:
                     accuracy = f"validation {step.validation.accuracy:.1%}"
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, extractor, options)
     log.info(describe(step))
-    return step.head
+    return Trained(step.head, course, tensorboard.folder)
+
+
+def try_fewer_photos(bottlenecks, options):
+    """The train.SizePoints that say whether more photos would help; distorted views left out."""
+    training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
+    return compare_sizes(
+        training.first(len(bottlenecks.examples[TRAINING])),
+        Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
+        len(bottlenecks.labels),
+        training_options(options),
+    )
 
 
 @dataclass(frozen=True)
@@ -708,7 +774,7 @@ def describe_model(labels, extractor, options, **facts):
 
 
 def export_and_test(model, bottlenecks, extractor, options, log):
-    """Writes the graph, tests the written file on held-out photos, then puts it in its place."""
+    """(export.HeldOutResult, bytes of the graph): written beside its place and tried there."""
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
@@ -727,19 +793,13 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     description = describe_model(labels, extractor, options, **facts)
     tested = export.metadata_bytes(description, trust.constants(model.trusted.unknown))
     before = changes.read_description(options.output_graph)
-    write_files(
-        {
-            options.output_labels: export.labels_bytes(labels),
-            options.output_graph: graph + tested,
-        }
-    )
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
     for line in (describe_test(result), *changes.describe_changes(before, result, labels)):
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
-    return result
+    return result, graph + tested
 
 
 def expected_vectors(result, rows, bottlenecks):
@@ -775,6 +835,45 @@ def describe_test(result):
     )
 
 
+def describe_setting(extractor, dataset, watch, options):
+    """The record.Setting: what this run was made with."""
+    network = extractor.network
+    about = {
+        "name": network.name,
+        "sha1": network.file_sha1,
+        "precision": extractor.settings.precision,
+        "vector_width": network.width,
+        "input_size": list(network.preprocessing.size),
+    }
+    flags = {k: v for k, v in vars(options).items() if k not in ("caveats", "listed")}
+    return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
+
+
+def write_outputs(graph, record, bottlenecks, log_folder, options):
+    """Puts all files in their places or, where one cannot be written, none; then TensorBoard's."""
+    thumbnails = Thumbnails()
+    contents = {
+        options.output_labels: export.labels_bytes(bottlenecks.labels),
+        options.metrics: metrics_bytes(record),
+    }
+    if not options.no_report:
+        contents[options.report] = html_report.render(record, thumbnails)
+    write_files({**contents, options.output_graph: graph})
+    write_confusion(log_folder, confusion_of(record), record["labels"])
+    chosen = choose_projected(bottlenecks, options.projector_photos)
+    write_projector(log_folder, chosen, thumbnails)
+
+
+def choose_projected(bottlenecks, most):
+    """At most so many photos with their vectors, those for testing first."""
+    chosen = []
+    for part in (TESTING, VALIDATION, TRAINING):
+        examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors
+        rows = export.choose_rows(len(examples), most - len(chosen))
+        chosen += [Projected(examples[row], vectors[row]) for row in rows]
+    return chosen
+
+
 def print_results(result, bottlenecks, options, log):
     """The results on stdout, a line each: name, tab, value; what limits them on stderr."""
     labels = bottlenecks.labels
@@ -785,6 +884,9 @@ def print_results(result, bottlenecks, options, log):
     print(f"test_photos\t{result.total}")
     print(f"graph\t{options.output_graph}")
     print(f"labels\t{options.output_labels}")
+    if not options.no_report:
+        print(f"report\t{options.report}")
+    print(f"metrics\t{options.metrics}")
     if options.print_misclassified_test_images:
         for path, truth, answer in zip(
             result.paths, result.truth, result.probabilities, strict=True

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+BINS = 10  # of a reliability diagram
+
 
 def wilson_interval(correct, total, z=1.959964):
     """The Wilson score interval (low, high) of a share `correct / total`; z = 1.96 gives 95 %.
@@ -41,20 +43,6 @@ def cross_entropy(probabilities, truth):
     return float(-np.log(np.maximum(chosen, tiny)).mean())
 
 
-def calibration_error(probabilities, truth, bins=15):
-    """Expected calibration error (0..1) of [n, k] against `truth` [n]; NaN without rows.
-
-    The mean gap between the largest probability and how often it is right, over equally wide bins
-    (Guo et al. 2017, arXiv:1706.04599).
-    """
-    if len(truth) == 0:
-        return math.nan
-    largest = probabilities.max(axis=1)
-    gaps = (probabilities.argmax(axis=1) == truth) - largest.astype(np.float64)
-    which = np.minimum((largest * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, gaps, bins)).sum() / len(truth))
-
-
 def agreement(probabilities, expected):
     """(share of rows with the same top class, largest difference of a probability)."""
     same = probabilities.argmax(axis=1) == expected.argmax(axis=1)
@@ -84,3 +72,52 @@ def per_class(confusion):
     answered, support = confusion.sum(axis=0), confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         return right / answered, right / support, 2 * right / (answered + support), support
+
+
+def reliability(probabilities, truth, bins=BINS):
+    """(count, confidence, accuracy), each [bins]: rows [n, k] grouped by their largest entry.
+
+    Bins are of equal width over 0..1, open below and closed above, as in Guo et al. (2017),
+    arXiv:1706.04599; confidence is the mean largest entry. Both are NaN in an empty bin.
+    """
+    confidence = probabilities.max(axis=1).astype(float)
+    right = probabilities.argmax(axis=1) == truth
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(bin_of, v, minlength=bins) / count for v in (confidence, right)]
+    return count, *means
+
+
+def expected_calibration_error(count, confidence, accuracy):
+    """Mean of |confidence - accuracy| over `reliability`'s bins, weighted by count; NaN if empty.
+
+    Equation 3 of Guo et al. (2017), arXiv:1706.04599.
+    """
+    if not count.sum():
+        return math.nan
+    filled = count > 0
+    gaps = np.abs(confidence - accuracy)[filled]
+    return float((gaps * count[filled]).sum() / count.sum())
+
+
+def calibration_error(probabilities, truth, bins=BINS):
+    """The expected calibration error (0..1) of [n, k] against `truth` [n]; NaN without rows."""
+    return expected_calibration_error(*reliability(probabilities, truth, bins))
+
+
+def paired_difference(before, after, z=1.959964):
+    """(difference, low, high) of two shares of right answers on the same photos, bool [n] each.
+
+    The interval is the adjusted Wald one for matched pairs, which adds half a photo to each of the
+    four cells: Agresti and Min (2005), doi:10.1002/sim.1781; z = 1.96 gives 95 %. NaN without
+    photos.
+    """
+    if len(before) == 0:
+        return math.nan, math.nan, math.nan
+    gained = int((after & ~before).sum())
+    lost = int((before & ~after).sum())
+    total = len(before) + 2
+    centre = (gained - lost) / total
+    reach = z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
+    return (gained - lost) / len(before), centre - reach, centre + reach

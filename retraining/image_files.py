@@ -136,7 +136,7 @@ def decode(content, most=MAX_PIXELS):
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image)
-            return np.asarray(_to_eight_bits(image).convert("RGB"))
+            return np.asarray(to_eight_bits(image).convert("RGB"))
         except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
             raise ImageFileError(f"is a broken image ({_one_line(error)})") from error
 
@@ -158,7 +158,7 @@ def decode_jpeg(content):
     return pixels
 
 
-def _to_eight_bits(image):
+def to_eight_bits(image):
     """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
     from PIL import Image
 

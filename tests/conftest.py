@@ -44,6 +44,8 @@ def run_retrain(model_dir):
                 *("--output_graph", f"{folder}/models/retrained_graph.pb"),
                 *("--output_labels", f"{folder}/models/retrained_labels.txt"),
                 *("--label_audit", f"{folder}/models/label_audit.tsv"),
+                *("--report", f"{folder}/models/retrained_report.html"),
+                *("--metrics", f"{folder}/models/retrained_metrics.json"),
                 *("--summaries_dir", f"{folder}/retrain_logs"),
                 *("--how_many_training_steps", str(steps), "--learning_rate", "0.1"),
                 *map(str, flags),

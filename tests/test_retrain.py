@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import retrain
-from retraining.dataset import hash_file
+from retraining.dataset import SPLITS, hash_file
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from tests import tiny
 
@@ -38,7 +38,7 @@ def rows(folder):
 def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, photos, capsys):
     assert run_retrain(tmp_path, photos) == 0
     out = results(capsys)
-    assert list(out) == ["test_accuracy", "test_photos", "graph", "labels"]
+    assert list(out) == ["test_accuracy", "test_photos", "graph", "labels", "report", "metrics"]
     assert float(out["test_accuracy"]) == 1.0  # three plain colours
     assert out["graph"] == f"{tmp_path}/models/retrained_graph.pb"
     assert Path(out["labels"]).read_text() == "blue\ngreen\nred\n"
@@ -47,7 +47,13 @@ def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, phot
     assert about["results"]["test_photos"] == int(out["test_photos"]) > 5
     assert about["options"]["image_dir"] == photos
     left = sorted(p.name for p in (tmp_path / "models").iterdir())
-    assert left == ["label_audit.tsv", "retrained_graph.pb", "retrained_labels.txt"]
+    assert left == [
+        "label_audit.tsv",
+        "retrained_graph.pb",
+        "retrained_labels.txt",
+        "retrained_metrics.json",
+        "retrained_report.html",
+    ]
     assert len(rows(tmp_path)) == 90
 
 
@@ -193,6 +199,39 @@ def test_misclassified_photos_are_listed(tmp_path, run_retrain, photos, capsys):
         assert 0.3 < float(score) < 0.5
 
 
+def test_the_metrics_tell_of_the_run(tmp_path, run_retrain, photos, capsys):
+    work = tmp_path / "work"
+    shutil.copytree(photos, work)
+    (work / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    assert run_retrain(tmp_path, work, "--eval_step_interval", 50, "--seed", 4) == 0
+    out = results(capsys)
+    record = json.loads(Path(out["metrics"]).read_text())
+    assert record["labels"] == ["blue", "green", "red"]
+    assert record["test"]["photos"] == int(out["test_photos"]) == len(record["predictions"])
+    assert sum(sum(row[part] for part in SPLITS) for row in record["photos"]) == 90
+    assert record["network"]["name"] == "inception_v3"
+    assert (record["network"]["vector_width"], record["options"]["seed"]) == (tiny.WIDTH, 4)
+    assert "caveats" not in record["options"]
+    assert [point["step"] for point in record["course"]] == [0, 50, 99]
+    assert next(iter(record["seconds"])) == "reading photos"
+    training = sum(row["training"] for row in record["photos"])
+    assert [p["photos"] for p in record["sizes"]["points"]][-1] == training
+    assert record["sizes"]["points"][-1]["accuracy"] > 0.9
+    (bad,) = record["bad_images"]
+    assert bad["path"] == f"{work}/red/broken.jpg"
+    assert bad["reason"].startswith("is a")
+    assert "broken.jpg" in Path(out["report"]).read_text(encoding="utf-8")
+
+
+def test_no_report_writes_none_but_metrics(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--no_report", "--projector_photos", 0) == 0
+    out = results(capsys)
+    assert "report" not in out
+    assert not (tmp_path / "models" / "retrained_report.html").exists()
+    assert Path(out["metrics"]).is_file()
+    assert not list(tmp_path.rglob("projector_config.pbtxt"))
+
+
 def test_intermediate_graphs_are_stored(tmp_path, run_retrain, photos):
     folder = tmp_path / "between"
     flags = ("--intermediate_store_frequency", 40, "--intermediate_output_graphs_dir", folder)
@@ -212,6 +251,7 @@ def test_the_course_of_training_goes_to_tensorboard(tmp_path, run_retrain, photo
     run_retrain(tmp_path, photos, "--eval_step_interval", 30)
     run_retrain(tmp_path, photos)
     assert (logs / "mine.txt").read_text() == "kept"
+    assert len(list(logs.rglob("projector_config.pbtxt"))) == 2
     first = min(p for p in logs.iterdir() if p.is_dir())
     assert len(list(logs.iterdir())) == 3
     for part in ("train", "validation"):
@@ -350,6 +390,9 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
         (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
         (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
         (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
+        (["--report", "same", "--metrics", "same"], "--metrics and --report name the same file"),
+        (["--metrics", ""], "--metrics must name a file"),
+        (["--projector_photos", "-1"], "must be from 0 to 10000"),
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
         (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
     ],
@@ -386,7 +429,10 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--output_graph", "--output_labels", "--label_audit"])
+OUTPUTS = ("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics")
+
+
+@pytest.mark.parametrize("flag", OUTPUTS)
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     tmp_path, run_retrain, photos, capsys, flag
 ):

@@ -1,0 +1,59 @@
+"""Records of made-up runs, for the tests of the report."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from retraining import record
+from retraining.dataset import Example
+from retraining.train import Evaluation, SizePoint, Step
+
+
+def result_of(paths, truth, probabilities):
+    """What export.HeldOutResult offers, without TensorFlow."""
+    truth, probabilities = np.array(truth, int), np.array(probabilities, "f4")
+    right = probabilities.argmax(axis=1) == truth
+    return SimpleNamespace(
+        paths=list(paths),
+        truth=truth,
+        probabilities=probabilities,
+        correct=int(right.sum()),
+        total=len(truth),
+        accuracy=float(right.mean()) if len(truth) else float("nan"),
+    )
+
+
+def answers(truth, answered, classes, sure=0.8):
+    """Probabilities [n, classes] with `sure` on what was answered, the rest spread evenly."""
+    found = np.full((len(truth), classes), (1 - sure) / (classes - 1))
+    found[np.arange(len(truth)), answered] = sure
+    return found
+
+
+def made_up(labels, paths, truth, answered, **changes):
+    """A whole record; `changes` are fields of record.Outcome or of record.Setting."""
+    result = result_of(paths, truth, answers(truth, answered, len(labels)))
+    examples = {
+        "training": [Example(f"t/{n}", label, "training", "") for n, label in enumerate(labels)],
+        "validation": [],
+        "testing": [
+            Example(p, labels[t], "testing", "") for p, t in zip(paths, truth, strict=True)
+        ],
+    }
+    steps = [Step(n, None, Evaluation(0.5, 1.0, 9), Evaluation(0.4, 1.1, 9)) for n in (0, 10, 19)]
+    right = np.arange(40) % 4 > 0
+    outcome = {
+        "labels": labels,
+        "examples": examples,
+        "result": result,
+        "course": steps,
+        "sizes": [SizePoint(10, right), SizePoint(20, right), SizePoint(40, right)],
+    }
+    setting = {
+        "network": {"name": "net", "sha1": "0" * 40, "precision": "float32", "input_size": [9, 9]},
+        "options": {"image_dir": "photos", "seed": 3},
+        "seconds": {"reading photos": 0.1, "training": 2.0},
+    }
+    for name, value in changes.items():
+        (setting if name in record.Setting.__dataclass_fields__ else outcome)[name] = value
+    return record.make_record(record.Setting(**setting), record.Outcome(**outcome))

@@ -1,0 +1,312 @@
+"""html_report.py: what the page says and shows, whatever the folders and files are called."""
+
+import base64
+import hashlib
+import io
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from retraining import advice, html_report
+from retraining.audit import DUPLICATE, LABEL, Finding
+from retraining.dataset import BadImage
+from retraining.thumbnails import Thumbnails, make_thumbnail
+from tests.records import made_up
+
+LABELS = ["cat", "dog", "owl"]
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The page's elements [(tag, attributes)] and its text; refuses elements left open."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.elements, self.words, self._open = [], [], []
+        self.feed(content.decode("utf-8"))
+        assert self._open == []
+
+    @property
+    def text(self):
+        marks = str.maketrans("", "", "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}")
+        return " ".join(" ".join(self.words).translate(marks).split())
+
+    def all(self, tag, **attributes):
+        wanted = attributes.items()
+        return [found for name, found in self.elements if name == tag and wanted <= found.items()]
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four photos: three right, and a cat taken for a dog."""
+    paths = [str(tmp_path / f"{name}.jpg") for name in ("a", "b", "c", "d")]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (300, 200), (60 * number, 90, 200)).save(path)
+    return paths
+
+
+@pytest.fixture
+def record(pictures):
+    return made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2])
+
+
+def page_of(record):
+    return Page(html_report.render(record, Thumbnails()))
+
+
+# -- what it says ----------------------------------------------------------------------------
+
+
+def test_the_summary_comes_first_and_is_honest(record):
+    text = page_of(record).text
+    assert "75.0% right 95% interval 30.1% to 95.4% always guessing cat : 50.0%" in text
+    assert "Of 4 photos it had never seen, the model named 3 rightly." in text
+    assert "not certainly better than always guessing cat" in text
+    assert text.index("75.0% right") < text.index("What to do next") < text.index("Class by class")
+
+
+def test_cells_open_their_photos_and_show_probabilities(record):
+    page = page_of(record)
+    buttons = [b for b in page.all("button") if b.get("aria-controls")]
+    assert [b["aria-controls"] for b in buttons] == [
+        "cell-0-0",
+        "cell-0-1",
+        "cell-1-1",
+        "cell-2-2",
+    ]
+    assert buttons[1]["aria-label"] == "1 of cat answered dog, show photos"
+    assert {b["aria-controls"] for b in buttons} <= {s.get("id") for s in page.all("section")}
+    assert "cat taken for dog" in page.text
+    assert "b.jpg dog 80.0% cat (the true label) 10.0%" in page.text
+
+
+def test_thumbnails_are_in_the_page(record):
+    sources = [img["src"] for img in page_of(record).all("img")]
+    assert len(sources) == 5  # four photos, and the mistake among the most confident ones
+    content = base64.b64decode(sources[0].removeprefix("data:image/jpeg;base64,"))
+    assert max(Image.open(io.BytesIO(content)).size) == 112
+
+
+def test_a_photo_that_is_gone_becomes_a_grey_box(record, pictures):
+    os.remove(pictures[1])
+    page = page_of(record)
+    (box, _) = page.all("span", **{"class": "missing"})
+    assert box["aria-label"] == "Photo of cat, answered dog; the picture cannot be shown"
+    assert "b.jpg" in page.text
+
+
+def test_precision_and_recall_have_their_counts(record):
+    text = page_of(record).text
+    assert "cat 2 1 100% of 1 50% of 2 67%" in text
+    assert "dog 1 1 50% of 2 100% of 1 67%" in text
+
+
+def test_figures_are_named_for_screen_readers(record):
+    page = page_of(record)
+    ids = {found.get("id") for _, found in page.elements}
+    figures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(figures) == 5
+    for svg in figures:
+        assert set(svg["aria-labelledby"].split()) <= ids
+    named = [found["id"] for _, found in page.elements if "id" in found]
+    assert len(named) == len(set(named))
+
+
+def test_what_it_was_made_with(record):
+    text = page_of(record).text
+    assert "name net" in text
+    assert "input size 9 \N{MULTIPLICATION SIGN} 9" in text
+    assert "training 2.0" in text
+    assert "seed 3" in text
+    assert "all 3 classes 3 0 4" in text
+
+
+def test_audit_findings_bad_images_and_caveats(pictures):
+    page = page_of(
+        made_up(
+            LABELS,
+            pictures,
+            [0, 0, 1, 2],
+            [0, 1, 1, 2],
+            audit=[
+                Finding(pictures[2], "dog", "owl", 0.99, LABEL),
+                Finding(pictures[1], "cat", "cat", 0.99, DUPLICATE, pictures[0]),
+            ],
+            bad_images=[BadImage("photos/cat/broken.jpg", "is a broken image")],
+            caveats=["the photos are drawings"],
+        )
+    )
+    assert "labelled dog , looks like owl label" in page.text
+    assert "1 photos are nearly the same as another of their class" in page.text
+    assert "cat/broken.jpg is a broken image" in page.text
+    assert "Mind: the photos are drawings" in page.text
+    assert "Look at 1 photo whose label may be wrong" in page.text
+
+
+def test_without_an_audit_nothing_is_said_of_one(record):
+    assert "Labels that may be wrong" not in page_of(record).text
+    record["audit"] = []
+    assert "Labels that may be wrong, and duplicates Nothing was found." in page_of(record).text
+
+
+def test_without_test_photos_it_says_that_nothing_is_known():
+    record = made_up(LABELS, [], [], [], sizes=[], course=[])
+    text = page_of(record).text
+    assert "How good this model is, is unknown" in text
+    assert "Hold out some photos" in text
+    assert "Would more photos help? Unknown." in text
+    assert "Class by class" not in text
+    assert "nan" not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [([0.01, 0.05], "Yes, probably"), ([-0.02, 0.005], "Hardly"), ([-0.01, 0.03], "It cannot be")],
+)
+def test_would_more_photos_help(interval, answer):
+    gain = {"from": 500, "to": 1000, "accuracy": 0.01, "interval": interval}
+    short, why = advice.more_photos(gain)
+    assert short.startswith(answer)
+    assert "from 500 to 1,000 training photos changed the accuracy by +1.0 points" in why
+
+
+@pytest.mark.parametrize(
+    ("confidence", "said"), [(0.9, "too sure"), (0.5, "too modest"), (0.74, "neither")]
+)
+def test_trust_in_its_probabilities(record, confidence, said):
+    record["calibration"]["mean_confidence"] = confidence
+    assert said in advice.trust(record)
+
+
+# -- names of any kind -----------------------------------------------------------------------
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7*7 }} & </style>",
+]
+
+
+def test_names_cannot_become_markup(pictures):
+    paths = [f"photos/{label}/<b>{number}\n.jpg" for number, label in enumerate(HOSTILE)]
+    page = page_of(
+        made_up(
+            HOSTILE,
+            paths,
+            [0, 1, 2],
+            [1, 1, 0],
+            options={"image_dir": HOSTILE[0], "seed": 0},
+            warnings=[HOSTILE[1]],
+            caveats=[HOSTILE[2]],
+            bad_images=[BadImage(HOSTILE[0], HOSTILE[1])],
+            audit=[Finding(paths[0], HOSTILE[0], HOSTILE[1], 0, LABEL)],
+        )
+    )
+    assert len(page.all("script")) == 1
+    assert page.all("img") == []
+    assert not any(name.startswith("on") for _, found in page.elements for name in found)
+    for name in HOSTILE:
+        assert name in page.text
+
+
+def test_undecodable_and_right_to_left_names():
+    paths = ["photos/\udcff/\udcfe.jpg", "photos/קוף/\u202egpj.exe", "photos/x/ü.jpg"]
+    page = page_of(made_up(["a\udcff", "קוף", "x"], paths, [0, 1, 2], [1, 1, 2]))
+    assert "\\udcfe.jpg" in page.text
+    assert "קוף" in [word.strip() for word in page.words]
+    isolated = page.all("bdi", title="photos/קוף/\u202egpj.exe")
+    assert isolated
+
+
+def test_the_policy_admits_this_style_and_script_and_no_address(record):
+    content = html_report.render(record, Thumbnails()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', content)
+    policy = policy.replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    for tag in ("style", "script"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", content, flags=re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:|//)", content)
+    assert " style=" not in content
+
+
+# -- many classes ----------------------------------------------------------------------------
+
+
+def many(classes, wrong):
+    labels = [f"class {number:04d}" for number in range(classes)]
+    truth = list(range(200))
+    answered = [(t + 1) % classes if t < wrong else t for t in truth]
+    return made_up(labels, [f"p/{t}.jpg" for t in truth], [t % classes for t in truth], answered)
+
+
+@pytest.mark.parametrize("classes", [200, 1000])
+def test_of_many_classes_the_confused_ones_are_shown(classes):
+    content = html_report.render(many(classes, 5), Thumbnails())
+    page = Page(content)
+    assert f"Only the 6 classes with most mistakes are shown, of {classes}." in page.text
+    assert len(page.all("th", scope="col")) < 60
+    assert f"60 of {classes} classes" in page.text
+    assert len(content) < 300_000
+
+
+def test_many_classes_without_a_mistake():
+    text = page_of(many(200, 0)).text
+    assert "No tested photo was taken for something else" in text
+    assert "It made none on the tested photos." in text
+
+
+def test_two_classes(pictures):
+    page = page_of(made_up(["no", "yes"], pictures, [0, 1, 1, 0], [0, 1, 0, 0]))
+    assert len([b for b in page.all("button") if b.get("aria-controls")]) == 3
+
+
+def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
+    truth = [0] * 150 + [1] * 50
+    answered = [0] * 140 + [1] * 60
+    record = made_up(["a", "b"], pictures[:1] * 200, truth, answered)
+    view = html_report.make_view(record, Thumbnails())
+    shown = {cell: len(photos) for cell, photos in view["cells"].items()}
+    assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}
+
+
+# -- thumbnails ------------------------------------------------------------------------------
+
+
+def test_a_thumbnail_is_turned_as_its_exif_says(tmp_path):
+    image = Image.new("RGB", (200, 100), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    thumbnail = Image.open(io.BytesIO(make_thumbnail(tmp_path / "turned.jpg")))
+    assert thumbnail.size == (56, 112)
+
+
+def test_transparency_is_white_and_what_is_no_image_is_none(tmp_path):
+    Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    thumbnail = Image.open(io.BytesIO(make_thumbnail(tmp_path / "clear.png")))
+    assert thumbnail.getpixel((25, 25)) == (255, 255, 255)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    assert make_thumbnail(tmp_path / "broken.jpg") is None
+    assert make_thumbnail(tmp_path / "none.jpg") is None
+    assert make_thumbnail("nul\0.jpg") is None
