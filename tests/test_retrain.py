@@ -304,7 +304,7 @@ def test_quiet_leaves_the_results_and_nothing_else(tmp_path, run_retrain, photos
     captured = capsys.readouterr()
     assert captured.err == ""
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == [
-        *("test_accuracy", "test_photos", "graph", "labels"),
+        *("test_accuracy", "test_photos", "graph", "labels", "report", "metrics"),
     ]
 
 
