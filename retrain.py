@@ -4,9 +4,7 @@ A frozen network turns each photo into a vector (its bottleneck), which is kept 
 softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
 """
 
-import argparse
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +14,9 @@ from retraining import audit, changes, evaluate, example_images, export, html_re
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
-    ALLOW_UNSAFE_OPS,
     DONE,
-    VERBOSITIES,
-    Parser,
-    batch_size,
     escaped,
     leave,
-    number,
     progress_bar,
     reports_errors,
     set_verbosity,
@@ -42,14 +35,13 @@ from retraining.dataset import (
     hash_file,
     holds_images,
     load_dataset,
-    read_listed,
 )
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.graph import PRECISIONS, load_network, resolve_precision
+from retraining.flags import output_paths, parse_flags
+from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
-from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.record import (
@@ -65,11 +57,7 @@ from retraining.thumbnails import Thumbnails
 from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
-PERCENT = number(int, 0, 100)
-COUNT = number(int, 0)
-POSITIVE = number(int, 1)
 MOST_NAMED = 3  # files in a warning
-MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
 
 MOST_LISTED = 20  # files that were left out; the others are in a file
@@ -80,7 +68,7 @@ INTERRUPTED = "interrupted; vectors computed so far are kept, the same command g
 @partial(reports_errors, interrupted=INTERRUPTED)
 def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
-    options = parse_flags(argv)
+    options = parse_flags(argv, __doc__)
     log = set_verbosity(options.logging_verbosity)
     watch = Stopwatch()
     provide_example_images(options, log)
@@ -107,268 +95,6 @@ def main(argv=None):
     write_outputs(graph, record, bottlenecks, trained.log_folder, options)
     print_results(result, bottlenecks, options, log)
     return DONE
-
-
-# -- the flags -------------------------------------------------------------------------------
-
-
-def parse_flags(argv=None):
-    """The checked flags. Bad ones end the program with one line and exit code 2."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    options.caveats = []  # what must be said of the result, filled on the way
-    try:
-        options.listed = read_listed(options.exclude) if options.exclude else []
-    except DatasetError as error:
-        parser.error(f"--exclude: {error}")
-    if options.testing_percentage + options.validation_percentage >= 100:
-        parser.error("--testing_percentage and --validation_percentage leave no training images")
-    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
-        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
-    _check_output_flags(parser, options)
-    if not re.fullmatch(
-        r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
-    ):
-        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
-    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
-        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
-    folder = options.import_classic_bottlenecks
-    if folder is not None and not os.path.isdir(folder):
-        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
-    return options
-
-
-def _check_output_flags(parser, options):
-    """Ends the program if an output has no name, or would replace another or --exclude's file."""
-    first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
-    for flag, path in output_paths(options).items():
-        if not path:
-            parser.error(f"{flag} must name a file")
-        other = first.setdefault(os.path.realpath(path), flag)
-        if other == "--exclude":
-            parser.error(f"{flag} would replace the file of --exclude; copy that elsewhere")
-        if other != flag:
-            parser.error(f"{other} and {flag} name the same file")
-
-
-def output_paths(options):
-    """{flag: path} of the files that a run writes."""
-    flags = ["output_graph", "output_labels", "metrics"]
-    flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
-    return {f"--{flag}": getattr(options, flag) for flag in flags}
-
-
-def build_parser():
-    """All flags, in groups; names and defaults are the classic's where it had them."""
-    parser = Parser(prog="retrain.py", description=__doc__)
-    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs, _add_words):
-        add(parser)
-    return parser
-
-
-def _add_data(parser):
-    add = parser.add_argument_group("photos").add_argument
-    add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
-    add(
-        "--exclude",
-        metavar="FILE",
-        help="leave out the photos listed there: a path a line, or a label_audit.tsv",
-    )
-    add(
-        "--testing_percentage",
-        type=PERCENT,
-        default=10,
-        help="percent of the photos held out for the final test",
-    )
-    add(
-        "--validation_percentage",
-        type=PERCENT,
-        default=10,
-        help="percent of the photos held out to look at while training",
-    )
-    add(
-        "--split_by",
-        choices=("content", "path"),
-        default="content",
-        help="what decides a photo's split: its bytes, so that moving or renaming changes "
-        "nothing, or its path, as in the classic retrain.py",
-    )
-
-    add(
-        "--recursive",
-        action="store_true",
-        help="take photos from folders below the class folders, too",
-    )
-    add(
-        "--max_image_pixels",
-        type=POSITIVE,
-        default=MAX_PIXELS,
-        help="larger images are left out, before they are decoded",
-    )
-    add(
-        "--max_bad_fraction",
-        type=number(float, 0, 1),
-        default=0.5,
-        help="share of unreadable images above which the run ends",
-    )
-
-
-def _add_network(parser):
-    add = parser.add_argument_group("network").add_argument
-    add(
-        "--architecture",
-        choices=NETWORKS,
-        metavar="NAME",
-        help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
-    )
-    add("--offline", action="store_true", help="use no network connection: fetch nothing")
-    add("--model_dir", default="models", help="where network files are looked for and fetched to")
-    add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
-    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
-    add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
-    add(
-        "--import_classic_bottlenecks",
-        metavar="DIR",
-        help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
-        "the photos and the network (float32 ones, whatever --precision is); needed once",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
-        "processor has it, else float32",
-    )
-    add(
-        "--batch_size",
-        type=POSITIVE,
-        help="images that go through the base network together, on each core; default: 8 (32 on "
-        "a GPU), less where memory is short",
-    )
-
-
-def _add_training(parser):
-    add = parser.add_argument_group("training").add_argument
-    defaults = TrainingOptions()
-    add("--how_many_training_steps", type=POSITIVE, default=defaults.steps, help="steps to train")
-    add(
-        "--learning_rate",
-        type=number(float, 0),
-        default=defaults.learning_rate,
-        help="step size of the gradient descent",
-    )
-    for part, default, unit in (
-        ("train", defaults.train_batch_size, "a training step"),
-        ("validation", defaults.validation_batch_size, "an evaluation while training"),
-        ("test", -1, "the final test, and never more than 200"),
-    ):
-        add(
-            f"--{part}_batch_size",
-            type=batch_size,
-            default=default,
-            help=f"images in {unit}; -1 for all there are",
-        )
-    add(
-        "--eval_step_interval",
-        type=POSITIVE,
-        default=defaults.eval_step_interval,
-        help="steps between evaluations",
-    )
-    add("--seed", type=COUNT, default=defaults.seed, help="the same seed gives the same result")
-
-
-def _add_distortions(parser):
-    add = parser.add_argument_group("distortions of the training photos").add_argument
-    defaults = Distortions()
-    add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
-    add(
-        "--random_crop",
-        type=PERCENT,
-        default=0,
-        help="percent of its size by which a view is enlarged, to be cropped at random",
-    )
-    add(
-        "--random_scale",
-        type=PERCENT,
-        default=0,
-        help="percent by which a view is enlarged at most, at random",
-    )
-    add(
-        "--random_brightness",
-        type=PERCENT,
-        default=0,
-        help="percent by which a view is brightened or darkened at most",
-    )
-    add(
-        "--distorted_views",
-        type=POSITIVE,
-        default=defaults.views,
-        help="distorted versions of each training photo, if any distortion is asked for",
-    )
-
-
-def _add_outputs(parser):
-    add = parser.add_argument_group("outputs").add_argument
-    add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
-    add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
-    add(
-        "--label_audit",
-        default="models/label_audit.tsv",
-        help="table of photos whose label looks wrong and of near-duplicates; '' for none",
-    )
-    add("--report", default="models/retrained_report.html", help="a page on how good the model is")
-    add("--no_report", action="store_true", help="write no such page")
-    add("--metrics", default="models/retrained_metrics.json", help="the same figures as JSON")
-    add("--final_tensor_name", default="final_result", help="name of the graph's output")
-    add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
-    add(
-        "--projector_photos",
-        type=number(int, 0, MOST_PROJECTED),
-        default=export.MOST_TESTED,
-        help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
-    )
-    add(
-        "--intermediate_store_frequency",
-        type=COUNT,
-        default=0,
-        help="steps between graphs stored while training; 0 is none",
-    )
-    add(
-        "--intermediate_output_graphs_dir",
-        default="intermediate_graphs",
-        help="where these graphs go",
-    )
-    add(
-        "--assert_accuracy_at_least",
-        type=number(float, 0, 1),
-        help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
-        "1 as in test_accuracy, is lower",
-    )
-
-
-def _add_words(parser):
-    add = parser.add_argument_group("what is said").add_argument
-    add(
-        "--print_misclassified_test_images",
-        action="store_true",
-        help="list the test photos that the new graph gets wrong",
-    )
-    add(
-        "--logging_verbosity",
-        choices=VERBOSITIES,
-        default="INFO",
-        help="the least level of what is said on stderr",
-    )
-    add(
-        "--quiet",
-        dest="logging_verbosity",
-        action="store_const",
-        const="WARN",
-        default=argparse.SUPPRESS,
-        help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
-    )
 
 
 # -- the four steps --------------------------------------------------------------------------

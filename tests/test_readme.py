@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import label_image
-import retrain
+from retraining import flags
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +31,7 @@ def flags_of(parser):
 @pytest.mark.parametrize(
     ("heading", "parser"),
     [
-        ("All flags of retrain.py", retrain.build_parser()),
+        ("All flags of retrain.py", flags.build_parser()),
         ("All flags of label_image.py", label_image.build_parser()),
     ],
 )
@@ -41,12 +41,12 @@ def test_the_tables_list_exactly_the_flags_of_help(heading, parser):
 
 
 def test_every_flag_the_readme_names_exists():
-    known = flags_of(retrain.build_parser()) | flags_of(label_image.build_parser())
+    known = flags_of(flags.build_parser()) | flags_of(label_image.build_parser())
     others = {"--help", "--left_out", "--logdir"}  # the last two are of other programs
     assert set(re.findall(r"(?<![\w-])--\w+", README)) - known == others
 
 
-@pytest.mark.parametrize("build", [retrain.build_parser, label_image.build_parser])
+@pytest.mark.parametrize("build", [flags.build_parser, label_image.build_parser])
 def test_every_flag_has_help(build):
     for action in build()._actions:
         assert action.help

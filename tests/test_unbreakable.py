@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import label_image
 import retrain
-from retraining import cache
+from retraining import cache, flags
 from retraining.cache import BottleneckStore
 from retraining.dataset import DatasetError, Example, ScanOptions, hash_file, load_dataset
 from retraining.extract import Extractor, Job, fill_store
@@ -312,16 +312,17 @@ VALUES = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    script=st.sampled_from([retrain, label_image]),
+    script=st.sampled_from([flags, label_image]),
     choices=st.lists(st.tuples(st.integers(0, 60), VALUES), max_size=4),
 )
 def test_any_flags_are_taken_or_refused_with_code_2(script, choices):
     parser = script.build_parser()
-    flags = [flag for flag in parser._option_string_actions if flag not in ("-h", "--help")]
-    argv = ["--image_dir", "x"] if script is retrain else ["x.jpg"]
+    names = [flag for flag in parser._option_string_actions if flag not in ("-h", "--help")]
+    argv = ["--image_dir", "x"] if script is flags else ["x.jpg"]
     for number, value in choices:
-        argv += [flags[number % len(flags)], value]
-    assert stopped_with(script.parse_flags, argv) in (None, 2)
+        argv += [names[number % len(names)], value]
+    more = ["what it is for"] if script is flags else []
+    assert stopped_with(script.parse_flags, argv, *more) in (None, 2)
 
 
 def stopped_with(function, *arguments):
