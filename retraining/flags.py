@@ -230,8 +230,8 @@ def _add_outputs(parser):
     add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
     add(
         "--label_audit",
-        help="table of photos whose label looks wrong and of near-duplicates; '' for none; default: "
-        "label_audit.tsv beside the graph",
+        help="table of photos whose label looks wrong and of near-duplicates, '' for none; "
+        "default: label_audit.tsv beside the graph",
     )
     add(
         "--report",
