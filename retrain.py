@@ -217,6 +217,8 @@ def compute_bottlenecks(dataset, extractor, options, log):
         for note in store.notes:
             log.warning(note)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
+    if examples[TESTING]:
+        extractor.start()  # beside what follows: the final test needs it
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported)
@@ -390,8 +392,6 @@ def training_options(options):
 
 def train_head(bottlenecks, extractor, options, log):
     """The Trained softmax layer; its course goes to TensorBoard and onto a progress line."""
-    if bottlenecks.examples[TESTING]:
-        extractor.start()  # beside the training: the final test needs it
     settings, course = training_options(options), []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)

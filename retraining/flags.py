@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 
-from retraining import export
 from retraining.command import ALLOW_UNSAFE_OPS, VERBOSITIES, Parser, batch_size, number
 from retraining.dataset import DatasetError, read_listed
 from retraining.graph import PRECISIONS
@@ -21,6 +20,7 @@ BESIDE_THE_GRAPH = {
     "report": "retrained_report.html",
     "metrics": "retrained_metrics.json",
 }
+PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 
 
@@ -247,7 +247,7 @@ def _add_outputs(parser):
     add(
         "--projector_photos",
         type=number(int, 0, MOST_PROJECTED),
-        default=export.MOST_TESTED,
+        default=PROJECTED,
         help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
     )
     add(
