@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from retraining.evaluate import softmax
-from retraining.files import write_files
 from retraining.lines import escaped
 
 HEADER = ("path", "given", "suggested", "score", "reason")
@@ -335,18 +334,15 @@ def _duplicate(photos, row, other, cosine):
 # -- the file --------------------------------------------------------------------------------
 
 
-def write_audit(path, findings):
-    """Writes a table, tab-separated, a header and then a line per Finding, in their order.
+def table_bytes(findings):
+    """The table as a file's bytes: tab-separated, a header, a line per Finding in their order.
 
     A duplicate's reason ends in `of` and the other photo's path. Names with tabs or line ends are
     `escaped`; a path that begins with `#` is written `./#`, since a line with `#` is a comment.
-
-    Raises:
-        WriteError: it cannot be written; what was there is left as it was.
     """
     lines = [HEADER, *(_fields(finding) for finding in findings)]
     text = "".join("\t".join(escaped(field) for field in line) + "\n" for line in lines)
-    write_files({path: os.fsencode(text)})
+    return os.fsencode(text)
 
 
 def _fields(finding):

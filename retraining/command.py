@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import functools
 import logging
 import math
@@ -29,6 +30,18 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, but a mistyped flag is named first, with the one that it is most like."""
+        known = self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.split("=")[0]
+            if word == "--":
+                break
+            if flag.startswith("--") and flag not in known:
+                like = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
+                self.error(f"unknown flag {flag}" + (f"; did you mean {like[0]}?" if like else ""))
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")

@@ -251,6 +251,8 @@ def _class_folders(image_dir, least):
     if len(names) < least:
         wanted = "at least two class folders" if least == 2 else "a class folder"
         found = f"only one ({names[0]})" if names else "none"
+        if _image_files(image_dir, ScanOptions())[0]:
+            found += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{image_dir} must hold {wanted} with photos and has {found}")
     _check_labels(image_dir, names)
     return names

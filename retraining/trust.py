@@ -27,7 +27,10 @@ class TrustError(RetrainingError):
 def why_no_temperature(logits, truth):
     """Why no temperature can be fitted (a phrase), or None; arguments as `fit_temperature`."""
     if len(truth) < FEWEST_PHOTOS:
-        return f"there are only {len(truth)} validation photos; {FEWEST_PHOTOS} are needed"
+        return (
+            f"there are only {len(truth)} validation photos, and {FEWEST_PHOTOS} are needed; raise "
+            f"--validation_percentage"
+        )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"
     if (logits.argmax(axis=1) == truth).all():

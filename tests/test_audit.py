@@ -224,7 +224,8 @@ def test_the_table_can_be_read_back_as_a_list(tmp_path):
             (folder / label / name).write_bytes(content)
     findings = [Finding(f"{folder}/a/{name}", "a", "b", 0.98765, audit.LABEL) for name in names[:4]]
     table = tmp_path / "new" / "label_audit.tsv"
-    audit.write_audit(table, findings)
+    table.parent.mkdir()
+    table.write_bytes(audit.table_bytes(findings))
     lines = table.read_bytes().split(b"\n")
     assert lines[0] == b"path\tgiven\tsuggested\tscore\treason"
     assert lines[1] == os.fsencode(f"{folder}/a/plain.jpg\ta\tb\t0.9877\tlabel")
@@ -235,9 +236,8 @@ def test_the_table_can_be_read_back_as_a_list(tmp_path):
 
 
 def test_a_duplicates_reason_names_the_other_and_a_hash_is_no_comment(tmp_path):
-    audit.write_audit(
-        tmp_path / "t.tsv", [Finding("#p/a/1.jpg", "a", "a", 1.0, audit.DUPLICATE, "#p/a/0.jpg")]
-    )
+    finding = Finding("#p/a/1.jpg", "a", "a", 1.0, audit.DUPLICATE, "#p/a/0.jpg")
+    (tmp_path / "t.tsv").write_bytes(audit.table_bytes([finding]))
     line = (tmp_path / "t.tsv").read_text().splitlines()[1]
     assert line == "./#p/a/1.jpg\ta\ta\t1.0000\tduplicate of #p/a/0.jpg"
     assert read_listed(tmp_path / "t.tsv") == ["./#p/a/1.jpg"]

@@ -84,3 +84,17 @@ def test_numpy_is_told_of_its_threads_before_it_is_imported(script):
         [sys.executable, "-c", watch], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--image_dirr", "x"], "unknown flag --image_dirr; did you mean --image_dir?"),
+        (["--image_dir", "x", "--zzz=1"], "unknown flag --zzz (see"),
+    ],
+)
+def test_a_mistyped_flag_is_named_with_the_one_it_is_like(flags, said, capsys):
+    import retrain
+
+    assert retrain.main(flags) == 2
+    assert said in capsys.readouterr().err

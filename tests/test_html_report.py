@@ -154,7 +154,7 @@ def test_audit_findings_bad_images_and_caveats(pictures):
             caveats=["the photos are drawings"],
         )
     )
-    assert "labelled dog , looks like owl label" in page.text
+    assert "labelled dog , looks like owl probably wrong" in page.text
     assert "1 photos are nearly the same as another of their class" in page.text
     assert "cat/broken.jpg is a broken image" in page.text
     assert "Mind: the photos are drawings" in page.text

@@ -504,7 +504,7 @@ def test_labels_that_do_not_fit_are_an_error(stock, expected, capsys, tmp_path):
     [
         ([], 2, "give an image"),
         (["x.jpg", "--top_k", "0"], 2, "must be 1 or more"),
-        (["x.jpg", "--nothing"], 2, "unrecognized"),
+        (["x.jpg", "--nothing"], 2, "unknown flag --nothing (see"),
         (["x.jpg", "--input_std", "0"], 2, "divide by zero"),
         (["x.jpg", "--input_mean", "nan"], 2, "finite"),
         (["x.jpg", "--unknown_threshold", "1.5"], 2, "must be from 0 to 1"),

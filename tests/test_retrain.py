@@ -375,8 +375,8 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--no_such_flag"], "unrecognized arguments: --no_such_flag"),
-        (["--image_di", "x"], "unrecognized"),
+        (["--no_such_flag"], "unknown flag --no_such_flag (see"),
+        (["--image_di", "x"], "did you mean --image_dir?"),
         (["--testing_percentage", "60", "--validation_percentage", "40"], "no training images"),
         (["--testing_percentage", "-1"], "must be from 0 to 100"),
         (["--how_many_training_steps", "0"], "must be 1 or more"),

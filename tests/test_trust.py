@@ -42,7 +42,7 @@ def test_the_temperature_is_clamped():
 @pytest.mark.parametrize(
     ("logits", "truth", "reason"),
     [
-        (np.zeros((0, 3)), np.zeros(0, int), "only 0 validation photos; 20 are needed"),
+        (np.zeros((0, 3)), np.zeros(0, int), "only 0 validation photos, and 20 are needed"),
         (np.zeros((19, 3)), np.ones(19, int), "only 19 validation photos"),
         (np.ones((30, 1)), np.zeros(30, int), "do not allow"),
         (np.full((30, 2), np.nan), np.zeros(30, int), "do not allow"),
