@@ -39,7 +39,7 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import output_paths, parse_flags
+from retraining.flags import bad_images_path, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
@@ -94,7 +94,8 @@ def main(argv=None):
     trusted = trust_scores(result, model.trusted.temperature)
     record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
     tables = {options.label_audit: audit.table_bytes(findings)} if findings is not None else {}
-    write_outputs(graph, record, tables, bottlenecks, trained.log_folder, options)
+    write_outputs(graph, record, tables, bottlenecks, options)
+    write_summaries(record, bottlenecks, trained.log_folder, options, log)
     print_results(result, bottlenecks, options, log)
     return DONE
 
@@ -163,13 +164,20 @@ def check_outputs(network_path, options):
     """Refuses, before hours are spent, outputs that cannot be written or would replace the network.
 
     Raises:
-        ExportError: one of them is the base network.
+        ExportError: one of them is, or may become, the base network.
         WriteError: one of them is a folder, or in one that cannot be written to.
     """
     for path in output_paths(options).values():
         if os.path.realpath(path) == os.path.realpath(network_path):
             raise export.ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
+    folders = [options.summaries_dir]
+    if options.intermediate_store_frequency:
+        folders.append(options.intermediate_output_graphs_dir)
+        if os.path.realpath(folders[-1]) == os.path.dirname(os.path.realpath(network_path)):
+            raise export.ExportError(f"{folders[-1]} holds the base network; choose another folder")
+    for folder in folders:
+        check_writable(os.path.join(folder, "any file"))
 
 
 def is_quiet(options):
@@ -318,11 +326,6 @@ def report_bad_images(bottlenecks, dataset, options, log):
         )
     if len(bad) > len(dataset.bad):
         check_classes(bottlenecks.examples, bottlenecks.labels, log)
-
-
-def bad_images_path(options):
-    """Where the list of files that were left out goes: beside the graph."""
-    return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
 
 
 def list_bad_images(bad, options, log):
@@ -514,7 +517,9 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     bar = progress_bar("final test", "img", is_quiet(options))
     with export.candidate(options.output_graph, graph + untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
-    expected = model.head.probabilities(expected_vectors(result, rows, bottlenecks))
+    if result.total < len(rows):
+        log.warning(f"{len(rows) - result.total} test photos have vanished or changed meanwhile")
+    expected = model.head.probabilities(expected_vectors(result, bottlenecks))
     export.check_agreement(result, expected)
     export.check_accuracy(result, options.assert_accuracy_at_least)
     facts = {
@@ -533,15 +538,16 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     return result, graph + tested
 
 
-def expected_vectors(result, rows, bottlenecks):
-    """The cached vectors, float32 [n, width], of these rows of the held-out photos.
+def expected_vectors(result, bottlenecks):
+    """The cached vectors, float32 [n, width], of the photos that were tested.
 
     In the place of imported ones, which need not be the network's to the last digit, are those
     that it gave in the test.
     """
-    vectors = bottlenecks.labelled[TESTING].vectors[rows]
-    for place, row in enumerate(rows):
-        if bottlenecks.examples[TESTING][row].key in bottlenecks.imported:
+    rows = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
+    vectors = bottlenecks.labelled[TESTING].vectors[[rows[key] for key in result.keys]]
+    for place, key in enumerate(result.keys):
+        if key in bottlenecks.imported:
             vectors[place] = result.vectors[place]
     return vectors
 
@@ -586,20 +592,26 @@ def trust_scores(result, temperature):
     return replace(result, probabilities=scores)
 
 
-def write_outputs(graph, record, tables, bottlenecks, log_folder, options):
-    """Puts all files in their places or, where one cannot be written, none; then TensorBoard's."""
-    thumbnails = Thumbnails()
+def write_outputs(graph, record, tables, bottlenecks, options):
+    """Puts all files in their places or, where one cannot be written, none."""
     contents = {
         **tables,
         options.output_labels: export.labels_bytes(bottlenecks.labels),
         options.metrics: metrics_bytes(record),
     }
     if not options.no_report:
-        contents[options.report] = html_report.render(record, thumbnails)
+        contents[options.report] = html_report.render(record, Thumbnails())
     write_files({**contents, options.output_graph: graph})
-    write_confusion(log_folder, confusion_of(record), record["labels"])
+
+
+def write_summaries(record, bottlenecks, log_folder, options, log):
+    """Adds the confusion matrix and the projector to TensorBoard's folder, if that is possible."""
     chosen = choose_projected(bottlenecks, options.projector_photos)
-    write_projector(log_folder, chosen, thumbnails)
+    try:
+        write_confusion(log_folder, confusion_of(record), record["labels"])
+        write_projector(log_folder, chosen, Thumbnails())
+    except OSError as error:
+        log.warning(f"TensorBoard's files in {log_folder} are not complete: {error.strerror}")
 
 
 def choose_projected(bottlenecks, most):
@@ -620,11 +632,11 @@ def print_results(result, bottlenecks, options, log):
         log.warning(caveat)
     print(f"test_accuracy\t{result.accuracy:.4f}")
     print(f"test_photos\t{result.total}")
-    print(f"graph\t{options.output_graph}")
-    print(f"labels\t{options.output_labels}")
+    print(f"graph\t{escaped(options.output_graph)}")
+    print(f"labels\t{escaped(options.output_labels)}")
     if not options.no_report:
-        print(f"report\t{options.report}")
-    print(f"metrics\t{options.metrics}")
+        print(f"report\t{escaped(options.report)}")
+    print(f"metrics\t{escaped(options.metrics)}")
     if options.print_misclassified_test_images:
         for path, truth, answer in zip(
             result.paths, result.truth, result.probabilities, strict=True

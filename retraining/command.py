@@ -22,6 +22,7 @@ ALLOW_UNSAFE_OPS = (  # the help of this flag
     "run the graph even if it holds ops that could do more than compute, such as reading and "
     "writing files; they are named"
 )
+LARGEST_BATCH = 100_000  # vectors
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
 
 
@@ -73,10 +74,11 @@ def number(convert, low, high=None):
 
 
 def batch_size(text):
-    """A flag type: a positive whole number, or -1 for all."""
+    """A flag type: a positive whole number that memory can hold, or -1 for all."""
     value = int(text)
-    if value < 1 and value != -1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, or -1 for all, not {text}")
+    if not (value == -1 or 1 <= value <= LARGEST_BATCH):
+        limits = f"from 1 to {LARGEST_BATCH}, or -1 for all"
+        raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
     return value
 
 

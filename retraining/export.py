@@ -226,7 +226,7 @@ def test_exported(path, examples, extractor, progress):
     untouched, as in a program of the classic's time.
 
     Raises:
-        ExportError: the file is not as it should be, or a photo cannot be read any more.
+        ExportError: the file is not as it should be. A photo that cannot be read is left out.
     """
     # What the base network holds has been judged when it was read, and nothing is added to it.
     graph_def = read_graph(path, allow_unsafe_ops=True)
@@ -234,7 +234,7 @@ def test_exported(path, examples, extractor, progress):
     check_base(graph_def, about, extractor.network)
     untouched = beside(run_untouched, graph_def, about["output"], examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-    vectors = collect(answers, examples, extractor.network.width)
+    examples, vectors = collect(answers, examples, extractor.network.width)
     head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
     labels = list(about["labels"])
     truth = np.array([labels.index(example.label) for example in examples], int)
@@ -260,30 +260,26 @@ def check_base(graph_def, about, base):
 
 
 def collect(answers, examples, width):
-    """float32 [n, width]: the vectors of the examples.
-
-    Raises:
-        ExportError: one of them could not be read.
-    """
-    vectors = np.empty((len(examples), width), np.float32)
-    for row, (_, answer) in enumerate(answers):
-        if isinstance(answer, ImageError):
-            raise ExportError(f"{examples[row].path} {answer}, though it could be read before")
-        vectors[row] = answer[0]
-    return vectors
+    """(the examples that could be read, their vectors float32 [n, width])."""
+    kept, vectors = [], np.empty((len(examples), width), np.float32)
+    for example, (_, answer) in zip(examples, answers, strict=True):
+        if not isinstance(answer, ImageError):
+            vectors[len(kept)] = answer[0]
+            kept.append(example)
+    return kept, vectors[: len(kept)]
 
 
 def run_untouched(graph_def, output, examples):
-    """(row, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None.
+    """(path, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None.
 
     One that is to be turned is passed over: that decoder knows nothing of orientation.
     """
     runner = BytesRunner(graph_def, output)
-    for row, example in enumerate(examples):
-        content = read_file(example.path)
-        if is_plain_jpeg(content):
-            with contextlib.suppress(ImageError):  # as it does not read CMYK
-                return row, runner.run(content)[0]
+    for example in examples:
+        with contextlib.suppress(ImageError):  # as it does not read CMYK
+            content = read_file(example.path)
+            if is_plain_jpeg(content):
+                return example.path, runner.run(content)[0]
     return None
 
 
@@ -293,14 +289,14 @@ def check_untouched(result, untouched, precision):
     Raises:
         ExportError: they differ by more than arithmetic explains.
     """
-    if untouched is None:
+    if untouched is None or untouched[0] not in result.paths:  # or it has vanished meanwhile
         return
-    row, probabilities = untouched
-    difference = np.abs(result.probabilities[row] - probabilities).max()
+    path, probabilities = untouched
+    difference = np.abs(result.probabilities[result.paths.index(path)] - probabilities).max()
     if not difference <= (SAME_PROBABILITY if precision == "float32" else SAME_IN_BFLOAT16):
         raise ExportError(
             f"the exported graph answers differently from a file's bytes than it does here "
-            f"({result.paths[row]}, by {difference:.3f}); nothing was replaced"
+            f"({path}, by {difference:.3f}); nothing was replaced"
         )
 
 

@@ -23,6 +23,8 @@ def write_files(contents):
     """
     # Where a path is a link, what it points to is replaced.
     temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
+    for path in temporary:
+        _check_replaceable(path)
     names = {path: temporary_name(path, number) for number, path in enumerate(temporary)}
     try:
         try:
@@ -58,6 +60,13 @@ def _flush_folder(folder):
                 os.close(descriptor)
 
 
+def _check_replaceable(path):
+    if path.is_dir():
+        raise WriteError(f"cannot write {path}: it is a folder")
+    if path.exists() and not path.is_file():  # as /dev/null: renaming would put a file in its place
+        raise WriteError(f"cannot write {path}: it is a device or a pipe, not a file")
+
+
 def check_writable(path):
     """Whether a file can be put at `path`, before hours are spent on its content.
 
@@ -65,8 +74,7 @@ def check_writable(path):
         WriteError: it is a folder, or its folder cannot be made or written to.
     """
     path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise WriteError(f"cannot write {path}: it is a folder")
+    _check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

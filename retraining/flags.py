@@ -41,6 +41,7 @@ def parse_flags(argv, description):
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
     _check_output_flags(parser, options)
+    _check_places(parser, options)
     if not re.fullmatch(
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
@@ -67,10 +68,36 @@ def _check_output_flags(parser, options):
 
 
 def output_paths(options):
-    """{flag: path} of the files that a run writes."""
+    """{flag, or what it is: path} of the files that a run writes."""
     flags = ["output_graph", "output_labels", "metrics"]
     flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
-    return {f"--{flag}": getattr(options, flag) for flag in flags}
+    paths = {f"--{flag}": getattr(options, flag) for flag in flags}
+    return {**paths, "the list of bad images": bad_images_path(options)}
+
+
+def bad_images_path(options):
+    """Where the list of files that were left out goes: beside the graph."""
+    return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
+
+
+def _check_places(parser, options):
+    """Ends the program if it would write into the photos' folder or among the stored vectors."""
+    folders = {
+        "--bottleneck_dir": options.bottleneck_dir,
+        "--summaries_dir": options.summaries_dir,
+        "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
+    }
+    photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
+    for flag, path in {**output_paths(options), **folders}.items():
+        if _is_below(path, photos):
+            parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
+    for flag, path in output_paths(options).items():
+        if _is_below(path, vectors):
+            parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
+
+
+def _is_below(path, folder):
+    return os.path.realpath(path).startswith(os.path.join(folder, ""))
 
 
 def build_parser(description=None):
@@ -158,7 +185,7 @@ def _add_network(parser):
     )
     add(
         "--batch_size",
-        type=POSITIVE,
+        type=number(int, 1, 256),
         help="images that go through the base network together, on each core; default: 8 (32 on "
         "a GPU), less where memory is short",
     )
@@ -218,7 +245,7 @@ def _add_distortions(parser):
     )
     add(
         "--distorted_views",
-        type=POSITIVE,
+        type=number(int, 1, 1000),
         default=defaults.views,
         help="distorted versions of each training photo, if any distortion is asked for",
     )

@@ -220,8 +220,8 @@ def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_
     with Image.open(examples[0].path) as image:
         image.save(tmp_path / "a.png")
     png = Example(str(tmp_path / "a.png"), LABELS[0], "testing", "")
-    row, answer = export.run_untouched(read_graph(written), "final_result", [png, *examples])
-    assert row == 1
+    path, answer = export.run_untouched(read_graph(written), "final_result", [png, *examples])
+    assert path == examples[0].path
     np.testing.assert_allclose(answer, expected[0], atol=1e-5)
     assert export.run_untouched(read_graph(written), "final_result", [png]) is None
 
@@ -235,3 +235,10 @@ def test_labels_are_a_line_each_in_utf8():
 )
 def test_tested_photos_are_spread_evenly(count, most, rows):
     assert export.choose_rows(count, most).tolist() == rows
+
+
+def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
+    gone = Example("nowhere.jpg", LABELS[0], "testing", "")
+    result = export.test_exported(written, [gone, *examples], extractor, plain)
+    assert result.paths == [example.path for example in examples]
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)

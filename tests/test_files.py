@@ -1,9 +1,11 @@
 """files.py: files are replaced whole or not at all."""
 
+import os
+
 import pytest
 
 from retraining import files
-from retraining.files import WriteError, write_files
+from retraining.files import WriteError, check_writable, write_files
 
 
 def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
@@ -36,3 +38,12 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
     write_files({tmp_path / ("x" * 255): b"long"})
     assert (tmp_path / ("x" * 255)).read_bytes() == b"long"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for function in (check_writable, lambda path: write_files({path: b"x"})):
+        with pytest.raises(WriteError, match="a device or a pipe"):
+            function(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()

@@ -369,6 +369,17 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     assert "another answer" not in err
 
 
+def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(retrain, "write_projector", full)
+    assert run_retrain(tmp_path, photos, steps=5) == 0
+    captured = capsys.readouterr()
+    assert "are not complete: No space left on device" in captured.err
+    assert "test_accuracy" in captured.out
+
+
 # -- refusals --------------------------------------------------------------------------------
 
 
@@ -393,6 +404,13 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
         (["--report", "same", "--metrics", "same"], "--metrics and --report name the same file"),
         (["--metrics", ""], "--metrics must name a file"),
         (["--projector_photos", "-1"], "must be from 0 to 10000"),
+        (["--output_labels", "anywhere/daisy/1.jpg"], "is in --image_dir, where each folder"),
+        (["--bottleneck_dir", "anywhere/cache"], "is in --image_dir, where each folder"),
+        (["--output_graph", "bottleneck_cache/x.sqlite"], "is in --bottleneck_dir"),
+        (["--label_audit", "models/bad_images.tsv"], "name the same file"),
+        (["--batch_size", "100000"], "must be from 1 to 256"),
+        (["--train_batch_size", "999999999999"], "must be from 1 to 100000, or -1 for all"),
+        (["--distorted_views", "1000000000"], "must be from 1 to 1000"),
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
         (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
     ],
