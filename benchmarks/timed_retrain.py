@@ -50,7 +50,7 @@ timed(retrain, "export_and_test", "export")
 
 if __name__ == "__main__":
     code = retrain.main()
-    result = figures.pop("answers", {}).get("export")
+    result, _ = figures.pop("answers", {}).get("export", (None, None))
     figures["test_accuracy"] = result.accuracy if result else None
     figures["memory"] = bench.peak_memory()
     print(json.dumps(figures))
