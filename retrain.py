@@ -5,10 +5,15 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 """
 
 import os
+import signal
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from retraining import audit, changes, evaluate, example_images, export, html_report, trust
 from retraining.cache import BottleneckStore, FileKeys

@@ -65,6 +65,7 @@ class Bench:
         again = self.child("classic.py", "extract", self.options.model_file, self.folder, *some)
         classic["rate"] = (classic["rate"] + again["rate"]) / 2  # before and after: machines drift
         warm = self.retrain("auto")
+        bare = self.retrain("auto", "--no_report", "--label_audit", "", "--projector_photos", "0")
         alone = self.retrain("auto", "--testing_percentage", "0")  # nothing runs beside training
         float32 = self.float32_rate()
         trained = self.child("classic.py", "train", self.folder, CLASSIC_STEPS, len(self.photos))
@@ -86,6 +87,7 @@ class Bench:
                     alone["training"],
                 ),
                 row("warm run, whole (s; classic: sum of its parts)", whole, warm["process"]),
+                row("the same without report and audit (s)", whole, bare["process"]),
                 row("label one photo (s)", one_classic, one),
                 row(
                     f"label {count} photos (s; classic: a process each)",

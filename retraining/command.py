@@ -175,7 +175,7 @@ class _Forgiving:
 
 @contextlib.contextmanager
 def _terminable():
-    """Makes SIGTERM end a run as Ctrl-C does, so that what is begun is tidied up."""
+    """Makes SIGTERM and Ctrl-C end a run so that what is begun is tidied up."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -183,11 +183,16 @@ def _terminable():
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as in the background of a shell
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(message):

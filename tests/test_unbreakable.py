@@ -222,6 +222,17 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, 
     assert len(rows_of_store(tmp_path / "cache")) == 90
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6])
+def test_ctrl_c_while_the_program_starts_is_no_traceback(tmp_path, photos, inception_file, seconds):
+    line = command(tmp_path, photos, inception_file)
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in err
+
+
 def rows_of_store(folder):
     (path,) = (p for p in Path(folder).glob("*.sqlite") if p.name != "file_keys.sqlite")
     with contextlib.closing(sqlite3.connect(path)) as connection:
