@@ -48,6 +48,7 @@ from retraining.flags import bad_images_path, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
+from retraining.lines import some, table
 from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
 from retraining.record import (
     Outcome,
@@ -62,9 +63,7 @@ from retraining.thumbnails import Thumbnails
 from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
-MOST_NAMED = 3  # files in a warning
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
-
 MOST_LISTED = 20  # files that were left out; the others are in a file
 
 INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
@@ -98,9 +97,11 @@ def main(argv=None):
     setting = describe_setting(extractor, dataset, watch, options)
     trusted = trust_scores(result, model.trusted.temperature)
     record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
-    tables = {options.label_audit: audit.table_bytes(findings)} if findings is not None else {}
-    write_outputs(graph, record, tables, bottlenecks, options)
-    write_summaries(record, bottlenecks, trained.log_folder, options, log)
+    thumbnails = Thumbnails()
+    contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
+    write_files({**contents, options.output_graph: graph})
+    projected = choose_projected(bottlenecks, options.projector_photos)
+    write_summaries(trained.log_folder, record, projected, thumbnails, log)
     print_results(result, bottlenecks, options, log)
     return DONE
 
@@ -270,8 +271,7 @@ def warn_of_import(outcome, examples, cache, log):
             f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
         )
     for reason, paths in outcome.skipped.items():
-        names = ", ".join(os.path.relpath(path, cache.folder) for path in paths[:MOST_NAMED])
-        names += ", ..." if len(paths) > MOST_NAMED else ""
+        names = some([os.path.relpath(path, cache.folder) for path in paths])
         log.warning(f"{len(paths)} files in {cache.folder} not taken over, {reason}: {names}")
         for path in paths:
             log.debug(f"not taken over, {reason}: {path}")
@@ -318,8 +318,7 @@ def report_bad_images(bottlenecks, dataset, options, log):
     bad = bottlenecks.bad
     path = bad_images_path(options)
     if bad or os.path.exists(path):
-        rows = [f"{escaped(image.path)}\t{escaped(image.reason)}\n" for image in bad]
-        text = "".join(["path\treason\n", *rows])
+        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
         write_files({path: text.encode("utf-8", "surrogateescape")})
     claimed = sum(image.claimed for image in bad)
     images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
@@ -516,7 +515,7 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     """(export.HeldOutResult, bytes of the graph): written beside its place and tried there."""
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
-    rows = export.choose_rows(len(held_out), min(most, export.MOST_TESTED))
+    rows = evaluate.choose_rows(len(held_out), min(most, export.MOST_TESTED))
     graph = build(model.head, extractor, options)
     untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
@@ -597,26 +596,26 @@ def trust_scores(result, temperature):
     return replace(result, probabilities=scores)
 
 
-def write_outputs(graph, record, tables, bottlenecks, options):
-    """Puts all files in their places or, where one cannot be written, none."""
+def make_outputs(record, findings, labels, thumbnails, options):
+    """{path: bytes} of the files that a run writes beside the graph, the list of bad ones apart."""
     contents = {
-        **tables,
-        options.output_labels: export.labels_bytes(bottlenecks.labels),
+        options.output_labels: export.labels_bytes(labels),
         options.metrics: metrics_bytes(record),
     }
+    if findings is not None:
+        contents[options.label_audit] = audit.table_bytes(findings)
     if not options.no_report:
-        contents[options.report] = html_report.render(record, Thumbnails())
-    write_files({**contents, options.output_graph: graph})
+        contents[options.report] = html_report.render(record, thumbnails)
+    return contents
 
 
-def write_summaries(record, bottlenecks, log_folder, options, log):
+def write_summaries(folder, record, projected, thumbnails, log):
     """Adds the confusion matrix and the projector to TensorBoard's folder, if that is possible."""
-    chosen = choose_projected(bottlenecks, options.projector_photos)
     try:
-        write_confusion(log_folder, confusion_of(record), record["labels"])
-        write_projector(log_folder, chosen, Thumbnails())
+        write_confusion(folder, confusion_of(record), record["labels"])
+        write_projector(folder, projected, thumbnails)
     except OSError as error:
-        log.warning(f"TensorBoard's files in {log_folder} are not complete: {error.strerror}")
+        log.warning(f"TensorBoard's files in {folder} are not complete: {error.strerror}")
 
 
 def choose_projected(bottlenecks, most):
@@ -624,7 +623,7 @@ def choose_projected(bottlenecks, most):
     chosen = []
     for part in (TESTING, VALIDATION, TRAINING):
         examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors
-        rows = export.choose_rows(len(examples), most - len(chosen))
+        rows = evaluate.choose_rows(len(examples), most - len(chosen))
         chosen += [Projected(examples[row], vectors[row]) for row in rows]
     return chosen
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retraining.evaluate import softmax
-from retraining.lines import escaped
+from retraining.lines import table
 
 HEADER = ("path", "given", "suggested", "score", "reason")
 LABEL, DOUBT = "label", "doubtful label"
@@ -340,9 +340,7 @@ def table_bytes(findings):
     A duplicate's reason ends in `of` and the other photo's path. Names with tabs or line ends are
     `escaped`; a path that begins with `#` is written `./#`, since a line with `#` is a comment.
     """
-    lines = [HEADER, *(_fields(finding) for finding in findings)]
-    text = "".join("\t".join(escaped(field) for field in line) + "\n" for line in lines)
-    return os.fsencode(text)
+    return os.fsencode(table([HEADER, *map(_fields, findings)]))
 
 
 def _fields(finding):

@@ -1,6 +1,7 @@
 """How a retrained graph differs from the one it replaces: its classes, its answers."""
 
 from retraining.graph import GraphError, read_graph, read_metadata
+from retraining.lines import some
 
 NAMED = 5  # photos that are named
 
@@ -21,8 +22,8 @@ def describe_changes(before, result, labels):
     photo's class is the one it has now.
     """
     old_labels = before.get("labels", labels)
-    for verb, some, others in (("added", labels, old_labels), ("removed", old_labels, labels)):
-        if names := [label for label in some if label not in others]:
+    for verb, these, others in (("added", labels, old_labels), ("removed", old_labels, labels)):
+        if names := [label for label in these if label not in others]:
             yield f"classes {verb} since the graph that is replaced: {', '.join(names)}"
     earlier = before.get("results", {}).get("held_out", [])
     then = {key: old_labels[number] for key, number, _ in earlier}
@@ -47,5 +48,4 @@ def _compare_answers(both):
     )
     changed = [f"{path} ({then} -> {now})" for path, _, then, now in both if then != now]
     if changed:
-        more = ", ..." if len(changed) > NAMED else ""
-        yield f"{len(changed)} of them got another answer: {', '.join(changed[:NAMED])}{more}"
+        yield f"{len(changed)} of them got another answer: {some(changed, NAMED)}"

@@ -16,7 +16,7 @@ from retraining.image_files import (
     named_like_image,
     reason_of,
 )
-from retraining.lines import unescaped
+from retraining.lines import some, unescaped
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 FEW_IMAGES = 20  # below this a class is warned of, as in the classic
@@ -232,9 +232,8 @@ def _find(line, known, image_dir):
     return None
 
 
-def _some(paths, most=3):
-    names = ", ".join(os.path.basename(path) for path in paths[:most])
-    return names + (", ..." if len(paths) > most else "")
+def _some(paths):
+    return some([os.path.basename(path) for path in paths])
 
 
 def _class_folders(image_dir, least):

@@ -49,6 +49,11 @@ def agreement(probabilities, expected):
     return float(same.mean()), float(np.abs(probabilities - expected).max())
 
 
+def choose_rows(count, most):
+    """At most `most` of the row numbers 0..count-1, evenly spread, int [n]."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
 def confusion_matrix(truth, predicted, classes):
     """int [classes, classes]: how many of the true class (row) were given which class (column).
 

@@ -197,11 +197,6 @@ class HeldOutResult:
         return evaluate.accuracy(self.probabilities, self.truth)
 
 
-def choose_rows(count, most=MOST_TESTED):
-    """At most `most` of the row numbers 0..count-1, evenly spread, int [n]."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
-
-
 @contextlib.contextmanager
 def candidate(path, content):
     """Writes a graph's bytes beside `path`, to be tested; yields that name and removes it after.

@@ -135,7 +135,6 @@ def _add_data(parser):
         help="what decides a photo's split: its bytes, so that moving or renaming changes "
         "nothing, or its path, as in the classic retrain.py",
     )
-
     add(
         "--recursive",
         action="store_true",

@@ -125,18 +125,13 @@ def decode(content, most=MAX_PIXELS):
     Raises:
         ImageFileError: Pillow cannot read it, or it has more than `most` pixels.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     with open_image(io.BytesIO(content)) as image:
         check_pixels(*image.size, most)
         try:
             image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.asarray(to_eight_bits(image).convert("RGB"))
+            return np.asarray(opaque(ImageOps.exif_transpose(image)))
         except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
             raise ImageFileError(f"is a broken image ({_one_line(error)})") from error
 
@@ -158,7 +153,17 @@ def decode_jpeg(content):
     return pixels
 
 
-def to_eight_bits(image):
+def opaque(image):
+    """A Pillow image in RGB: transparency over white, deep greyscale made 8-bit."""
+    from PIL import Image
+
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return _to_eight_bits(image).convert("RGB")
+
+
+def _to_eight_bits(image):
     """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Text that must stay on one line: names of files may hold tabs and line ends."""
+"""Text of one line: names of files may hold tabs and line ends, and be too many."""
 
 import re
 
@@ -19,3 +19,13 @@ def escaped(text):
 def unescaped(text):
     """What `escaped` was given, if it had something to escape."""
     return re.sub(r"\\[\\tnr]", lambda match: MARKS[match[0]], text)
+
+
+def table(rows):
+    """Rows of texts as lines of fields between tabs, each `escaped`."""
+    return "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
+
+
+def some(names, most=3):
+    """The first of the names, and `...` where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -3,7 +3,7 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-from retraining.image_files import to_eight_bits
+from retraining.image_files import opaque
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 70  # of the JPEG; about 3 kB each
@@ -34,17 +34,7 @@ def make_thumbnail(path, side=SIDE):
             image = ImageOps.exif_transpose(image)
             image.thumbnail((side, side))
             output = io.BytesIO()
-            _opaque(image).save(output, "JPEG", quality=QUALITY, optimize=True)
+            opaque(image).save(output, "JPEG", quality=QUALITY, optimize=True)
     except Exception:  # Pillow's decoders raise many kinds of error on broken files
         return None
     return output.getvalue()
-
-
-def _opaque(image):
-    """RGB, transparency over white."""
-    from PIL import Image
-
-    if not image.has_transparency_data:
-        return to_eight_bits(image).convert("RGB")
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retraining import RetrainingError
-from retraining.evaluate import accuracy, cross_entropy, softmax
+from retraining.evaluate import accuracy, choose_rows, cross_entropy, softmax
 
 DRAWN_AT_ONCE = 25_600  # row numbers; batch by batch, drawing would take a tenth of all the time
 WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
@@ -52,7 +52,7 @@ class Labelled:
 
     def thinned(self, most):
         """At most so many rows, evenly spread."""
-        rows = np.linspace(0, len(self.truth) - 1, min(len(self.truth), most)).astype(int)
+        rows = choose_rows(len(self.truth), most)
         return Labelled(self.vectors[rows], self.truth[rows])
 
 

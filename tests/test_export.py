@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retraining import export, graph
+from retraining import evaluate, export, graph
 from retraining.dataset import Example
 from retraining.export import ExportError
 from retraining.extract import Extractor
@@ -234,7 +234,7 @@ def test_labels_are_a_line_each_in_utf8():
     ("count", "most", "rows"), [(3, 5, [0, 1, 2]), (5, 3, [0, 2, 4]), (0, 5, [])]
 )
 def test_tested_photos_are_spread_evenly(count, most, rows):
-    assert export.choose_rows(count, most).tolist() == rows
+    assert evaluate.choose_rows(count, most).tolist() == rows
 
 
 def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
