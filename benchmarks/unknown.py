@@ -18,14 +18,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from audit import vectors_of
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.dataset import list_photos
-from retraining.extract import stream
-from retraining.graph import Runner, load_network, resolve_precision
-from retraining.images import ImageReader
+from retraining.graph import load_network
 from retraining.networks import NETWORKS, obtain
 from retraining.train import Labelled, TrainingOptions, train
 from retraining.trust import principal_axes
@@ -69,11 +68,7 @@ def compute_vectors(options, paths):
     """float32 [n, width], by the project's own code."""
     known = NETWORKS[options.architecture]
     network = load_network(options.model_file or obtain(known, options.model_dir), known)
-    about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
-    precision = resolve_precision("auto", network.graph_def)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
-    return np.concatenate([answer for _, answer in stream(paths, reader.read, runner)])
+    return vectors_of(network, paths)
 
 
 def draw_far(folder):
