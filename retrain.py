@@ -15,7 +15,16 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from retraining import audit, changes, evaluate, example_images, export, html_report, trust
+from retraining import (
+    audit,
+    changes,
+    evaluate,
+    example_images,
+    export,
+    html_report,
+    networks,
+    trust,
+)
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
 from retraining.command import (
@@ -49,7 +58,7 @@ from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
 from retraining.lines import some, table
-from retraining.networks import DEFAULT, EMBEDDED, NETWORKS, NetworkError, obtain
+from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.record import (
     Outcome,
     Setting,
@@ -153,9 +162,9 @@ def read_photos(options, log):
 def choose_network(options, log):
     """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
     if options.model_file:
-        return NETWORKS[options.architecture or DEFAULT], options.model_file
+        return networks.find(options.architecture or DEFAULT), options.model_file
     quiet, folder = is_quiet(options), options.model_dir
-    wanted = NETWORKS[options.architecture or DEFAULT]
+    wanted = networks.find(options.architecture or DEFAULT)
     try:
         return wanted, obtain(wanted, folder, quiet, options.offline)
     except NetworkError as error:
@@ -163,7 +172,7 @@ def choose_network(options, log):
             raise
         options.caveats.append(f"{EMBEDDED} is used, since {error}")
         log.warning(options.caveats[-1])
-    return NETWORKS[EMBEDDED], obtain(NETWORKS[EMBEDDED], folder, quiet, options.offline)
+    return networks.find(EMBEDDED), obtain(networks.find(EMBEDDED), folder, quiet, options.offline)
 
 
 def check_outputs(network_path, options):

@@ -9,7 +9,7 @@ from retraining.dataset import DatasetError, read_listed
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
-from retraining.networks import NETWORKS
+from retraining.networks import NetworkError, find
 from retraining.train import TrainingOptions
 
 PERCENT = number(int, 0, 100)
@@ -154,11 +154,19 @@ def _add_data(parser):
     )
 
 
+def _network(name):
+    """A flag type: the name of a network that is known."""
+    try:
+        return find(name).name
+    except NetworkError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _add_network(parser):
     add = parser.add_argument_group("network").add_argument
     add(
         "--architecture",
-        choices=NETWORKS,
+        type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
         "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "

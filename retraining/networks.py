@@ -1,5 +1,6 @@
 """What is known of each base network: its files, tensor names, input size. No TensorFlow."""
 
+import difflib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -118,6 +119,19 @@ def _registry():
 NETWORKS = _registry()
 DEFAULT = "inception_v3"
 EMBEDDED = "efficientnet_lite0"  # used where the default is not to be had
+
+
+def find(name):
+    """The Network of that name.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    if name not in NETWORKS:
+        close = difflib.get_close_matches(name, NETWORKS, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise NetworkError(f"{name!r} is no network known here{meant}")
+    return NETWORKS[name]
 
 
 def locate(network, model_dir):

@@ -58,10 +58,25 @@ class Labelled:
 
 @dataclass
 class Head:
-    """A softmax layer: weights float32 [width, classes], bias float32 [classes]."""
+    """A softmax layer: weights float32 [width, classes], bias float32 [classes].
+
+    Before it may be `hidden` layers, each (weights [in, out], bias [out]) followed by a ReLU.
+    """
 
     weights: np.ndarray
     bias: np.ndarray
+    hidden: tuple = ()
+
+    @property
+    def layers(self):
+        """(weights, bias) of each layer, the softmax layer last."""
+        return (*self.hidden, (self.weights, self.bias))
+
+    def features(self, vectors):
+        """What the softmax layer is fed: `vectors` [n, width] behind the hidden layers."""
+        for weights, bias in self.hidden:
+            vectors = np.maximum(vectors @ weights + bias, 0)
+        return vectors
 
     @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
     def probabilities(self, vectors):
@@ -70,7 +85,7 @@ class Head:
 
     def logits(self, vectors):
         """float32 [n, classes] for vectors [n, width]."""
-        return vectors @ self.weights + self.bias
+        return self.features(vectors) @ self.weights + self.bias
 
 
 @dataclass(frozen=True)

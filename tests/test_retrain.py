@@ -396,7 +396,7 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
         (["--learning_rate", "-1"], "must be 0 or more"),
         (["--final_tensor_name", "a//b"], "cannot name a tensor"),
         (["--train_batch_size", "0"], "or -1 for all"),
-        (["--architecture", "resnet"], "invalid choice: 'resnet'"),
+        (["--architecture", "inception_v4"], "no network known here; did you mean inception_v3?"),
         (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
         (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
         (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
