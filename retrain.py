@@ -21,6 +21,7 @@ from retraining import (
     evaluate,
     example_images,
     export,
+    formats,
     html_report,
     networks,
     trust,
@@ -73,6 +74,7 @@ from retraining.train import Head, Labelled, Step, TrainingOptions, compare_size
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
+TRY_ON = (TESTING, VALIDATION, TRAINING)  # other formats are tried on the first of these there is
 MOST_LISTED = 20  # files that were left out; the others are in a file
 
 INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
@@ -103,15 +105,20 @@ def main(argv=None):
     watch.lap("trying fewer photos")
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
+    others = make_other_formats(graph, bottlenecks, options, log)
+    watch.lap("other formats")
     setting = describe_setting(extractor, dataset, watch, options)
     trusted = trust_scores(result, model.trusted.temperature)
     record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
     thumbnails = Thumbnails()
     contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
+    contents |= {other.path: other.content for other in others}
     write_files({**contents, options.output_graph: graph})
     projected = choose_projected(bottlenecks, options.projector_photos)
     write_summaries(trained.log_folder, record, projected, thumbnails, log)
     print_results(result, bottlenecks, options, log)
+    for other in others:
+        print(f"{other.name}\t{escaped(other.path)}")
     return DONE
 
 
@@ -186,7 +193,10 @@ def check_outputs(network_path, options):
         if os.path.realpath(path) == os.path.realpath(network_path):
             raise export.ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
+    formats.check_possible(formats.asked_for(options))
     folders = [options.summaries_dir]
+    if options.saved_model_dir:
+        folders.append(options.saved_model_dir)
     if options.intermediate_store_frequency:
         folders.append(options.intermediate_output_graphs_dir)
         if os.path.realpath(folders[-1]) == os.path.dirname(os.path.realpath(network_path)):
@@ -549,6 +559,22 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
     return result, graph + tested
+
+
+def make_other_formats(graph, bottlenecks, options, log):
+    """The formats.Made of the graph (bytes) that the flags ask for, each tried on photos."""
+    wanted = formats.asked_for(options)
+    if not wanted:
+        return []
+    log.info(f"converting to {', '.join(each.kind for each in wanted)}")
+    # Whether answers agree can be seen on any photos; those held out for testing are kept to.
+    photos = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
+    rows = evaluate.choose_rows(len(photos), formats.MOST_PHOTOS)
+    paths = [photos[row].path for row in rows]
+    made = formats.make(wanted, graph, paths, options.max_image_pixels)
+    for each in made:
+        log.info(f"{each.agreement}")
+    return made
 
 
 def expected_vectors(result, bottlenecks):

@@ -1,7 +1,8 @@
-"""Writes files so that nothing is replaced before its replacement is complete."""
+"""Writes files, and new folders, so that nothing is replaced before its replacement is complete."""
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ class WriteError(RetrainingError):
 def write_files(contents):
     """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
 
+    In place of bytes there may be the content of a new folder, {path in it: bytes}.
+
     Raises:
         WriteError: one of them cannot be written; then none is replaced.
     """
@@ -29,19 +32,33 @@ def write_files(contents):
     try:
         try:
             for path, content in temporary.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open(names[path], "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                inside = content if isinstance(content, dict) else {"": content}
+                for name, each in inside.items():
+                    _write_flushed(names[path] / name, each)
             for path, name in names.items():
                 os.replace(name, path)
                 _flush_folder(path.parent)
         finally:
             for name in names.values():
-                name.unlink(missing_ok=True)
+                _remove(name)
     except OSError as error:
         raise WriteError(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+
+def _write_flushed(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(temporary):
+    """Removes a file or folder that has one of our temporary names, if there is one."""
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path, number):
@@ -88,4 +105,4 @@ def _remove_leftovers(folder):
     """Removes temporary files of runs that were killed, once they are a day old."""
     for part in folder.glob(".retrain-*.part"):
         if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
-            part.unlink(missing_ok=True)
+            _remove(part)

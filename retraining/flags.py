@@ -46,6 +46,8 @@ def parse_flags(argv, description):
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
         parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
+    if options.tflite_quantize != "none" and not options.tflite_file:
+        parser.error("--tflite_quantize needs --tflite_file")
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
     folder = options.import_classic_bottlenecks
@@ -71,6 +73,7 @@ def output_paths(options):
     """{flag, or what it is: path} of the files that a run writes."""
     flags = ["output_graph", "output_labels", "metrics"]
     flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
+    flags += [flag for flag in ("tflite_file", "onnx_file") if getattr(options, flag)]
     paths = {f"--{flag}": getattr(options, flag) for flag in flags}
     return {**paths, "the list of bad images": bad_images_path(options)}
 
@@ -87,6 +90,8 @@ def _check_places(parser, options):
         "--summaries_dir": options.summaries_dir,
         "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
     }
+    if options.saved_model_dir:
+        folders["--saved_model_dir"] = options.saved_model_dir
     photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
     for flag, path in {**output_paths(options), **folders}.items():
         if _is_below(path, photos):
@@ -105,6 +110,7 @@ def build_parser(description=None):
     parser = Parser(prog="retrain.py", description=description)
     for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs, _add_words):
         add(parser)
+    _add_formats(parser)
     return parser
 
 
@@ -300,6 +306,27 @@ def _add_outputs(parser):
         type=number(float, 0, 1),
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
+    )
+
+
+def _add_formats(parser):
+    add = parser.add_argument_group("other formats").add_argument
+    add(
+        "--saved_model_dir",
+        metavar="DIR",
+        help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
+    )
+    add("--tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
+    add(
+        "--tflite_quantize",
+        choices=("none", "dynamic"),
+        default="none",
+        help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
+    )
+    add(
+        "--onnx_file",
+        metavar="FILE",
+        help="write an ONNX file as well; needs requirements-onnx.txt",
     )
 
 

@@ -53,6 +53,15 @@ def import_tensorflow():
     )
 
 
+def import_whole_tensorflow():
+    """The package `tensorflow` itself, with eager mode and converters; takes seconds more."""
+    import_tensorflow()
+    import tensorflow
+
+    tensorflow.function  # noqa: B018 - the first use runs the package's __init__
+    return tensorflow
+
+
 def _unexecuted_package(name):
     """A package whose `__init__.py` has not been run, so that its modules can be imported alone.
 

@@ -1,0 +1,112 @@
+"""A retrained graph as a SavedModel, whose signatures take files' bytes or pixels."""
+
+import os
+
+from retraining.quiet_tensorflow import import_whole_tensorflow
+
+FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # names of the signatures
+
+
+def save(source, folder):
+    """Writes a source.Source to a new folder, as TensorFlow Serving wants a version.
+
+    Signatures: `serving_default` takes `image_bytes`, string [n], each the content of a JPEG, PNG
+    or GIF file; `one_image` a string scalar; `images` takes `images`, float32
+    [n, height, width, 3] of `(pixel - mean) / std`, and `images_2` if there is a second network.
+    All give `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the
+    likeliest. The labels are in `assets/labels.txt`, too.
+    """
+    tf = import_whole_tensorflow()
+    specs = _specs(tf, source)
+    # One function that all signatures call, so that the weights are stored once; as an attribute of
+    # the module they would be stored again.
+    network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
+
+    def answer(*pixels):
+        return _with_labels(tf, network(*pixels), source.label_bytes)
+
+    def answer_file(image_bytes):
+        return answer(*(pixels[None] for pixels in _decode(tf, image_bytes, source)))
+
+    def answer_files(image_bytes):
+        one_each = [tf.TensorSpec(spec.shape[1:], spec.dtype) for spec in specs]
+        return answer(
+            *tf.map_fn(
+                lambda each: _decode(tf, each, source), image_bytes, fn_output_signature=one_each
+            )
+        )
+
+    def signature(function, *inputs):
+        return tf.function(function, autograph=False).get_concrete_function(*inputs)
+
+    signatures = {
+        FILES: signature(answer_files, tf.TensorSpec([None], tf.string, name="image_bytes")),
+        FILE: signature(answer_file, tf.TensorSpec([], tf.string, name="image_bytes")),
+        PIXELS: signature(answer, *specs),
+    }
+    labels = os.path.join(os.path.dirname(folder), "labels.txt")
+    with open(labels, "wb") as file:
+        file.writelines(label + b"\n" for label in source.label_bytes)
+    module = tf.Module()
+    module.labels_file = tf.saved_model.Asset(labels)
+    tf.saved_model.save(module, folder, signatures)
+
+
+def _specs(tf, source):
+    return [tf.TensorSpec([None, *each.size, 3], tf.float32, each.feed) for each in source.inputs]
+
+
+def _network(tf, source):
+    """A function of the inputs' pixels that gives float32 [n, k]: the graph itself."""
+
+    def network(*pixels):
+        names = [f"{each.node}:0" for each in source.inputs]
+        return tf.graph_util.import_graph_def(
+            source.graph_def,
+            input_map=dict(zip(names, pixels, strict=True)),
+            return_elements=[f"{source.output}:0"],
+            name="",
+        )[0]
+
+    return network
+
+
+def _with_labels(tf, probabilities, labels):
+    labels = tf.constant(labels)
+    return {
+        "probabilities": probabilities,
+        "labels": tf.tile(labels[None], [tf.shape(probabilities)[0], 1]),
+        "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+    }
+
+
+def _decode(tf, image_bytes, source):
+    """float32 [height, width, 3] for each input: what the frozen graph makes of a file's bytes.
+
+    The ops and options are those of `nodes.add_front_end`: the legacy resize kernel, and a product
+    with the reciprocal in place of a division.
+    """
+    image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
+    resized = [tf.raw_ops.ResizeBilinear(images=image, size=i.size)[0] for i in source.inputs]
+    return [
+        (pixels - each.mean) * (1 / each.std)
+        for pixels, each in zip(resized, source.inputs, strict=True)
+    ]
+
+
+class SavedModel:
+    """A SavedModel as read from its folder."""
+
+    def __init__(self, folder):
+        self._tf = import_whole_tensorflow()
+        self._loaded = self._tf.saved_model.load(folder)  # whose functions live as long as it does
+
+    def run(self, feeds):
+        """float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        feeds = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
+        return self._loaded.signatures[PIXELS](**feeds)["probabilities"].numpy()
+
+    def run_files(self, contents):
+        """float32 [n, k] for n files' bytes."""
+        contents = self._tf.constant(contents)
+        return self._loaded.signatures[FILES](image_bytes=contents)["probabilities"].numpy()
