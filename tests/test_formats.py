@@ -1,0 +1,410 @@
+"""formats.py and its converters: files as other programs use them, and what makes a run fail."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import flatbuffers
+import numpy as np
+import pytest
+import tensorflow as tf
+from flatbuffers.table import Table
+
+from retraining import convert, export, formats, graph, to_onnx
+from retraining.convert import convert_and_run, read_samples
+from retraining.graph import load_network, read_graph, read_metadata
+from retraining.images import ImageReader, read_file
+from retraining.networks import NETWORKS
+from retraining.nodes import ANY_BATCH, add_constant, add_node, nodes_by_name, set_constant
+from retraining.source import Source
+from retraining.to_tflite import TFLiteModel
+from retraining.train import Head
+from tests import tiny
+
+LABELS = ["blue", "green", "red"]
+HAS_ONNX = all(map(importlib.util.find_spec, to_onnx.PACKAGES))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what --onnx_file needs is not installed")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, run_retrain, photos):
+    """One run that writes every format: its folder, paths, stdout and stderr."""
+    folder = tmp_path_factory.mktemp("formats")
+    (folder / "saved" / "7").mkdir(parents=True)
+    flags = ["--saved_model_dir", folder / "saved", "--tflite_file", folder / "m.tflite"]
+    flags += ["--onnx_file", folder / "m.onnx"] if HAS_ONNX else []
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        assert run_retrain(folder, photos, "--precision", "float32", *flags) == 0
+    return SimpleNamespace(
+        folder=folder,
+        graph=read_graph(folder / "models" / "retrained_graph.pb"),
+        saved=str(folder / "saved" / "8"),
+        tflite=str(folder / "m.tflite"),
+        onnx=str(folder / "m.onnx"),
+        out=out.getvalue(),
+        err=err.getvalue(),
+    )
+
+
+@pytest.fixture(scope="module")
+def some(photos):
+    """Paths of four photos."""
+    return [f"{photos}/{label}/photo_{n:02d}.jpg" for label in ("red", "blue") for n in (3, 4)]
+
+
+@pytest.fixture(scope="module")
+def pixels(run, some):
+    about = read_metadata(run.graph)
+    reader = ImageReader(about["size"], about["mean"], about["std"])
+    return np.concatenate([reader.read(path) for path in some])
+
+
+@pytest.fixture(scope="module")
+def expected(run, some):
+    """The frozen graph's own answers, by TensorFlow 1's ways, one file's bytes at a time."""
+    with tf.compat.v1.Session(graph=graph.import_graph(run.graph)) as session:
+        feed = "DecodeJpeg/contents:0"
+        answers = [session.run("final_result:0", {feed: read_file(path)}) for path in some]
+    return np.concatenate(answers)
+
+
+def test_a_saved_model_takes_files_and_pixels(run, some, pixels, expected):
+    loaded = tf.saved_model.load(run.saved)
+    contents = tf.constant([read_file(path) for path in some])
+    answers = [
+        loaded.signatures["serving_default"](image_bytes=contents),
+        loaded.signatures["images"](images=tf.constant(pixels)),
+    ]
+    for answer in answers:
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+        assert answer["label"].numpy().tolist() == [b"red", b"red", b"blue", b"blue"]
+        assert answer["labels"].numpy().tolist() == [[b"blue", b"green", b"red"]] * 4
+    single = loaded.signatures["one_image"](image_bytes=contents[2])
+    np.testing.assert_allclose(single["probabilities"], expected[2:3], atol=1e-5)
+
+
+def test_a_saved_model_is_the_next_version_in_its_folder(run):
+    assert sorted(os.listdir(run.folder / "saved")) == ["7", "8"]
+    assert os.listdir(run.folder / "saved" / "7") == []
+    saved = Path(run.saved)
+    assert (saved / "saved_model.pb").is_file()
+    assert (saved / "variables").is_dir()
+    assert (saved / "assets" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+
+
+def test_a_saved_model_holds_the_network_once(run):
+    saved = tf.compat.v1.saved_model.loader_impl.parse_saved_model(run.saved)
+    functions = saved.meta_graphs[0].graph_def.library.function
+    assert sum(any(node.op == "Conv2D" for node in f.node_def) for f in functions) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_a_tflite_file_takes_pixels(run, pixels, expected):
+    answers = TFLiteModel(run.tflite).run({"images": pixels})
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    interpreter = tf.lite.Interpreter(run.tflite)
+    (about,) = interpreter.get_input_details()
+    assert about["shape"].tolist() == [1, tiny.SIZE, tiny.SIZE, 3]
+    interpreter.resize_tensor_input(about["index"], pixels.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(about["index"], pixels)
+    interpreter.invoke()
+    answers = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+def field(table, number, kind=None):
+    """A field of a FlatBuffer's table by its number: a table, or what `kind` reads."""
+    place = table.Pos + table.Offset(4 + 2 * number)
+    if kind is None:
+        return Table(table.Bytes, table.Indirect(place))
+    return kind(table, place)
+
+
+def text(table, place):
+    return table.String(place).decode()
+
+
+def byte(table, place):
+    return table.Get(flatbuffers.number_types.Uint8Flags, place)
+
+
+def first(table, place):
+    """The first table of a list."""
+    return Table(table.Bytes, table.Indirect(table.Vector(place - table.Pos)))
+
+
+def number(table, place):
+    """The only number in a list of floats."""
+    assert table.VectorLen(place - table.Pos) == 1
+    start = table.Vector(place - table.Pos)
+    return table.Get(flatbuffers.number_types.Float32Flags, start)
+
+
+def test_a_tflite_file_holds_labels_and_normalisation(run):
+    """Numbers of the fields as in metadata_schema.fbs of TensorFlow Lite Support."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    with zipfile.ZipFile(run.tflite) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == LABELS
+        assert archive.getinfo("labels.txt").compress_type == zipfile.ZIP_STORED
+    tree = flatbuffer_utils.read_model(run.tflite)
+    (entry,) = (each for each in tree.metadata if each.name == b"TFLITE_METADATA")
+    content = bytearray(tree.buffers[entry.buffer].data)
+    assert flatbuffers.util.BufferHasIdentifier(content, 0, b"M001")
+    root = flatbuffers.encode.Get(flatbuffers.packer.uoffset, content, 0)
+    model = Table(content, root)
+    assert field(model, 7, text) == "1.0.0"  # min_parser_version
+    parts = field(model, 3, first)  # subgraph_metadata
+    image, output = field(parts, 2, first), field(parts, 3, first)
+    assert (field(image, 0, text), field(output, 0, text)) == ("images", "probabilities")
+    shown = field(image, 3)  # content
+    assert field(shown, 0, byte) == 2  # ImageProperties
+    assert field(field(shown, 1), 0, byte) == 1  # RGB
+    unit = field(image, 4, first)  # process_units
+    assert field(unit, 0, byte) == 1  # NormalizationOptions
+    assert (field(field(unit, 1), 0, number), field(field(unit, 1), 1, number)) == (128, 128)
+    file = field(output, 6, first)  # associated_files
+    assert (field(file, 0, text), field(file, 2, byte)) == ("labels.txt", 2)
+
+
+@needs_onnx
+def test_an_onnx_file_takes_pixels_and_describes_itself(run, pixels, expected):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(run.onnx, providers=["CPUExecutionProvider"])
+    (feed,) = session.get_inputs()
+    assert (feed.name, feed.shape) == ("images", ["batch", tiny.SIZE, tiny.SIZE, 3])
+    (answers,) = session.run(["probabilities"], {"images": pixels})
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["labels"]) == LABELS
+    size = [tiny.SIZE, tiny.SIZE]
+    assert json.loads(about["inputs"]) == {"images": {"size": size, "mean": 128, "std": 128}}
+
+
+def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
+    results = [line.split("\t") for line in run.out.splitlines()]
+    written = [["saved_model", run.saved], ["tflite", run.tflite]]
+    written += [["onnx", run.onnx]] if HAS_ONNX else []
+    assert results[-len(written) :] == written
+    count = re.search(r"\(N=(\d+),", run.err).group(1)
+    same = f"the same first label for {count} of {count} photos, probabilities up to "
+    assert len(re.findall(f"^(saved_model|tflite|onnx), .*MB: from pixels {same}", run.err, re.M))
+    assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
+    assert run.err.count(": from pixels") == len(written)
+
+
+# -- graphs of other kinds ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory):
+    """A retrained tiny MobileNet, as a GraphDef."""
+    path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
+    base = load_network(
+        tiny.write_graph(str(path), tiny.tiny_mobilenet()), NETWORKS["mobilenet_0.25_128"]
+    )
+    head = Head(np.random.default_rng(0).normal(size=(8, 3)).astype("f4"), np.zeros(3, "f4"))
+    graph_def = export.build_graph(base, head, "final_result")
+    about = export.describe(base, ["a", "b", "Blüte"], "final_result", {})
+    graph_def.MergeFromString(export.metadata_bytes(about))
+    return graph_def
+
+
+@pytest.fixture(scope="module")
+def two_networks(run):
+    """The run's graph with a second network: the mean of 16 x 16 pixels, through other weights."""
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.CopyFrom(run.graph)
+    nodes = nodes_by_name(graph_def)
+    size = add_constant(graph_def, "b/size", np.array([16, 16], np.int32))
+    small = add_node(graph_def, "b/Resize", "ResizeBilinear", [ANY_BATCH, size], T="float32")
+    mean, scale = (
+        add_constant(graph_def, name, np.float32(value))
+        for name, value in (("b/mean", 100), ("b/scale", 1 / 50))
+    )
+    add_node(graph_def, "b/Sub", "Sub", [small, mean], T="float32")
+    add_node(graph_def, "b/Mul", "Mul", ["b/Sub", scale], T="float32")
+    axes = add_constant(graph_def, "b/axes", np.array([1, 2], np.int32))
+    add_node(graph_def, "b/Mean", "Mean", ["b/Mul", axes], T="float32", Tidx="int32")
+    weights = add_constant(graph_def, "b/weights", np.eye(3, dtype="f4"))
+    add_node(graph_def, "b/MatMul", "MatMul", ["b/Mean", weights], T="float32")
+    add_node(graph_def, "b/sum", "Add", [nodes["final_result"].input[0], "b/MatMul"], T="float32")
+    nodes["final_result"].input[0] = "b/sum"
+    second = {"input": "b/Mul", "size": [16, 16], "mean": 100.0, "std": 50.0}
+    about = {**read_metadata(graph_def), "second": second}
+    set_constant(nodes[graph.METADATA], np.array(json.dumps(about).encode(), object))
+    return graph_def
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize(
+    "kind", ["saved_model", "tflite", "tflite_int8", pytest.param("onnx", marks=needs_onnx)]
+)
+@pytest.mark.parametrize("name", ["mobilenet", "two_networks"])
+def test_other_graphs_agree_as_well(kind, name, request, some, tmp_path):
+    graph_def = request.getfixturevalue(name)
+    source = Source.of(graph_def)
+    assert len(source.inputs) == (2 if name == "two_networks" else 1)
+    samples = read_samples(graph_def, source, some, 10**6)
+    assert np.ptp(samples.answers, axis=0).max() > 0.01  # photos are told apart
+    found = convert_and_run(kind, source, samples, str(tmp_path))
+    for count, same, difference in found.values():
+        assert (count, same) == (4, 1.0)
+        assert difference < (0.1 if kind == "tflite_int8" else 1e-4)
+    assert len(found) == (2 if kind == "saved_model" else 1)
+
+
+def test_int8_weights_are_a_quarter_of_the_size(tmp_path):
+    b = tiny.GraphBuilder(producer=1087)
+    b.add("input", "Placeholder", dtype=tf.float32, shape=(-1, 4, 4, 3))
+    b.const("shape", np.array([-1, 48], np.int32))
+    b.float_op("flat", "Reshape", "input", "shape")
+    b.const("weights", np.random.default_rng(0).normal(size=(48, 5000)).astype("f4"))
+    b.float_op("product", "MatMul", "flat", "weights")
+    b.float_op("output", "Softmax", "product")
+    about = {"labels": [str(n) for n in range(5000)], "input": "input", "output": "output"}
+    about |= {"size": [4, 4], "mean": 0.0, "std": 1.0, "network": "none"}
+    b.const(graph.METADATA, json.dumps(about).encode())
+    source = Source.of(b.graph_def)
+    for kind in ("tflite", "tflite_int8"):
+        convert.FORMATS[kind][1](source, str(tmp_path / kind))
+    sizes = [
+        os.path.getsize(tmp_path / kind) - 48_000 for kind in ("tflite", "tflite_int8")
+    ]  # less the labels
+    assert sizes[0] > 900_000
+    assert sizes[1] < 300_000
+
+
+# -- what makes a run fail ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(tmp_path, run_retrain, photos, capsys):
+    """Runs retrain.py with flags that are to fail; gives (exit code, stderr's last line)."""
+
+    def run(*flags):
+        for flag in ("--report", "--metrics", "--label_audit"):
+            flags = (*flags, flag, tmp_path / f"models/{flag[2:]}")
+        code = run_retrain(tmp_path, photos, *flags, steps=20)
+        return code, capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def in_this_process(command, **_):
+    """In place of subprocess.run: the same converters, so that a test can break them."""
+    convert.main(command[-1])
+    return SimpleNamespace(returncode=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp_path):
+    file, save, read = convert.FORMATS["tflite"]
+
+    def save_wrongly(source, path):
+        weights = nodes_by_name(source.graph_def)["final_training_ops/weights/final_weights"]
+        values = tf.make_ndarray(weights.attr["value"].tensor)
+        set_constant(weights, values[:, ::-1].copy())
+        save(source, path)
+
+    monkeypatch.setitem(convert.FORMATS, "tflite", (file, save_wrongly, read))
+    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    (tmp_path / "m.tflite").write_bytes(b"the one before")
+    code, said = failing("--tflite_file", tmp_path / "m.tflite")
+    assert code == 1
+    assert "tflite does not answer as the retrained graph does" in said
+    assert said.endswith("nothing was replaced")
+    assert (tmp_path / "m.tflite").read_bytes() == b"the one before"
+    assert not (tmp_path / "models" / "retrained_graph.pb").exists()
+
+
+def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
+    started = subprocess.run
+
+    def run_without_graph(command, **settings):
+        os.remove(os.path.join(command[-1], "graph.pb"))
+        return started(command, **settings)
+
+    monkeypatch.setattr(formats.subprocess, "run", run_without_graph)
+    code, said = failing("--saved_model_dir", tmp_path / "saved")
+    assert code == 1
+    assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
+    assert not os.listdir(tmp_path / "saved")
+
+
+def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
+    killed = SimpleNamespace(returncode=-9, stderr=b"")
+    monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(export.ExportError, match="ended with exit code -9; nothing was replaced"):
+        formats.make([formats.Format("tflite", "x")], b"", [], 1)
+
+
+def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, said = failing("--onnx_file", tmp_path / "m.onnx")
+    assert code == 1
+    assert "needs tf2onnx, onnx, onnxruntime: pip install -r requirements-onnx.txt" in said
+    assert not list((tmp_path / "bottleneck_cache").glob("inception*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tflite_quantize", "dynamic"], "--tflite_quantize needs --tflite_file"),
+        (["--tflite_file", "a/x", "--onnx_file", "a/x"], "name the same file"),
+        (["--onnx_file", "{photos}/red/x.onnx"], "is in --image_dir"),
+        (["--saved_model_dir", "{photos}/saved"], "is in --image_dir"),
+    ],
+)
+def test_bad_flags_are_usage_errors(failing, photos, flags, message):
+    code, said = failing(*(flag.format(photos=photos) for flag in flags))
+    assert (code, message in said) == (2, True)
+
+
+def test_unwritable_places_are_said_at_the_start(failing, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, said = failing("--saved_model_dir", tmp_path / "file")
+    assert (code, "cannot write into" in said) == (1, True)
+    (tmp_path / "folder").mkdir()
+    code, said = failing("--tflite_file", tmp_path / "folder")
+    assert (code, "it is a folder" in said) == (1, True)
+
+
+def test_versions_are_counted_on(tmp_path):
+    assert formats.next_version(tmp_path / "absent") == str(tmp_path / "absent" / "1")
+    for name in ("1", "12", "notes", "x13"):
+        (tmp_path / name).mkdir()
+    assert formats.next_version(tmp_path) == str(tmp_path / "13")
+
+
+def test_judging():
+    wanted = formats.Format("tflite", "x")
+    assert formats._judge(wanted, 50, 1.0, 0.0123) == (
+        "the same first label for 50 of 50 photos, probabilities up to 0.012 apart"
+    )
+    for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
+        with pytest.raises(export.ExportError, match="does not answer"):
+            formats._judge(wanted, 50, same, difference)
+    quantized = formats.Format("tflite_int8", "x")
+    assert formats._judge(quantized, 50, 0.9, 0.5)
+    with pytest.raises(export.ExportError):
+        formats._judge(quantized, 50, 0.7, 0.5)
+
+
+def test_retrain_does_not_load_what_it_is_not_asked_for():
+    code = "import sys, retrain; print({'tensorflow', 'onnx', 'tf2onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n"
