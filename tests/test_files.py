@@ -27,6 +27,31 @@ def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
     assert one.read_bytes() == b"one"
 
 
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    content = {"a": b"1", "b/c": b"2"}
+    write_files({tmp_path / "new" / "1": content, tmp_path / "file": b"3"})
+    assert (tmp_path / "new" / "1" / "b" / "c").read_bytes() == b"2"
+    assert (tmp_path / "new" / "1" / "a").read_bytes() == b"1"
+    with pytest.raises(WriteError, match="it is a folder"):
+        write_files({tmp_path / "file": b"4", tmp_path / "new" / "1": content})
+    assert (tmp_path / "file").read_bytes() == b"3"
+    monkeypatch.setattr(files.os, "fsync", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_files({tmp_path / "new" / "2": content})
+    assert os.listdir(tmp_path / "new") == ["1"]
+
+
+def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
+    (tmp_path / ".retrain-1-0.part" / "a").mkdir(parents=True)
+    (tmp_path / ".retrain-1-1.part").write_text("x")
+    check_writable(tmp_path / "file")
+    assert len(os.listdir(tmp_path)) == 2
+    for left in tmp_path.iterdir():
+        os.utime(left, (0, 0))
+    check_writable(tmp_path / "file")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")

@@ -24,6 +24,7 @@ from retraining.graph import load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
 from retraining.nodes import ANY_BATCH, add_constant, add_node, nodes_by_name, set_constant
+from retraining.quiet_tensorflow import import_tensorflow
 from retraining.source import Source
 from retraining.to_tflite import TFLiteModel
 from retraining.train import Head
@@ -104,7 +105,9 @@ def test_a_saved_model_is_the_next_version_in_its_folder(run):
 
 
 def test_a_saved_model_holds_the_network_once(run):
-    saved = tf.compat.v1.saved_model.loader_impl.parse_saved_model(run.saved)
+    saved = import_tensorflow().SavedModel.FromString(
+        Path(run.saved, "saved_model.pb").read_bytes()
+    )
     functions = saved.meta_graphs[0].graph_def.library.function
     assert sum(any(node.op == "Conv2D" for node in f.node_def) for f in functions) == 1
 
