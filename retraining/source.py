@@ -38,11 +38,6 @@ class Source:
         part = _float_part(graph_def, inputs, about["output"])
         return cls(part, inputs, about["output"], tuple(about["labels"]), about["network"])
 
-    @property
-    def label_bytes(self):
-        """The labels in UTF-8; undecodable bytes of a folder's name as they were."""
-        return [label.encode("utf-8", "surrogateescape") for label in self.labels]
-
 
 def _inputs(about):
     """The Inputs that a graph's description tells: that of its network, and of a second one."""

@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 
+from retraining.export import labels_bytes
 from retraining.quiet_tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"
@@ -46,8 +47,8 @@ def add_metadata(model, source):
     tree.metadata = [*(tree.metadata or []), entry]
     file = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(tree))
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-        text = b"".join(label + b"\n" for label in source.label_bytes)
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE), text)  # with a fixed date: same bytes again
+        # With a fixed date: the same graph gives the same bytes.
+        archive.writestr(zipfile.ZipInfo(LABELS_FILE), labels_bytes(source.labels))
     return file.getvalue()
 
 

@@ -57,10 +57,9 @@ def _properties(source):
     normalisation = {
         each.feed: {"size": each.size, "mean": each.mean, "std": each.std} for each in source.inputs
     }
-    labels = [label.decode("utf-8", "replace") for label in source.label_bytes]
     return {
         "network": source.network,
-        "labels": json.dumps(labels, ensure_ascii=False),
+        "labels": json.dumps(source.labels),
         "inputs": json.dumps(normalisation),
     }
 

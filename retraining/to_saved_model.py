@@ -1,9 +1,12 @@
 """A retrained graph as a SavedModel, whose signatures take files' bytes or pixels."""
 
 import os
+import tempfile
 
+from retraining.export import labels_bytes
 from retraining.quiet_tensorflow import import_whole_tensorflow
 
+LABELS_FILE = "labels.txt"  # among the assets
 FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # names of the signatures
 
 
@@ -23,7 +26,7 @@ def save(source, folder):
     network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
 
     def answer(*pixels):
-        return _with_labels(tf, network(*pixels), source.label_bytes)
+        return _with_labels(tf, network(*pixels), source.labels)
 
     def answer_file(image_bytes):
         return answer(*(pixels[None] for pixels in _decode(tf, image_bytes, source)))
@@ -44,12 +47,13 @@ def save(source, folder):
         FILE: signature(answer_file, tf.TensorSpec([], tf.string, name="image_bytes")),
         PIXELS: signature(answer, *specs),
     }
-    labels = os.path.join(os.path.dirname(folder), "labels.txt")
-    with open(labels, "wb") as file:
-        file.writelines(label + b"\n" for label in source.label_bytes)
-    module = tf.Module()
-    module.labels_file = tf.saved_model.Asset(labels)
-    tf.saved_model.save(module, folder, signatures)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        labels = os.path.join(elsewhere, LABELS_FILE)
+        with open(labels, "wb") as file:
+            file.write(labels_bytes(source.labels))
+        module = tf.Module()
+        module.labels_file = tf.saved_model.Asset(labels)
+        tf.saved_model.save(module, folder, signatures)
 
 
 def _specs(tf, source):
@@ -72,7 +76,7 @@ def _network(tf, source):
 
 
 def _with_labels(tf, probabilities, labels):
-    labels = tf.constant(labels)
+    labels = tf.constant([label.encode("utf-8", "surrogateescape") for label in labels])
     return {
         "probabilities": probabilities,
         "labels": tf.tile(labels[None], [tf.shape(probabilities)[0], 1]),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -207,6 +208,17 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert len(re.findall(f"^(saved_model|tflite|onnx), .*MB: from pixels {same}", run.err, re.M))
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
+
+
+def test_the_readmes_example_runs(run, some, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Other formats")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    shutil.copytree(run.saved, tmp_path / "models" / "serving" / "1")
+    shutil.copy(some[0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README", "exec"), {})
+    assert capsys.readouterr().out.startswith("red [")
 
 
 # -- graphs of other kinds ----------------------------------------------------------------------
