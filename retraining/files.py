@@ -32,9 +32,7 @@ def write_files(contents):
     try:
         try:
             for path, content in temporary.items():
-                inside = content if isinstance(content, dict) else {"": content}
-                for name, each in inside.items():
-                    _write_flushed(names[path] / name, each)
+                _write_flushed(names[path], content)
             for path, name in names.items():
                 os.replace(name, path)
                 _flush_folder(path.parent)
@@ -46,6 +44,10 @@ def write_files(contents):
 
 
 def _write_flushed(path, content):
+    if isinstance(content, dict):
+        for name, inside in content.items():
+            _write_flushed(path / name, inside)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(content)

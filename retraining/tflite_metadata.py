@@ -58,22 +58,8 @@ def describe(source, feeds):
 
     write = _Writer(flatbuffers.Builder())
     inputs = {each.feed: each for each in source.inputs}
-    labels = write.table(
-        {0: write.text(LABELS_FILE), 1: write.text("the labels, in the order of the output")},
-        {2: TENSOR_AXIS_LABELS},
-    )
-    features = write.union(FEATURE_PROPERTIES, write.table({}))
-    output = write.table(
-        {
-            0: write.text("probabilities"),
-            1: write.text("the plain softmax, without a temperature"),
-            3: features,
-            6: write.list([labels]),
-        }
-    )
-    graph = write.table(
-        {2: write.list([_image(write, inputs[f]) for f in feeds]), 3: write.list([output])}
-    )
+    images = write.list([_image(write, inputs[feed]) for feed in feeds])
+    graph = write.table({2: images, 3: write.list([_probabilities(write)])})
     model = write.table(
         {
             0: write.text("image classifier"),
@@ -99,6 +85,22 @@ def _image(write, image):
             ),
             3: properties,
             4: write.list([write.union(NORMALIZATION_OPTIONS, normalisation)]),
+        }
+    )
+
+
+def _probabilities(write):
+    """The TensorMetadata of the output, which names the file of its labels."""
+    labels = write.table(
+        {0: write.text(LABELS_FILE), 1: write.text("the labels, in the order of the output")},
+        {2: TENSOR_AXIS_LABELS},
+    )
+    return write.table(
+        {
+            0: write.text("probabilities"),
+            1: write.text("the plain softmax, without a temperature"),
+            3: write.union(FEATURE_PROPERTIES, write.table({})),
+            6: write.list([labels]),
         }
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import partial
 
 from retraining.export import labels_bytes
 from retraining.quiet_tensorflow import import_whole_tensorflow
@@ -20,7 +21,18 @@ def save(source, folder):
     likeliest. The labels are in `assets/labels.txt`, too.
     """
     tf = import_whole_tensorflow()
-    specs = _specs(tf, source)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        labels = os.path.join(elsewhere, LABELS_FILE)
+        with open(labels, "wb") as file:
+            file.write(labels_bytes(source.labels))
+        module = tf.Module()
+        module.labels_file = tf.saved_model.Asset(labels)
+        tf.saved_model.save(module, folder, _signatures(tf, source))
+
+
+def _signatures(tf, source):
+    """{name: tf.function for given inputs}."""
+    specs = [tf.TensorSpec([None, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
     # One function that all signatures call, so that the weights are stored once; as an attribute of
     # the module they would be stored again.
     network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
@@ -33,31 +45,17 @@ def save(source, folder):
 
     def answer_files(image_bytes):
         one_each = [tf.TensorSpec(spec.shape[1:], spec.dtype) for spec in specs]
-        return answer(
-            *tf.map_fn(
-                lambda each: _decode(tf, each, source), image_bytes, fn_output_signature=one_each
-            )
-        )
+        decode = partial(_decode, tf, source=source)
+        return answer(*tf.map_fn(decode, image_bytes, fn_output_signature=one_each))
 
     def signature(function, *inputs):
         return tf.function(function, autograph=False).get_concrete_function(*inputs)
 
-    signatures = {
-        FILES: signature(answer_files, tf.TensorSpec([None], tf.string, name="image_bytes")),
-        FILE: signature(answer_file, tf.TensorSpec([], tf.string, name="image_bytes")),
+    return {
+        FILES: signature(answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
+        FILE: signature(answer_file, tf.TensorSpec([], tf.string, "image_bytes")),
         PIXELS: signature(answer, *specs),
     }
-    with tempfile.TemporaryDirectory() as elsewhere:
-        labels = os.path.join(elsewhere, LABELS_FILE)
-        with open(labels, "wb") as file:
-            file.write(labels_bytes(source.labels))
-        module = tf.Module()
-        module.labels_file = tf.saved_model.Asset(labels)
-        tf.saved_model.save(module, folder, signatures)
-
-
-def _specs(tf, source):
-    return [tf.TensorSpec([None, *each.size, 3], tf.float32, each.feed) for each in source.inputs]
 
 
 def _network(tf, source):
