@@ -232,7 +232,8 @@ def _add_graph(parser):
     add(
         "--graph",
         default="models/retrained_graph.pb",
-        help="frozen graph, or keras:NAME for a network of keras.applications with ImageNet's classes",
+        help="frozen graph, or keras:NAME for a network of keras.applications with the classes of "
+        "ImageNet",
     )
     add_weights(add)
     add("--model_dir", default="models", help="where keras:NAME is kept, frozen")

@@ -31,9 +31,9 @@ def add_weights(add):
     add(
         "--weights",
         metavar="FILE|imagenet|random",
-        help="weights of a Keras network: a .weights.h5, .keras or .h5 file, those of ImageNet from "
-        "Keras's own cache or download (the default), or random ones, for tests; of vgg16: its "
-        "vgg16.npy",
+        help="weights of a Keras network: a .weights.h5, .keras or .h5 file, those of ImageNet "
+        "from Keras's own cache or download (the default), or random ones, for tests; of vgg16: "
+        "its vgg16.npy",
     )
 
 

@@ -203,9 +203,10 @@ def _add_network(parser):
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of keras.applications, as "
-        "keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for that in --model_file. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
+        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
+        "model in --model_file. Default: inception_v3 if it is in --model_dir or can be fetched, "
+        "else efficientnet_lite0, which comes with the requirements",
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")

@@ -203,7 +203,8 @@ def check_config(path, config):
         each = waiting.pop()
         if isinstance(each, dict):
             name, module = each.get("class_name"), each.get("module") or "keras"
-            own = str(module).split(".")[0] == "keras" and not each.get("registered_name")
+            registered = str(each.get("registered_name"))  # a class of one's own: `package>name`
+            own = str(module).split(".")[0] == "keras" and ">" not in registered
             if name in ("Lambda", "__lambda__", "function") or (name and not own):
                 raise ChoiceError(
                     f"{path} was not loaded, since it holds code of its own ({str(name)[:60]!r}); "
