@@ -54,12 +54,13 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import bad_images_path, output_paths, parse_flags
+from retraining.flags import bad_images_path, network_choice, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
 from retraining.lines import some, table
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
+from retraining.nodes import read_notes
 from retraining.record import (
     Outcome,
     Setting,
@@ -168,10 +169,10 @@ def read_photos(options, log):
 
 def choose_network(options, log):
     """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
-    if options.model_file:
-        return networks.find(options.architecture or DEFAULT), options.model_file
+    wanted = networks.find(options.architecture or DEFAULT, network_choice(options))
+    if options.model_file and options.architecture != networks.SAVED_MODEL:
+        return wanted, options.model_file
     quiet, folder = is_quiet(options), options.model_dir
-    wanted = networks.find(options.architecture or DEFAULT)
     try:
         return wanted, obtain(wanted, folder, quiet, options.offline)
     except NetworkError as error:
@@ -234,6 +235,9 @@ def make_extractor(path, known, options, log):
     network = load_network(path, known, options.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"{path} is run though it holds {unsafe}")
+    for note in read_notes(network.graph_def):
+        options.caveats.append(note)
+        log.warning(note)
     precision = resolve_precision(options.precision, network.graph_def)
     return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
 

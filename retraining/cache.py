@@ -11,6 +11,7 @@ never deleted, and begun anew. No TensorFlow.
 import contextlib
 import itertools
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -146,11 +147,12 @@ class BottleneckStore:
     """
 
     def __init__(self, folder, name, fingerprint, width):
-        """Opens or creates `folder/name-fingerprint.sqlite`.
+        """Opens or creates `folder/name-fingerprint.sqlite`, `_` for what no file name may have.
 
         Raises:
             CacheError: it cannot be opened.
         """
+        name = re.sub(r"[^\w.+-]", "_", name)
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
         self.width, self.notes = width, []
         self._pending = {}

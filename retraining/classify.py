@@ -149,6 +149,8 @@ class _Done:
 def load_classifier(graph_path, labels_path=None, overrides=None, precision="auto"):
     """Reads a retrained graph, or any frozen image classifier.
 
+    `labels_path` may also be the labels themselves, a tuple.
+
     A graph that describes itself needs nothing else. For others the flags count first, then what
     the graph's nodes tell, then what was usual for such graphs (said in `notes`).
 
@@ -185,6 +187,8 @@ def _find_trust(graph_def, described):
 
 def _find_labels(graph_path, labels_path, described):
     beside = Path(graph_path).with_name("retrained_labels.txt")  # as retrain.py calls it
+    if isinstance(labels_path, tuple):
+        return labels_path
     if labels_path:
         return read_labels(labels_path)
     if described:

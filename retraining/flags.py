@@ -1,15 +1,24 @@
 """The flags of retrain.py: names, help and checks. Names and defaults are the classic's, if any."""
 
 import argparse
+import math
 import os
 import re
 
-from retraining.command import ALLOW_UNSAFE_OPS, VERBOSITIES, Parser, batch_size, number
+from retraining.command import (
+    ALLOW_UNSAFE_OPS,
+    VERBOSITIES,
+    Parser,
+    add_weights,
+    batch_size,
+    number,
+)
 from retraining.dataset import DatasetError, read_listed
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
-from retraining.networks import NetworkError, find
+from retraining.networks import DEFAULT, SAVED_MODEL, NetworkError, find
+from retraining.recipes import Choice
 from retraining.train import TrainingOptions
 
 PERCENT = number(int, 0, 100)
@@ -40,6 +49,7 @@ def parse_flags(argv, description):
         parser.error("--testing_percentage and --validation_percentage leave no training images")
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
+    _check_network(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -54,6 +64,30 @@ def parse_flags(argv, description):
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
+
+
+def network_choice(options):
+    """The recipes.Choice that the flags make; --model_file in it only where it is to be frozen."""
+    return Choice(
+        options.weights,
+        options.bottleneck_layer,
+        options.input_height,
+        options.input_width,
+        options.input_mean,
+        options.input_std,
+        options.model_file if options.architecture == SAVED_MODEL else None,
+        options.allow_unsafe_ops,
+    )
+
+
+def _check_network(parser, options):
+    """Ends the program if the network leaves no such choice, as far as no file need be read."""
+    try:
+        find(options.architecture or DEFAULT, network_choice(options))
+    except NetworkError as error:
+        parser.error(str(error))
+    if options.architecture == SAVED_MODEL and not options.model_file:
+        parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
 
 
 def _check_output_flags(parser, options):
@@ -175,12 +209,27 @@ def _add_network(parser):
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
+        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
+        "model in --model_file. Default: inception_v3 if it is in --model_dir or can be fetched, "
+        "else efficientnet_lite0, which comes with the requirements",
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
     add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    add_weights(add)
+    add(
+        "--bottleneck_layer",
+        metavar="LAYER",
+        help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
+        "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
+        "relu6, the only output",
+    )
+    add("--input_height", type=POSITIVE, help="pixels; of networks that take images of any size")
+    add("--input_width", type=POSITIVE, help="pixels, likewise")
+    any_number = number(float, -math.inf)
+    add("--input_mean", type=any_number, help="saved_model: subtracted from pixels of 0..255")
+    add("--input_std", type=any_number, help="saved_model: what pixels are then divided by")
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
     add(
