@@ -10,6 +10,7 @@ from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import NetworkError, find
+from retraining.pair import JOINT
 from retraining.train import TrainingOptions
 
 PERCENT = number(int, 0, 100)
@@ -48,10 +49,23 @@ def parse_flags(argv, description):
         parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+    _check_pair(parser, options)
     folder = options.import_classic_bottlenecks
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
+
+
+def _check_pair(parser, options):
+    """Ends the program if a flag has no meaning with two networks or with mirror images."""
+    both = JOINT in (options.architecture or "")
+    if both and options.model_file:
+        parser.error("--model_file names one network's file; put both into --model_dir")
+    if options.import_classic_bottlenecks and (both or options.mirror_average):
+        parser.error(
+            "--import_classic_bottlenecks is for one network and photos as they are; import in a "
+            "run without the other network and --mirror_average"
+        )
 
 
 def _check_output_flags(parser, options):
@@ -155,11 +169,14 @@ def _add_data(parser):
 
 
 def _network(name):
-    """A flag type: the name of a network that is known."""
+    """A flag type: the name of a network that is known, or of two, with JOINT between."""
     try:
-        return find(name).name
+        names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{name} is not one network or two different ones")
+    return JOINT.join(names)
 
 
 def _add_network(parser):
@@ -170,7 +187,14 @@ def _add_network(parser):
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
         "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
+        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the "
+        "requirements. NAME+NAME takes two together, for a better answer that takes longer",
+    )
+    add(
+        "--mirror_average",
+        action="store_true",
+        help="average the vectors of each image and of its mirror image, here and in the exported "
+        "graph; takes twice as long",
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
