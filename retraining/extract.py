@@ -110,6 +110,7 @@ class PairExtractor:
         """Takes two Extractors."""
         self.parts = (first, second)
         self.network = NetworkPair(first.network, second.network)
+        # Said as "bfloat16+float32" where they differ; each part computes in its own.
         precisions = dict.fromkeys(part.settings.precision for part in self.parts)
         self.settings = replace(first.settings, precision="+".join(precisions))
 

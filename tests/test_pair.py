@@ -11,8 +11,10 @@ import pytest
 
 import label_image
 from retraining import export, graph, trust
+from retraining.classify import load_classifier
 from retraining.export import ExportError
 from retraining.extract import FLUSH, side_by_side
+from retraining.files import write_files
 from retraining.graph import BytesRunner, Runner, load_network, read_graph, read_metadata
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
@@ -166,6 +168,18 @@ def test_unknown_images_are_found(done, photos, tmp_path, capsys):
 def test_other_ways_to_feed_it_are_refused(done, paths, capsys, flags):
     assert label_image.main(["--graph", done.graph, *flags, paths[0]]) == 1
     assert "holds two networks and knows how to feed them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_only_the_network_that_bears_bfloat16_computes_in_it(both, order, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "native_precision", lambda: "bfloat16")
+    pair = NetworkPair(*(both[number] for number in order))
+    head = Head(np.zeros((pair.width, 2), "f4"), np.zeros(2, "f4"))
+    content = export.graph_bytes(export.build_graph(pair, head, "final_result"))
+    about = export.describe(pair, ["a", "b"], "final_result", {})
+    write_files({tmp_path / "graph.pb": content + export.metadata_bytes(about)})
+    precisions = [part.precision for part in load_classifier(tmp_path / "graph.pb").parts]
+    assert precisions == [("bfloat16", "float32")[number] for number in order]
 
 
 @pytest.mark.parametrize("second", [5, {"input": "Mul"}, {"size": [0, 0]}, {"std": 0.0}])
