@@ -17,7 +17,8 @@ from retraining.dataset import DatasetError, read_listed
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
-from retraining.networks import DEFAULT, SAVED_MODEL, NetworkError, find
+from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.pair import JOINT
 from retraining.recipes import Choice
 from retraining.train import TrainingOptions
 
@@ -66,8 +67,14 @@ def parse_flags(argv, description):
     return options
 
 
-def network_choice(options):
-    """The recipes.Choice that the flags make; --model_file in it only where it is to be frozen."""
+def network_choice(options, name):
+    """The recipes.Choice that the flags make of the network `name`, one of --architecture's.
+
+    --model_file is in it only where it is to be frozen. Of two networks, the flags are for those
+    that are made to order.
+    """
+    if name in NETWORKS and JOINT in (options.architecture or ""):
+        return Choice()
     return Choice(
         options.weights,
         options.bottleneck_layer,
@@ -75,19 +82,34 @@ def network_choice(options):
         options.input_width,
         options.input_mean,
         options.input_std,
-        options.model_file if options.architecture == SAVED_MODEL else None,
+        options.model_file if name == SAVED_MODEL else None,
         options.allow_unsafe_ops,
     )
 
 
 def _check_network(parser, options):
-    """Ends the program if the network leaves no such choice, as far as no file need be read."""
-    try:
-        find(options.architecture or DEFAULT, network_choice(options))
-    except NetworkError as error:
-        parser.error(str(error))
-    if options.architecture == SAVED_MODEL and not options.model_file:
+    """Ends the program if a network leaves no such choice, as far as no file need be read."""
+    names = (options.architecture or DEFAULT).split(JOINT)
+    for name in names:
+        try:
+            find(name, network_choice(options, name))
+        except NetworkError as error:
+            parser.error(str(error))
+    if SAVED_MODEL in names and not options.model_file:
         parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
+    _check_pair(parser, options)
+
+
+def _check_pair(parser, options):
+    """Ends the program if a flag has no meaning with two networks or with mirror images."""
+    both = JOINT in (options.architecture or "")
+    if both and options.model_file:
+        parser.error("--model_file names one network's file; put both into --model_dir")
+    if options.import_classic_bottlenecks and (both or options.mirror_average):
+        parser.error(
+            "--import_classic_bottlenecks is for one network and photos as they are; import in a "
+            "run without the other network and --mirror_average"
+        )
 
 
 def _check_output_flags(parser, options):
@@ -195,11 +217,14 @@ def _add_data(parser):
 
 
 def _network(name):
-    """A flag type: the name of a network that is known."""
+    """A flag type: the name of a network that is known, or of two, with JOINT between."""
     try:
-        return find(name).name
+        names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{name} is not one network or two different ones")
+    return JOINT.join(names)
 
 
 def _add_network(parser):
@@ -209,10 +234,22 @@ def _add_network(parser):
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
+<<<<<<< HEAD
         "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
         "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
         "model in --model_file. Default: inception_v3 if it is in --model_dir or can be fetched, "
         "else efficientnet_lite0, which comes with the requirements",
+=======
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
+        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the "
+        "requirements. NAME+NAME takes two together, for a better answer that takes longer",
+    )
+    add(
+        "--mirror_average",
+        action="store_true",
+        help="average the vectors of each image and of its mirror image, here and in the exported "
+        "graph; takes twice as long",
+>>>>>>> h-pair
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
