@@ -234,22 +234,17 @@ def _add_network(parser):
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-<<<<<<< HEAD
         "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
         "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
-        "model in --model_file. Default: inception_v3 if it is in --model_dir or can be fetched, "
-        "else efficientnet_lite0, which comes with the requirements",
-=======
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the "
-        "requirements. NAME+NAME takes two together, for a better answer that takes longer",
+        "model in --model_file. NAME+NAME takes two together, for a better answer that takes "
+        "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
+        "efficientnet_lite0, which comes with the requirements",
     )
     add(
         "--mirror_average",
         action="store_true",
         help="average the vectors of each image and of its mirror image, here and in the exported "
         "graph; takes twice as long",
->>>>>>> h-pair
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
