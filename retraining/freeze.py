@@ -55,8 +55,9 @@ def freeze(function, size, output, batch=None, dtype="float32"):
     except Exception as error:  # whatever a model's own code raises
         raise FreezeError(f"TensorFlow cannot freeze it: {one_line(error)}") from error
     result = node_name(frozen.outputs[0].name)
-    if frozen.outputs[0].shape.rank != 2:
-        raise FreezeError(f"it gives {frozen.outputs[0].shape}, not one vector per image")
+    shape = traced.outputs[0].shape
+    if shape.rank not in (2, None):  # what is unknown here is looked at when the graph is read
+        raise FreezeError(f"it gives {shape}, not one vector per image")
     graph_def = _inlined(frozen.graph.as_graph_def(), result)
     return _simplified(graph_def, result, output)
 

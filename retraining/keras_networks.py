@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -264,8 +265,15 @@ def load_weights(model, path):
     Raises:
         ChoiceError: they are not those of the model.
     """
+    # A file may leave layers as they were, with no more than a warning: then these NaN stay.
+    empty = [np.full_like(v, np.nan if v.dtype.kind == "f" else 0) for v in model.get_weights()]
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.set_weights(empty)
+            model.load_weights(path)
+        if any(np.isnan(value).any() for value in model.get_weights() if value.dtype.kind == "f"):
+            raise ValueError("it holds only some of them")
     except Exception as error:  # h5py, zipfile and Keras raise whatever a wrong file makes them
         raise ChoiceError(
             f"{path} does not hold the weights that are needed (.weights.h5, .keras or .h5 of that "
@@ -385,6 +393,5 @@ def imagenet_labels(place):
 
 
 def without_background(labels):
-    """Labels of a file, less the first if that is the background class, which Keras has not."""
-    extra = len(labels) == CLASSES + 1 and labels[0].strip().lower() in ("background", "dummy")
-    return tuple(labels[1:] if extra else labels)
+    """Labels of a file, less the first of 1,001, the background class, which Keras has not."""
+    return tuple(labels[1:] if len(labels) == CLASSES + 1 else labels)
