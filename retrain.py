@@ -261,9 +261,7 @@ def compute_bottlenecks(dataset, extractor, options, log):
     with contextlib.ExitStack() as stack:
         stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
         for store, part in zip(stores, extractor.parts, strict=True):
-            if folder := options.import_classic_bottlenecks:
-                cache = ClassicCache(folder, part.network.name, store.width, dataset.labels)
-                import_vectors(store, dataset.examples, cache, part, log)
+            import_vectors(store, dataset, part, options, log)
             reasons |= fill_store(store, good, part, bar)
             good = [job for job in good if job.example.key not in reasons]
         labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
@@ -304,8 +302,13 @@ def scale_vectors(labelled, network):
     return factors
 
 
-def import_vectors(store, examples, cache, extractor, log):
-    """Takes vectors over from a classic_cache.ClassicCache and says what became of them."""
+def import_vectors(store, dataset, extractor, options, log):
+    """Takes vectors over from the classic's folder, if one is given; says what became of them."""
+    if not options.import_classic_bottlenecks:
+        return
+    folder, network = options.import_classic_bottlenecks, extractor.network
+    cache = ClassicCache(folder, network.name, network.width, dataset.labels)
+    examples = dataset.examples
 
     def compute(sample):
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
