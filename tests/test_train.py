@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from retraining import evaluate
+from retraining.objective import Objective
 from retraining.train import (
+    Descender,
     Head,
     Labelled,
     TrainingError,
     TrainingOptions,
     compare_sizes,
-    descend,
     train,
 )
 
@@ -68,7 +69,8 @@ def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
         return evaluate.cross_entropy(evaluate.softmax(vectors @ w + b), truth)
 
     head = Head(weights.copy(), bias.copy())
-    descend(head, vectors, truth, 0.5)
+    options = TrainingOptions(learning_rate=0.5)
+    Descender(head, Objective(), options, rng)((vectors, truth))
     for index in np.ndindex(4, 3):
         nudge = np.zeros((4, 3))
         nudge[index] = 1e-6
