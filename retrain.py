@@ -5,6 +5,7 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 """
 
 import contextlib
+import math
 import os
 import signal
 from collections import Counter
@@ -25,6 +26,7 @@ from retraining import (
     example_images,
     export,
     formats,
+    heads,
     html_report,
     networks,
     trust,
@@ -77,6 +79,7 @@ from retraining.record import (
 from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
 from retraining.thumbnails import Thumbnails
 from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
+from retraining.train import evaluate as evaluate_head
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
@@ -108,7 +111,7 @@ def main(argv=None):
     trusted = fit_trust(trained.head, bottlenecks, log)
     model = Model(trained.head, trusted, bottlenecks.factors)
     watch.lap("training")
-    sizes = try_fewer_photos(bottlenecks, options)
+    sizes = try_fewer_photos(bottlenecks, trained.settings)
     watch.lap("trying fewer photos")
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
@@ -148,7 +151,10 @@ def provide_example_images(options, log):
 def read_photos(options, log):
     """The Dataset in --image_dir, its oddities said on stderr."""
     split = SplitOptions(
-        options.validation_percentage, options.testing_percentage, options.split_by
+        options.validation_percentage,
+        options.testing_percentage,
+        options.split_by,
+        options.stratified,
     )
     scan = ScanOptions(options.recursive, options.max_image_pixels, options.listed)
     with FileKeys(options.bottleneck_dir, hash_file) as files:
@@ -462,11 +468,12 @@ def describe_audit(findings):
 
 @dataclass(frozen=True)
 class Trained:
-    """The softmax layer, the Steps with evaluations on the way, and TensorBoard's folder."""
+    """The head, the Steps with evaluations on the way, TensorBoard's folder, how it was trained."""
 
     head: Head
     course: list[Step]
     log_folder: Path
+    settings: TrainingOptions
 
 
 def training_options(options):
@@ -478,15 +485,51 @@ def training_options(options):
         options.validation_batch_size,
         options.eval_step_interval,
         options.seed,
+        options.optimizer,
+        options.hidden_units or (),
+        options.dropout,
+        options.l2,
+        options.label_smoothing,
+        options.class_weights,
+        options.epochs,
+        options.early_stopping,
+    )
+
+
+def find_head(bottlenecks, options, log):
+    """The Trained softmax layer of --head auto, a line per candidate on the way."""
+    found = []
+    training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
+    classes, settings = len(bottlenecks.labels), training_options(options)
+    for candidate in heads.candidates(training, validation, classes, settings):
+        found.append(candidate)
+        log.info(describe_candidate(candidate))
+    best, course = heads.best(found), heads.course_of(found)
+    with TensorBoardLog(options.summaries_dir) as tensorboard:
+        for step in course:
+            tensorboard.add(step)
+    log.info(f"--l2 {best.options.l2:.3g} has the lowest validation cross entropy and is taken")
+    return Trained(best.head, course, tensorboard.folder, best.options)
+
+
+def describe_candidate(candidate):
+    """One line on a heads.Candidate."""
+    found = candidate.validation
+    return (
+        f"--l2 {candidate.options.l2:.3g}: validation accuracy {found.accuracy:.1%}, cross "
+        f"entropy {found.cross_entropy:.3f}"
     )
 
 
 def train_head(bottlenecks, extractor, options, log):
-    """The Trained softmax layer; its course goes to TensorBoard and onto a progress line."""
+    """The Trained head; its course goes to TensorBoard and onto a progress line."""
+    if options.head == "auto":
+        return find_head(bottlenecks, options, log)
     settings, course = training_options(options), []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)
-    bar = progress_bar("training", "step", is_quiet(options))(steps, total=settings.steps)
+    total = settings.steps_for(len(training.truth))
+    bar = progress_bar("training", "step", is_quiet(options))(steps, total=total)
     with TensorBoardLog(options.summaries_dir) as tensorboard:
         for step in bar:
             if step.training:
@@ -498,17 +541,34 @@ def train_head(bottlenecks, extractor, options, log):
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, extractor, options)
     log.info(describe(step))
-    return Trained(step.head, course, tensorboard.folder)
+    if step.kept is not None:
+        log.info(
+            f"stopped at step {step.number}; the head of step {step.kept} is kept, which had the "
+            f"lowest validation cross entropy"
+        )
+    held_out = evaluate_head(step.head, validation.vectors, validation.truth)
+    warn_of_scores(held_out, len(bottlenecks.labels), log)
+    return Trained(step.head, course, tensorboard.folder, settings)
 
 
-def try_fewer_photos(bottlenecks, options):
+def warn_of_scores(found, classes, log):
+    """Says if an Evaluation on the validation photos has scores that are worse than guessing's."""
+    if found.count and found.cross_entropy > math.log(classes) + 1:
+        log.warning(
+            f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
+            f"that of guessing, {math.log(classes):.2f}: wrong answers are given as sure; train "
+            f"shorter, lower --learning_rate, or give --head auto"
+        )
+
+
+def try_fewer_photos(bottlenecks, settings):
     """The train.SizePoints that say whether more photos would help; distorted views left out."""
     training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
     return compare_sizes(
         training.first(len(bottlenecks.examples[TRAINING])),
         Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
         len(bottlenecks.labels),
-        training_options(options),
+        settings,
     )
 
 
@@ -535,7 +595,9 @@ class Model:
     def unknown(self):
         """The trust.UnknownScore for vectors as the networks give them, or None."""
         score = self.trusted.unknown
-        return score and replace(score, factors=self.factors)
+        if not score or self.head.hidden:  # behind hidden layers the factors are in the weights
+            return score
+        return replace(score, factors=self.factors)
 
 
 def fit_trust(head, bottlenecks, log):
@@ -618,6 +680,7 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     export.check_agreement(result, expected)
     export.check_accuracy(result, options.assert_accuracy_at_least)
     facts = {
+        "features": export.features_node(extractor.network, model.head),
         "results": export.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
     }

@@ -243,7 +243,8 @@ def _find_trust(graph_def, described):
     temperature, unknown = trust.read(
         described.get("trust", {}), lambda name: constant(nodes, name)
     )
-    inputs = (described["bottleneck_input"], described["logits"]) if unknown else ()
+    vectors = described.get("features", described["bottleneck_input"])  # the same, without a name
+    inputs = (vectors, described["logits"]) if unknown else ()
     return {"temperature": temperature, "unknown": unknown, "unknown_inputs": inputs}
 
 

@@ -53,11 +53,15 @@ class BadImage:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Percentages of validation and testing, and what decides: `content` or `path`."""
+    """Percentages of validation and testing, and what decides: `content` or `path`.
 
-    validation: float = 10
-    testing: float = 10
+    `stratified` cuts each class by them exactly; then photos may move when others are added.
+    """
+
+    validation: int = 10
+    testing: int = 10
     by: str = "content"
+    stratified: bool = False
 
 
 @dataclass(frozen=True)
@@ -386,12 +390,46 @@ def _splits_by_path(image_dir, paths, options):
 def _splits_by_content(photos, keys, options):
     groups = _subjects(keys)
     place = {group: percentage(group.encode()) for group in set(groups.values())}
-    chosen = {group: split_of(percent, options) for group, percent in place.items()}
+    if options.stratified:
+        chosen = _stratified(photos, groups, place, options)
+    else:
+        chosen = {group: split_of(percent, options) for group, percent in place.items()}
     classes = [{groups[path] for path in paths} for paths in photos.values()]
     shared = {group for group, count in Counter(g for c in classes for g in c).items() if count > 1}
     for in_class in classes:
         _fill_empty_splits(sorted(in_class, key=place.get), shared, chosen, options)
     return {path: chosen[groups[path]] for path in keys}
+
+
+def _stratified(photos, groups, place, options):
+    """{subject: split}: each class sorted by its subjects' hashes `place` and cut by its quotas.
+
+    A subject of several photos goes where it still fits; one of an earlier class, too, stays there.
+    """
+    chosen = {}
+    for paths in photos.values():
+        sizes = Counter(groups[path] for path in paths)
+        left = _quotas(len(paths), options)
+        for group in sizes:
+            if group in chosen:
+                left[chosen[group]] -= sizes[group]
+        for group in sorted(sizes.keys() - chosen.keys(), key=place.get):
+            fitting = (part for part in (VALIDATION, TESTING) if 0 < sizes[group] <= left[part])
+            chosen[group] = next(fitting, TRAINING)
+            left[chosen[group]] -= sizes[group]
+    return chosen
+
+
+def _quotas(count, options):
+    """{split: number of `count` photos}, by the largest remainder of the exact shares."""
+    parts = {TESTING: options.testing, VALIDATION: options.validation}
+    parts = {TRAINING: 100 - sum(parts.values()), **parts}
+    shares = {part: divmod(count * percent, 100) for part, percent in parts.items()}
+    quotas = {part: int(whole) for part, (whole, _) in shares.items()}
+    order = sorted(shares, key=lambda part: -shares[part][1])  # stable: training, then testing
+    for part in order[: count - sum(quotas.values())]:
+        quotas[part] += 1
+    return quotas
 
 
 def _subjects(keys):

@@ -112,7 +112,10 @@ def _bottleneck_input(base):
 
 
 def _add_head(graph_def, base, head, tensor_name):
-    """The nodes that the classic's `add_final_training_ops` left in its frozen graph."""
+    """The nodes that the classic's `add_final_training_ops` left in its frozen graph.
+
+    Hidden layers, which it had not, come before them, as `final_training_ops/hidden_1` and so on.
+    """
     bottleneck = add_node(
         graph_def,
         _bottleneck_input(base),
@@ -121,10 +124,11 @@ def _add_head(graph_def, base, head, tensor_name):
         dtype="float32",
         shape=(-1, base.width),
     )
+    features = _add_hidden(graph_def, bottleneck, head.hidden)
     weights = _add_variable(graph_def, f"{HEAD}/weights/final_weights", head.weights)
     bias = _add_variable(graph_def, f"{HEAD}/biases/final_biases", head.bias)
     product, logits = f"{HEAD}/Wx_plus_b/MatMul", LOGITS
-    add_node(graph_def, product, "MatMul", [bottleneck, weights], T="float32")
+    add_node(graph_def, product, "MatMul", [features, weights], T="float32")
     add_node(graph_def, logits, "Add", [product, bias], T="float32")
     if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
         raise ExportError(
@@ -143,6 +147,27 @@ def _add_joint(graph_def, base):
     return add_node(
         graph_def, BOTH, "ConcatV2", [*vectors, axis], T="float32", Tidx="int32", N=count
     )
+
+
+def _add_hidden(graph_def, source, layers):
+    """Appends the hidden layers behind the node `source`; returns the last one's output."""
+    for number, (weights, bias) in enumerate(layers, 1):
+        scope = _hidden(number)
+        weights = _add_variable(graph_def, f"{scope}/weights", weights)
+        bias = _add_variable(graph_def, f"{scope}/biases", bias)
+        product = add_node(graph_def, f"{scope}/MatMul", "MatMul", [source, weights], T="float32")
+        total = add_node(graph_def, f"{scope}/add", "Add", [product, bias], T="float32")
+        source = add_node(graph_def, f"{scope}/Relu", "Relu", [total], T="float32")
+    return source
+
+
+def _hidden(number):
+    return f"{HEAD}/hidden_{number}"
+
+
+def features_node(base, head):
+    """The name of the node that gives what the softmax layer is fed (train.Head.features)."""
+    return f"{_hidden(len(head.hidden))}/Relu" if head.hidden else _bottleneck_input(base)
 
 
 def _add_variable(graph_def, name, value):

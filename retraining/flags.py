@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import re
+import sys
 
 from retraining.command import (
     ALLOW_UNSAFE_OPS,
@@ -18,9 +19,10 @@ from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.optimizers import LBFGS, OPTIMIZERS, RATES
 from retraining.pair import JOINT
 from retraining.recipes import Choice
-from retraining.train import TrainingOptions
+from retraining.train import CLASS_WEIGHTS, TrainingOptions
 
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
@@ -31,6 +33,7 @@ BESIDE_THE_GRAPH = {
     "metrics": "retrained_metrics.json",
 }
 PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
+MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 
 
@@ -51,6 +54,9 @@ def parse_flags(argv, description):
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
     _check_network(parser, options)
+    _check_head(parser, options, given_flags(argv))
+    if options.stratified and options.split_by == "path":
+        parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -112,6 +118,41 @@ def _check_pair(parser, options):
         )
 
 
+def given_flags(argv=None):
+    """The flags on the command line, whatever their values."""
+    words = sys.argv[1:] if argv is None else argv
+    return {word.split("=")[0] for word in words if word.startswith("--")}
+
+
+# What says how the softmax layer is trained step by step.
+STEPWISE = ("--learning_rate", "--epochs", "--early_stopping", "--train_batch_size", "--dropout")
+NOT_WITH_LBFGS = (*STEPWISE, "--intermediate_store_frequency")
+NOT_WITH_AUTO = (
+    *("--hidden_units", "--optimizer", "--l2", "--how_many_training_steps", "--eval_step_interval"),
+    *("--validation_batch_size", *NOT_WITH_LBFGS),
+)
+
+
+def _check_head(parser, options, given):
+    """Ends the program if flags of the head contradict each other; sets the learning rate."""
+    auto, by_lbfgs = options.head == "auto", options.optimizer == LBFGS
+    for about, applies, flags in (
+        ("--head auto finds the softmax layer by itself", auto, NOT_WITH_AUTO),
+        ("--optimizer lbfgs takes all photos at once", by_lbfgs, NOT_WITH_LBFGS),
+    ):
+        if meaningless := [flag for flag in flags if applies and flag in given]:
+            parser.error(f"{about}; {', '.join(meaningless)} cannot go with it")
+    if options.epochs and "--how_many_training_steps" in given:
+        parser.error("--epochs and --how_many_training_steps both say how long; give one of them")
+    if options.dropout and not options.hidden_units:
+        parser.error("--dropout is for hidden layers; add --hidden_units")
+    if options.validation_percentage == 0 and (auto or options.early_stopping):
+        flag = "--head auto" if auto else "--early_stopping"
+        parser.error(f"{flag} needs validation photos; raise --validation_percentage")
+    if options.learning_rate is None and not (auto or by_lbfgs):
+        options.learning_rate = RATES[options.optimizer]
+
+
 def _check_output_flags(parser, options):
     """Ends the program if an output has no name, or would replace another or --exclude's file."""
     first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
@@ -164,9 +205,10 @@ def _is_below(path, folder):
 def build_parser(description=None):
     """All flags, in groups; names and defaults are the classic's where it had them."""
     parser = Parser(prog="retrain.py", description=description)
-    for add in (_add_data, _add_network, _add_training, _add_distortions, _add_outputs, _add_words):
+    for add in (_add_data, _add_network, _add_training, _add_head, _add_distortions):
         add(parser)
-    _add_formats(parser)
+    for add in (_add_outputs, _add_formats, _add_words):
+        add(parser)
     return parser
 
 
@@ -196,6 +238,12 @@ def _add_data(parser):
         default="content",
         help="what decides a photo's split: its bytes, so that moving or renaming changes "
         "nothing, or its path, as in the classic retrain.py",
+    )
+    add(
+        "--stratified",
+        action="store_true",
+        help="split each class by exactly the percentages, still by the photos' bytes; unlike "
+        "without it, photos that are added later may move others to another split",
     )
     add(
         "--recursive",
@@ -288,12 +336,17 @@ def _add_network(parser):
 def _add_training(parser):
     add = parser.add_argument_group("training").add_argument
     defaults = TrainingOptions()
-    add("--how_many_training_steps", type=POSITIVE, default=defaults.steps, help="steps to train")
+    add(
+        "--how_many_training_steps",
+        type=POSITIVE,
+        default=defaults.steps,
+        help="steps to train; of --optimizer lbfgs iterations, at most",
+    )
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     add(
         "--learning_rate",
         type=number(float, 0),
-        default=defaults.learning_rate,
-        help="step size of the gradient descent",
+        help=f"step size of the optimizer; default: {rates}",
     )
     for part, default, unit in (
         ("train", defaults.train_batch_size, "a training step"),
@@ -313,6 +366,79 @@ def _add_training(parser):
         help="steps between evaluations",
     )
     add("--seed", type=COUNT, default=defaults.seed, help="the same seed gives the same result")
+
+
+def hidden_units(text):
+    """A flag type: the sizes of hidden layers, positive whole numbers between commas."""
+    sizes = tuple(int(word) for word in text.split(","))
+    if not all(1 <= size <= MOST_UNITS for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_UNITS}, not {text}")
+    return sizes
+
+
+hidden_units.__name__ = "list of whole numbers (256, or 256,64)"
+
+
+def _add_head(parser):
+    add = parser.add_argument_group("the head").add_argument
+    defaults = TrainingOptions()
+    add(
+        "--head",
+        choices=("classic", "auto"),
+        default="classic",
+        help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
+        "to convergence for several strengths of --l2, chosen by the validation photos",
+    )
+    add(
+        "--hidden_units",
+        type=hidden_units,
+        metavar="N[,N]",
+        help="hidden layers of so many units with ReLU before the softmax layer",
+    )
+    add(
+        "--dropout",
+        type=number(float, 0, 0.99),
+        default=defaults.dropout,
+        help="share of the hidden units left out at random in each training step",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=defaults.optimizer,
+        help="how the weights are changed; lbfgs takes all training photos at once, to convergence",
+    )
+    add(
+        "--epochs",
+        type=POSITIVE,
+        help="passes over all training photos, in place of --how_many_training_steps",
+    )
+    add(
+        "--l2",
+        type=number(float, 0),
+        default=defaults.l2,
+        help="times half the sum of the squared weights (not biases) is added to the loss",
+    )
+    add(
+        "--label_smoothing",
+        type=number(float, 0, 0.99),
+        default=defaults.label_smoothing,
+        help="share of each label that is spread evenly over all classes in training",
+    )
+    add(
+        "--class_weights",
+        choices=CLASS_WEIGHTS,
+        help="balanced: each class counts as much as any other, whatever its number of photos (in "
+        "batches of steps by drawing a class first, as in the classic, else by weights); none: "
+        "each photo counts the same. Default: balanced, but none with --train_batch_size -1, as in "
+        "the classic",
+    )
+    add(
+        "--early_stopping",
+        type=POSITIVE,
+        metavar="N",
+        help="stop after N evaluations without a lower cross entropy on all validation photos, and "
+        "keep the head that had the lowest",
+    )
 
 
 def _add_distortions(parser):

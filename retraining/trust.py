@@ -87,7 +87,8 @@ class UnknownScore:
 
     The score is the log-sum-exp of the logits less `scale` times the length of what of
     `vector - origin` lies outside the training vectors' principal subspace; higher is more like
-    the known. `quantiles` are the validation photos' scores at the shares QUANTILES.
+    the known. Vectors are what the softmax layer is fed: behind hidden layers, if any.
+    `quantiles` are the validation photos' scores at the shares QUANTILES.
     """
 
     origin: np.ndarray  # float32 [width]
@@ -121,16 +122,18 @@ def fit_unknown(training, head, validation):
     if len(validation) < FEWEST_PHOTOS:
         return None
     rows = np.linspace(0, len(training) - 1, min(len(training), MOST_FITTED)).astype(int)
-    fitted = training[rows]
+    fitted = head.features(training[rows])
     # Where all logits are zero, as nearly as may be: what the network sees in no class.
     origin = (-np.linalg.pinv(head.weights.T) @ head.bias).astype(np.float32)
     kept = max(1, min(AXES, fitted.shape[1] // 2, len(fitted) // 2))
     axes = principal_axes(fitted - origin, kept)
     lengths = _outside(fitted - origin, axes).mean()
-    largest = head.logits(fitted).max(axis=1).mean()  # makes the two parts alike, as in the paper
+    largest = (
+        head.logits(training[rows]).max(axis=1).mean()
+    )  # makes the two parts alike, as in the paper
     scale = float(max(largest, 0) / lengths) if lengths > 0 else 0.0
     score = UnknownScore(origin, axes, scale, QUANTILES)
-    known = score.score(validation, head.logits(validation)).astype(np.float64)
+    known = score.score(head.features(validation), head.logits(validation)).astype(np.float64)
     return UnknownScore(origin, axes, scale, np.quantile(known, QUANTILES, method="lower"))
 
 

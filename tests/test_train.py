@@ -1,18 +1,22 @@
 """train.py and evaluate.py: the softmax layer and its figures, against plain arithmetic."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from retraining import evaluate
+from retraining.objective import Objective
+from retraining.optimizers import OPTIMIZERS, RATES
 from retraining.train import (
+    Descender,
     Head,
     Labelled,
     TrainingError,
     TrainingOptions,
     compare_sizes,
-    descend,
+    first_head,
     train,
 )
 
@@ -68,7 +72,8 @@ def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
         return evaluate.cross_entropy(evaluate.softmax(vectors @ w + b), truth)
 
     head = Head(weights.copy(), bias.copy())
-    descend(head, vectors, truth, 0.5)
+    options = TrainingOptions(learning_rate=0.5)
+    Descender(head, Objective(), options, rng)((vectors, truth))
     for index in np.ndindex(4, 3):
         nudge = np.zeros((4, 3))
         nudge[index] = 1e-6
@@ -123,6 +128,122 @@ def test_no_validation_images_give_nan():
 def test_labelled_of_names():
     found = Labelled.of(np.zeros((3, 2)), ["b", "a", "b"], ["a", "b"])
     assert found.truth.tolist() == [1, 0, 1]
+
+
+# -- other ways to train ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("hidden_units", [(), (16,), (16, 8)])
+def test_every_optimizer_learns_what_can_be_learnt(optimizer, hidden_units):
+    rate = {"adam": 0.01, "rmsprop": 0.01, "lbfgs": None}.get(optimizer, 0.05)
+    options = TrainingOptions(
+        steps=300, learning_rate=rate, optimizer=optimizer, hidden_units=hidden_units
+    )
+    head = last(train(clusters(300), clusters(60, seed=1), 3, options)).head
+    assert [weights.shape[1] for weights, _ in head.layers] == [*hidden_units, 3]
+    held_out = clusters(90, seed=2)
+    assert evaluate.accuracy(head.probabilities(held_out.vectors), held_out.truth) == 1
+
+
+def test_hidden_layers_learn_what_no_linear_head_can():
+    """Exclusive or."""
+    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "f4") * 2 - 1
+    data = Labelled(corners, np.array([0, 1, 1, 0]))
+    options = TrainingOptions(steps=500, optimizer="adam", learning_rate=0.01, seed=1)
+    linear = last(train(data, data, 2, options))
+    deep = last(train(data, data, 2, replace(options, hidden_units=(16,), dropout=0.2)))
+    assert (linear.head.probabilities(corners).argmax(axis=1) == data.truth).sum() <= 3
+    assert (deep.head.probabilities(corners).argmax(axis=1) == data.truth).all()
+
+
+def test_hidden_weights_begin_as_he_et_al_have_them():
+    head = first_head(np.random.default_rng(0), 500, 3, (400, 30))
+    (first, bias), (second, _) = head.hidden
+    assert first.std() == pytest.approx(np.sqrt(2 / 500), rel=0.02)
+    assert second.std() == pytest.approx(np.sqrt(2 / 400), rel=0.03)
+    assert head.weights.std() < 0.001
+    assert (bias == 0).all()
+
+
+def test_epochs_are_passes_over_all_photos():
+    options = TrainingOptions(epochs=3, train_batch_size=40, eval_step_interval=1)
+    steps = list(train(clusters(100), clusters(9), 3, options))
+    assert [step.training.count for step in steps] == [40, 40, 20] * 3
+    assert options.steps_for(100) == 9
+
+
+def first_bias(truth, **settings):
+    """The second class's bias after one step of rate 1 from zeros, where the gradient is plain."""
+    data = Labelled(np.zeros((len(truth), 2), "f4"), truth)
+    options = TrainingOptions(steps=1, learning_rate=1.0, **settings)
+    return last(train(data, data, 2, options)).head.bias[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({"train_batch_size": 900}, 0.5),  # by drawing
+        ({"train_batch_size": 1000, "class_weights": "none"}, 0.1),
+        ({"train_batch_size": -1}, 0.1),  # as in the classic
+        ({"train_batch_size": -1, "class_weights": "balanced"}, 0.5),
+        ({"train_batch_size": 1000, "epochs": 1}, 0.5),  # by weights
+        ({"train_batch_size": 1000, "epochs": 1, "class_weights": "none"}, 0.1),
+    ],
+)
+def test_class_weights(settings, share):
+    truth = np.array([0] * 900 + [1] * 100)
+    assert first_bias(truth, **settings) == pytest.approx(share - 0.5, abs=0.06)
+
+
+def test_early_stopping_keeps_the_best_head_on_all_validation_photos():
+    training, validation = noisy(40, width=60), noisy(200, width=60, seed=2)
+    options = TrainingOptions(
+        steps=2000, learning_rate=0.1, eval_step_interval=5, early_stopping=3, optimizer="momentum"
+    )
+    steps = list(train(training, validation, 2, options))
+    losses = {step.number: step.validation.cross_entropy for step in steps if step.validation}
+    final = steps[-1]
+    assert {step.validation.count for step in steps if step.validation} == {200}
+    assert final.number == final.kept + 15 < 1999
+    assert losses[final.kept] == min(losses.values())
+    answer = final.head.probabilities(validation.vectors)
+    assert evaluate.cross_entropy(answer, validation.truth) == losses[final.kept]
+
+
+def test_early_stopping_needs_validation_photos():
+    with pytest.raises(TrainingError, match="--early_stopping needs validation photos"):
+        list(train(clusters(30), clusters(9).first(0), 3, TrainingOptions(early_stopping=1)))
+
+
+@pytest.mark.parametrize("optimizer", RATES)
+@pytest.mark.parametrize("hidden_units", [(), (8,)])
+def test_a_rate_that_makes_the_head_useless_is_an_error(optimizer, hidden_units):
+    options = TrainingOptions(
+        steps=50, learning_rate=1e30, optimizer=optimizer, hidden_units=hidden_units
+    )
+    with pytest.raises(TrainingError, match=r"lower --learning_rate, which is 1e\+30"):
+        list(train(noisy(60), noisy(60), 2, options))
+
+
+def test_vectors_that_lbfgs_cannot_bear_are_an_error():
+    data = noisy(60)
+    broken = Labelled(data.vectors * np.float32(np.inf), data.truth)
+    with pytest.raises(TrainingError, match="another --optimizer"):
+        list(train(broken, data, 2, TrainingOptions(optimizer="lbfgs")))
+
+
+def test_lbfgs_tells_of_its_course():
+    options = TrainingOptions(
+        optimizer="lbfgs", l2=0.01, eval_step_interval=2, class_weights="none"
+    )
+    steps = list(train(noisy(100), noisy(50, seed=2), 2, options))
+    numbers = [step.number for step in steps]
+    assert numbers[:3] == [0, 2, 4]
+    assert numbers == sorted(set(numbers))
+    losses = [step.training.cross_entropy for step in steps]
+    assert losses[-1] < losses[0]
+    assert (steps[-1].training.count, steps[-1].validation.count) == (100, 50)
 
 
 # -- evaluate.py -----------------------------------------------------------------------------
@@ -182,6 +303,19 @@ def test_fewer_photos_give_points_of_an_eighth_to_all():
     assert points[-1].right.mean() > 0.8
     again = compare_sizes(training, held_out, 2, TrainingOptions(learning_rate=0.1))
     assert [(a.right == b.right).all() for a, b in zip(points, again, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "learning_rate": 0.01, "hidden_units": (16,), "epochs": 5},
+        {"optimizer": "lbfgs", "l2": 0.01},
+    ],
+)
+def test_fewer_photos_are_tried_with_heads_of_the_same_kind(settings):
+    points = compare_sizes(noisy(400), noisy(300, seed=2), 2, TrainingOptions(**settings))
+    assert [point.photos for point in points] == [50, 100, 200, 400]
+    assert points[-1].right.mean() > 0.8
 
 
 def test_each_class_keeps_its_share_in_the_smallest_subset():

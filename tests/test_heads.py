@@ -1,0 +1,74 @@
+"""heads.py: --head auto on vectors of which the best strength is known."""
+
+import numpy as np
+import pytest
+
+from retraining.evaluate import accuracy, cross_entropy
+from retraining.heads import STRENGTHS, best, candidates, course_of
+from retraining.train import Labelled, TrainingError, TrainingOptions
+
+
+def photos(count, seed, width=30, apart=1.0):
+    """Classes 0, 1, 2 that overlap: too weak a regularisation learns the noise by heart."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(count) % 3
+    vectors = rng.normal(size=(count, width)) * 4 + 10  # neither centred nor scaled
+    vectors[np.arange(count), truth] += 4 * apart
+    return Labelled(vectors.astype("f4"), truth)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return list(candidates(photos(90, 0), photos(300, 1), 3, TrainingOptions()))
+
+
+def test_each_candidate_has_its_strength_and_converged(found):
+    ratios = [candidate.options.l2 / found[0].options.l2 for candidate in found]
+    np.testing.assert_allclose(ratios, STRENGTHS)
+    training = photos(90, 0)
+    for candidate in found:
+        head = candidate.head
+        error = head.probabilities(training.vectors)
+        error[np.arange(90), training.truth] -= 1
+        centred = training.vectors - training.vectors.mean(axis=0)
+        slope = centred.T @ error / 90 + candidate.options.l2 * head.weights
+        assert np.abs(slope).max() < 0.02
+        assert np.abs(error.mean(axis=0)).max() < 0.01
+
+
+def test_the_best_has_the_lowest_validation_cross_entropy(found):
+    validation = photos(300, 1)
+    losses = [
+        cross_entropy(candidate.head.probabilities(validation.vectors), validation.truth)
+        for candidate in found
+    ]
+    chosen = found.index(best(found))
+    assert chosen == int(np.argmin(losses))
+    assert losses[-1] > losses[chosen] + 0.5  # or else there was nothing to choose
+
+
+def test_the_course_ends_with_the_best_and_its_numbers_rise(found):
+    course = course_of(found)
+    numbers = [step.number for step in course]
+    assert numbers == sorted(set(numbers))
+    assert course[-1].validation == best(found).validation
+    assert course[-1].training.count == 90
+
+
+def test_a_rare_class_counts_as_much_unless_told_otherwise():
+    data = photos(300, 0, width=3)
+    rows = np.r_[np.flatnonzero(data.truth != 2), np.flatnonzero(data.truth == 2)[:10]]
+    rare, held_out = Labelled(data.vectors[rows], data.truth[rows]), photos(300, 1, width=3)
+
+    def recall(class_weights):
+        options = TrainingOptions(class_weights=class_weights)
+        head = best(list(candidates(rare, held_out, 3, options))).head
+        of_rare = held_out.truth == 2
+        return accuracy(head.probabilities(held_out.vectors[of_rare]), held_out.truth[of_rare])
+
+    assert recall(None) == recall("balanced") > recall("none") + 0.2
+
+
+def test_without_validation_photos_there_is_nothing_to_choose_by():
+    with pytest.raises(TrainingError, match="validation photos"):
+        list(candidates(photos(30, 0), photos(30, 1).first(0), 3, TrainingOptions()))
