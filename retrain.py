@@ -543,7 +543,7 @@ def train_head(bottlenecks, extractor, options, log):
     log.info(describe(step))
     if step.kept is not None:
         log.info(
-            f"stopped at step {step.number}; the head of step {step.kept} is kept, which had the "
+            f"ended at step {step.number}; the head of step {step.kept} is kept, which had the "
             f"lowest validation cross entropy"
         )
     held_out = evaluate_head(step.head, validation.vectors, validation.truth)

@@ -264,6 +264,60 @@ def test_a_copy_in_another_class_does_not_cost_a_class_its_training_image(tmp_pa
         }
 
 
+STRATIFIED = SplitOptions(stratified=True)
+
+
+def test_a_stratified_split_is_exact_in_each_class(tmp_path):
+    fill(tmp_path, {"a": 100, "b": 87, "c": 34, "d": 5, "e": 3})
+    dataset = load_dataset(str(tmp_path), STRATIFIED)
+    counts = Counter((e.label, e.split) for e in dataset.examples)
+    table = {
+        label: tuple(counts[label, part] for part in ("training", "validation", "testing"))
+        for label in dataset.labels
+    }
+    # 87: 69.6, 8.7, 8.7; 34: 27.2, 3.4, 3.4; the smallest have one of each all the same.
+    assert table == {"a": (80, 10, 10), "b": (69, 9, 9), "c": (27, 3, 4), "d": (3, 1, 1),
+                     "e": (1, 1, 1)}  # fmt: skip
+    other = load_dataset(str(tmp_path), SplitOptions(20, 5, stratified=True))
+    counts = Counter((e.label, e.split) for e in other.examples)
+    assert (counts["a", "validation"], counts["a", "testing"]) == (20, 5)
+    assert not any(
+        e.split == "testing"
+        for e in load_dataset(str(tmp_path), SplitOptions(10, 0, stratified=True)).examples
+    )
+
+
+def test_a_stratified_split_goes_by_content_not_by_name(tmp_path):
+    fill(tmp_path / "here", {"a": 60, "b": 45})
+    before = {e.key: e.split for e in load_dataset(str(tmp_path / "here"), STRATIFIED).examples}
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    os.rename(tmp_path / "there" / "a", tmp_path / "there" / "z")
+    for name in os.listdir(tmp_path / "there" / "b"):
+        os.rename(tmp_path / "there" / "b" / name, tmp_path / "there" / "b" / f"x{name[::-1]}.jpg")
+    after = {e.key: e.split for e in load_dataset(str(tmp_path / "there"), STRATIFIED).examples}
+    assert after == before
+
+
+def test_copies_and_variants_share_a_stratified_split(tmp_path):
+    fill(tmp_path, {"a": 40, "b": 40})
+    for n in range(15):
+        names = [f"subject{n}_nohash_{v}.jpg" for v in range(4)]
+        write(tmp_path, "a", names)
+        shutil.copy(tmp_path / "a" / names[2], tmp_path / "b" / f"copy{n}.jpg")
+    shutil.copy(tmp_path / "b" / "007.jpg", tmp_path / "b" / "same.jpg")
+    dataset = load_dataset(str(tmp_path), STRATIFIED)
+    found = splits(dataset)
+    by_key = {}
+    for example in dataset.examples:
+        by_key.setdefault(example.key, set()).add(example.split)
+    assert all(len(parts) == 1 for parts in by_key.values())
+    for n in range(15):
+        assert len({found[f"subject{n}_nohash_{v}.jpg"] for v in range(4)}) == 1
+    counts = Counter((e.label, e.split) for e in dataset.examples)
+    assert [counts["a", part] for part in ("training", "validation", "testing")] == [80, 10, 10]
+    assert [counts["b", part] for part in ("training", "validation", "testing")] == [45, 5, 6]
+
+
 def test_split_by_path_is_the_classics(tmp_path, monkeypatch):
     """A literal table, computed with the classic's own lines for `flowers/daisy/...`."""
     monkeypatch.chdir(tmp_path)

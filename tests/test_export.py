@@ -144,6 +144,48 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
 
 
+def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):
+    rng = np.random.default_rng(5)
+    sizes = [(tiny.WIDTH, 7), (7, 5), (5, 2)]
+    layers = [
+        (rng.normal(size=size).astype("f4"), rng.normal(size=size[1]).astype("f4"))
+        for size in sizes
+    ]
+    deep = Head(*layers[-1], tuple(layers[:-1]))
+    graph_def = export.build_graph(base, deep, "final_result")
+    vectors = rng.normal(size=(6, tiny.WIDTH)).astype("f4")
+    inner = export.features_node(base, deep)
+    assert inner == "final_training_ops/hidden_2/Relu"
+    with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
+        answers, features = session.run(
+            ["final_result:0", f"{inner}:0"], {"input/BottleneckInputPlaceholder:0": vectors}
+        )
+        content = read_file(examples[0].path)
+        single = session.run("final_result:0", {"DecodeJpeg/contents:0": content})
+    by_hand = np.maximum(np.maximum(vectors @ layers[0][0] + layers[0][1], 0) @ layers[1][0]
+                         + layers[1][1], 0)  # fmt: skip
+    np.testing.assert_allclose(features, by_hand, atol=1e-4)
+    np.testing.assert_allclose(
+        answers, evaluate.softmax(by_hand @ layers[2][0] + layers[2][1]), atol=1e-5
+    )
+    bottleneck = BytesRunner(base.graph_def, base.bottleneck).run(content)
+    np.testing.assert_allclose(single, deep.probabilities(bottleneck), atol=1e-5)
+
+
+def test_the_nodes_of_a_linear_head_are_the_classics_and_no_others(base, head, written):
+    graph_def = read_graph(written)
+    nodes = [node for node in graph_def.node if node.name.startswith("final_training_ops")]
+    assert [(node.name.removeprefix("final_training_ops/"), node.op) for node in nodes] == [
+        ("weights/final_weights", "Const"),
+        ("weights/final_weights/read", "Identity"),
+        ("biases/final_biases", "Const"),
+        ("biases/final_biases/read", "Identity"),
+        ("Wx_plus_b/MatMul", "MatMul"),
+        ("Wx_plus_b/add", "Add"),
+    ]
+    assert nodes[4].input[0] == export.features_node(base, head)
+
+
 @pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
 def test_a_taken_tensor_name_is_refused(base, head, name):
     with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import label_image
 import retrain
 from retraining.dataset import SPLITS, hash_file
 from retraining.graph import nodes_by_name, read_graph, read_metadata
+from retraining.train import Evaluation
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -380,6 +383,71 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
     assert "test_accuracy" in captured.out
 
 
+# -- other heads -----------------------------------------------------------------------------
+
+
+def test_hidden_layers_from_flags_to_labels(tmp_path, run_retrain, photos, capsys):
+    flags = ("--hidden_units", "12,8", "--dropout", 0.1, "--optimizer", "adam", "--l2", 0.0001)
+    assert run_retrain(tmp_path, photos, *flags, "--validation_percentage", 30) == 0
+    out = results(capsys)
+    assert float(out["test_accuracy"]) == 1.0
+    nodes = nodes_by_name(read_graph(out["graph"]))
+    assert "final_training_ops/hidden_2/Relu" in nodes
+    options = json.loads(Path(out["metrics"]).read_text())["options"]
+    assert (options["hidden_units"], options["optimizer"]) == ([12, 8], "adam")
+    for share, expected in (("0", "red"), ("1", "unknown")):
+        arguments = ["--graph", out["graph"], "--unknown_threshold", share, "--top_k", "1"]
+        assert label_image.main([*arguments, f"{photos}/red"]) == 0
+        answers = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
+        assert answers.count(expected) > 25
+
+
+def retrain_auto(folder, photos, model_dir, *flags):
+    return retrain.main(
+        [
+            *("--image_dir", photos, "--model_dir", model_dir, "--head", "auto"),
+            *("--bottleneck_dir", f"{folder}/cache", "--summaries_dir", f"{folder}/logs"),
+            *("--output_graph", f"{folder}/g.pb", "--output_labels", f"{folder}/l.txt", *flags),
+        ]
+    )
+
+
+def test_a_head_that_is_found_by_itself(tmp_path, model_dir, photos, capsys):
+    assert retrain_auto(tmp_path, photos, model_dir) == 0
+    captured = capsys.readouterr()
+    assert "test_accuracy\t1.0000" in captured.out
+    strengths = re.findall(r"^--l2 (\S+): validation accuracy", captured.err, flags=re.M)
+    (chosen,) = re.findall(r"^--l2 (\S+) has the lowest", captured.err, flags=re.M)
+    assert len(strengths) == 7
+    assert chosen in strengths
+    metrics = json.loads((tmp_path / "retrained_metrics.json").read_text())
+    steps = [point["step"] for point in metrics["course"]]
+    assert steps == sorted(set(steps))
+    assert metrics["options"]["learning_rate"] is None
+    assert len(metrics["sizes"]["points"]) > 1
+    assert "training went" not in captured.err
+
+
+def test_early_stopping_says_which_head_is_kept(tmp_path, run_retrain, photos, capsys):
+    flags = ("--early_stopping", 2, "--learning_rate", 0, "--eval_step_interval", 5)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    assert "ended at step 10; the head of step 0 is kept" in capsys.readouterr().err
+
+
+def test_a_useless_learning_rate_is_an_error(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--learning_rate", "1e30") == 1
+    assert "lower --learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "models" / "retrained_graph.pb").exists()
+
+
+def test_scores_worse_than_guessing_are_warned_of(caplog):
+    log = logging.getLogger("test")
+    retrain.warn_of_scores(Evaluation(0.5, 2.5, 100), 5, log)
+    assert caplog.messages == []
+    retrain.warn_of_scores(Evaluation(0.5, 2.7, 100), 5, log)
+    assert "2.70 on the validation photos is far above that of guessing, 1.61" in caplog.text
+
+
 # -- refusals --------------------------------------------------------------------------------
 
 
@@ -413,6 +481,22 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
         (["--distorted_views", "1000000000"], "must be from 1 to 1000"),
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
         (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
+        (["--hidden_units", "256,0"], "must be numbers from 1 to 16384, not 256,0"),
+        (["--hidden_units", "wide"], "invalid list of whole numbers (256, or 256,64) value"),
+        (["--dropout", "1"], "must be from 0 to 0.99"),
+        (["--dropout", "0.5"], "--dropout is for hidden layers; add --hidden_units"),
+        (["--optimizer", "adamw"], "invalid choice: 'adamw'"),
+        (["--epochs", "3", "--how_many_training_steps=4000"], "both say how long"),
+        (["--optimizer", "lbfgs", "--learning_rate", "1"], "--learning_rate cannot go with it"),
+        (["--optimizer", "lbfgs", "--epochs", "1"], "takes all photos at once; --epochs cannot"),
+        (["--head", "auto", "--hidden_units", "9"], "by itself; --hidden_units cannot go with it"),
+        (
+            ["--head", "auto", "--optimizer=sgd", "--how_many_training_steps", "9"],
+            "--optimizer, --how_many_training_steps cannot go with it",
+        ),
+        (["--head", "auto", "--validation_percentage", "0"], "--head auto needs validation photos"),
+        (["--early_stopping", "3", "--validation_percentage", "0"], "needs validation photos"),
+        (["--stratified", "--split_by", "path"], "drop --split_by path"),
     ],
 )
 def test_bad_flags_are_refused_with_one_line(flags, reason, capsys):

@@ -132,6 +132,25 @@ def test_no_more_than_the_share_of_validation_photos_is_given_away(head, count, 
     assert below >= share - 2 / len(validation)
 
 
+def test_behind_hidden_layers_the_score_is_of_what_the_softmax_layer_is_fed(head):
+    """The hidden layer keeps each number, positive or negative."""
+    keep = np.eye(WIDTH, dtype=np.float32)
+    hidden = ((np.hstack([keep, -keep]), np.zeros(2 * WIDTH, np.float32)),)
+    deep = Head(np.vstack([head.weights, -head.weights]), head.bias, hidden)
+    training, validation = known(100, 10), known(30, 20)
+    fitted = trust.fit_unknown(training, deep, validation)
+    assert fitted.origin.shape == (2 * WIDTH,)
+    plain = Head(deep.weights, deep.bias)
+    expected = trust.fit_unknown(deep.features(training), plain, deep.features(validation))
+    np.testing.assert_array_equal(fitted.origin, expected.origin)
+    np.testing.assert_allclose(fitted.quantiles, expected.quantiles)
+    below = fitted.score(deep.features(validation), deep.logits(validation)) < fitted.threshold(0.1)
+    assert 0.05 < below.mean() <= 0.1
+    strange = cluster(3, 50, 5)
+    scored = fitted.score(deep.features(strange), deep.logits(strange))
+    assert (scored < fitted.threshold(0.05)).mean() > 0.9
+
+
 def test_strangeness_is_the_share_that_looks_more_like_the_classes(fitted):
     lowest, middle, highest = fitted.quantiles[[0, 50, 100]]
     found = fitted.strangeness(np.array([lowest - 9, middle, highest + 9]))
