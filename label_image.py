@@ -16,12 +16,13 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from retraining import RetrainingError, rows, scoring
-from retraining.classify import Overrides, load_classifier
+from retraining.classify import Overrides, load_classifier, read_labels
 from retraining.command import (
     ALLOW_UNSAFE_OPS,
     DONE,
     FAILED,
     Parser,
+    add_weights,
     leave,
     number,
     progress_bar,
@@ -33,6 +34,9 @@ from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
+from retraining.keras_networks import PREFIX, KerasRecipe, imagenet_labels, without_background
+from retraining.networks import made_by, obtain
+from retraining.recipes import Choice, Place
 from retraining.sorting import WAYS, Sorter
 from retraining.trust import STRANGEST_SHARE
 
@@ -49,9 +53,12 @@ class ListError(RetrainingError):
 def main(argv=None):
     """Reads the graph, then labels every image, or tells how well it labels those of a folder."""
     options = parse_flags(argv)
-    classifier = load_classifier(
-        options.graph, options.labels, overrides(options), options.precision
-    )
+    if options.graph.lower().startswith(PREFIX):
+        classifier = load_stock(options)
+    else:
+        classifier = load_classifier(
+            options.graph, options.labels, overrides(options), options.precision
+        )
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
         say(note)
@@ -60,6 +67,18 @@ def main(argv=None):
     if options.evaluate:
         return evaluate_folder(classifier, options)
     return label_images(classifier, options)
+
+
+def load_stock(options):
+    """The Classifier of a whole network of keras.applications, with ImageNet's classes."""
+    recipe = KerasRecipe.named(options.graph, Choice(options.weights), classifier=True)
+    path = obtain(made_by(recipe), options.model_dir, offline=options.offline)
+    if options.labels:
+        labels = without_background(read_labels(options.labels))
+    else:
+        labels = imagenet_labels(Place(options.model_dir, options.offline))
+    about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
+    return load_classifier(path, labels, about, options.precision)
 
 
 def label_images(classifier, options):
@@ -210,7 +229,15 @@ def build_parser():
 
 def _add_graph(parser):
     add = parser.add_argument_group("graph").add_argument
-    add("--graph", default="models/retrained_graph.pb", help="frozen graph")
+    add(
+        "--graph",
+        default="models/retrained_graph.pb",
+        help="frozen graph, or keras:NAME for a network of keras.applications with the classes of "
+        "ImageNet",
+    )
+    add_weights(add)
+    add("--model_dir", default="models", help="where keras:NAME is kept, frozen")
+    add("--offline", action="store_true", help="fetch nothing for keras:NAME")
     add(
         "--labels",
         help="file with a label a line; default: the labels in the graph, else the file "

@@ -4,6 +4,7 @@ A frozen network turns each photo into a vector (its bottleneck), which is kept 
 softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
 """
 
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -14,6 +15,8 @@ from pathlib import Path
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import numpy as np
 
 from retraining import (
     audit,
@@ -52,14 +55,17 @@ from retraining.dataset import (
     load_dataset,
 )
 from retraining.example_images import is_example_folder
-from retraining.extract import Extractor, Job, Settings, fill_store
+from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import bad_images_path, output_paths, parse_flags
+from retraining.flags import bad_images_path, network_choice, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
 from retraining.lines import some, table
+from retraining.mirror import mirror_average
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
+from retraining.nodes import read_notes
+from retraining.pair import JOINT, fold_scale, scale_factors
 from retraining.record import (
     Outcome,
     Setting,
@@ -89,9 +95,9 @@ def main(argv=None):
     provide_example_images(options, log)
     dataset = read_photos(options, log)
     watch.lap("reading photos")
-    known, path = choose_network(options, log)
-    check_outputs(path, options)
-    extractor = make_extractor(path, known, options, log)
+    chosen = choose_networks(options, log)
+    check_outputs([path for _, path in chosen], options)
+    extractor = make_extractor(chosen, options, log)
     watch.lap("reading the network")
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
@@ -99,7 +105,8 @@ def main(argv=None):
     findings = audit_photos(bottlenecks, options, log)
     watch.lap("label audit")
     trained = train_head(bottlenecks, extractor, options, log)
-    model = Model(trained.head, fit_trust(trained.head, bottlenecks, log))
+    trusted = fit_trust(trained.head, bottlenecks, log)
+    model = Model(trained.head, trusted, bottlenecks.factors)
     watch.lap("training")
     sizes = try_fewer_photos(bottlenecks, options)
     watch.lap("trying fewer photos")
@@ -166,12 +173,23 @@ def read_photos(options, log):
     return dataset
 
 
+def choose_networks(options, log):
+    """[(Network, its file)] of one network, or of the two that were asked for."""
+    names = (options.architecture or "").split(JOINT)
+    if len(names) == 1:
+        return [choose_network(options, log)]
+    places = options.model_dir, is_quiet(options), options.offline
+    both = [networks.find(name, network_choice(options, name)) for name in names]
+    return [(known, obtain(known, *places)) for known in both]
+
+
 def choose_network(options, log):
     """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
-    if options.model_file:
-        return networks.find(options.architecture or DEFAULT), options.model_file
+    name = options.architecture or DEFAULT
+    wanted = networks.find(name, network_choice(options, name))
+    if options.model_file and options.architecture != networks.SAVED_MODEL:
+        return wanted, options.model_file
     quiet, folder = is_quiet(options), options.model_dir
-    wanted = networks.find(options.architecture or DEFAULT)
     try:
         return wanted, obtain(wanted, folder, quiet, options.offline)
     except NetworkError as error:
@@ -182,15 +200,16 @@ def choose_network(options, log):
     return networks.find(EMBEDDED), obtain(networks.find(EMBEDDED), folder, quiet, options.offline)
 
 
-def check_outputs(network_path, options):
-    """Refuses, before hours are spent, outputs that cannot be written or would replace the network.
+def check_outputs(network_paths, options):
+    """Refuses, before hours are spent, outputs that cannot be written or would replace a network.
 
     Raises:
-        ExportError: one of them is, or may become, the base network.
+        ExportError: one of them is, or may become, a base network.
         WriteError: one of them is a folder, or in one that cannot be written to.
     """
+    taken = set(map(os.path.realpath, network_paths))
     for path in output_paths(options).values():
-        if os.path.realpath(path) == os.path.realpath(network_path):
+        if os.path.realpath(path) in taken:
             raise export.ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
     formats.check_possible(formats.asked_for(options))
@@ -199,7 +218,7 @@ def check_outputs(network_path, options):
         folders.append(options.saved_model_dir)
     if options.intermediate_store_frequency:
         folders.append(options.intermediate_output_graphs_dir)
-        if os.path.realpath(folders[-1]) == os.path.dirname(os.path.realpath(network_path)):
+        if os.path.realpath(folders[-1]) in map(os.path.dirname, taken):
             raise export.ExportError(f"{folders[-1]} holds the base network; choose another folder")
     for folder in folders:
         check_writable(os.path.join(folder, "any file"))
@@ -223,47 +242,89 @@ class Bottlenecks:
     labelled: dict[str, Labelled]
     bad: list[BadImage]
     imported: set[str]  # keys of photos whose vectors are the classic's
+    # Of two networks: float32 [width], by which their vectors were multiplied.
+    factors: np.ndarray | None = None
 
     def outcome(self, result, course, sizes, findings):
         """The record.Outcome of a run on these photos."""
         return Outcome(self.labels, self.examples, result, course, sizes, self.bad, findings)
 
 
-def make_extractor(path, known, options, log):
-    """What computes vectors: the network in the file at `path`, at the precision asked for."""
+def make_extractor(chosen, options, log):
+    """What computes vectors: the [(Network, its file)], at the precision asked for."""
+    parts = [make_part(known, path, options, log) for known, path in chosen]
+    return parts[0] if len(parts) == 1 else PairExtractor(*parts)
+
+
+def make_part(known, path, options, log):
+    """The Extractor of one network, which may average the vectors of mirror images."""
     network = load_network(path, known, options.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"{path} is run though it holds {unsafe}")
+    for note in read_notes(network.graph_def):
+        options.caveats.append(note)
+        log.warning(note)
     precision = resolve_precision(options.precision, network.graph_def)
+    if options.mirror_average:
+        network = mirror_average(network)
     return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
 
 
 def compute_bottlenecks(dataset, extractor, options, log):
-    """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
-    network = extractor.network
-    fingerprint = network.fingerprint(extractor.settings.precision)
-    jobs = make_jobs(dataset.examples, options)
+    """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
+    good, reasons = make_jobs(dataset.examples, options), {}
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
-    with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
-        if folder := options.import_classic_bottlenecks:
-            cache = ClassicCache(folder, network.name, network.width, dataset.labels)
-            import_vectors(store, dataset.examples, cache, extractor, log)
-        reasons = fill_store(store, jobs, extractor, bar)
-        good = [job for job in jobs if job.example.key not in reasons]
-        labelled = {part: read_split(store, good, part, dataset.labels) for part in SPLITS}
-        imported = store.imported(job.example.key for job in good)
-        for note in store.notes:
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
+        for store, part in zip(stores, extractor.parts, strict=True):
+            import_vectors(store, dataset, part, options, log)
+            reasons |= fill_store(store, good, part, bar)
+            good = [job for job in good if job.example.key not in reasons]
+        labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
+        imported = imported_into(stores, [job.example.key for job in good])
+        for note in (note for store in stores for note in store.notes):
             log.warning(note)
+    factors = scale_vectors(labelled, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if examples[TESTING]:
         extractor.start()  # beside what follows: the final test needs it
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
-    return Bottlenecks(dataset.labels, examples, labelled, bad, imported)
+    return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
 
 
-def import_vectors(store, examples, cache, extractor, log):
-    """Takes vectors over from a classic_cache.ClassicCache and says what became of them."""
+def open_store(extractor, options):
+    """The BottleneckStore of one network at its precision."""
+    network = extractor.network
+    fingerprint = network.fingerprint(extractor.settings.precision)
+    return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
+
+
+def imported_into(stores, keys):
+    """Which of the keys have a vector of the classic in one of the stores."""
+    return set().union(*(store.imported(keys) for store in stores))
+
+
+def scale_vectors(labelled, network):
+    """Multiplies, in place, the Labelled vectors of two networks so that both count alike.
+
+    Returns the factors, float32 [width]; None for one network, whose vectors stay as they are.
+    """
+    if len(network.networks) == 1:
+        return None
+    factors = scale_factors(labelled[TRAINING].vectors, network.networks)
+    for part in labelled.values():
+        np.multiply(part.vectors, factors, out=part.vectors)
+    return factors
+
+
+def import_vectors(store, dataset, extractor, options, log):
+    """Takes vectors over from the classic's folder, if one is given; says what became of them."""
+    if not options.import_classic_bottlenecks:
+        return
+    folder, network = options.import_classic_bottlenecks, extractor.network
+    cache = ClassicCache(folder, network.name, network.width, dataset.labels)
+    examples = dataset.examples
 
     def compute(sample):
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
@@ -309,12 +370,12 @@ def make_jobs(examples, options):
     return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
 
 
-def read_split(store, jobs, part, labels):
-    """The Labelled vectors of one split."""
+def read_split(stores, jobs, part, labels):
+    """The Labelled vectors of one split; those of several stores side by side."""
     jobs = [job for job in jobs if job.example.split == part]
     views = max((len(job.keys) for job in jobs), default=1)
     ordered = [(job, view) for view in range(views) for job in jobs]
-    vectors = store.read([job.keys[view] for job, view in ordered])
+    vectors = stores[0].read_beside(stores[1:], [job.keys[view] for job, view in ordered])
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
@@ -461,10 +522,20 @@ class Trusted:
 
 @dataclass(frozen=True)
 class Model:
-    """What is exported: the softmax layer, and how far to trust it."""
+    """What is exported: the softmax layer, and how far to trust it.
+
+    Both are for vectors multiplied by `factors`, as Bottlenecks holds them.
+    """
 
     head: Head
     trusted: Trusted
+    factors: np.ndarray | None = None
+
+    @property
+    def unknown(self):
+        """The trust.UnknownScore for vectors as the networks give them, or None."""
+        score = self.trusted.unknown
+        return score and replace(score, factors=self.factors)
 
 
 def fit_trust(head, bottlenecks, log):
@@ -509,13 +580,14 @@ def store_intermediate(step, bottlenecks, extractor, options):
     if not frequency or step.number == 0 or step.number % frequency:
         return
     path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
-    graph = build(step.head, extractor, options)
+    graph = build(Model(step.head, Trusted(), bottlenecks.factors), extractor, options)
     description = describe_model(bottlenecks.labels, extractor, options)
     write_files({path: graph + export.metadata_bytes(description)})
 
 
-def build(head, extractor, options):
+def build(model, extractor, options):
     """The bytes of the retrained graph, without its description."""
+    head = model.head if model.factors is None else fold_scale(model.head, model.factors)
     return export.graph_bytes(
         export.build_graph(extractor.network, head, options.final_tensor_name)
     )
@@ -535,7 +607,7 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
     most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
     rows = evaluate.choose_rows(len(held_out), min(most, export.MOST_TESTED))
-    graph = build(model.head, extractor, options)
+    graph = build(model, extractor, options)
     untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
     with export.candidate(options.output_graph, graph + untested) as path:
@@ -547,10 +619,10 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     export.check_accuracy(result, options.assert_accuracy_at_least)
     facts = {
         "results": export.describe_result(result),
-        "trust": trust.described(model.trusted.temperature, model.trusted.unknown),
+        "trust": trust.described(model.trusted.temperature, model.unknown),
     }
     description = describe_model(labels, extractor, options, **facts)
-    tested = export.metadata_bytes(description, trust.constants(model.trusted.unknown))
+    tested = export.metadata_bytes(description, trust.constants(model.unknown))
     before = changes.read_description(options.output_graph)
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
@@ -583,11 +655,12 @@ def expected_vectors(result, bottlenecks):
     In the place of imported ones, which need not be the network's to the last digit, are those
     that it gave in the test.
     """
+    factors = 1 if bottlenecks.factors is None else bottlenecks.factors
     rows = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
     vectors = bottlenecks.labelled[TESTING].vectors[[rows[key] for key in result.keys]]
     for place, key in enumerate(result.keys):
         if key in bottlenecks.imported:
-            vectors[place] = result.vectors[place]
+            vectors[place] = result.vectors[place] * factors
     return vectors
 
 
@@ -613,16 +686,23 @@ def describe_test(result):
 
 def describe_setting(extractor, dataset, watch, options):
     """The record.Setting: what this run was made with."""
+    about = describe_network(extractor.parts[0])
+    for second in extractor.parts[1:]:
+        about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
+    flags = {k: v for k, v in vars(options).items() if k not in ("caveats", "listed")}
+    return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
+
+
+def describe_network(extractor):
+    """What the record says of one network (dict)."""
     network = extractor.network
-    about = {
+    return {
         "name": network.name,
         "sha1": network.file_sha1,
         "precision": extractor.settings.precision,
         "vector_width": network.width,
         "input_size": list(network.preprocessing.size),
     }
-    flags = {k: v for k, v in vars(options).items() if k not in ("caveats", "listed")}
-    return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
 
 
 def trust_scores(result, temperature):

@@ -11,6 +11,7 @@ never deleted, and begun anew. No TensorFlow.
 import contextlib
 import itertools
 import os
+import re
 import sqlite3
 import tempfile
 import time
@@ -146,11 +147,12 @@ class BottleneckStore:
     """
 
     def __init__(self, folder, name, fingerprint, width):
-        """Opens or creates `folder/name-fingerprint.sqlite`.
+        """Opens or creates `folder/name-fingerprint.sqlite`, `_` for what no file name may have.
 
         Raises:
             CacheError: it cannot be opened.
         """
+        name = re.sub(r"[^\w.+-]", "_", name)
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
         self.width, self.notes = width, []
         self._pending = {}
@@ -245,8 +247,8 @@ class BottleneckStore:
     def _valid(self, vector):
         return vector.shape == (self.width,) and np.isfinite(vector).all()
 
-    def read(self, keys):
-        """float32 [len(keys), width], a row per key in the order of `keys`.
+    def read(self, keys, out=None):
+        """float32 [len(keys), width], a row per key in the order of `keys`; into `out` if given.
 
         Raises:
             CacheError: a key has no sound vector.
@@ -255,7 +257,7 @@ class BottleneckStore:
         rows = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, []).append(row)
-        vectors = self._array(len(keys))
+        vectors = self._array(len(keys), self.width) if out is None else out
         lacking = set(rows)
         try:
             for key, vector in self._rows(list(rows)):
@@ -278,10 +280,24 @@ class BottleneckStore:
         if found != [("ok",)]:
             raise sqlite3.DatabaseError(found[0][0])
 
-    def _array(self, count):
+    def read_beside(self, others, keys):
+        """float32 [len(keys), sum of widths]: the vectors in this store and those in others'.
+
+        Raises:
+            CacheError: a key has no sound vector in one of them.
+        """
+        stores = (self, *others)
+        vectors = self._array(len(keys), sum(store.width for store in stores))
+        start = 0
+        for store in stores:
+            store.read(keys, vectors[:, start : start + store.width])
+            start += store.width
+        return vectors
+
+    def _array(self, count, width):
         """float32 [count, width]: in memory, or mapped from a file that goes with it if large."""
-        shape = (count, self.width)
-        if 4 * count * self.width <= MEMORY_BYTES:
+        shape = (count, width)
+        if 4 * count * width <= MEMORY_BYTES:
             return np.empty(shape, np.float32)
         with self._explained(), tempfile.TemporaryFile(dir=self.path.parent) as file:
             return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,6 +1,7 @@
 """A classifier's graph, ours or anyone's -> class probabilities of image files."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from retraining import RetrainingError, extract, trust
@@ -19,6 +20,7 @@ from retraining.image_files import MAX_PIXELS
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.networks import NETWORKS
 from retraining.nodes import IMAGE_BYTES, constant, node_name, nodes_by_name
+from retraining.pair import PREFIX
 from retraining.quiet_tensorflow import import_tensorflow
 
 # Where old graphs take images and give probabilities, the likeliest first.
@@ -45,6 +47,16 @@ class Overrides:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of two networks in a graph: its ends, its pixels, its arithmetic."""
+
+    input: str
+    bottleneck: str
+    preprocessing: Preprocessing
+    precision: str
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A graph and what is needed to use it; `preprocessing` is None where it takes file bytes."""
 
@@ -60,6 +72,7 @@ class Classifier:
     temperature: float = 1.0  # applied to the output's probabilities
     unknown: trust.UnknownScore | None = None
     unknown_inputs: tuple[str, ...] = ()  # the nodes that give the score's vectors and logits
+    parts: tuple[Part, ...] = ()  # the networks, if there are two; their vectors go into the head
 
     @property
     def unknown_label(self):
@@ -94,8 +107,8 @@ class Classifier:
                 f"{trust.FEWEST_PHOTOS} validation photos or more; this one has no such score"
             )
         also = () if share is None else self.unknown_inputs
-        load, runner = self._loader(not few, also)
-        for path, outputs in extract.stream(paths, load, runner):
+        stream = self._stream_of_both if self.parts else self._stream
+        for path, outputs in stream(paths, not few, also):
             if isinstance(outputs, ImageError):
                 yield path, outputs, None
                 continue
@@ -111,6 +124,26 @@ class Classifier:
         if score[0] >= self.unknown.threshold(share):
             return None
         return float(self.unknown.strangeness(score)[0])
+
+    def _stream(self, paths, optimize, also):
+        """As extract.stream: (path, the output's columns and those of `also`, or ImageError)."""
+        return extract.stream(paths, *self._loader(optimize, also))
+
+    def _stream_of_both(self, paths, optimize, also):
+        """As `_stream`: through each network on its own, then both vectors through the head."""
+        joint = self.described["bottleneck_input"]
+        head = Runner(self.graph_def, joint, self.output, optimize=False, also=also)
+        self._check_width(head.width)
+        streams = [self._stream_of_part(part, optimize) for part in self.parts]
+        for path, vectors in extract.side_by_side(paths, streams):
+            yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
+
+    def _stream_of_part(self, part, optimize):
+        """A function that gives one network's vectors of paths, as extract.stream does."""
+        about, ends = part.preprocessing, (part.input, part.bottleneck)
+        load = ImageReader(about.size, about.mean, about.std, self.max_pixels).read
+        runner = Runner(self.graph_def, *ends, part.precision, optimize)
+        return partial(extract.stream, load=load, runner=runner)
 
     def _loader(self, optimize, also):
         """(how a path is loaded, what runs the loaded batch)."""
@@ -149,6 +182,8 @@ class _Done:
 def load_classifier(graph_path, labels_path=None, overrides=None, precision="auto"):
     """Reads a retrained graph, or any frozen image classifier.
 
+    `labels_path` may also be the labels themselves, a tuple.
+
     A graph that describes itself needs nothing else. For others the flags count first, then what
     the graph's nodes tell, then what was usual for such graphs (said in `notes`).
 
@@ -164,13 +199,42 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     unsafe = describe_unsafe(graph_def)
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
+    parts = ()
+    if described.get("second") and preprocessing:
+        parts = _find_parts(graph_def, described, overrides, precision)
     precision = resolve_precision(precision, graph_def)
     classifier = Classifier(
         graph_def, input_name, output, preprocessing, labels, precision, tuple(notes), described
     )
+    classifier = replace(classifier, parts=parts)
     if output != described.get("output"):
         return classifier  # another output than the one for which all this was fitted
     return replace(classifier, **_find_trust(graph_def, described))
+
+
+def _find_parts(graph_def, described, overrides, precision):
+    """The Parts of a graph of two networks, which must be fed as it says.
+
+    Raises:
+        GraphError: the flags say otherwise.
+    """
+    size = overrides.input_height, overrides.input_width
+    scale = overrides.input_mean, overrides.input_std
+    other_input = overrides.input_layer and node_name(overrides.input_layer) != described["input"]
+    if other_input or any(value is not None for value in (*size, *scale)):
+        raise GraphError(
+            f"this graph holds two networks and knows how to feed them; drop --input_height, "
+            f"--input_width, --input_mean and --input_std, and --input_layer or give {IMAGE_BYTES}"
+        )
+    return tuple(
+        Part(
+            about["input"],
+            about["bottleneck"],
+            Preprocessing(tuple(about["size"]), about["mean"], about["std"]),
+            resolve_precision(precision, graph_def, prefix),
+        )
+        for about, prefix in ((described, ""), (described["second"], PREFIX))
+    )
 
 
 def _find_trust(graph_def, described):
@@ -185,6 +249,8 @@ def _find_trust(graph_def, described):
 
 def _find_labels(graph_path, labels_path, described):
     beside = Path(graph_path).with_name("retrained_labels.txt")  # as retrain.py calls it
+    if isinstance(labels_path, tuple):
+        return labels_path
     if labels_path:
         return read_labels(labels_path)
     if described:

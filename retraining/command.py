@@ -26,6 +26,17 @@ LARGEST_BATCH = 100_000  # vectors
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
 
 
+def add_weights(add):
+    """Adds --weights, which both scripts have; `add` is a group's add_argument."""
+    add(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="weights of a Keras network: a .weights.h5, .keras or .h5 file, those of ImageNet "
+        "from Keras's own cache or download (the default), or random ones, for tests; of vgg16: "
+        "its vgg16.npy",
+    )
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that refuses bad flags with one line and exit code 2."""
 

@@ -32,6 +32,7 @@ from retraining.nodes import (
     nodes_by_name,
     set_constant,
 )
+from retraining.pair import add_second, prefixed_graph
 from retraining.quiet_tensorflow import import_tensorflow
 
 FORMAT = 1  # of the metadata
@@ -48,6 +49,9 @@ class ExportError(RetrainingError):
 def build_graph(base, head, tensor_name):
     """The retrained GraphDef: the base network's own nodes and the classic's head.
 
+    Of a pair.NetworkPair, the second network's nodes are prefixed and read the first's decoder; the
+    head reads both vectors side by side, and a float batch has to be fed to both inputs.
+
     `DecodeJpeg/contents:0` takes one image's bytes and `base.input:0` a float32 batch of any size;
     `tensor_name:0` gives float32 [n, classes]. Node names are those of the classic retrain.py.
     The base's nodes stay as they are but for these, which bound the graph to one image: reshape
@@ -57,13 +61,22 @@ def build_graph(base, head, tensor_name):
     Raises:
         ExportError: `tensor_name` is the name of a node of the base network.
     """
+    first, *others = base.networks
+    graph_def = _from_bytes(first)
+    for second in others:
+        add_second(graph_def, prefixed_graph(_from_bytes(second)))
+    _add_head(graph_def, base, head, tensor_name)
+    return graph_def
+
+
+def _from_bytes(base):
+    """A GraphDef of one base network, from an image's bytes or a float batch to its vector."""
     graph_def = keep_ancestors(base.graph_def, base.bottleneck)
     widen_batch(graph_def)
     if IMAGE_BYTES not in nodes_by_name(graph_def):
         _add_decoder(graph_def, base)
     elif ANY_BATCH not in nodes_by_name(graph_def):
         _loosen_batch(graph_def)
-    _add_head(graph_def, base, head, tensor_name)
     return graph_def
 
 
@@ -88,11 +101,13 @@ def _add_decoder(graph_def, base):
 HEAD = "final_training_ops"  # where the classic put the nodes of its layer
 LOGITS = f"{HEAD}/Wx_plus_b/add"
 OWN_NODES = "retraining/"  # where ours are that are not the classic's
+BOTH = f"{OWN_NODES}both_vectors"  # of two networks
 
 
 def _bottleneck_input(base):
     """The name of the node that takes vectors; as TensorFlow made it unique in the classic."""
-    taken = any(name.split("/")[0] == "input" for name in nodes_by_name(base.graph_def))
+    first = base.networks[0]
+    taken = any(name.split("/")[0] == "input" for name in nodes_by_name(first.graph_def))
     return f"{'input_1' if taken else 'input'}/BottleneckInputPlaceholder"
 
 
@@ -102,7 +117,7 @@ def _add_head(graph_def, base, head, tensor_name):
         graph_def,
         _bottleneck_input(base),
         "PlaceholderWithDefault",
-        [base.bottleneck],
+        [_add_joint(graph_def, base)],
         dtype="float32",
         shape=(-1, base.width),
     )
@@ -118,6 +133,18 @@ def _add_head(graph_def, base, head, tensor_name):
     add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
 
 
+def _add_joint(graph_def, base):
+    """The name of the node that gives the vectors: the bottleneck, or that of both side by side."""
+    vectors = [network.bottleneck for network in base.exported]
+    if len(vectors) == 1:
+        return vectors[0]
+    axis = add_constant(graph_def, f"{BOTH}/axis", np.int32(1))
+    count = len(vectors)
+    return add_node(
+        graph_def, BOTH, "ConcatV2", [*vectors, axis], T="float32", Tidx="int32", N=count
+    )
+
+
 def _add_variable(graph_def, name, value):
     """A constant read through an Identity, as a frozen variable is."""
     add_constant(graph_def, name, value)
@@ -126,22 +153,31 @@ def _add_variable(graph_def, name, value):
 
 def describe(base, labels, tensor_name, facts):
     """What the graph says of itself (dict): how to use it, and `facts`."""
-    about = base.preprocessing
+    first, *others = map(_describe_network, base.exported)
     return {
         "format": FORMAT,
-        "network": base.name,
-        "network_sha1": base.file_sha1,
         "labels": list(labels),
         "image_bytes": IMAGE_BYTES,
-        "input": base.input,
-        "bottleneck": base.bottleneck,
+        **first,
+        **({"second": others[0]} if others else {}),
         "bottleneck_input": _bottleneck_input(base),
         "logits": LOGITS,
         "output": tensor_name,
+        **facts,
+    }
+
+
+def _describe_network(network):
+    """What a graph says of one network in it (dict); the names are those of its nodes there."""
+    about = network.preprocessing
+    return {
+        "network": network.name,
+        "network_sha1": network.file_sha1,
+        "input": network.input,
+        "bottleneck": network.bottleneck,
         "size": list(about.size),
         "mean": about.mean,
         "std": about.std,
-        **facts,
     }
 
 
@@ -240,18 +276,26 @@ def test_exported(path, examples, extractor, progress):
 
 
 def check_base(graph_def, about, base):
-    """Compares what an exported graph does before its head with the base network.
+    """Compares what an exported graph does before its head with the base network, or with both.
 
     Raises:
         ExportError: a node, a weight or the preprocessing is another.
     """
-    scale = base.preprocessing
-    expected = (base.input, base.bottleneck, *scale.size, scale.mean, scale.std)
-    found = (about["input"], about["bottleneck"], *about["size"], about["mean"], about["std"])
-    if found != expected or not same_part(graph_def, base.graph_def, *expected[:2]):
+    descriptions = [about, *([about["second"]] if about.get("second") else [])]
+    if len(descriptions) != len(base.exported) or not all(
+        _holds(graph_def, *each) for each in zip(descriptions, base.exported, strict=True)
+    ):
         raise ExportError(
             "the written file does not hold the base network as it was read; nothing was replaced"
         )
+
+
+def _holds(graph_def, about, network):
+    """Whether a graph has a network's very nodes, and describes them so."""
+    ends = network.input, network.bottleneck
+    expected = _describe_network(network)
+    same = all(about.get(name) == value for name, value in expected.items())
+    return same and same_part(graph_def, network.graph_def, *ends)
 
 
 def collect(answers, examples, width):

@@ -1,11 +1,12 @@
 """Image files -> vectors: decoding beside the network, batches, progress, the store."""
 
+import itertools
 import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from retraining.dataset import Example
 from retraining.graph import Runner
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions, ImageError, ImageReader
+from retraining.pair import NetworkPair
 from retraining.quiet_tensorflow import import_tensorflow
 
 BATCH_SIZE = 8  # images per call of the network; on a processor more are no faster
@@ -69,6 +71,11 @@ class Extractor:
         self.network, self.settings = network, settings or Settings()
         self._asking, self._started = threading.Lock(), None
 
+    @property
+    def parts(self):
+        """The Extractors it is made of: itself; see PairExtractor."""
+        return (self,)
+
     def start(self):
         """Starts, which takes seconds, beside other work; gives the Future of reader and runner."""
         with self._asking:
@@ -94,6 +101,42 @@ class Extractor:
             return reader.read(job.example.path, job.example.key, job.distortions)
 
         yield from stream(jobs, load, runner, batch_size)
+
+
+class PairExtractor:
+    """Computes the vectors of two networks side by side, as an Extractor does for one."""
+
+    def __init__(self, first, second):
+        """Takes two Extractors."""
+        self.parts = (first, second)
+        self.network = NetworkPair(first.network, second.network)
+        # Said as "bfloat16+float32" where they differ; each part computes in its own.
+        precisions = dict.fromkeys(part.settings.precision for part in self.parts)
+        self.settings = replace(first.settings, precision="+".join(precisions))
+
+    def start(self):
+        """Starts both beside other work."""
+        for part in self.parts:
+            part.start()
+
+    def run(self, jobs):
+        """Yields (job, float32 [keys, width of both] or ImageError) for each Job, in order."""
+        if jobs:
+            yield from side_by_side(jobs, [part.run for part in self.parts])
+
+
+def side_by_side(items, streams):
+    """Yields (item, float32 [k, sum of widths] or ImageError) for each item, in order.
+
+    Each of the `streams` is called with the items and yields (item, float32 [k, width] or
+    ImageError), as `stream` does; FLUSH among the items has the same effect.
+    """
+    copies = itertools.tee(items, len(streams))
+    runs = [run(copy) for run, copy in zip(streams, copies, strict=True)]
+    for (item, first), *others in zip(*runs, strict=True):
+        answers = [first, *(answer for _, answer in others)]
+        errors = [answer for answer in answers if isinstance(answer, ImageError)]
+        yield item, errors[0] if errors else np.concatenate(answers, axis=1)
 
 
 def choose_batch_size(parallel):

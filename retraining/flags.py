@@ -1,15 +1,25 @@
 """The flags of retrain.py: names, help and checks. Names and defaults are the classic's, if any."""
 
 import argparse
+import math
 import os
 import re
 
-from retraining.command import ALLOW_UNSAFE_OPS, VERBOSITIES, Parser, batch_size, number
+from retraining.command import (
+    ALLOW_UNSAFE_OPS,
+    VERBOSITIES,
+    Parser,
+    add_weights,
+    batch_size,
+    number,
+)
 from retraining.dataset import DatasetError, read_listed
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
-from retraining.networks import NetworkError, find
+from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.pair import JOINT
+from retraining.recipes import Choice
 from retraining.train import TrainingOptions
 
 PERCENT = number(int, 0, 100)
@@ -40,6 +50,7 @@ def parse_flags(argv, description):
         parser.error("--testing_percentage and --validation_percentage leave no training images")
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
+    _check_network(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -54,6 +65,51 @@ def parse_flags(argv, description):
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
+
+
+def network_choice(options, name):
+    """The recipes.Choice that the flags make of the network `name`, one of --architecture's.
+
+    --model_file is in it only where it is to be frozen. Of two networks, the flags are for those
+    that are made to order.
+    """
+    if name in NETWORKS and JOINT in (options.architecture or ""):
+        return Choice()
+    return Choice(
+        options.weights,
+        options.bottleneck_layer,
+        options.input_height,
+        options.input_width,
+        options.input_mean,
+        options.input_std,
+        options.model_file if name == SAVED_MODEL else None,
+        options.allow_unsafe_ops,
+    )
+
+
+def _check_network(parser, options):
+    """Ends the program if a network leaves no such choice, as far as no file need be read."""
+    names = (options.architecture or DEFAULT).split(JOINT)
+    for name in names:
+        try:
+            find(name, network_choice(options, name))
+        except NetworkError as error:
+            parser.error(str(error))
+    if SAVED_MODEL in names and not options.model_file:
+        parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
+    _check_pair(parser, options)
+
+
+def _check_pair(parser, options):
+    """Ends the program if a flag has no meaning with two networks or with mirror images."""
+    both = JOINT in (options.architecture or "")
+    if both and options.model_file:
+        parser.error("--model_file names one network's file; put both into --model_dir")
+    if options.import_classic_bottlenecks and (both or options.mirror_average):
+        parser.error(
+            "--import_classic_bottlenecks is for one network and photos as they are; import in a "
+            "run without the other network and --mirror_average"
+        )
 
 
 def _check_output_flags(parser, options):
@@ -161,11 +217,14 @@ def _add_data(parser):
 
 
 def _network(name):
-    """A flag type: the name of a network that is known."""
+    """A flag type: the name of a network that is known, or of two, with JOINT between."""
     try:
-        return find(name).name
+        names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{name} is not one network or two different ones")
+    return JOINT.join(names)
 
 
 def _add_network(parser):
@@ -175,12 +234,34 @@ def _add_network(parser):
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>. Default: inception_v3 if it is in "
-        "--model_dir or can be fetched, else efficientnet_lite0, which comes with the requirements",
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
+        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
+        "model in --model_file. NAME+NAME takes two together, for a better answer that takes "
+        "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
+        "efficientnet_lite0, which comes with the requirements",
+    )
+    add(
+        "--mirror_average",
+        action="store_true",
+        help="average the vectors of each image and of its mirror image, here and in the exported "
+        "graph; takes twice as long",
     )
     add("--offline", action="store_true", help="use no network connection: fetch nothing")
     add("--model_dir", default="models", help="where network files are looked for and fetched to")
     add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    add_weights(add)
+    add(
+        "--bottleneck_layer",
+        metavar="LAYER",
+        help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
+        "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
+        "relu6, the only output",
+    )
+    add("--input_height", type=POSITIVE, help="pixels; of networks that take images of any size")
+    add("--input_width", type=POSITIVE, help="pixels, likewise")
+    any_number = number(float, -math.inf)
+    add("--input_mean", type=any_number, help="saved_model: subtracted from pixels of 0..255")
+    add("--input_std", type=any_number, help="saved_model: what pixels are then divided by")
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
     add(

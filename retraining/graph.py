@@ -29,7 +29,8 @@ from retraining.nodes import (
 from retraining.quiet_tensorflow import import_tensorflow
 
 METADATA = "retraining/metadata"  # constant node that describes a retrained graph, as JSON
-DESCRIBED = {"labels": list, "input": str, "output": str, "size": list, "mean": float, "std": float}
+FED = {"input": str, "size": list, "mean": float, "std": float}  # how a network takes images
+DESCRIBED = {"labels": list, "output": str, **FED}
 PRECISIONS = ("auto", "float32", "bfloat16")
 MAX_SIDE = 4096  # pixels of a network's input; beyond, one image would take hundreds of megabytes
 
@@ -58,7 +59,11 @@ def read_metadata(graph_def):
     try:
         found = json.loads(value.item())
         about = {name: kind(found[name]) for name, kind in DESCRIBED.items()}
-        sane = _is_sane(about)
+        if found.get("second"):
+            about["second"] = {**found["second"], **_described_second(found)}
+            about |= {name: str(found[name]) for name in ("bottleneck", "bottleneck_input")}
+        sane = all(map(_is_sane, (about, about.get("second", about))))
+        sane &= all(isinstance(label, str) for label in about["labels"])
     except DAMAGED as error:
         raise GraphError(f"the graph's own description ({METADATA}) is damaged") from error
     if not sane:
@@ -69,11 +74,16 @@ def read_metadata(graph_def):
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
+def _described_second(found):
+    """What a graph of two networks says of the second one."""
+    kinds = {**FED, "bottleneck": str}
+    return {name: kind(found["second"][name]) for name, kind in kinds.items()}
+
+
 def _is_sane(about):
     return (
         len(about["size"]) == 2
         and all(type(side) is int and 0 < side <= MAX_SIDE for side in about["size"])
-        and all(isinstance(label, str) for label in about["labels"])
         and math.isfinite(about["mean"])
         and math.isfinite(about["std"])
         and about["std"] != 0
@@ -143,6 +153,16 @@ class BaseNetwork:
     preprocessing: Preprocessing
     width: int
     file_sha1: str
+
+    @property
+    def networks(self):
+        """The networks it is made of: itself; see pair.NetworkPair."""
+        return (self,)
+
+    @property
+    def exported(self):
+        """The networks as they are in an exported graph."""
+        return (self,)
 
     def fingerprint(self, precision):
         """Hex SHA-1 of everything a vector depends on but the image: file, pixels, arithmetic."""
@@ -581,15 +601,18 @@ def native_precision():
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
-def resolve_precision(precision, graph_def):
+def resolve_precision(precision, graph_def, prefix=""):
     """`auto` made `float32` or `bfloat16`; the others as they are.
 
     `auto` is bfloat16 where the processor has it and the graph is made of a network that bears it.
+    `prefix` is before the names of that network's nodes, if it is the second of a graph.
     """
     if precision != "auto":
         return precision
     nodes = nodes_by_name(graph_def)
-    bears_it = any(known.bfloat16 and known.bottleneck in nodes for known in NETWORKS.values())
+    bears_it = any(
+        known.bfloat16 and prefix + known.bottleneck in nodes for known in NETWORKS.values()
+    )
     return native_precision() if bears_it else "float32"
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from retraining import RetrainingError, efficientnet_lite
 from retraining.download import DownloadError, Remote, UnreachableError, fetch, unpack
+from retraining.keras_networks import BOTTLENECK, PREFIX, STOCK, KerasRecipe
 from retraining.nodes import IMAGE_BYTES
+from retraining.recipes import Choice, ChoiceError, Place
+from retraining.saved_models import SavedModelRecipe
+from retraining.vgg16 import Vgg16Recipe
 
 
 class NetworkError(RetrainingError):
@@ -45,6 +49,7 @@ class Network:
     first_weights: tuple[str, tuple[int, ...]] | None = None  # tells networks of one family apart
     # Whether its vectors keep a cosine of 0.999 or more in bfloat16, for every photo measured.
     bfloat16: bool = False
+    recipe: object = None  # makes its file, see recipes.py
 
     @property
     def file_names(self):
@@ -121,17 +126,46 @@ DEFAULT = "inception_v3"
 EMBEDDED = "efficientnet_lite0"  # used where the default is not to be had
 
 
-def find(name):
-    """The Network of that name.
+SAVED_MODEL = "saved_model"
+RECIPES = {"vgg16": Vgg16Recipe, SAVED_MODEL: SavedModelRecipe}
+
+
+def find(name, choice=None):
+    """The Network of that name, as a recipes.Choice wants it where that is possible.
 
     Raises:
-        NetworkError: there is none.
+        NetworkError: there is none, or it leaves no such choice.
     """
-    if name not in NETWORKS:
-        close = difflib.get_close_matches(name, NETWORKS, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise NetworkError(f"{name!r} is no network known here{meant}")
-    return NETWORKS[name]
+    choice = choice or Choice()
+    try:
+        if name.lower().startswith(PREFIX):
+            return made_by(KerasRecipe.named(name[len(PREFIX) :], choice))
+        if name in RECIPES:
+            return made_by(RECIPES[name](choice))
+        if name in NETWORKS:
+            choice.refuse(name, "weights", "layer", "height", "width", "mean", "std")
+            return NETWORKS[name]
+    except ChoiceError as error:
+        raise NetworkError(str(error)) from error
+    known = [*NETWORKS, *RECIPES, *(PREFIX + stock for stock in STOCK)]
+    close = difflib.get_close_matches(name, known, 1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise NetworkError(f"{name!r} is no network known here{meant}")
+
+
+def made_by(recipe):
+    """The Network whose file a recipe makes; its size is in that file."""
+    return Network(
+        name=recipe.name,
+        folder=recipe.folder,
+        sources=(),
+        input="input",
+        bottleneck=BOTTLENECK,
+        size=max(recipe.size),
+        mean=recipe.mean,
+        std=recipe.std,
+        recipe=recipe,
+    )
 
 
 def locate(network, model_dir):
@@ -161,8 +195,11 @@ def obtain(network, model_dir, quiet=False, offline=False):
     Raises:
         NetworkError: it is neither there nor to be had; says which file to put where.
         WeightsError: the Python package with its weights is missing.
+        FreezeError: a model cannot be made a frozen graph.
     """
     model_dir = Path(model_dir)
+    if network.recipe:
+        return _freeze_once(network, Place(model_dir, offline, quiet))
     found = locate(network, model_dir)
     if found:
         return found
@@ -194,11 +231,24 @@ def _fetch_any(network, model_dir, quiet):
     return f"cannot be fetched ({'; '.join(map(str, errors))})"
 
 
+def _freeze_once(network, place):
+    """The file that the network's recipe makes, made now if it is not there."""
+    try:
+        path = place.model_dir / network.folder / network.recipe.file_name_in(place)
+        return path if path.is_file() else _write(network.recipe.build(place), path)
+    except ChoiceError as error:
+        raise NetworkError(str(error)) from error
+
+
 def _build(network, model_dir):
     """Writes the frozen graph of an EfficientNet-Lite, from the weights in its Python package."""
     weights = efficientnet_lite.read_torch_file(efficientnet_lite.weights_file(network.name))
     graph_def = efficientnet_lite.build_graph(network.name, weights)
-    path = model_dir / network.folder / network.file_names[0]
+    return _write(graph_def, model_dir / network.folder / network.file_names[0])
+
+
+def _write(graph_def, path):
+    """Puts a GraphDef at `path` once it is whole; returns the path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as aside:

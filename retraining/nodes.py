@@ -1,5 +1,7 @@
 """Reads and writes single nodes of a GraphDef."""
 
+import json
+
 import numpy as np
 
 from retraining import RetrainingError
@@ -7,6 +9,7 @@ from retraining.quiet_tensorflow import import_tensorflow
 
 IMAGE_BYTES = "DecodeJpeg/contents"
 ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one
+NOTES = "retraining/notes"  # a constant: JSON list of what had to be assumed of a frozen model
 
 
 class GraphError(RetrainingError):
@@ -116,3 +119,18 @@ def add_any_batch(graph_def, source):
     shape = (-1, -1, -1, 3)
     op = "PlaceholderWithDefault"
     return add_node(graph_def, ANY_BATCH, op, [source], dtype="float32", shape=shape)
+
+
+def add_notes(graph_def, notes):
+    """Keeps lines of text in the graph, as a constant on which nothing depends."""
+    if notes:
+        set_constant(graph_def.node.add(name=NOTES), np.array(json.dumps(notes).encode(), object))
+
+
+def read_notes(graph_def):
+    """The lines that `add_notes` kept; none for any other graph."""
+    value = constant(nodes_by_name(graph_def), NOTES)
+    try:
+        return [str(note) for note in json.loads(value.item())] if value is not None else []
+    except (ValueError, TypeError, AttributeError):
+        return []

@@ -94,9 +94,12 @@ class UnknownScore:
     axes: np.ndarray  # float32 [width, kept], orthonormal columns
     scale: float
     quantiles: np.ndarray  # float64 [101], rising
+    factors: np.ndarray | None = None  # float32 [width], by which vectors are multiplied first
 
     def score(self, vectors, logits):
         """float [n] for vectors [n, width] and their logits [n, k]."""
+        if self.factors is not None:
+            vectors = vectors * self.factors
         energy = np.logaddexp.reduce(logits, axis=1)
         return energy - self.scale * _outside(vectors - self.origin, self.axes)
 
@@ -152,6 +155,7 @@ def _outside(vectors, axes):
 # -- in the graph ----------------------------------------------------------------------------
 
 ORIGIN, AXES_NODE = "retraining/unknown/origin", "retraining/unknown/axes"
+FACTORS = "retraining/unknown/factors"  # only there where there are factors
 
 
 def described(temperature, unknown):
@@ -168,7 +172,10 @@ def described(temperature, unknown):
 
 def constants(unknown):
     """{node name: array} to be stored in the graph."""
-    return {ORIGIN: unknown.origin, AXES_NODE: unknown.axes} if unknown else {}
+    if not unknown:
+        return {}
+    factors = {} if unknown.factors is None else {FACTORS: unknown.factors}
+    return {ORIGIN: unknown.origin, AXES_NODE: unknown.axes, **factors}
 
 
 def read(about, constant):
@@ -189,8 +196,14 @@ def read(about, constant):
             return temperature, None
         quantiles = np.array(stored["quantiles"], np.float64)
         unknown = UnknownScore(
-            constant(ORIGIN), constant(AXES_NODE), float(stored["scale"]), quantiles
+            constant(ORIGIN),
+            constant(AXES_NODE),
+            float(stored["scale"]),
+            quantiles,
+            constant(FACTORS),
         )
+        if unknown.factors is not None and unknown.factors.shape != unknown.origin.shape:
+            raise ValueError
         if quantiles.shape != QUANTILES.shape or unknown.origin.shape != unknown.axes.shape[:1]:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,0 +1,291 @@
+"""keras_networks.py, freeze.py: names without Keras, frozen graphs that give what Keras gives."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import label_image
+from retraining import keras_networks
+from retraining.graph import Runner, fold, load_network, read_graph
+from retraining.graph_check import describe_unsafe
+from retraining.keras_networks import STOCK, KerasRecipe, parse, random_weights
+from retraining.networks import NetworkError, find, obtain
+from retraining.nodes import nodes_by_name
+from retraining.recipes import Choice, ChoiceError, Place
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "keras:MobileNet_0.25_32"
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(1).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return keras_networks.import_keras()
+
+
+@pytest.fixture(scope="module")
+def whole(keras, tmp_path_factory):
+    """Keras's MobileNet 0.25 for 32 x 32 pixels with random weights, and files of these."""
+    folder = tmp_path_factory.mktemp("weights")
+    options = {"alpha": 0.25, "input_shape": (32, 32, 3), "weights": None}
+    model = keras.applications.MobileNet(**options)
+    model.set_weights(random_weights(model.weights))
+    model.save_weights(folder / "whole.weights.h5")
+    bare = keras.applications.MobileNet(**options, include_top=False, pooling="avg")
+    bare.set_weights(model.get_weights()[: len(bare.weights)])
+    bare.save_weights(folder / "bare.weights.h5")
+    return SimpleNamespace(model=model, bare=bare, folder=folder)
+
+
+def vectors(base, pixels):
+    about = base.preprocessing
+    scaled = (pixels - np.float32(about.mean)) / np.float32(about.std)
+    return Runner(base.graph_def, base.input, base.bottleneck).run(scaled)
+
+
+def frozen(name, model_dir, **chosen):
+    network = find(name, Choice(**chosen))
+    return load_network(obtain(network, model_dir, quiet=True, offline=True), network)
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("inceptionv3", ("InceptionV3", None, None)),
+        ("EfficientNetV2B0", ("EfficientNetV2B0", None, None)),
+        ("mobilenet_0.25_128", ("MobileNet", "0.25", 128)),
+        ("MobileNetV2_1.4", ("MobileNetV2", "1.4", None)),
+    ],
+)
+def test_names_are_read_in_any_case(name, expected):
+    assert parse(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("keras:InceptionV4", "did you mean keras:InceptionV3?"),
+        ("keras:VGG16_0.5", "has no alpha"),
+        ("vgg15", "did you mean vgg16?"),
+    ],
+)
+def test_a_wrong_name_gets_a_suggestion(name, text):
+    with pytest.raises(NetworkError) as error:
+        find(name)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["weights", "layer", "height", "width", "mean", "std"])
+def test_a_choice_that_a_network_does_not_leave_is_refused(field):
+    with pytest.raises(NetworkError, match="has no meaning with inception_v3"):
+        find("inception_v3", Choice(**{field: 1}))
+
+
+def test_names_and_help_need_neither_keras_nor_tensorflow():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, retrain\n"
+            "from retraining import flags, networks\n"
+            "networks.find('keras:VGG16'), flags.build_parser().format_help()\n"
+            "print([name for name in sys.modules if name in ('keras', 'tensorflow', 'h5py')])",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_table_is_that_of_the_installed_keras(keras):
+    names = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert set(STOCK) == names
+    pixel = np.array([[[[10.0, 100.0, 250.0]]]], np.float32)
+    expected = {
+        keras_networks.TF: pixel / 127.5 - 1,
+        keras_networks.CAFFE: pixel[..., ::-1] - np.array([103.939, 116.779, 123.68]),
+        keras_networks.TORCH: (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        keras_networks.INSIDE: pixel,
+    }
+    seen = set()
+    for module in vars(keras.applications).values():
+        for name in set(STOCK) & set(dir(module)):
+            found = module.preprocess_input(pixel.copy())
+            np.testing.assert_allclose(found, expected[STOCK[name][1]], atol=1e-4)
+            seen.add(name)
+    # MobileNetV3's two have their preprocess_input in a module without them.
+    assert names - seen <= {"MobileNetV3Small", "MobileNetV3Large"}
+
+
+@pytest.mark.parametrize("file", ["whole.weights.h5", "bare.weights.h5"])
+def test_weights_from_a_file_with_or_without_the_classes(whole, pixels, tmp_path, file, capfd):
+    base = frozen(SMALL, tmp_path, weights=str(whole.folder / file))
+    assert (base.input, base.bottleneck, base.width) == ("input", "bottleneck", 256)
+    assert base.preprocessing.size == (32, 32)
+    expected = whole.bare.predict(pixels / 127.5 - 1, verbose=0)
+    capfd.readouterr()
+    assert_close(vectors(base, pixels), expected)
+    assert capfd.readouterr().out == ""
+
+
+def test_the_graph_is_plain_and_folds(whole, tmp_path):
+    base = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+    assert describe_unsafe(base.graph_def) == ""
+    assert not base.graph_def.library.function
+    fold(base.graph_def, "bottleneck")
+    ops = {node.op for node in base.graph_def.node}
+    assert not ops & {"Mul", "Rsqrt", "Sub", "AddV2", "Reshape", "FusedBatchNormV3"}
+
+
+def test_it_is_frozen_once(whole, tmp_path, monkeypatch):
+    chosen = {"weights": str(whole.folder / "bare.weights.h5")}
+    first = frozen(SMALL, tmp_path, **chosen)
+    monkeypatch.setattr(KerasRecipe, "build", None)
+    assert frozen(SMALL, tmp_path, **chosen).file_sha1 == first.file_sha1
+    assert len(list(tmp_path.rglob("*"))) == 2  # a folder, a file
+
+
+def test_a_layer_can_be_the_bottleneck(keras, whole, pixels, tmp_path):
+    weights = str(whole.folder / "whole.weights.h5")
+    base = frozen(SMALL, tmp_path, weights=weights, layer="conv_pw_6_relu")
+    part = keras.Model(whole.model.input, whole.model.get_layer("conv_pw_6_relu").output)
+    assert_close(vectors(base, pixels), part.predict(pixels / 127.5 - 1, verbose=0).mean((1, 2)))
+    with pytest.raises(
+        NetworkError, match="no layer 'conv_pw_6_relo'; did you mean conv_pw_6_relu"
+    ):
+        frozen(SMALL, tmp_path, weights=weights, layer="conv_pw_6_relo")
+
+
+def test_files_that_are_not_the_networks_weights_are_one_line(whole, tmp_path):
+    (tmp_path / "text.weights.h5").write_text("no weights")
+    (tmp_path / "weights.txt").write_text("no weights")
+    wrong = [("keras:MobileNet_0.5_32", str(whole.folder / "bare.weights.h5"))]
+    wrong += [(SMALL, str(tmp_path / name)) for name in ("text.weights.h5", "weights.txt", "gone")]
+    for name, weights in wrong:
+        with pytest.raises(NetworkError) as error:
+            frozen(name, tmp_path / "models", weights=weights)
+        assert "\n" not in str(error.value)
+        assert weights in str(error.value)
+    assert not (tmp_path / "models").exists()
+
+
+def test_weights_of_imagenet_come_from_kerass_cache(whole, pixels, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "models").mkdir(parents=True)
+    name = "keras:MobileNet_0.25_128"
+    with pytest.raises(NetworkError) as error:
+        frozen(name, tmp_path / "models")
+    assert str(error.value).startswith("mobilenet_2_5_128_tf_no_top.h5 is not in Keras's cache")
+    assert "--offline" in str(error.value)
+    assert str(tmp_path / "home" / "models") in str(error.value)
+    file = tmp_path / "home" / "models" / "mobilenet_2_5_128_tf_no_top.h5"
+    whole.bare.save(file)
+    base = frozen(name, tmp_path / "models")
+    same = frozen("keras:MobileNet_0.25_128", tmp_path / "models", weights=str(file))
+    large = np.repeat(np.repeat(pixels, 4, 1), 4, 2)
+    np.testing.assert_array_equal(vectors(base, large), vectors(same, large))
+
+
+@pytest.fixture(scope="module")
+def vgg(keras):
+    """Keras's VGG16 for 32 x 32 pixels as `random` makes it."""
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3))
+    model.set_weights(random_weights(model.weights))
+    return model
+
+
+def test_caffe_pixels_and_vgg_layers(keras, vgg, pixels, tmp_path):
+    base = frozen("keras:vgg16", tmp_path, weights="random", height=32, width=32, layer="relu7")
+    part = keras.Model(vgg.input, vgg.get_layer("fc2").output)
+    prepared = keras.applications.vgg16.preprocess_input(pixels.copy())
+    assert base.width == 4096
+    assert base.preprocessing == type(base.preprocessing)((32, 32), 0.0, 1.0)
+    assert_close(vectors(base, pixels), part.predict(prepared, verbose=0))
+
+
+def test_random_weights_are_the_same_each_time(whole):
+    for one, other in zip(
+        random_weights(whole.model.weights[:20]),
+        random_weights(whole.model.weights[:20]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_label_image_names_imagenets_classes(whole, tmp_path, capsys, monkeypatch):
+    weights = str(whole.folder / "whole.weights.h5")
+    photo = tmp_path / "photo.png"
+    tiny.photo((200, 40, 40), np.random.default_rng(0), (32, 32)).save(photo)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    flags = ["--graph", SMALL, "--weights", weights, "--model_dir", str(tmp_path), "--offline"]
+    assert label_image.main([*flags, str(photo)]) == 1
+    assert "imagenet_class_index.json is not in Keras's cache" in capsys.readouterr().err
+    index = {str(number): [f"n{number}", f"class_{number}"] for number in range(1000)}
+    (tmp_path / "home" / "models").mkdir(parents=True)
+    file = tmp_path / "home" / "models" / "imagenet_class_index.json"
+    file.write_text(json.dumps(index))
+    assert label_image.main([*flags, str(photo)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    with photo.open("rb") as opened:
+        image = np.asarray(label_image_pixels(opened), np.float32)
+    expected = whole.model.predict(image[None] / 127.5 - 1, verbose=0)[0]
+    capsys.readouterr()
+    best = np.argsort(-expected)[:5]
+    assert [line.split(" (")[0] for line in lines] == [f"class {number}" for number in best]
+    names = tmp_path / "labels.txt"
+    names.write_text("\n".join(["background", *(f"class {number}" for number in range(1000))]))
+    assert label_image.main([*flags, "--labels", str(names), str(photo)]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def label_image_pixels(file):
+    from PIL import Image
+
+    return Image.open(file).convert("RGB")
+
+
+def test_a_graph_that_was_frozen_is_a_classifier_for_anyone(whole, tmp_path):
+    recipe = KerasRecipe.named(SMALL, Choice(str(whole.folder / "whole.weights.h5")), True)
+    graph_def = recipe.build(Place(tmp_path, offline=True))
+    path = tmp_path / "graph.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    assert {"input", "softmax"} <= set(nodes_by_name(read_graph(path)))
+    with pytest.raises(ChoiceError, match="--input_mean has no meaning"):
+        KerasRecipe.named(SMALL, Choice(mean=1.0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STOCK)
+def test_every_network_gives_what_keras_gives(name, keras):
+    """At 96 x 96 pixels, with random weights, and of the size that it says by default."""
+    recipe = KerasRecipe.named(name, Choice("random", height=96, width=96))
+    graph_def = recipe.build(Place(Path(), offline=True))
+    pixels = np.random.default_rng(1).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32)
+    model = recipe._model()
+    modules = [m for m in vars(keras.applications).values() if hasattr(m, name)]
+    prepare = modules[0].preprocess_input if modules else lambda x: x
+    expected = model.predict(prepare(pixels.copy()), verbose=0)
+    runner = Runner(graph_def, "input", "bottleneck")
+    assert_close(runner.run((pixels - recipe.mean) / np.float32(recipe.std)), expected)
+    keras.utils.clear_session()
+    if "XLarge" not in name:
+        default = getattr(keras.applications, name)(weights=None).input_shape
+        assert default[1:3] == (STOCK[name][0],) * 2

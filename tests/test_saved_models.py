@@ -1,0 +1,152 @@
+"""saved_models.py: anybody's SavedModel or Keras file gives the vectors that it gives itself."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from retraining import keras_networks
+from retraining.graph import Runner, load_network
+from retraining.networks import NetworkError, find, obtain
+from retraining.nodes import read_notes
+from retraining.recipes import Choice
+
+ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A tiny Keras model in every form, with and without a Rescaling in front."""
+    keras, folder = keras_networks.import_keras(), tmp_path_factory.mktemp("models")
+    layers = keras.layers
+    inner = keras.Sequential(
+        [
+            keras.Input((16, 20, 3)),
+            layers.Conv2D(6, 3, groups=1, activation="relu", name="conv"),
+            layers.BatchNormalization(),
+            layers.Conv2D(6, 3, groups=6, name="grouped"),
+            layers.Activation("silu", name="last"),
+            layers.GlobalAveragePooling2D(),
+        ]
+    )
+    inner.set_weights(keras_networks.random_weights(inner.weights))
+    scaled = keras.Sequential([keras.Input((16, 20, 3)), layers.Rescaling(1 / 255), inner])
+    image = keras.Model(inner.inputs, inner.get_layer("last").output)
+    for name, model in (("inner", inner), ("scaled", scaled), ("image", image)):
+        model.save(folder / f"{name}.keras")
+        model.save(folder / f"{name}.h5")
+        model.export(folder / name, verbose=False)
+    return SimpleNamespace(folder=folder, inner=inner)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(1).uniform(0, 255, (3, 16, 20, 3)).astype(np.float32)
+
+
+def frozen(path, model_dir, **chosen):
+    network = find("saved_model", Choice(model_file=str(path), **chosen))
+    return load_network(obtain(network, model_dir, offline=True), network)
+
+
+def vectors(base, pixels):
+    assert (base.preprocessing.mean, base.preprocessing.std) == (0, 1)
+    assert base.preprocessing.size == (16, 20)
+    return Runner(base.graph_def, base.input, base.bottleneck).run(pixels)
+
+
+@pytest.mark.parametrize("ending", ["", ".keras", ".h5"])
+def test_pixels_are_scaled_as_the_model_or_the_user_says(models, pixels, tmp_path, ending):
+    expected = models.inner.predict(pixels / 255, verbose=0)
+    for name, chosen in (("scaled", {}), ("inner", {"std": 255.0}), ("inner", {})):
+        base = frozen(f"{models.folder}/{name}{ending}", tmp_path, **chosen)
+        np.testing.assert_allclose(vectors(base, pixels), expected, atol=1e-5)
+        notes = read_notes(base.graph_def)
+        assert [note[: len(ASSUMED)] for note in notes] == (
+            [] if chosen or name == "scaled" else [ASSUMED]
+        )
+    base = frozen(f"{models.folder}/inner{ending}", tmp_path, mean=100.0, std=50.0)
+    expected = models.inner.predict((pixels - 100) / 50, verbose=0)
+    np.testing.assert_allclose(vectors(base, pixels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("image", {}), ("image.keras", {}), ("inner.keras", {"layer": "last"})]
+)
+def test_what_is_an_image_is_averaged_over_it(models, pixels, tmp_path, name, chosen):
+    base = frozen(models.folder / name, tmp_path, std=255.0, **chosen)
+    expected = models.inner.predict(pixels / 255, verbose=0)
+    np.testing.assert_allclose(vectors(base, pixels), expected, atol=1e-5)
+    assert bool(read_notes(base.graph_def)) == (not chosen)
+
+
+def test_signatures_of_several_outputs_any_size_and_bytes(tmp_path):
+    import tensorflow as tf
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        def call(self, images):
+            means = tf.reduce_mean(tf.cast(images, tf.float32), (1, 2))
+            return {"means": means, "twice": 2 * means}
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "m"), {"serving_default": module.call})
+    with pytest.raises(NetworkError, match="has the outputs means, twice; name one with --bottle"):
+        frozen(tmp_path / "m", tmp_path, height=16, width=20)
+    with pytest.raises(NetworkError, match="image size; give --input_height and --input_width"):
+        frozen(tmp_path / "m", tmp_path, layer="twice")
+    base = frozen(tmp_path / "m", tmp_path, layer="twice", height=16, width=20)
+    pixels = np.full((2, 16, 20, 3), [10, 20, 30], np.float32)
+    np.testing.assert_allclose(vectors(base, pixels), [[20, 40, 60]] * 2)
+    assert read_notes(base.graph_def) == []
+
+
+def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path):
+    import tensorflow as tf
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.float32)])
+        def __call__(self, images):
+            tf.io.write_file(str(tmp_path / "evil"), "x")
+            return tf.reduce_mean(images, (1, 2))
+
+    tf.saved_model.save(Module(), str(tmp_path / "m"))
+    (tmp_path / "evil").unlink(missing_ok=True)
+    with pytest.raises(NetworkError, match=r"holds WriteFile; .*--allow_unsafe_ops"):
+        frozen(tmp_path / "m", tmp_path / "models")
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_keras_file_with_code_is_not_loaded(tmp_path, ending):
+    keras = keras_networks.import_keras()
+    layers = [keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x + 1)]
+    path = tmp_path / f"m{ending}"
+    keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()]).save(path)
+    with pytest.raises(NetworkError, match="was not loaded, since it holds code of its own"):
+        frozen(path, tmp_path / "models")
+
+
+def test_what_cannot_be_used_is_one_line(models, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "saved_model.pb").write_bytes(b"\xff\xff")
+    (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04")
+    (tmp_path / "damaged.h5").write_bytes(b"HDF")
+    models.inner.save_weights(tmp_path / "only.weights.h5")
+    wrong = [
+        (tmp_path, {}, "is no SavedModel's folder and no .keras or .h5 file"),
+        (tmp_path / "gone.h5", {}, "is no SavedModel's folder"),
+        (tmp_path / "m", {}, "damaged"),
+        (tmp_path / "damaged.keras", {}, "damaged"),
+        (tmp_path / "damaged.h5", {}, "damaged"),
+        (tmp_path / "only.weights.h5", {}, "holds weights only"),
+        (models.folder / "inner.keras", {"height": 17}, "takes images of 16 x 20 pixels"),
+        (models.folder / "inner.keras", {"layer": "lost"}, "did you mean last"),
+        (models.folder / "inner", {"layer": "no"}, "has no output 'no'"),
+    ]
+    for path, chosen, text in wrong:
+        with pytest.raises(NetworkError) as error:
+            frozen(path, tmp_path / "models", **chosen)
+        assert text in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "models").exists()
