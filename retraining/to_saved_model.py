@@ -25,7 +25,7 @@ def save(source, folder):
         labels = os.path.join(elsewhere, LABELS_FILE)
         with open(labels, "wb") as file:
             file.write(labels_bytes(source.labels))
-        module = tf.Module()
+        module = tf.Module()  # without functions of its own, which would store the weights again
         module.labels_file = tf.saved_model.Asset(labels)
         tf.saved_model.save(module, folder, _signatures(tf, source))
 
@@ -33,8 +33,7 @@ def save(source, folder):
 def _signatures(tf, source):
     """{name: tf.function for given inputs}."""
     specs = [tf.TensorSpec([None, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    # One function that all signatures call, so that the weights are stored once; as an attribute of
-    # the module they would be stored again.
+    # All signatures call this one function, so that the weights are stored only once.
     network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
 
     def answer(*pixels):
