@@ -153,7 +153,7 @@ def load_keras(path, choice):
         model = output_of(model, choice.layer)
     shape = getattr(model, "input_shape", None)
     size = _image_size([shape] if isinstance(shape, tuple) else shape, path)
-    if not hasattr(model.output, "shape"):
+    if len(model.outputs or ()) > 1:
         raise ChoiceError(f"{path} has several outputs; name a layer with --bottleneck_layer")
     return Loaded(lambda images: model(images, training=False), size)
 
