@@ -24,7 +24,8 @@ from retraining.convert import convert_and_run, read_samples
 from retraining.graph import load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
-from retraining.nodes import ANY_BATCH, add_constant, add_node, nodes_by_name, set_constant
+from retraining.nodes import nodes_by_name, set_constant
+from retraining.pair import NetworkPair
 from retraining.quiet_tensorflow import import_tensorflow
 from retraining.source import Source
 from retraining.to_tflite import TFLiteModel
@@ -224,44 +225,34 @@ def test_the_readmes_example_runs(run, some, tmp_path, monkeypatch, capsys):
 # -- graphs of other kinds ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def mobilenet(tmp_path_factory):
-    """A retrained tiny MobileNet, as a GraphDef."""
-    path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
-    base = load_network(
-        tiny.write_graph(str(path), tiny.tiny_mobilenet()), NETWORKS["mobilenet_0.25_128"]
-    )
-    head = Head(np.random.default_rng(0).normal(size=(8, 3)).astype("f4"), np.zeros(3, "f4"))
-    graph_def = export.build_graph(base, head, "final_result")
-    about = export.describe(base, ["a", "b", "Blüte"], "final_result", {})
+def retrained(network):
+    """The GraphDef of a network, or two, with a random layer for three classes."""
+    weights = np.random.default_rng(0).normal(size=(network.width, 3)).astype("f4")
+    graph_def = export.build_graph(network, Head(weights, np.zeros(3, "f4")), "result")
+    about = export.describe(network, ["a", "b", "Blüte"], "result", {})
     graph_def.MergeFromString(export.metadata_bytes(about))
     return graph_def
 
 
 @pytest.fixture(scope="module")
-def two_networks(run):
-    """The run's graph with a second network: the mean of 16 x 16 pixels, through other weights."""
-    graph_def = tf.compat.v1.GraphDef()
-    graph_def.CopyFrom(run.graph)
-    nodes = nodes_by_name(graph_def)
-    size = add_constant(graph_def, "b/size", np.array([16, 16], np.int32))
-    small = add_node(graph_def, "b/Resize", "ResizeBilinear", [ANY_BATCH, size], T="float32")
-    mean, scale = (
-        add_constant(graph_def, name, np.float32(value))
-        for name, value in (("b/mean", 100), ("b/scale", 1 / 50))
+def networks(inception_file, tmp_path_factory):
+    """(the tiny Inception, a tiny MobileNet) as graph.BaseNetworks."""
+    path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
+    mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
+    return (
+        load_network(inception_file, NETWORKS["inception_v3"]),
+        load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
     )
-    add_node(graph_def, "b/Sub", "Sub", [small, mean], T="float32")
-    add_node(graph_def, "b/Mul", "Mul", ["b/Sub", scale], T="float32")
-    axes = add_constant(graph_def, "b/axes", np.array([1, 2], np.int32))
-    add_node(graph_def, "b/Mean", "Mean", ["b/Mul", axes], T="float32", Tidx="int32")
-    weights = add_constant(graph_def, "b/weights", np.eye(3, dtype="f4"))
-    add_node(graph_def, "b/MatMul", "MatMul", ["b/Mean", weights], T="float32")
-    add_node(graph_def, "b/sum", "Add", [nodes["final_result"].input[0], "b/MatMul"], T="float32")
-    nodes["final_result"].input[0] = "b/sum"
-    second = {"input": "b/Mul", "size": [16, 16], "mean": 100.0, "std": 50.0}
-    about = {**read_metadata(graph_def), "second": second}
-    set_constant(nodes[graph.METADATA], np.array(json.dumps(about).encode(), object))
-    return graph_def
+
+
+@pytest.fixture(scope="module")
+def mobilenet(networks):
+    return retrained(networks[1])
+
+
+@pytest.fixture(scope="module")
+def two_networks(networks):
+    return retrained(NetworkPair(*networks))
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
