@@ -6,6 +6,7 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +23,10 @@ from retraining import (
     example_images,
     export,
     html_report,
+    methods,
     networks,
     trust,
+    tuning_graph,
 )
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
@@ -53,7 +56,8 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import bad_images_path, output_paths, parse_flags
+from retraining.fine_tune import Material, Photos, Tuner, TuningOptions, read_state
+from retraining.flags import bad_images_path, comparison_path, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
@@ -69,13 +73,21 @@ from retraining.record import (
 )
 from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
 from retraining.thumbnails import Thumbnails
-from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
+from retraining.train import (
+    Head,
+    Labelled,
+    Step,
+    TrainingOptions,
+    compare_sizes,
+    evaluation_of,
+    train,
+)
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
 MOST_LISTED = 20  # files that were left out; the others are in a file
 
-INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
+INTERRUPTED = "interrupted; what was computed so far is kept, the same command goes on from there"
 
 
 @partial(reports_errors, interrupted=INTERRUPTED)
@@ -90,6 +102,7 @@ def main(argv=None):
     known, path = choose_network(options, log)
     check_outputs(path, options)
     extractor = make_extractor(path, known, options, log)
+    check_fine_tuning(extractor.network, options)
     watch.lap("reading the network")
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
@@ -97,10 +110,13 @@ def main(argv=None):
     findings = audit_photos(bottlenecks, options, log)
     watch.lap("label audit")
     trained = train_head(bottlenecks, extractor, options, log)
-    model = Model(trained.head, fit_trust(trained.head, bottlenecks, log))
     watch.lap("training")
     sizes = try_fewer_photos(bottlenecks, options)
     watch.lap("trying fewer photos")
+    tuned = fine_tune(bottlenecks, extractor, trained, options, log)
+    extractor, bottlenecks, trained = tuned.extractor, tuned.bottlenecks, tuned.trained
+    watch.lap("fine-tuning")
+    model = Model(trained.head, fit_trust(trained.head, bottlenecks, log))
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
     setting = describe_setting(extractor, dataset, watch, options)
@@ -108,10 +124,13 @@ def main(argv=None):
     record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
     thumbnails = Thumbnails()
     contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
+    contents |= {comparison_path(options): tuned.table} if options.compare else {}
     write_files({**contents, options.output_graph: graph})
+    tuned.remove_checkpoints()
     projected = choose_projected(bottlenecks, options.projector_photos)
     write_summaries(trained.log_folder, record, projected, thumbnails, log)
     print_results(result, bottlenecks, options, log)
+    print_comparison(tuned, options)
     return DONE
 
 
@@ -288,7 +307,13 @@ def warn_of_import(outcome, examples, cache, log):
 
 def make_jobs(examples, options):
     """A Job per photo; those for training with their distorted views, if any are asked for."""
-    distortions = Distortions(
+    distortions = distortions_of(options)
+    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
+
+
+def distortions_of(options):
+    """The flags as Distortions."""
+    return Distortions(
         options.flip_left_right,
         options.random_crop,
         options.random_scale,
@@ -296,7 +321,6 @@ def make_jobs(examples, options):
         options.distorted_views,
         options.seed,
     )
-    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
 
 
 def read_split(store, jobs, part, labels):
@@ -391,11 +415,12 @@ def describe_audit(findings):
 
 @dataclass(frozen=True)
 class Trained:
-    """The softmax layer, the Steps with evaluations on the way, and TensorBoard's folder."""
+    """The softmax layer, the Steps with evaluations on the way, TensorBoard's folder, the time."""
 
     head: Head
     course: list[Step]
     log_folder: Path
+    seconds: float = 0.0
 
 
 def training_options(options):
@@ -412,7 +437,7 @@ def training_options(options):
 
 def train_head(bottlenecks, extractor, options, log):
     """The Trained softmax layer; its course goes to TensorBoard and onto a progress line."""
-    settings, course = training_options(options), []
+    settings, course, started = training_options(options), [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)
     bar = progress_bar("training", "step", is_quiet(options))(steps, total=settings.steps)
@@ -427,7 +452,190 @@ def train_head(bottlenecks, extractor, options, log):
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, extractor, options)
     log.info(describe(step))
-    return Trained(step.head, course, tensorboard.folder)
+    return Trained(step.head, course, tensorboard.folder, time.perf_counter() - started)
+
+
+def methods_of(options):
+    """The names of the methods of training that are asked for; none without fine-tuning."""
+    return options.compare or [methods.TWO_RATES] * (options.fine_tune == "all")
+
+
+def tuning_options(extractor, options):
+    """The flags as TuningOptions."""
+    return TuningOptions(
+        options.base_learning_rate,
+        options.head_learning_rate,
+        options.fine_tune_epochs,
+        options.fine_tune_batch_size,
+        options.freeze_until,
+        precision=extractor.settings.precision,
+        seed=options.seed,
+    )
+
+
+def check_fine_tuning(network, options):
+    """Refuses, before hours are spent, a network that has nothing to be trained.
+
+    Raises:
+        GraphError: there is no layer of the name of --freeze_until.
+        TrainingError: no weights are left to be trained.
+    """
+    if methods_of(options):
+        tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is exported, all of it as it was where no fine-tuning is asked for."""
+
+    extractor: Extractor
+    bottlenecks: Bottlenecks
+    trained: Trained
+    attempts: list[methods.Attempt] = ()
+    method: str = methods.HEAD
+    checkpoints: list[Path] = ()
+
+    @property
+    def table(self):
+        """The file of --compare, bytes."""
+        return methods.table_bytes(self.attempts, self.method)
+
+    def remove_checkpoints(self):
+        """Removes those of this run, once its outputs are written."""
+        for path in self.checkpoints:
+            path.unlink(missing_ok=True)
+
+
+def fine_tune(bottlenecks, extractor, trained, options, log):
+    """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
+    names = methods_of(options)
+    if not names:
+        return Tuned(extractor, bottlenecks, trained)
+    attempts, courses, checkpoints = [], {}, []
+    for name in names:
+        if name == methods.HEAD:
+            attempts.append(attempt_head(bottlenecks, extractor, trained))
+            continue
+        tuner = make_tuner(name, bottlenecks, extractor, trained.head, options)
+        path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+        courses[name] = run_tuner(tuner, name, path, trained.log_folder, (options, log))
+        attempts.append(attempt_of(tuner, name, bottlenecks))
+        checkpoints.append(path)
+    best = methods.best_of(attempts)
+    if options.compare:
+        log.info(f"{best.method} is the best on the validation photos; its model is exported")
+    if best.network is extractor.network:  # the vectors are its own
+        trained = replace(trained, head=best.head)
+        return Tuned(extractor, bottlenecks, trained, attempts, best.method, checkpoints)
+    extractor = Extractor(best.network, extractor.settings)
+    bottlenecks = recompute(bottlenecks, extractor, options)
+    first = trained.course[-1].number + 1 if trained.course else 0
+    course = [replace(step, number=first + step.number) for step in courses[best.method]]
+    trained = replace(trained, head=best.head, course=[*trained.course, *course])
+    return Tuned(extractor, bottlenecks, trained, attempts, best.method, checkpoints)
+
+
+def attempt_head(bottlenecks, extractor, trained):
+    """The methods.Attempt that is the trained head as it is."""
+    validation, testing = (bottlenecks.labelled[part] for part in (VALIDATION, TESTING))
+    return methods.Attempt(
+        methods.HEAD,
+        extractor.network,
+        trained.head,
+        evaluation_of(trained.head.probabilities(validation.vectors), validation.truth),
+        *methods.tops(trained.head.probabilities(testing.vectors), testing.truth),
+        trained.seconds,
+    )
+
+
+def make_tuner(method, bottlenecks, extractor, head, options):
+    """The fine_tune.Tuner of a method, at its start."""
+    training, validation = (
+        Photos(bottlenecks.examples[part], bottlenecks.labelled[part].truth[: len(examples)])
+        for part, examples in bottlenecks.examples.items()
+        if part != TESTING
+    )
+    settings = methods.options_of(method, tuning_options(extractor, options))
+    distortions = distortions_of(options)
+    material = Material(
+        extractor.network, head, training, validation, distortions, options.max_image_pixels
+    )
+    return Tuner(material, settings)
+
+
+def run_tuner(tuner, method, checkpoint, folder, words):
+    """Runs a Tuner to its end, from its checkpoint if there is one; its Steps with evaluations."""
+    options, log = words
+    if state := read_state(checkpoint, tuner.state):
+        tuner.state = state
+        log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+    steps = tuner.run(lambda content: write_files({checkpoint: content}))
+    bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
+    bar = bar(steps, total=tuner.steps_left())
+    with TensorBoardLog(folder, method) as tensorboard:
+        for step in bar:
+            if step.training:
+                tensorboard.add(step)
+                log.debug(describe(step))
+                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
+    log.info(describe_tuning(tuner, method))
+    return tuner.course()
+
+
+def describe_tuning(tuner, method):
+    """One line on a Tuner that has ended."""
+    state = tuner.state
+    first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
+    line = f"fine-tuning {method}: {state.epoch} epochs in {state.seconds:.0f} s"
+    if not best.count:
+        return f"{line}; no validation photos, so the last one's weights are kept"
+    return (
+        f"{line}, the best is {state.best_epoch} (0: as it was): validation accuracy "
+        f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
+        f"{best.cross_entropy:.3f}"
+    )
+
+
+def attempt_of(tuner, method, bottlenecks):
+    """The methods.Attempt of a Tuner that has ended."""
+    state, testing = tuner.state, bottlenecks.labelled[TESTING]
+    network, head = tuner.result()
+    scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
+    return methods.Attempt(
+        method,
+        network,
+        head,
+        state.course[state.best_epoch][1],
+        *methods.tops(scores, testing.truth),
+        state.seconds,
+        state.epoch,
+        state.best_epoch,
+    )
+
+
+def recompute(bottlenecks, extractor, options):
+    """The Bottlenecks of another network, in memory; without distorted views."""
+    examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
+    bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
+    answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
+    kept, vectors = export.collect(answers, examples, extractor.network.width)
+    chosen, labelled = {}, {}
+    for part in SPLITS:
+        rows = [row for row, example in enumerate(kept) if example.split == part]
+        chosen[part] = [kept[row] for row in rows]
+        names = [example.label for example in chosen[part]]
+        labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
+    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+
+
+def print_comparison(tuned, options):
+    """The methods of --compare on stdout: name, top-1, top-5 on the test photos, seconds."""
+    if not options.compare:
+        return
+    for each in tuned.attempts:
+        print(f"{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+    print(f"exported_method\t{tuned.method}")
+    print(f"comparison\t{escaped(comparison_path(options))}")
 
 
 def try_fewer_photos(bottlenecks, options):
