@@ -493,7 +493,6 @@ class Tuned:
     trained: Trained
     attempts: list[methods.Attempt] = ()
     method: str = methods.HEAD
-    checkpoints: list[Path] = ()
 
     @property
     def table(self):
@@ -502,8 +501,9 @@ class Tuned:
 
     def remove_checkpoints(self):
         """Removes those of this run, once its outputs are written."""
-        for path in self.checkpoints:
-            path.unlink(missing_ok=True)
+        for attempt in self.attempts:
+            if attempt.checkpoint:
+                attempt.checkpoint.unlink(missing_ok=True)
 
 
 def fine_tune(bottlenecks, extractor, trained, options, log):
@@ -511,75 +511,76 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
     names = methods_of(options)
     if not names:
         return Tuned(extractor, bottlenecks, trained)
-    attempts, courses, checkpoints = [], {}, []
-    for name in names:
-        if name == methods.HEAD:
-            attempts.append(attempt_head(bottlenecks, extractor, trained))
-            continue
-        tuner = make_tuner(name, bottlenecks, extractor, trained.head, options)
-        path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
-        courses[name] = run_tuner(tuner, name, path, trained.log_folder, (options, log))
-        attempts.append(attempt_of(tuner, name, bottlenecks))
-        checkpoints.append(path)
+    frozen = Frozen(bottlenecks, extractor, trained)
+    attempts = [try_method(name, frozen, options, log) for name in names]
     best = methods.best_of(attempts)
     if options.compare:
         log.info(f"{best.method} is the best on the validation photos; its model is exported")
-    if best.network is extractor.network:  # the vectors are its own
-        trained = replace(trained, head=best.head)
-        return Tuned(extractor, bottlenecks, trained, attempts, best.method, checkpoints)
-    extractor = Extractor(best.network, extractor.settings)
-    bottlenecks = recompute(bottlenecks, extractor, options)
+    if best.network is not extractor.network:
+        extractor = Extractor(best.network, extractor.settings)
+        bottlenecks = recompute(bottlenecks, extractor, options)
     first = trained.course[-1].number + 1 if trained.course else 0
-    course = [replace(step, number=first + step.number) for step in courses[best.method]]
+    course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
-    return Tuned(extractor, bottlenecks, trained, attempts, best.method, checkpoints)
+    return Tuned(extractor, bottlenecks, trained, attempts, best.method)
 
 
-def attempt_head(bottlenecks, extractor, trained):
-    """The methods.Attempt that is the trained head as it is."""
-    validation, testing = (bottlenecks.labelled[part] for part in (VALIDATION, TESTING))
-    return methods.Attempt(
-        methods.HEAD,
-        extractor.network,
-        trained.head,
-        evaluation_of(trained.head.probabilities(validation.vectors), validation.truth),
-        *methods.tops(trained.head.probabilities(testing.vectors), testing.truth),
-        trained.seconds,
-    )
+@dataclass(frozen=True)
+class Frozen:
+    """What every method starts from: the network as it came, its vectors, the head on them."""
+
+    bottlenecks: Bottlenecks
+    extractor: Extractor
+    trained: Trained
 
 
-def make_tuner(method, bottlenecks, extractor, head, options):
-    """The fine_tune.Tuner of a method, at its start."""
-    training, validation = (
-        Photos(bottlenecks.examples[part], bottlenecks.labelled[part].truth[: len(examples)])
-        for part, examples in bottlenecks.examples.items()
-        if part != TESTING
-    )
-    settings = methods.options_of(method, tuning_options(extractor, options))
-    distortions = distortions_of(options)
-    material = Material(
-        extractor.network, head, training, validation, distortions, options.max_image_pixels
-    )
-    return Tuner(material, settings)
-
-
-def run_tuner(tuner, method, checkpoint, folder, words):
-    """Runs a Tuner to its end, from its checkpoint if there is one; its Steps with evaluations."""
-    options, log = words
-    if state := read_state(checkpoint, tuner.state):
+def try_method(method, frozen, options, log):
+    """The methods.Attempt that comes of one method."""
+    if method == methods.HEAD:
+        return attempt_head(frozen)
+    tuner = make_tuner(method, frozen, options)
+    path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
-    steps = tuner.run(lambda content: write_files({checkpoint: content}))
+    steps = tuner.run(lambda content: write_files({path: content}))
     bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
     bar = bar(steps, total=tuner.steps_left())
-    with TensorBoardLog(folder, method) as tensorboard:
+    with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
         for step in bar:
             if step.training:
                 tensorboard.add(step)
                 log.debug(describe(step))
                 bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
     log.info(describe_tuning(tuner, method))
-    return tuner.course()
+    return attempt_of(tuner, method, frozen.bottlenecks, path)
+
+
+def attempt_head(frozen):
+    """The methods.Attempt that is the trained head as it is."""
+    head, labelled = frozen.trained.head, frozen.bottlenecks.labelled
+    validation, testing = labelled[VALIDATION], labelled[TESTING]
+    return methods.Attempt(
+        methods.HEAD,
+        frozen.extractor.network,
+        head,
+        evaluation_of(head.probabilities(validation.vectors), validation.truth),
+        *methods.tops(head.probabilities(testing.vectors), testing.truth),
+        frozen.trained.seconds,
+    )
+
+
+def make_tuner(method, frozen, options):
+    """The fine_tune.Tuner of a method, at its start."""
+    examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
+    training, validation = (  # without the distorted views, which follow
+        Photos(examples[part], labelled[part].truth[: len(examples[part])])
+        for part in (TRAINING, VALIDATION)
+    )
+    network, head = frozen.extractor.network, frozen.trained.head
+    distortions, most = distortions_of(options), options.max_image_pixels
+    material = Material(network, head, training, validation, distortions, most)
+    return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
 
 
 def describe_tuning(tuner, method):
@@ -596,8 +597,8 @@ def describe_tuning(tuner, method):
     )
 
 
-def attempt_of(tuner, method, bottlenecks):
-    """The methods.Attempt of a Tuner that has ended."""
+def attempt_of(tuner, method, bottlenecks, checkpoint):
+    """The methods.Attempt of a Tuner that has ended; `checkpoint` is its file."""
     state, testing = tuner.state, bottlenecks.labelled[TESTING]
     network, head = tuner.result()
     scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
@@ -610,6 +611,8 @@ def attempt_of(tuner, method, bottlenecks):
         state.seconds,
         state.epoch,
         state.best_epoch,
+        tuner.course(),
+        checkpoint,
     )
 
 

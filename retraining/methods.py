@@ -1,12 +1,13 @@
 """The ways to train that --compare sets side by side, what came of each, and their table."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from retraining.evaluate import accuracy, top_accuracy
 from retraining.fine_tune import merit
 from retraining.graph import BaseNetwork
 from retraining.lines import table
-from retraining.train import Evaluation, Head
+from retraining.train import Evaluation, Head, Step
 
 HEAD, TWO_RATES, ALL, SCRATCH = METHODS = ("head", "two_rates", "all", "scratch")
 TOP = 5  # labels among which the true one counts as found
@@ -25,6 +26,8 @@ class Attempt:
     seconds: float  # of training
     epochs: int = 0  # through the photos, of fine-tuning; the weights are those after `best_epoch`
     best_epoch: int = 0
+    course: list[Step] = ()  # those of fine-tuning with evaluations
+    checkpoint: Path | None = None
 
 
 def options_of(method, chosen):
