@@ -53,7 +53,7 @@ class TuningOptions:
 
     base_rate: float = 0.0001
     head_rate: float = 0.0005
-    epochs: int = 15
+    epochs: int = 5  # a few minutes for a small network and 1,000 photos on a processor
     batch_size: int = 32
     freeze_until: str | None = None
     scratch: bool = False
