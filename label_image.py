@@ -4,16 +4,17 @@ Give image files, folders, or `-` for a list of paths on standard input. A graph
 knows its labels and how it wants its images; for other graphs there are flags.
 """
 
-import argparse
-import math
-import os
 import signal
-import sys
-from dataclasses import replace
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse
+import math
+import os
+import sys
+from dataclasses import replace
 
 from retraining import RetrainingError, rows, scoring
 from retraining.classify import Overrides, load_classifier, read_labels

@@ -4,18 +4,20 @@ A frozen network turns each photo into a vector (its bottleneck), which is kept 
 softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
 """
 
-import contextlib
-import math
-import os
 import signal
-from collections import Counter
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
+import math
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -28,8 +30,10 @@ from retraining import (
     formats,
     heads,
     html_report,
+    methods,
     networks,
     trust,
+    tuning_graph,
 )
 from retraining.cache import BottleneckStore, FileKeys
 from retraining.classic_cache import ClassicCache, take_over
@@ -59,7 +63,14 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import bad_images_path, network_choice, output_paths, parse_flags
+from retraining.fine_tune import Material, Photos, Tuner, TuningOptions, read_state
+from retraining.flags import (
+    bad_images_path,
+    comparison_path,
+    network_choice,
+    output_paths,
+    parse_flags,
+)
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
@@ -78,7 +89,15 @@ from retraining.record import (
 )
 from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
 from retraining.thumbnails import Thumbnails
-from retraining.train import Head, Labelled, Step, TrainingOptions, compare_sizes, train
+from retraining.train import (
+    Head,
+    Labelled,
+    Step,
+    TrainingOptions,
+    compare_sizes,
+    evaluation_of,
+    train,
+)
 from retraining.train import evaluate as evaluate_head
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
@@ -86,7 +105,7 @@ MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are comp
 TRY_ON = (TESTING, VALIDATION, TRAINING)  # other formats are tried on the first of these there is
 MOST_LISTED = 20  # files that were left out; the others are in a file
 
-INTERRUPTED = "interrupted; vectors computed so far are kept, the same command goes on from there"
+INTERRUPTED = "interrupted; what was computed so far is kept, the same command goes on from there"
 
 
 @partial(reports_errors, interrupted=INTERRUPTED)
@@ -101,6 +120,7 @@ def main(argv=None):
     chosen = choose_networks(options, log)
     check_outputs([path for _, path in chosen], options)
     extractor = make_extractor(chosen, options, log)
+    check_fine_tuning(extractor.network, options)
     watch.lap("reading the network")
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
@@ -108,11 +128,13 @@ def main(argv=None):
     findings = audit_photos(bottlenecks, options, log)
     watch.lap("label audit")
     trained = train_head(bottlenecks, extractor, options, log)
-    trusted = fit_trust(trained.head, bottlenecks, log)
-    model = Model(trained.head, trusted, bottlenecks.factors)
     watch.lap("training")
     sizes = try_fewer_photos(bottlenecks, trained.settings)
     watch.lap("trying fewer photos")
+    tuned = fine_tune(bottlenecks, extractor, trained, options, log)
+    extractor, bottlenecks, trained = tuned.extractor, tuned.bottlenecks, tuned.trained
+    watch.lap("fine-tuning")
+    model = Model(trained.head, fit_trust(trained.head, bottlenecks, log), bottlenecks.factors)
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
     others = make_other_formats(graph, bottlenecks, options, log)
@@ -123,12 +145,15 @@ def main(argv=None):
     thumbnails = Thumbnails()
     contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
     contents |= {other.path: other.content for other in others}
+    contents |= {comparison_path(options): tuned.table} if options.compare else {}
     write_files({**contents, options.output_graph: graph})
+    tuned.remove_checkpoints()
     projected = choose_projected(bottlenecks, options.projector_photos)
     write_summaries(trained.log_folder, record, projected, thumbnails, log)
     print_results(result, bottlenecks, options, log)
     for other in others:
         print(f"{other.name}\t{escaped(other.path)}")
+    print_comparison(tuned, options)
     return DONE
 
 
@@ -365,7 +390,13 @@ def warn_of_import(outcome, examples, cache, log):
 
 def make_jobs(examples, options):
     """A Job per photo; those for training with their distorted views, if any are asked for."""
-    distortions = Distortions(
+    distortions = distortions_of(options)
+    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
+
+
+def distortions_of(options):
+    """The flags as Distortions."""
+    return Distortions(
         options.flip_left_right,
         options.random_crop,
         options.random_scale,
@@ -373,7 +404,6 @@ def make_jobs(examples, options):
         options.distorted_views,
         options.seed,
     )
-    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
 
 
 def read_split(stores, jobs, part, labels):
@@ -474,6 +504,7 @@ class Trained:
     course: list[Step]
     log_folder: Path
     settings: TrainingOptions
+    seconds: float
 
 
 def training_options(options):
@@ -498,7 +529,7 @@ def training_options(options):
 
 def find_head(bottlenecks, options, log):
     """The Trained softmax layer of --head auto, a line per candidate on the way."""
-    found = []
+    found, started = [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     classes, settings = len(bottlenecks.labels), training_options(options)
     for candidate in heads.candidates(training, validation, classes, settings):
@@ -509,7 +540,8 @@ def find_head(bottlenecks, options, log):
         for step in course:
             tensorboard.add(step)
     log.info(f"--l2 {best.options.l2:.3g} has the lowest validation cross entropy and is taken")
-    return Trained(best.head, course, tensorboard.folder, best.options)
+    seconds = time.perf_counter() - started
+    return Trained(best.head, course, tensorboard.folder, best.options, seconds)
 
 
 def describe_candidate(candidate):
@@ -525,7 +557,7 @@ def train_head(bottlenecks, extractor, options, log):
     """The Trained head; its course goes to TensorBoard and onto a progress line."""
     if options.head == "auto":
         return find_head(bottlenecks, options, log)
-    settings, course = training_options(options), []
+    settings, course, started = training_options(options), [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), settings)
     total = settings.steps_for(len(training.truth))
@@ -548,7 +580,197 @@ def train_head(bottlenecks, extractor, options, log):
         )
     held_out = evaluate_head(step.head, validation.vectors, validation.truth)
     warn_of_scores(held_out, len(bottlenecks.labels), log)
-    return Trained(step.head, course, tensorboard.folder, settings)
+    seconds = time.perf_counter() - started
+    return Trained(step.head, course, tensorboard.folder, settings, seconds)
+
+
+def methods_of(options):
+    """The names of the methods of training that are asked for; none without fine-tuning."""
+    return options.compare or [methods.TWO_RATES] * (options.fine_tune == "all")
+
+
+def tuning_options(extractor, options):
+    """The flags as TuningOptions."""
+    return TuningOptions(
+        options.base_learning_rate,
+        options.head_learning_rate,
+        options.fine_tune_epochs,
+        options.fine_tune_batch_size,
+        options.freeze_until,
+        precision=extractor.settings.precision,
+        seed=options.seed,
+    )
+
+
+def check_fine_tuning(network, options):
+    """Refuses, before hours are spent, a network that has nothing to be trained.
+
+    Raises:
+        GraphError: there is no layer of the name of --freeze_until.
+        NetworkError: there are two networks.
+        TrainingError: no weights are left to be trained.
+    """
+    if methods_of(options):
+        if len(network.networks) > 1:
+            raise networks.NetworkError("fine-tuning is for one network; name one --architecture")
+        tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is exported, all of it as it was where no fine-tuning is asked for."""
+
+    extractor: Extractor
+    bottlenecks: Bottlenecks
+    trained: Trained
+    attempts: list[methods.Attempt] = ()
+    method: str = methods.HEAD
+
+    @property
+    def table(self):
+        """The file of --compare, bytes."""
+        return methods.table_bytes(self.attempts, self.method)
+
+    def remove_checkpoints(self):
+        """Removes those of this run, once its outputs are written."""
+        for attempt in self.attempts:
+            if attempt.checkpoint:
+                attempt.checkpoint.unlink(missing_ok=True)
+
+
+def fine_tune(bottlenecks, extractor, trained, options, log):
+    """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
+    names = methods_of(options)
+    if not names:
+        return Tuned(extractor, bottlenecks, trained)
+    frozen = Frozen(bottlenecks, extractor, trained)
+    attempts = [try_method(name, frozen, options, log) for name in names]
+    best = methods.best_of(attempts)
+    if options.compare:
+        log.info(f"{best.method} is the best on the validation photos; its model is exported")
+    if best.network is not extractor.network:
+        extractor = Extractor(best.network, extractor.settings)
+        bottlenecks = recompute(bottlenecks, extractor, options)
+    first = trained.course[-1].number + 1 if trained.course else 0
+    course = [replace(step, number=first + step.number) for step in best.course]
+    trained = replace(trained, head=best.head, course=[*trained.course, *course])
+    return Tuned(extractor, bottlenecks, trained, attempts, best.method)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What every method starts from: the network as it came, its vectors, the head on them."""
+
+    bottlenecks: Bottlenecks
+    extractor: Extractor
+    trained: Trained
+
+
+def try_method(method, frozen, options, log):
+    """The methods.Attempt that comes of one method."""
+    if method == methods.HEAD:
+        return attempt_head(frozen)
+    tuner = make_tuner(method, frozen, options)
+    path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    if state := read_state(path, tuner.state):
+        tuner.state = state
+        log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+    steps = tuner.run(lambda content: write_files({path: content}))
+    bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
+    bar = bar(steps, total=tuner.steps_left())
+    with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
+        for step in bar:
+            if step.training:
+                tensorboard.add(step)
+                log.debug(describe(step))
+                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
+    log.info(describe_tuning(tuner, method))
+    return attempt_of(tuner, method, frozen.bottlenecks, path)
+
+
+def attempt_head(frozen):
+    """The methods.Attempt that is the trained head as it is."""
+    head, labelled = frozen.trained.head, frozen.bottlenecks.labelled
+    validation, testing = labelled[VALIDATION], labelled[TESTING]
+    return methods.Attempt(
+        methods.HEAD,
+        frozen.extractor.network,
+        head,
+        evaluation_of(head.probabilities(validation.vectors), validation.truth),
+        *methods.tops(head.probabilities(testing.vectors), testing.truth),
+        frozen.trained.seconds,
+    )
+
+
+def make_tuner(method, frozen, options):
+    """The fine_tune.Tuner of a method, at its start."""
+    examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
+    training, validation = (  # without the distorted views, which follow
+        Photos(examples[part], labelled[part].truth[: len(examples[part])])
+        for part in (TRAINING, VALIDATION)
+    )
+    network, head = frozen.extractor.network, frozen.trained.head
+    distortions, most = distortions_of(options), options.max_image_pixels
+    material = Material(network, head, training, validation, distortions, most)
+    return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
+
+
+def describe_tuning(tuner, method):
+    """One line on a Tuner that has ended."""
+    state = tuner.state
+    first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
+    line = f"fine-tuning {method}: {state.epoch} epochs in {state.seconds:.0f} s"
+    if not best.count:
+        return f"{line}; no validation photos, so the last one's weights are kept"
+    return (
+        f"{line}, the best is {state.best_epoch} (0: as it was): validation accuracy "
+        f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
+        f"{best.cross_entropy:.3f}"
+    )
+
+
+def attempt_of(tuner, method, bottlenecks, checkpoint):
+    """The methods.Attempt of a Tuner that has ended; `checkpoint` is its file."""
+    state, testing = tuner.state, bottlenecks.labelled[TESTING]
+    network, head = tuner.result()
+    scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
+    return methods.Attempt(
+        method,
+        network,
+        head,
+        state.course[state.best_epoch][1],
+        *methods.tops(scores, testing.truth),
+        state.seconds,
+        state.epoch,
+        state.best_epoch,
+        tuner.course(),
+        checkpoint,
+    )
+
+
+def recompute(bottlenecks, extractor, options):
+    """The Bottlenecks of another network, in memory; without distorted views."""
+    examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
+    bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
+    answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
+    kept, vectors = export.collect(answers, examples, extractor.network.width)
+    chosen, labelled = {}, {}
+    for part in SPLITS:
+        rows = [row for row, example in enumerate(kept) if example.split == part]
+        chosen[part] = [kept[row] for row in rows]
+        names = [example.label for example in chosen[part]]
+        labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
+    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+
+
+def print_comparison(tuned, options):
+    """The methods of --compare on stdout: name, top-1, top-5 on the test photos, seconds."""
+    if not options.compare:
+        return
+    for each in tuned.attempts:
+        print(f"{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+    print(f"exported_method\t{tuned.method}")
+    print(f"comparison\t{escaped(comparison_path(options))}")
 
 
 def warn_of_scores(found, classes, log):

@@ -34,6 +34,14 @@ def accuracy(probabilities, truth):
     return float((probabilities.argmax(axis=1) == truth).mean())
 
 
+def top_accuracy(probabilities, truth, top):
+    """Share of rows of [n, k] whose `top` largest entries hold that at `truth` [n]; NaN without."""
+    if len(truth) == 0:
+        return math.nan
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return float((likeliest == np.asarray(truth)[:, None]).any(axis=1).mean())
+
+
 def cross_entropy(probabilities, truth):
     """Mean of -ln(probability of the true class), in nats; NaN without rows."""
     if len(truth) == 0:

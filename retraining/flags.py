@@ -15,9 +15,11 @@ from retraining.command import (
     number,
 )
 from retraining.dataset import DatasetError, read_listed
+from retraining.fine_tune import TuningOptions
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
+from retraining.methods import HEAD, METHODS
 from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
 from retraining.optimizers import LBFGS, OPTIMIZERS, RATES
 from retraining.pair import JOINT
@@ -57,6 +59,7 @@ def parse_flags(argv, description):
     _check_head(parser, options, given_flags(argv))
     if options.stratified and options.split_by == "path":
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
+    _check_tuning(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -172,12 +175,39 @@ def output_paths(options):
     flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
     flags += [flag for flag in ("tflite_file", "onnx_file") if getattr(options, flag)]
     paths = {f"--{flag}": getattr(options, flag) for flag in flags}
+    paths |= {"the table of --compare": comparison_path(options)} if options.compare else {}
     return {**paths, "the list of bad images": bad_images_path(options)}
 
 
 def bad_images_path(options):
     """Where the list of files that were left out goes: beside the graph."""
     return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
+
+
+def comparison_path(options):
+    """Where the table of --compare goes: beside the graph."""
+    return os.path.join(os.path.dirname(options.output_graph), "comparison.tsv")
+
+
+TUNING_FLAGS = (
+    "base_learning_rate",
+    "head_learning_rate",
+    "freeze_until",
+    "fine_tune_epochs",
+    "fine_tune_batch_size",
+)
+
+
+def _check_tuning(parser, options):
+    """Ends the program if flags of fine-tuning contradict each other or would do nothing."""
+    if options.fine_tune == "none" and not options.compare:
+        for flag in TUNING_FLAGS:
+            if getattr(options, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} needs --fine_tune all or --compare")
+    if options.base_learning_rate == options.head_learning_rate == 0:
+        parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
+    if options.compare and not options.validation_percentage:
+        parser.error("--compare needs validation photos; raise --validation_percentage")
 
 
 def _check_places(parser, options):
@@ -205,9 +235,9 @@ def _is_below(path, folder):
 def build_parser(description=None):
     """All flags, in groups; names and defaults are the classic's where it had them."""
     parser = Parser(prog="retrain.py", description=description)
-    for add in (_add_data, _add_network, _add_training, _add_head, _add_distortions):
+    for add in (_add_data, _add_network, _add_training, _add_head, _add_fine_tuning):
         add(parser)
-    for add in (_add_outputs, _add_formats, _add_words):
+    for add in (_add_distortions, _add_outputs, _add_formats, _add_words):
         add(parser)
     return parser
 
@@ -438,6 +468,74 @@ def _add_head(parser):
         metavar="N",
         help="stop after N evaluations without a lower cross entropy on all validation photos, and "
         "keep the head that had the lowest",
+    )
+
+
+def _methods(text):
+    """A flag type: names of METHODS between commas, each once."""
+    names = text.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(METHODS)}")
+    if len(set(names)) < len(names) or names == [HEAD]:
+        raise argparse.ArgumentTypeError(f"{text} names a method twice, or only {HEAD}")
+    return names
+
+
+def _layer(text):
+    """A flag type: what may be the name of a layer."""
+    if not text.strip("/ "):
+        raise argparse.ArgumentTypeError("must be the name of a layer")
+    return text
+
+
+def _add_fine_tuning(parser):
+    add = parser.add_argument_group("fine-tuning").add_argument
+    defaults = TuningOptions()
+    add(
+        "--fine_tune",
+        choices=("none", "all"),
+        default="none",
+        help="all trains the base network's weights as well, from the trained layer on",
+    )
+    add(
+        "--base_learning_rate",
+        type=number(float, 0),
+        default=defaults.base_rate,
+        help="step size (RMSProp) of the network's weights; 0 leaves them",
+    )
+    add(
+        "--head_learning_rate",
+        type=number(float, 0),
+        default=defaults.head_rate,
+        help="step size of the new layer's weights while fine-tuning",
+    )
+    add(
+        "--freeze_until",
+        type=_layer,
+        metavar="LAYER",
+        help="leave this layer (as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all it depends "
+        "on as they are",
+    )
+    add(
+        "--fine_tune_epochs",
+        type=number(int, 1, 10_000),
+        default=defaults.epochs,
+        help="passes over the training photos at most; fewer if validation gets no better",
+    )
+    add(
+        "--fine_tune_batch_size",
+        type=number(int, 1, 1024),
+        default=defaults.batch_size,
+        help="photos per step",
+    )
+    add(
+        "--compare",
+        type=_methods,
+        metavar="METHODS",
+        help="fine-tune in several ways, tell how each does, and export the best on validation: "
+        "head (the layer alone), two_rates (as the flags say), all (--head_learning_rate for "
+        "all), scratch (likewise, from random weights), with commas between",
     )
 
 

@@ -31,10 +31,14 @@ class TensorBoardLog:
     TensorBoard shows runs side by side. Use as a context manager.
     """
 
-    def __init__(self, summaries_dir):
-        """Raises ReportError if the folder cannot be made."""
+    def __init__(self, summaries_dir, name=None):
+        """With a `name`, `summaries_dir` is a run's folder, and the log a part of it.
+
+        Raises:
+            ReportError: the folder cannot be made.
+        """
         tf = import_tensorflow()
-        self.folder = _new_folder(Path(summaries_dir))
+        self.folder = Path(summaries_dir) / name if name else _new_folder(Path(summaries_dir))
         self._summary = tf.Summary
         with tf.Graph().as_default():  # this writer needs no tensorboard, but no eager mode either
             self._writers = {

@@ -331,7 +331,11 @@ def _remedy(options):
 
 def evaluate(head, vectors, truth):
     """The head's Evaluation on a batch."""
-    probabilities = head.probabilities(vectors)
+    return evaluation_of(head.probabilities(vectors), truth)
+
+
+def evaluation_of(probabilities, truth):
+    """The Evaluation of answers float32 [n, classes]."""
     figures = accuracy(probabilities, truth), cross_entropy(probabilities, truth)
     return Evaluation(*figures, len(truth))
 

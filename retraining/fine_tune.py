@@ -1,0 +1,390 @@
+"""Trains a network's own weights together with the head, from photos: RMSProp, checkpoints, resume.
+
+Batches are split into shards, one per thread, whose gradients are summed in order: on one machine
+the same seed gives the same weights, also where a run was interrupted.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from retraining.extract import in_order, thread_pool
+from retraining.graph import BaseNetwork
+from retraining.images import Distortions, ImageError, ImageReader
+from retraining.nodes import constant, nodes_by_name
+from retraining.train import Evaluation, Head, Step, TrainingError, evaluation_of
+from retraining.tuning_graph import (
+    OWN,
+    SHARD,
+    Batch,
+    TuningGraph,
+    find_weights,
+    fold_network,
+    head_of,
+    head_weights,
+    random_head,
+    random_weights,
+    with_weights,
+)
+
+FORMAT = 1  # of the checkpoints; raised when the same settings lead to other weights
+DECAY, EPSILON = 0.9, 1e-10  # RMSProp's, as in TensorFlow's RMSPropOptimizer
+PATIENCE = 5  # epochs without a better validation before training ends
+PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """How a network is fine-tuned; rates are RMSProp's step sizes.
+
+    With a `base_rate` of 0 the head alone is trained. `scratch` starts from random weights, of all
+    layers. `freeze_until` names the last layer that stays as it is.
+    """
+
+    base_rate: float = 0.0001
+    head_rate: float = 0.0005
+    epochs: int = 5  # a few minutes for a small network and 1,000 photos on a processor
+    batch_size: int = 32
+    freeze_until: str | None = None
+    scratch: bool = False
+    precision: str = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of one split: dataset.Examples and the class number of each, int [n]."""
+
+    examples: list
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is tuned on what. `distortions` are those of the training photos, drawn anew in each
+    epoch."""
+
+    network: BaseNetwork
+    head: Head
+    training: Photos
+    validation: Photos
+    distortions: Distortions = field(default_factory=Distortions)
+    max_pixels: int | None = None
+
+
+# -- the state, and its file -----------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """All that training needs to go on after `epoch` epochs; arrays are float32, by name.
+
+    `best` are the weights of `best_epoch`, the best on validation; 0 is before the first.
+    """
+
+    weights: dict
+    squares: dict  # running means of the squared gradients
+    best: dict
+    epoch: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    course: list = field(default_factory=list)  # (training, validation) Evaluation per epoch
+
+
+PARTS = ("weights", "squares", "best")
+
+
+def state_bytes(state):
+    """The State as a .npz file's content."""
+    arrays = {f"{p}:{name}": v for p in PARTS for name, v in getattr(state, p).items()}
+    about = {
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "seconds": state.seconds,
+        "course": [[asdict(each) for each in pair] for pair in state.course],
+    }
+    content = io.BytesIO()
+    np.savez(content, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    return content.getvalue()
+
+
+def read_state(path, like):
+    """The State in a file of `state_bytes`; None if there is none, or none with arrays `like` those
+    of another State."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            arrays = {p: {n: file[f"{p}:{n}"] for n in getattr(like, p)} for p in PARTS}
+        about["course"] = [tuple(Evaluation(**e) for e in pair) for pair in about["course"]]
+        state = State(**arrays, **about)
+    except DAMAGED:
+        return None
+    same = all(
+        array.shape == getattr(like, part)[name].shape and array.dtype == np.float32
+        for part in PARTS
+        for name, array in arrays[part].items()
+    )
+    return state if same else None
+
+
+# -- the photos ------------------------------------------------------------------------------
+
+
+class Pixels:
+    """The input images of some Photos, kept once they are decoded while there is room."""
+
+    def __init__(self, photos, reader, distortions=None, memory=PIXEL_MEMORY):
+        self._photos, self._reader, self._distortions = photos, reader, distortions
+        self._room = memory // (12 * math.prod(reader.size))  # photos
+        self._kept = {}
+
+    def __len__(self):
+        return len(self._photos.examples)
+
+    def read(self, rows, epoch):
+        """float32 [n, height, width, 3]: with distortions, other views in each epoch.
+
+        Raises:
+            TrainingError: a photo can no longer be read.
+        """
+        return np.stack([self._read(row, epoch) for row in rows])
+
+    def _read(self, row, epoch):
+        if row in self._kept:
+            return self._kept[row]
+        image = self._decode(self._photos.examples[row], epoch)
+        if not self._distortions and len(self._kept) < self._room:
+            self._kept[row] = image
+        return image
+
+    def _decode(self, example, epoch):
+        view = None
+        if self._distortions:
+            seed = (self._distortions.seed << 32) + epoch
+            view = replace(self._distortions, views=1, seed=seed)
+        try:
+            return self._reader.read(example.path, example.key, view)[-1]
+        except ImageError as error:
+            raise TrainingError(f"{example.path} {error}") from error
+
+
+def shares_of(truth, classes):
+    """How much each photo counts, float32 [n], mean 1: each class as much as any other.
+
+    As in the head's own training, whose batches are drawn class-uniformly.
+    """
+    counts = np.bincount(truth, minlength=classes)
+    present = np.count_nonzero(counts)
+    return (len(truth) / present / counts[truth]).astype(np.float32)
+
+
+# -- training --------------------------------------------------------------------------------
+
+
+class Tuner:
+    """Fine-tunes one Material with one TuningOptions; `run` does it, `result` is what came of it.
+
+    Raises:
+        GraphError: the layer of `freeze_until` does not exist.
+        TrainingError: the network has nothing that can be trained.
+    """
+
+    def __init__(self, material, options):
+        self.material, self.options = material, options
+        self._folded = fold_network(material.network)
+        self.state = self._first_state()
+        cores = os.cpu_count() or 1
+        shards = -(-options.batch_size // SHARD)
+        self._threads = min(cores, shards)
+        self._graph = TuningGraph(
+            self._folded, self.state.weights, options.precision, max(1, cores // shards)
+        )
+        about = material.network.preprocessing
+        limit = () if material.max_pixels is None else (material.max_pixels,)
+        self._reader = ImageReader(about.size, about.mean, about.std, *limit)
+        self._training = Pixels(material.training, self._reader, material.distortions)
+        self._validation = Pixels(material.validation, self._reader)
+        self._shares = shares_of(material.training.truth, len(material.head.bias))
+
+    def _first_state(self):
+        chosen, folded, head = self.options, self._folded, self.material.head
+        layer = None if chosen.scratch else chosen.freeze_until
+        kinds = find_weights(folded, layer) if chosen.base_rate else {}
+        if chosen.scratch:
+            weights = random_weights(folded, kinds, chosen.seed)
+            head = random_head(head, chosen.seed)
+        else:
+            nodes = nodes_by_name(folded.graph_def)
+            weights = {name: constant(nodes, name).copy() for name in kinds}
+        weights |= {name: value.copy() for name, value in head_weights(head).items()}
+        # TensorFlow's RMSPropOptimizer starts at 1, too: the first steps are small.
+        squares = {name: np.ones_like(value) for name, value in weights.items()}
+        return State(weights, squares, {name: value.copy() for name, value in weights.items()})
+
+    def digest(self):
+        """Hex SHA-1 of all that the weights after an epoch depend on."""
+        material = self.material
+        facts = [FORMAT, self.options, material.distortions]
+        facts += [material.network.fingerprint(self.options.precision), SHARD]
+        for photos in (material.training, material.validation):
+            facts += [[e.key for e in photos.examples], photos.truth.tolist()]
+        digest = hashlib.sha1(repr(facts).encode())
+        for array in head_weights(material.head).values():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def steps_left(self):
+        """The number of steps of training from here, if nothing ends it early."""
+        return self._batches() * (0 if self._is_over() else self.options.epochs - self.state.epoch)
+
+    def _batches(self):
+        return -(-len(self.material.training.truth) // self.options.batch_size)
+
+    def _is_over(self):
+        state = self.state
+        watched = len(self.material.validation.truth) > 0
+        tired = watched and state.epoch - state.best_epoch >= PATIENCE
+        return state.epoch >= self.options.epochs or tired
+
+    def run(self, save: Callable[[bytes], None] | None = None):
+        """Yields a train.Step after each step; at an epoch's end with evaluations of all of the
+        epoch's batches and of all validation photos. `save` gets the state's bytes then.
+
+        Training ends after `epochs` epochs or PATIENCE ones without a better validation.
+
+        Raises:
+            TrainingError: weights became infinite or NaN, or a photo can no longer be read.
+        """
+        state = self.state
+        if not state.course:
+            state.course.append((NO_EVALUATION, self.evaluate()))
+        with thread_pool(self._threads) as pool:
+            while not self._is_over():
+                started = time.perf_counter()
+                yield from self._run_epoch(pool)
+                state.seconds += time.perf_counter() - started
+                if save:
+                    save(state_bytes(state))
+                yield Step(
+                    state.epoch * self._batches() - 1, head_of(state.weights), *state.course[-1]
+                )
+
+    def _run_epoch(self, pool):
+        """One pass over all training photos in an order that the seed and the epoch give."""
+        state, truth = self.state, self.material.training.truth
+        order = np.random.default_rng([self.options.seed, state.epoch]).permutation(len(truth))
+        answers, size = [], self.options.batch_size
+        first = state.epoch * self._batches()
+        for batch in range(self._batches()):
+            rows = order[batch * size : (batch + 1) * size]
+            answers.append(self._step(pool, rows, first + batch))
+            if batch < self._batches() - 1:  # `run` yields the last one, with evaluations
+                yield Step(first + batch, head_of(state.weights))
+        self._end_epoch(evaluation_of(np.concatenate(answers), truth[order]))
+
+    def _step(self, pool, rows, number):
+        """One step on a batch; the probabilities before it, float32 [n, classes]."""
+        shards = [rows[start : start + SHARD] for start in range(0, len(rows), SHARD)]
+        compute = partial(self._gradients, total=len(rows))
+        probabilities, sums = [], None
+        for answer, slopes in in_order(pool, compute, shards, ahead=len(shards)):
+            probabilities.append(answer)
+            if sums is None:
+                sums = slopes
+            else:
+                for name, slope in slopes.items():
+                    sums[name] += slope
+        self._descend(sums, number)
+        return np.concatenate(probabilities)
+
+    def _gradients(self, rows, total):
+        images = self._training.read(rows, self.state.epoch)
+        truth = self.material.training.truth[rows].astype(np.int32)
+        batch = Batch(images, truth, self._shares[rows] / np.float32(total))
+        return self._graph.gradients(self.state.weights, batch)
+
+    @np.errstate(over="ignore", invalid="ignore")  # `_end_epoch` looks for what is not finite
+    def _descend(self, slopes, number):
+        """Step `number` of RMSProp (Tieleman and Hinton, 2012, lecture 6.5), in place.
+
+        The rates fall linearly, to 0 behind the last step of all epochs.
+        """
+        left = 1 - number / (self.options.epochs * self._batches())
+        for name, slope in slopes.items():
+            square = self.state.squares[name]
+            square *= DECAY
+            square += (1 - DECAY) * slope * slope
+            rate = self.options.head_rate if name.startswith(OWN) else self.options.base_rate
+            self.state.weights[name] -= np.float32(rate * left) * slope / np.sqrt(square + EPSILON)
+
+    def _end_epoch(self, training):
+        state = self.state
+        if not all(np.isfinite(value).all() for value in state.weights.values()):
+            raise TrainingError(
+                f"fine-tuning went astray in epoch {state.epoch + 1}: the weights are no longer "
+                f"finite; lower --base_learning_rate and --head_learning_rate"
+            )
+        state.epoch += 1
+        state.course.append((training, self.evaluate()))
+        best, last = (state.course[epoch][1] for epoch in (state.best_epoch, -1))
+        if not last.count or merit(last) > merit(best):
+            state.best_epoch = state.epoch
+            state.best = {name: value.copy() for name, value in state.weights.items()}
+
+    def evaluate(self):
+        """The Evaluation of the weights as they are on all validation photos."""
+        return evaluation_of(
+            self._probabilities(self._validation, self.state.weights),
+            self.material.validation.truth,
+        )
+
+    def best_probabilities(self, photos):
+        """float32 [n, classes] for some Photos, by the best weights."""
+        return self._probabilities(Pixels(photos, self._reader), self.state.best)
+
+    def _probabilities(self, pixels, weights):
+        classes, count = len(self.material.head.bias), len(pixels)
+
+        def compute(start):
+            images = pixels.read(range(start, min(start + SHARD, count)), 0)
+            return self._graph.probabilities(weights, images)
+
+        with thread_pool(self._threads) as pool:
+            starts = range(0, count, SHARD)
+            answers = list(in_order(pool, compute, starts, ahead=self._threads))
+        return np.concatenate([np.zeros((0, classes), np.float32), *answers])
+
+    def course(self):
+        """The evaluated train.Steps so far, those before a resume among them."""
+        batches = self._batches()
+        return [
+            Step(epoch * batches - 1, head_of(self.state.best), *evaluations)
+            for epoch, evaluations in enumerate(self.state.course)
+            if epoch
+        ]
+
+    def result(self):
+        """(BaseNetwork, Head) of the best weights; a network that was not trained as it came."""
+        best = self.state.best
+        own = {name: value for name, value in best.items() if not name.startswith(OWN)}
+        same = not own or (self.state.best_epoch == 0 and not self.options.scratch)
+        network = self.material.network if same else with_weights(self._folded, own)
+        return network, head_of(best)
+
+
+NO_EVALUATION = Evaluation(math.nan, math.nan, 0)
+
+
+def merit(evaluation):
+    """What makes weights better: validation accuracy, then cross entropy."""
+    return evaluation.accuracy, -evaluation.cross_entropy

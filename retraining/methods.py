@@ -1,0 +1,81 @@
+"""The ways to train that --compare sets side by side, what came of each, and their table."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retraining.evaluate import accuracy, top_accuracy
+from retraining.fine_tune import merit
+from retraining.graph import BaseNetwork
+from retraining.lines import table
+from retraining.train import Evaluation, Head, Step
+
+HEAD, TWO_RATES, ALL, SCRATCH = METHODS = ("head", "two_rates", "all", "scratch")
+TOP = 5  # labels among which the true one counts as found
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one method: a network, a head, and how they do on held-out photos."""
+
+    method: str
+    network: BaseNetwork
+    head: Head
+    validation: Evaluation
+    top_1: float  # share of the test photos; NaN without
+    top_5: float
+    seconds: float  # of training
+    epochs: int = 0  # through the photos, of fine-tuning; the weights are those after `best_epoch`
+    best_epoch: int = 0
+    course: list[Step] = ()  # those of fine-tuning with evaluations
+    checkpoint: Path | None = None
+
+
+def options_of(method, chosen):
+    """The TuningOptions of a method; `chosen` are those of the flags, which are two_rates'."""
+    if method == TWO_RATES:
+        return chosen
+    same = replace(chosen, base_rate=chosen.head_rate)
+    return replace(same, scratch=True, freeze_until=None) if method == SCRATCH else same
+
+
+def tops(probabilities, truth):
+    """(top-1, top-5) share of right answers."""
+    return accuracy(probabilities, truth), top_accuracy(probabilities, truth, TOP)
+
+
+def best_of(attempts):
+    """The Attempt with the best validation: accuracy, then cross entropy; of equals the first."""
+    return max(attempts, key=lambda attempt: merit(attempt.validation))
+
+
+COLUMNS = (
+    "method",
+    "top_1",
+    "top_5",
+    "seconds",
+    "validation_top_1",
+    "validation_cross_entropy",
+    "epochs",
+    "best_epoch",
+    "exported",
+)
+
+
+def table_bytes(attempts, exported):
+    """The table of Attempts as a file's content, a line each, `exported` (a method) marked."""
+    rows = [_row(attempt, attempt.method == exported) for attempt in attempts]
+    return table([COLUMNS, *rows]).encode()
+
+
+def _row(attempt, exported):
+    shares = (attempt.top_1, attempt.top_5)
+    validation = (attempt.validation.accuracy, attempt.validation.cross_entropy)
+    return (
+        attempt.method,
+        *(f"{share:.4f}" for share in shares),
+        f"{attempt.seconds:.1f}",
+        *(f"{figure:.4f}" for figure in validation),
+        str(attempt.epochs),
+        str(attempt.best_epoch),
+        "yes" if exported else "no",
+    )

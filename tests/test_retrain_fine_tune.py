@@ -1,0 +1,131 @@
+"""retrain.py --fine_tune and --compare from end to end, on a tiny network and generated photos."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import label_image
+from retraining.graph import read_graph, read_metadata
+from retraining.nodes import constant, nodes_by_name
+
+ROOT = Path(__file__).resolve().parent.parent
+RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
+
+
+def results(capsys):
+    return dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_fine_tuned_graph_is_exported_and_labels(tmp_path, run_retrain, photos, finished, capsys):
+    assert run_retrain(tmp_path, photos, "--fine_tune", "all", *RATES) == 0
+    out = results(capsys)
+    assert float(out["test_accuracy"]) == 1.0
+    graph_def = read_graph(out["graph"])
+    before, after = nodes_by_name(read_graph(finished.graph)), nodes_by_name(graph_def)
+    for name in ("conv/conv2d_params", "mixed/tower/conv2d_params"):
+        assert (constant(before, name) != constant(after, name)).any()
+    assert (
+        read_metadata(graph_def)["network_sha1"]
+        != read_metadata(read_graph(finished.graph))["network_sha1"]
+    )
+    photo = f"{photos}/red/photo_00.jpg"
+    assert label_image.main(["--graph", out["graph"], "--top_k", "1", photo]) == 0
+    assert capsys.readouterr().out.startswith("red (score=")
+    assert not list((tmp_path / "bottleneck_cache" / "fine_tuning").iterdir())
+
+
+def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
+    methods = "head,two_rates,all,scratch"
+    assert run_retrain(tmp_path, photos, "--compare", methods, *RATES) == 0
+    out = results(capsys)
+    with open(out["comparison"], newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file, delimiter="\t")}
+    assert list(rows) == methods.split(",")
+    for method, row in rows.items():
+        assert out[method] == f"{row['top_1']}\t{row['top_5']}\t{row['seconds']}"
+        assert float(row["top_5"]) == 1  # of three classes
+    assert [row["epochs"] for row in rows.values()] == ["0", "3", "3", "3"]
+    (exported,) = (method for method, row in rows.items() if row["exported"] == "yes")
+    assert out["exported_method"] == exported
+    assert rows[exported]["top_1"] == out["test_accuracy"]
+    best = max(float(row["validation_top_1"]) for row in rows.values())
+    assert float(rows[exported]["validation_top_1"]) == best
+
+
+def test_an_unknown_layer_is_refused_before_vectors_are_computed(
+    tmp_path, run_retrain, photos, capsys
+):
+    flags = ("--fine_tune", "all", "--freeze_until", "mixed/towr")
+    assert run_retrain(tmp_path, photos, *flags) == 1
+    err = capsys.readouterr().err
+    assert "no layer mixed/towr; did you mean mixed/tower" in err
+    assert "bottlenecks:" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fine_tune_epochs", "3"], "--fine_tune_epochs needs --fine_tune all or --compare"),
+        (["--freeze_until", "conv"], "--freeze_until needs --fine_tune all or --compare"),
+        (["--fine_tune", "some"], "invalid choice: 'some'"),
+        (["--fine_tune", "all", "--freeze_until", ""], "must be the name of a layer"),
+        (["--fine_tune", "all", "--base_learning_rate", "-1"], "must be 0 or more, not -1"),
+        (["--fine_tune", "all", "--fine_tune_epochs", "0"], "must be from 1 to"),
+        (["--compare", "head,half"], "'half' is none of head, two_rates, all, scratch"),
+        (["--compare", "all,all"], "names a method twice"),
+        (["--compare", "head"], "or only head"),
+        (["--compare", "all", "--validation_percentage", "0"], "--compare needs validation"),
+        (
+            ["--fine_tune", "all", "--base_learning_rate", "0", "--head_learning_rate", "0"],
+            "are both 0: nothing is trained",
+        ),
+        (["--compare", "all", "--metrics", "{}/models/comparison.tsv"], "name the same file"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(
+    tmp_path, run_retrain, photos, capsys, flags, message
+):
+    assert run_retrain(tmp_path, photos, *(flag.format(tmp_path) for flag in flags)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):
+    def command(folder):
+        rates = ("--base_learning_rate", "0.001", "--fine_tune_epochs", "4")
+        return [
+            *(sys.executable, str(ROOT / "retrain.py"), "--image_dir", str(photos)),
+            *("--model_file", inception_file, "--bottleneck_dir", f"{folder}/cache"),
+            *("--output_graph", str(folder / "graph.pb"), "--fine_tune", "all", *rates),
+            *("--output_labels", f"{folder}/labels.txt", "--summaries_dir", f"{folder}/logs"),
+            *("--how_many_training_steps", "100", "--no_report"),
+        ]
+
+    def weights(folder):
+        nodes = nodes_by_name(read_graph(folder / "graph.pb"))
+        return {name: constant(nodes, name) for name in nodes if nodes[name].op == "Const"}
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run(command(whole), capture_output=True).returncode == 0
+    run = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(killed.glob("cache/fine_tuning/*.npz")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+    run.wait()
+    if (killed / "graph.pb").exists():
+        pytest.skip("it had ended before it could be killed")
+    done = subprocess.run(command(killed), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "fine-tuning two_rates goes on after epoch" in done.stderr
+    expected, found = weights(whole), weights(killed)
+    trained = [name for name in expected if not name.startswith("retraining/")]
+    for name in trained:
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert not list(killed.glob("cache/fine_tuning/*"))
