@@ -25,6 +25,7 @@ def found():
 def test_each_candidate_has_its_strength_and_converged(found):
     ratios = [candidate.options.l2 / found[0].options.l2 for candidate in found]
     np.testing.assert_allclose(ratios, STRENGTHS)
+    assert found[0].options.l2 == pytest.approx(STRENGTHS[0] * 16, rel=0.15)  # their variance
     training = photos(90, 0)
     for candidate in found:
         head = candidate.head
