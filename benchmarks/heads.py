@@ -6,7 +6,8 @@ The vectors are those that retrain.py has stored (run it first, with the same --
 --architecture). The photos are split 8:1:1 at random, ten times; each way trains on the first
 part and may look at the second. Prints, per way, the accuracy and the cross entropy on the third
 part, mean and standard deviation over the splits, the mean difference in accuracy from the classic
-with its standard error, on how many splits it is better and worse, and the median seconds.
+with its standard error, on how many splits it is better and worse, and the median
+seconds of CPU.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def main():
         for way, results in found.items():
             results.append(measure(way, parts, truth.max() + 1, seed))
         print(f"split {seed + 1} of {options.splits}", file=sys.stderr)
-    print("| head | accuracy | difference | better / worse | cross entropy | s |")
+    print("| head | accuracy | difference | better / worse | cross entropy | CPU s |")
     print("|---|---:|---:|---:|---:|---:|")
     for way, results in found.items():
         print(row(way, np.array(results), np.array(found[CLASSIC])))
@@ -92,14 +93,14 @@ def split(vectors, truth, seed):
 
 
 def measure(way, parts, classes, seed):
-    """(accuracy, cross entropy, seconds) of a way."""
+    """(accuracy, cross entropy, seconds of CPU) of a way."""
     training, validation, testing = parts
-    options, started = TrainingOptions(seed=seed, **WAYS[way]), time.perf_counter()
+    options, started = TrainingOptions(seed=seed, **WAYS[way]), time.process_time()
     if way == AUTO:
         head = heads.best(list(heads.candidates(training, validation, classes, options))).head
     else:
         head = list(train(training, validation, classes, options))[-1].head
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     found = evaluate(head, testing.vectors, testing.truth)
     return found.accuracy, found.cross_entropy, seconds
 

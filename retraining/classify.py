@@ -243,8 +243,11 @@ def _find_trust(graph_def, described):
     temperature, unknown = trust.read(
         described.get("trust", {}), lambda name: constant(nodes, name)
     )
-    vectors = described.get("features", described["bottleneck_input"])  # the same, without a name
-    inputs = (vectors, described["logits"]) if unknown else ()
+    if not unknown:
+        return {"temperature": temperature}
+    # Older graphs have no hidden layers, and no name for what comes behind them.
+    features = described.get("features") or described["bottleneck_input"]
+    inputs = (features, described["logits"])
     return {"temperature": temperature, "unknown": unknown, "unknown_inputs": inputs}
 
 

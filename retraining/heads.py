@@ -19,6 +19,7 @@ from retraining.train import (
 # L2 on weights of vectors scaled to a mean variance of 1: from too strong to too weak for the
 # vectors of all networks measured (benchmarks/heads.py).
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+PATIENCE = 2  # the weakest strengths, which take longest, are rarely the best
 MOST_ITERATIONS = 1000  # of L-BFGS for each
 AUTO_INTERVAL = 10  # iterations between two evaluations
 
@@ -40,7 +41,8 @@ class Candidate:
 def candidates(training, validation, classes, options):
     """Yields a Candidate per STRENGTHS, each begun where the one before ended.
 
-    The loss is convex, so where it begins does not matter to its end, only to the time.
+    After PATIENCE of them in a row without a lower validation cross entropy, no more are tried. The
+    loss is convex, so where it begins does not matter to its end, only to the time.
 
     Args:
         training, validation: Labelled, both with photos; every class has one in `training`.
@@ -56,7 +58,7 @@ def candidates(training, validation, classes, options):
     head = _zeros(training.vectors.shape[1], classes)
     rows = choose_rows(len(training.truth), MOST_EVALUATED)
     variance = Frame(training.vectors[rows]).scale ** 2
-    number = 0
+    number, tried = 0, []
     for strength in STRENGTHS:
         chosen = replace(
             options,
@@ -69,7 +71,10 @@ def candidates(training, validation, classes, options):
         steps = follow_lbfgs(head, training, validation, chosen)
         course = [replace(step, number=step.number + number) for step in steps]
         check_use(head, training, chosen)
-        yield Candidate(head.copy(), chosen, course)
+        tried.append(Candidate(head.copy(), chosen, course))
+        yield tried[-1]
+        if best(tried) not in tried[-PATIENCE:]:
+            return
         number = course[-1].number + 1
 
 

@@ -89,6 +89,18 @@ def test_a_unit_that_was_left_out_learns_nothing():
     assert (weights[:, ~silent] != 0).any()
 
 
+def test_what_is_kept_passes_its_slope_on_as_much_enlarged():
+    """With tiny softmax weights the answer is one half, so the slope of each unit is known."""
+    units = 50
+    softmax = np.tile([1e-6, -1e-6], (units, 1))
+    made = Head(softmax, np.zeros(2), ((np.ones((1, units)), np.zeros(units)),))
+    data = np.ones((1, 1)), np.array([0])
+    slopes = Objective(dropout=0.25).gradients(made, data, rng=np.random.default_rng(0))[0]
+    kept = slopes[slopes != 0]
+    assert 25 < len(kept) < 50
+    np.testing.assert_allclose(kept, -1e-6 * 4 / 3, rtol=1e-3)
+
+
 def test_balancing_weights_make_classes_count_alike():
     truth = np.array([0] * 6 + [2] * 2)
     weights = balancing_weights(truth, 3)
