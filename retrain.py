@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from retraining import (
     audit,
     changes,
@@ -78,7 +76,7 @@ from retraining.lines import some, table
 from retraining.mirror import mirror_average
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.nodes import read_notes
-from retraining.pair import JOINT, fold_scale, scale_factors
+from retraining.pair import JOINT, fold_scale, scale_alike
 from retraining.record import (
     Outcome,
     Setting,
@@ -274,7 +272,7 @@ class Bottlenecks:
     bad: list[BadImage]
     imported: set[str]  # keys of photos whose vectors are the classic's
     # Of two networks: float32 [width], by which their vectors were multiplied.
-    factors: np.ndarray | None = None
+    factors: object = None
 
     def outcome(self, result, course, sizes, findings):
         """The record.Outcome of a run on these photos."""
@@ -315,7 +313,7 @@ def compute_bottlenecks(dataset, extractor, options, log):
         imported = imported_into(stores, [job.example.key for job in good])
         for note in (note for store in stores for note in store.notes):
             log.warning(note)
-    factors = scale_vectors(labelled, extractor.network)
+    factors = scale_alike(labelled, TRAINING, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if examples[TESTING]:
         extractor.start()  # beside what follows: the final test needs it
@@ -334,19 +332,6 @@ def open_store(extractor, options):
 def imported_into(stores, keys):
     """Which of the keys have a vector of the classic in one of the stores."""
     return set().union(*(store.imported(keys) for store in stores))
-
-
-def scale_vectors(labelled, network):
-    """Multiplies, in place, the Labelled vectors of two networks so that both count alike.
-
-    Returns the factors, float32 [width]; None for one network, whose vectors stay as they are.
-    """
-    if len(network.networks) == 1:
-        return None
-    factors = scale_factors(labelled[TRAINING].vectors, network.networks)
-    for part in labelled.values():
-        np.multiply(part.vectors, factors, out=part.vectors)
-    return factors
 
 
 def import_vectors(store, dataset, extractor, options, log):
@@ -811,7 +796,7 @@ class Model:
 
     head: Head
     trusted: Trusted
-    factors: np.ndarray | None = None
+    factors: object = None
 
     @property
     def unknown(self):

@@ -100,6 +100,22 @@ def scale_factors(vectors, networks):
     return np.concatenate(factors).astype(np.float32)
 
 
+def scale_alike(labelled, training, network):
+    """Multiplies, in place, vectors of two networks by `scale_factors`, so that both count alike.
+
+    Returns the factors, float32 [width]; None for one network, whose vectors stay as they are.
+
+    Args:
+        labelled: {split: train.Labelled}; `training` is the split that the factors are of.
+    """
+    if len(network.networks) == 1:
+        return None
+    factors = scale_factors(labelled[training].vectors, network.networks)
+    for part in labelled.values():
+        np.multiply(part.vectors, factors, out=part.vectors)
+    return factors
+
+
 def fold_scale(head, factors):
     """The train.Head that answers for `vectors` as `head` does for `vectors * factors`."""
     (weights, bias), *_ = head.layers
