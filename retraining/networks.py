@@ -189,8 +189,10 @@ def _subfolders(folder):
         return []
 
 
-def obtain(network, model_dir, quiet=False, offline=False):
+def obtain(network, model_dir, quiet=False, offline=False, by_file=True):
     """The network's file: found in `model_dir`, or built or fetched into it (unless `offline`).
+
+    `by_file` tells whether --model_file could name it instead, which an error then says.
 
     Raises:
         NetworkError: it is neither there nor to be had; says which file to put where.
@@ -212,8 +214,8 @@ def obtain(network, model_dir, quiet=False, offline=False):
     wanted = network.sources[0]
     raise NetworkError(
         f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
-        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}, or name it with "
-        f"--model_file"
+        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}"
+        + (", or name it with --model_file" if by_file else "")
     )
 
 
