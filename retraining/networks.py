@@ -197,7 +197,6 @@ def obtain(network, model_dir, quiet=False, offline=False, by_file=True):
     Raises:
         NetworkError: it is neither there nor to be had; says which file to put where.
         WeightsError: the Python package with its weights is missing.
-        FreezeError: a model cannot be made a frozen graph.
     """
     model_dir = Path(model_dir)
     if network.recipe:
@@ -237,9 +236,15 @@ def _freeze_once(network, place):
     """The file that the network's recipe makes, made now if it is not there."""
     try:
         path = place.model_dir / network.folder / network.recipe.file_name_in(place)
-        return path if path.is_file() else _write(network.recipe.build(place), path)
+        if path.is_file():
+            return path
+        graph_def = network.recipe.build(place)
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
+    except RetrainingError as error:  # of freezing: it does not know what it froze
+        named = network.recipe.choice.model_file or network.name
+        raise NetworkError(f"{named} cannot be made a base network: {error}") from error
+    return _write(graph_def, path)
 
 
 def _build(network, model_dir):

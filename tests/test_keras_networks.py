@@ -204,6 +204,15 @@ def test_weights_of_imagenet_come_from_kerass_cache(whole, pixels, tmp_path, mon
     np.testing.assert_array_equal(vectors(base, large), vectors(same, large))
 
 
+def test_another_keras_is_one_line_and_files_of_weights_go_on(keras, whole, tmp_path, monkeypatch):
+    monkeypatch.delattr("keras.src.utils.file_utils.get_file")
+    with pytest.raises(NetworkError) as error:
+        frozen("keras:MobileNet_0.25_128", tmp_path)
+    assert str(error.value).startswith(f"Keras {keras.__version__} keeps its files of weights in")
+    assert "\n" not in str(error.value)
+    frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+
+
 @pytest.fixture(scope="module")
 def vgg(keras):
     """Keras's VGG16 for 32 x 32 pixels as `random` makes it."""
