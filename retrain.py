@@ -209,7 +209,7 @@ def choose_networks(options, log):
         return [choose_network(options, log)]
     places = options.model_dir, is_quiet(options), options.offline
     both = [networks.find(name, network_choice(options, name)) for name in names]
-    return [(known, obtain(known, *places)) for known in both]
+    return [(known, obtain(known, *places, by_file=False)) for known in both]
 
 
 def choose_network(options, log):

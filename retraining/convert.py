@@ -3,9 +3,9 @@
 Converters keep Python from hearing Ctrl-C for many seconds, write to stderr what they like, and
 need all of TensorFlow. `formats` therefore starts this with `python -m retraining.convert FOLDER`.
 
-FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `formats`, names of FORMATS;
-`photos`, paths; `max_image_pixels`. Added are the files of FORMATS, and `answers.json`: {format:
-{what it was fed: [photos, share with the same first label, largest difference of a probability]}}.
+FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a name of FORMATS;
+`photos`, paths; `max_image_pixels`. Added are the file of FORMATS, and `answers.json`:
+{what it was fed: [photos, share with the same first label, largest difference of a probability]}.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ FORMATS = {  # name: (file or folder, what writes it, what runs it)
     "tflite_int8": ("int8.tflite", to_tflite.save_quantized, to_tflite.TFLiteModel),
     "onnx": ("model.onnx", to_onnx.save, to_onnx.OnnxModel),
 }
+FROM_FILES = "files' bytes"  # what a SavedModel is fed beside pixels
 MOST_FILES = 10  # photos that are run from their bytes, one at a time
 AT_ONCE = 8  # photos that go through the graph together
 
@@ -47,18 +48,17 @@ class Samples:
 
 
 def main(folder):
-    """Converts and runs; ends the process with one line if a format cannot be made."""
+    """Converts and runs; ends the process with one line if the format cannot be made."""
     with open(os.path.join(folder, "request.json"), encoding="ascii") as file:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
     source = Source.of(graph_def)
     samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
-    answers = {}
-    for name in request["formats"]:
-        try:
-            answers[name] = convert_and_run(name, source, samples, folder)
-        except Exception as error:  # converters raise anything; formats passes the line on
-            sys.exit(f"{name}: {' '.join(str(error).split())[:300] or type(error).__name__}")
+    name = request["format"]
+    try:
+        answers = convert_and_run(name, source, samples, folder)
+    except Exception as error:  # converters raise anything; formats passes the line on
+        sys.exit(f"{name}: {' '.join(str(error).split())[:300] or type(error).__name__}")
     with open(os.path.join(folder, "answers.json"), "w", encoding="ascii") as file:
         json.dump(answers, file)
 
@@ -103,7 +103,7 @@ def run_frozen(graph_def, source, feeds):
 
 
 def convert_and_run(name, source, samples, folder):
-    """Writes one format into the folder, reads it back and runs it; its part of answers.json."""
+    """Writes one format into the folder, reads it back and runs it; the answers of answers.json."""
     file, save, read = FORMATS[name]
     path = os.path.join(folder, file)
     save(source, path)
@@ -111,7 +111,7 @@ def convert_and_run(name, source, samples, folder):
     found = {"pixels": compare(model.run(samples.feeds), samples.answers)}
     if name == "saved_model" and samples.files:
         answers = model.run_files(samples.files)
-        found["files' bytes"] = compare(answers, samples.answers_to_files)
+        found[FROM_FILES] = compare(answers, samples.answers_to_files)
     return found
 
 

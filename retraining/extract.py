@@ -14,6 +14,7 @@ from retraining.dataset import Example
 from retraining.graph import Runner
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions, ImageError, ImageReader
+from retraining.mirror import images_per_photo
 from retraining.pair import NetworkPair
 from retraining.quiet_tensorflow import import_tensorflow
 
@@ -86,7 +87,9 @@ class Extractor:
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
         runner = Runner(network.graph_def, *ends, chosen.precision)
-        batch_size = chosen.batch_size or choose_batch_size(runner.parallel)
+        batch_size = chosen.batch_size or choose_batch_size(
+            runner.parallel, images_per_photo(network)
+        )
         runner.run(np.zeros((batch_size, *about.size, 3), np.float32))
         reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
         return reader, runner, batch_size
@@ -139,18 +142,20 @@ def side_by_side(items, streams):
         yield item, errors[0] if errors else np.concatenate(answers, axis=1)
 
 
-def choose_batch_size(parallel):
-    """Images per call of the network, of which `parallel` run at once (1: on a GPU or one core).
+def choose_batch_size(parallel, images_per_photo=1):
+    """Photos per call of the network, of which `parallel` run at once (1: on a GPU or one core).
 
-    Halved while the batches would take more than a quarter of the memory that is free, where the
+    The network makes `images_per_photo` of each; as many images are computed all the same. Halved
+    while the batches would take more than a quarter of the memory that is free, where the
     system tells it.
     """
     size = BATCH_SIZE if parallel > 1 or not import_tensorflow().gpus() else GPU_BATCH_SIZE
+    size //= images_per_photo
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return size
-    while size > 1 and size * parallel * IMAGE_MEMORY > free / 4:
+    while size > 1 and size * images_per_photo * parallel * IMAGE_MEMORY > free / 4:
         size //= 2
     return size
 

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from retraining.convert import FORMATS
+from retraining.convert import FORMATS, FROM_FILES
 from retraining.export import SAME_PROBABILITY, SAME_TOP, ExportError
 from retraining.to_onnx import check_installed
 
@@ -84,20 +84,23 @@ def make(formats, graph, photos, max_pixels):
         ExportError: one cannot be made, or answers otherwise than the graph does.
     """
     with tempfile.TemporaryDirectory(prefix="retrain-", ignore_cleanup_errors=True) as folder:
+        folder = Path(folder)
+        (folder / "graph.pb").write_bytes(graph)
         request = {
-            "formats": [each.kind for each in formats],
             "photos": [os.path.abspath(path) for path in photos],
             "max_image_pixels": max_pixels,
         }
-        Path(folder, "graph.pb").write_bytes(graph)
-        Path(folder, "request.json").write_text(json.dumps(request), encoding="ascii")
-        _run_converters(folder)
-        answers = json.loads(Path(folder, "answers.json").read_text(encoding="ascii"))
-        return [_made(each, Path(folder), answers[each.kind]) for each in formats]
+        return [_made(each, folder, _convert(folder, each.kind, request)) for each in formats]
 
 
-def _run_converters(folder):
-    """Runs `convert` in a process of its own, where what libraries say is kept from stderr."""
+def _convert(folder, kind, request):
+    """Runs `convert` for one format in a process of its own; gives its answers.
+
+    What libraries say there is kept from stderr, and the memory that they took is free again before
+    the next format is made.
+    """
+    request = json.dumps({"format": kind, **request})
+    (folder / "request.json").write_text(request, encoding="ascii")
     command = [sys.executable, "-m", "retraining.convert", os.path.abspath(folder)]
     done = subprocess.run(
         command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
@@ -106,11 +109,14 @@ def _run_converters(folder):
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = said[-1] if said else f"the converter ended with exit code {done.returncode}"
         raise ExportError(f"another format cannot be made: {reason}; nothing was replaced")
+    return json.loads((folder / "answers.json").read_text(encoding="ascii"))
 
 
 def _made(wanted, folder, ways):
     """The Made of a Format, whose file is in the folder of `convert`, with its answers' report."""
     agreement = "; ".join(f"from {fed} {_judge(wanted, *found)}" for fed, found in ways.items())
+    if wanted.kind == "saved_model" and FROM_FILES not in ways:
+        agreement += f"; from {FROM_FILES} not checked, as TensorFlow reads none of these photos"
     file, path = folder / FORMATS[wanted.kind][0], wanted.path
     if file.is_dir():
         content = {p.relative_to(file).as_posix(): p.read_bytes() for p in _files_in(file)}

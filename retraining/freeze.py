@@ -19,7 +19,7 @@ from retraining.nodes import (
     set_constant,
     set_inputs,
 )
-from retraining.quiet_tensorflow import import_tensorflow
+from retraining.quiet_tensorflow import import_tensorflow, muted_stderr
 from retraining.scaling import INPUT, sort_nodes
 
 
@@ -48,10 +48,11 @@ def freeze(function, size, output, batch=None, dtype="float32"):
 
     spec = tf.TensorSpec([batch, *size, 3], tf.float32, name=INPUT)
     try:
-        traced = tf.function(
-            lambda images: function(tf.cast(images, dtype)), input_signature=[spec]
-        ).get_concrete_function()
-        frozen = convert_variables_to_constants_v2(traced, True, aggressive_inlining=True)
+        with muted_stderr():
+            traced = tf.function(
+                lambda images: function(tf.cast(images, dtype)), input_signature=[spec]
+            ).get_concrete_function()
+            frozen = convert_variables_to_constants_v2(traced, True, aggressive_inlining=True)
     except Exception as error:  # whatever a model's own code raises
         raise FreezeError(f"TensorFlow cannot freeze it: {one_line(error)}") from error
     result = node_name(frozen.outputs[0].name)
@@ -82,7 +83,8 @@ def _inlined(graph_def, output):
     rewrites.min_graph_nodes = -1  # small graphs as well
     rewrites.optimizers.append("function")
     rewrites.function_optimization = rewrites.AGGRESSIVE
-    return tf_optimizer.OptimizeGraph(config, meta)
+    with muted_stderr():
+        return tf_optimizer.OptimizeGraph(config, meta)
 
 
 # -- plain forms -----------------------------------------------------------------------------

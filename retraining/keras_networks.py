@@ -178,7 +178,8 @@ class KerasRecipe:
         """
         from retraining.freeze import freeze
 
-        with downloads_into_cache(place):
+        fetching = self.weights == IMAGENET
+        with downloads_into_cache(place) if fetching else contextlib.nullcontext():
             model = self._model()
         graph_def = freeze(lambda images: model(images, training=False), self.size, self.output)
         if self._mode == CAFFE:
@@ -252,6 +253,8 @@ def import_keras():
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
+    if not hasattr(keras, "config"):
+        raise ChoiceError("Keras 2 is installed; pip install -r requirements.txt")
     if keras.config.backend() != "tensorflow":
         raise ChoiceError("Keras was imported with another backend than TensorFlow in this process")
     keras.config.set_floatx("float32")
@@ -356,17 +359,28 @@ def downloads_into_cache(place):
     """Within it, keras.applications finds its files by `cached_file`.
 
     Keras's own get_file asks the network whatever was said of it, and writes to stdout.
+
+    Raises:
+        ChoiceError: this is another Keras than that of requirements.txt, and has no such function.
     """
-    import_keras()
-    from keras.src.utils import file_utils  # where keras.applications looks the function up
+    keras = import_keras()
+    try:
+        from keras.src.applications.vgg16 import file_utils  # where the applications look it up
+
+        original, validate_file = file_utils.get_file, file_utils.validate_file
+    except (ImportError, AttributeError) as error:
+        raise ChoiceError(
+            f"Keras {keras.__version__} keeps its files of weights in another way than is known "
+            f"here; pip install -r requirements.txt, or name a file with --weights"
+        ) from error
 
     def get_file(fname, origin, file_hash=None, **_):
         path = cached_file(fname, origin, place)
-        if file_hash and not file_utils.validate_file(str(path), file_hash):
+        if file_hash and not validate_file(str(path), file_hash):
             raise ChoiceError(f"{path} is damaged or another file than Keras's; delete it")
         return str(path)
 
-    original, file_utils.get_file = file_utils.get_file, get_file
+    file_utils.get_file = get_file
     try:
         yield
     finally:

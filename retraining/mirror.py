@@ -36,6 +36,11 @@ def mirror_average(network):
     return replace(network, graph_def=mirrored, bottleneck=AVERAGE)
 
 
+def images_per_photo(network):
+    """How many images a graph.BaseNetwork computes for each that it is given."""
+    return 2 if network.bottleneck == AVERAGE else 1
+
+
 def _add_mirror_image(graph_def, pixels):
     """Appends float32 [2n, height, width, 3]: a batch, then its mirror images."""
     axis = add_constant(graph_def, f"{MIRROR}/axis", np.array([WIDTH_AXIS], np.int32))

@@ -189,13 +189,14 @@ def _subfolders(folder):
         return []
 
 
-def obtain(network, model_dir, quiet=False, offline=False):
+def obtain(network, model_dir, quiet=False, offline=False, by_file=True):
     """The network's file: found in `model_dir`, or built or fetched into it (unless `offline`).
+
+    `by_file` tells whether --model_file could name it instead, which an error then says.
 
     Raises:
         NetworkError: it is neither there nor to be had; says which file to put where.
         WeightsError: the Python package with its weights is missing.
-        FreezeError: a model cannot be made a frozen graph.
     """
     model_dir = Path(model_dir)
     if network.recipe:
@@ -212,8 +213,8 @@ def obtain(network, model_dir, quiet=False, offline=False):
     wanted = network.sources[0]
     raise NetworkError(
         f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
-        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}, or name it with "
-        f"--model_file"
+        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}"
+        + (", or name it with --model_file" if by_file else "")
     )
 
 
@@ -235,9 +236,15 @@ def _freeze_once(network, place):
     """The file that the network's recipe makes, made now if it is not there."""
     try:
         path = place.model_dir / network.folder / network.recipe.file_name_in(place)
-        return path if path.is_file() else _write(network.recipe.build(place), path)
+        if path.is_file():
+            return path
+        graph_def = network.recipe.build(place)
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
+    except RetrainingError as error:  # of freezing: it does not know what it froze
+        named = network.recipe.choice.model_file or network.name
+        raise NetworkError(f"{named} cannot be made a base network: {error}") from error
+    return _write(graph_def, path)
 
 
 def _build(network, model_dir):

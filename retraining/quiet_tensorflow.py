@@ -22,7 +22,7 @@ def import_tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
-    with _file_descriptor_2_muted():
+    with muted_stderr():
         from tensorflow.core.framework.graph_pb2 import GraphDef
         from tensorflow.core.framework.summary_pb2 import Summary
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
@@ -86,7 +86,7 @@ def _unexecuted_package(name):
 
     def execute_and_get(attribute):
         del package.__getattr__
-        with _file_descriptor_2_muted():
+        with muted_stderr():
             spec.loader.exec_module(package)
         return getattr(package, attribute)
 
@@ -95,8 +95,11 @@ def _unexecuted_package(name):
 
 
 @contextlib.contextmanager
-def _file_descriptor_2_muted():
-    """Catches what C++ code writes to stderr before its log levels are in force."""
+def muted_stderr():
+    """Catches what C++ code writes to stderr, some of it whatever its log level is.
+
+    What Python writes there meanwhile is lost, too.
+    """
     sys.stderr.flush()
     try:
         saved = os.dup(2)

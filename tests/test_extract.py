@@ -214,3 +214,4 @@ def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, mo
 def test_batches_are_smaller_where_memory_is_short(monkeypatch, free, size):
     monkeypatch.setattr(extract.os, "sysconf", lambda name: free if "PAGES" in name else 1)
     assert choose_batch_size(2) == size
+    assert choose_batch_size(2, images_per_photo=2) == max(1, size // 2)

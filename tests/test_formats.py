@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from retraining import convert, export, formats, graph, to_onnx
 from retraining.convert import convert_and_run, read_samples
 from retraining.graph import load_network, read_graph, read_metadata
 from retraining.images import ImageReader, read_file
+from retraining.mirror import mirror_average
 from retraining.networks import NETWORKS
 from retraining.nodes import nodes_by_name, set_constant
 from retraining.pair import NetworkPair
@@ -225,10 +227,19 @@ def test_the_readmes_example_runs(run, some, tmp_path, monkeypatch, capsys):
 # -- graphs of other kinds ----------------------------------------------------------------------
 
 
-def retrained(network):
-    """The GraphDef of a network, or two, with a random layer for three classes."""
-    weights = np.random.default_rng(0).normal(size=(network.width, 3)).astype("f4")
-    graph_def = export.build_graph(network, Head(weights, np.zeros(3, "f4")), "result")
+def random_head(*widths):
+    """A Head of layers of these widths, from the vector's to the number of classes."""
+    rng = np.random.default_rng(0)
+    layers = [
+        (rng.normal(size=shape).astype("f4"), rng.normal(size=shape[1]).astype("f4"))
+        for shape in itertools.pairwise(widths)
+    ]
+    return Head(*layers[-1], hidden=tuple(layers[:-1]))
+
+
+def retrained(network, *hidden):
+    """The GraphDef of a network, or two, with random layers to three classes."""
+    graph_def = export.build_graph(network, random_head(network.width, *hidden, 3), "result")
     about = export.describe(network, ["a", "b", "Blüte"], "result", {})
     graph_def.MergeFromString(export.metadata_bytes(about))
     return graph_def
@@ -255,11 +266,17 @@ def two_networks(networks):
     return retrained(NetworkPair(*networks))
 
 
+@pytest.fixture(scope="module")
+def hidden_and_mirrored(networks):
+    """With two layers before the last, and the mean of each photo's and its mirror image's."""
+    return retrained(mirror_average(networks[1]), 16, 8)
+
+
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize(
     "kind", ["saved_model", "tflite", "tflite_int8", pytest.param("onnx", marks=needs_onnx)]
 )
-@pytest.mark.parametrize("name", ["mobilenet", "two_networks"])
+@pytest.mark.parametrize("name", ["mobilenet", "two_networks", "hidden_and_mirrored"])
 def test_other_graphs_agree_as_well(kind, name, request, some, tmp_path):
     graph_def = request.getfixturevalue(name)
     source = Source.of(graph_def)
@@ -356,6 +373,19 @@ def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(export.ExportError, match="ended with exit code -9; nothing was replaced"):
         formats.make([formats.Format("tflite", "x")], b"", [], 1)
+
+
+def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path):
+    """A WebP file, which Pillow reads and TensorFlow's DecodeJpeg does not."""
+    graph_def = retrained(networks[1])
+    tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
+    wanted = formats.Format("saved_model", str(tmp_path / "saved"))
+    content = export.graph_bytes(graph_def)
+    (made,) = formats.make([wanted], content, [tmp_path / "photo.webp"], 10**6)
+    assert "from pixels the same first label for 1 of 1 photos" in made.agreement
+    assert made.agreement.endswith(
+        "; from files' bytes not checked, as TensorFlow reads none of these photos"
+    )
 
 
 def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """graph.py: reading, folding, batching; measured against the untouched graph."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -104,6 +106,116 @@ def test_a_spelled_out_batch_norm_goes_into_the_weights(depthwise):
         session = tf.compat.v1.Session(graph=graph.import_graph(each))
         answers.append(session.run("output:0", {"input:0": images}))
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+
+
+class Convolution:
+    """A convolution `conv` of 8 channels, with what follows it: constants are numbered b0, b1."""
+
+    def __init__(self, depthwise=False):
+        self.builder, self.rng = tiny.GraphBuilder(producer=0), np.random.default_rng(2)
+        self.float_op, count = self.builder.float_op, itertools.count()
+        self.number = lambda: f"b{next(count)}"
+        self.builder.add("input", "Placeholder", dtype=tf.float32, shape=(1, 6, 6, 4))
+        op = "DepthwiseConv2dNative" if depthwise else "Conv2D"
+        weights = self.constant((3, 3, 4, 2) if depthwise else (3, 3, 4, 8))
+        self.float_op("conv", op, "input", weights, strides=[1, 1, 1, 1], padding="SAME")
+
+    def constant(self, shape, low=-1.0):
+        value = self.rng.uniform(low, 2, shape)
+        return self.builder.const(self.number(), np.asarray(value, np.float32))
+
+    def batch_norm(self, name, source, op="FusedBatchNormV3", **attributes):
+        values = [self.constant(8), self.constant(8), self.constant(8), self.constant(8, low=0.5)]
+        self.float_op(name, op, source, *values, **attributes)
+        if op != "FusedBatchNorm":
+            self.builder.graph_def.node[-1].attr["U"].type = tf.float32.as_datatype_enum
+
+    def folded_ops(self, output="output"):
+        """The ops of the folded graph, sorted, having seen that it gives what it gave before."""
+        images = self.rng.normal(size=(1, 6, 6, 4)).astype("f4")
+        part = graph.cut(self.builder.graph_def, "input", output)
+        answers = []
+        for fold in (lambda *_: None, graph.fold):
+            fold(part, output)
+            session = tf.compat.v1.Session(graph=graph.import_graph(part))
+            answers.append(session.run(f"{output}:0", {"input:0": images}))
+        assert np.abs(answers[0]).max() > 0.1
+        np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
+        return sorted(node.op for node in part.node if node.op not in ("Const", "Placeholder"))
+
+
+@pytest.mark.parametrize("adds", ["BiasAdd", "Add"])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_batch_norm_after_a_bias_goes_through_it(depthwise, adds):
+    """As in ResNets, and once more: (((conv + b) * scale + shift) * scale)."""
+    net = Convolution(depthwise)
+    net.float_op("biased", adds, "conv", net.constant(8))
+    net.float_op("scaled", "Mul", net.constant(8), "biased")
+    net.float_op("shifted", "AddV2", "scaled", net.constant(8))
+    net.float_op("again", "Mul", "shifted", net.constant(8))
+    net.float_op("output", "Relu", "again")
+    assert net.folded_ops() == [
+        "BiasAdd",
+        "DepthwiseConv2dNative" if depthwise else "Conv2D",
+        "Relu",
+    ]
+
+
+@pytest.mark.parametrize("op", ["FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_fused_batch_norm_of_constants_goes_into_the_weights(op, biased):
+    net, epsilon = Convolution(), {"epsilon": 0.5} if biased else {}  # else the op's own: 0.0001
+    if biased:
+        net.float_op("biased", "BiasAdd", "conv", net.constant(8))
+    net.batch_norm("norm", "biased" if biased else "conv", op, is_training=False, **epsilon)
+    net.float_op("output", "Relu", "norm:0")
+    assert net.folded_ops() == ["BiasAdd", "Conv2D", "Relu"]
+
+
+def test_a_batch_norm_that_trains_or_tells_its_statistics_is_left_alone():
+    for attributes in ({}, {"is_training": True}):
+        net = Convolution()
+        net.batch_norm("norm", "conv", **attributes)
+        # What a training batch norm is given as statistics must be empty.
+        for node in net.builder.graph_def.node:
+            if node.name in ("b3", "b4"):
+                set_constant(node, np.zeros(0, np.float32))
+        net.float_op("output", "Relu", "norm")
+        assert "FusedBatchNormV3" in net.folded_ops()
+    net = Convolution()
+    net.batch_norm("norm", "conv", is_training=False)
+    net.float_op("output", "AddV2", "norm", "norm:1")
+    assert "FusedBatchNormV3" in net.folded_ops()
+
+
+def test_what_others_use_is_left_as_it_is():
+    """Each has two users, only one of which is scaled: a sum, a product, a constant."""
+    net = Convolution()
+    bias = net.constant(8)
+    net.float_op("one", "BiasAdd", "conv", bias)
+    net.float_op("two", "Add", "one", net.constant(8))
+    net.float_op("three", "Mul", "two", net.constant(8))
+    net.float_op("four", "AddV2", "three", "one")
+    net.float_op("output", "BiasAdd", "four", bias)
+    assert net.folded_ops() == ["Add", "AddV2", "BiasAdd", "BiasAdd", "Conv2D", "Mul"]
+    net = Convolution()
+    net.float_op("one", "Mul", "conv", net.constant(8))
+    net.float_op("two", "Mul", "one", net.constant(8))
+    net.float_op("output", "AddV2", "one", "two")
+    assert net.folded_ops() == ["AddV2", "Conv2D", "Mul"]
+    net = Convolution()
+    bias = net.constant(8)
+    net.float_op("one", "BiasAdd", "conv", bias)
+    net.float_op("two", "Mul", "one", net.constant(8))
+    net.float_op("output", "Add", "two", bias)
+    assert net.folded_ops() == ["BiasAdd", "Conv2D"]
+
+
+def test_a_constant_for_all_channels_at_once_is_no_bias():
+    net = Convolution()
+    net.float_op("one", "Add", "conv", net.constant(1))
+    net.float_op("output", "Mul", "one", net.constant(1))
+    assert net.folded_ops() == ["Add", "Conv2D", "Mul"]
 
 
 def test_an_identity_can_be_the_output():

@@ -1,8 +1,12 @@
 """quiet_tensorflow.py: quickly there, silent, and all of it for who wants all."""
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from retraining.quiet_tensorflow import muted_stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,3 +48,11 @@ def test_an_absent_tensorflow_is_an_import_error():
         "import_tensorflow()\n"
     )
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'tensorflow'"
+
+
+def test_what_is_written_to_stderr_is_caught_for_a_while(capfd):
+    with contextlib.suppress(ValueError), muted_stderr():
+        os.write(2, b"I0000 chatter")
+        raise ValueError
+    os.write(2, b"a word")
+    assert capfd.readouterr().err == "a word"

@@ -117,6 +117,16 @@ def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
+def test_a_model_that_cannot_be_frozen_is_named(tmp_path):
+    keras = keras_networks.import_keras()
+    layers = [keras.Input((8, 8, 3)), keras.layers.Reshape((64, 3))]
+    path = tmp_path / "rows.keras"
+    keras.Sequential(layers).save(path)
+    with pytest.raises(NetworkError) as error:
+        frozen(path, tmp_path / "models")
+    assert str(error.value).startswith(f"{path} cannot be made a base network: it gives (None, 64,")
+
+
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
 def test_a_keras_file_with_code_is_not_loaded(tmp_path, ending):
     keras = keras_networks.import_keras()

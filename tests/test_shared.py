@@ -8,9 +8,12 @@ import pytest
 
 import label_image
 import retrain
-from retraining.graph import BytesRunner, Runner, load_network
+from retraining import keras_networks
+from retraining.graph import BytesRunner, Runner, load_network, read_graph
 from retraining.images import ImageReader, read_file
-from retraining.networks import NETWORKS
+from retraining.networks import NETWORKS, find, obtain
+from retraining.nodes import constant, nodes_by_name
+from retraining.recipes import Choice
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
@@ -156,3 +159,43 @@ def test_the_stock_mobilenet_knows_a_daisy(shared, capsys):
     assert label_image.main([*flags, *map(str, photos), "--top_k", "1"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert sum("daisy" in label for _, label, _ in rows) >= 20
+
+
+def map_to_keras(path):
+    """Keras's MobileNet 0.25 for 128 x 128 pixels with the weights of Google's frozen graph."""
+    nodes = nodes_by_name(read_graph(path))
+    keras = keras_networks.import_keras()
+    options = {"include_top": False, "pooling": "avg", "weights": None}
+    model = keras.applications.MobileNet(input_shape=(128, 128, 3), alpha=0.25, **options)
+    for layer in model.layers:
+        if layer.weights:
+            _, kind, number, *norm = f"{layer.name}_".replace("conv1", "conv_first_0").split("_")
+            name = {"first": "Conv2d_0", "dw": f"Conv2d_{number}_depthwise"}
+            name = "MobilenetV1/" + name.get(kind, f"Conv2d_{number}_pointwise")
+            parts = ["depthwise_weights" if kind == "dw" else "weights"]
+            if norm[0] == "bn":
+                parts = ["gamma", "beta", "moving_mean", "moving_variance"]
+                parts = [f"BatchNorm/{part}" for part in parts]
+            layer.set_weights([constant(nodes, f"{name}/{part}") for part in parts])
+    return model
+
+
+def test_googles_mobilenet_through_keras_gives_the_same_vectors(shared, some_photos, tmp_path):
+    """As a file of weights and as a SavedModel: real weights, by each way that a network comes."""
+    path = shared / "models" / "mobilenet_v1_0.25_128" / "frozen_graph.pb"
+    model = map_to_keras(path)
+    model.save_weights(tmp_path / "mobilenet.weights.h5")
+    model.export(tmp_path / "mobilenet", verbose=False)
+    pixels = np.concatenate([ImageReader((128, 128), 0, 1).read(each) for each in some_photos[::5]])
+    average = "MobilenetV1/Logits/AvgPool_1a/AvgPool"
+    expected = Runner(read_graph(path), "input", average).run(pixels / 127.5 - 1)
+    expected = expected.reshape(len(pixels), 256)
+    as_weights = Choice(weights=str(tmp_path / "mobilenet.weights.h5"))
+    as_model = Choice(model_file=str(tmp_path / "mobilenet"), mean=127.5, std=127.5)
+    for name, choice in (("keras:MobileNet_0.25_128", as_weights), ("saved_model", as_model)):
+        network = find(name, choice)
+        base = load_network(obtain(network, tmp_path / "models", offline=True), network)
+        about = base.preprocessing
+        scaled = ((pixels - about.mean) / about.std).astype(np.float32)
+        found = Runner(base.graph_def, base.input, base.bottleneck).run(scaled)
+        np.testing.assert_allclose(found, expected, atol=1e-4)

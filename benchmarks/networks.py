@@ -1,0 +1,112 @@
+"""Compares base networks on photos: width, speed, accuracy, size of the exported graph.
+
+    python benchmarks/networks.py --image_dir flower_photos inception_v3 efficientnet_lite0 \\
+        "keras:VGG16 --bottleneck_layer fc1"
+
+Each argument is what follows `--architecture`, flags included. Each network is run through
+retrain.py, whose metrics give the accuracy on the test photos, of the exported file. For the speed,
+batches of 8 go through all networks in turn, on one core each, --rounds times; the fastest of each
+counts, so that other programs disturb little, and it is given as a multiple of the first network's.
+Decoding the photos is not in it.
+"""
+
+import argparse
+import json
+import logging
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import retrain
+from retraining import flags
+
+PROJECT = Path(__file__).resolve().parent.parent
+BATCH = 8
+
+
+def main():
+    options = parse_flags()
+    if options.rounds:
+        times = seconds_per_photo(
+            [retrain_flags(row, options) for row in options.networks], options
+        )
+    else:
+        times = [float("nan")] * len(options.networks)
+    print("| network | vector | photos/s of one core | times | test accuracy | exported graph |")
+    print("|---|---:|---:|---:|---:|---:|", flush=True)
+    for row, seconds in zip(options.networks, times, strict=True):
+        width, accuracy, size = run(row, options)
+        speed = f"{1 / seconds:.1f} | {times[0] / seconds:.2f}"
+        print(f"| `{row}` | {width:,} | {speed} | {accuracy} | {size / 1e6:.1f} MB |", flush=True)
+
+
+def parse_flags():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="+", metavar="NETWORK")
+    parser.add_argument("--image_dir", default="flower_photos")
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--bottleneck_dir", default="bottleneck_cache")
+    parser.add_argument("--rounds", type=int, default=5, help="0: the speed is not measured")
+    return parser.parse_args()
+
+
+def retrain_flags(row, options):
+    """The arguments of retrain.py for one row."""
+    folders = ("image_dir", "model_dir", "bottleneck_dir")
+    given = [part for name in folders for part in (f"--{name}", getattr(options, name))]
+    return [*given, "--architecture", *shlex.split(row)]
+
+
+def seconds_per_photo(arguments, options):
+    """The least seconds that each network took for a photo, of several rounds."""
+    steps = [runners(each) for each in arguments]
+    best = np.full(len(steps), np.inf)
+    for _ in range(1 + options.rounds):  # the first warms up
+        for number, parts in enumerate(steps):
+            started = time.perf_counter()
+            for runner, batch in parts:
+                runner.run(batch)
+            best[number] = min(best[number], (time.perf_counter() - started) / BATCH)
+    return best
+
+
+def runners(arguments):
+    """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
+    options = flags.parse_flags(arguments, None)
+    log = logging.getLogger("networks")
+    extractor = retrain.make_extractor(retrain.choose_networks(options, log), options, log)
+    found = []
+    for part in extractor.parts:
+        _, runner, _ = part.start().result()
+        size = part.network.preprocessing.size
+        pixels = np.random.default_rng(0).uniform(-1, 1, (BATCH, *size, 3))
+        found.append((runner, pixels.astype(np.float32)))
+    return found
+
+
+def run(row, options):
+    """(width, accuracy as text, bytes of the graph) of a run of retrain.py."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph, metrics = Path(folder, "graph.pb"), Path(folder, "metrics.json")
+        outputs = ["--output_graph", str(graph), "--metrics", str(metrics)]
+        outputs += ["--output_labels", str(Path(folder, "labels.txt")), "--no_report"]
+        outputs += ["--summaries_dir", str(Path(folder, "summaries"))]
+        command = [sys.executable, "retrain.py", *retrain_flags(row, options), *outputs]
+        subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True)
+        found = json.loads(metrics.read_text(encoding="utf-8"))
+        network, test = found["network"], found["test"]
+        width = network["vector_width"] + network.get("second_vector_width", 0)
+        return width, f"{test['accuracy']:.3f}", graph.stat().st_size
+
+
+if __name__ == "__main__":
+    main()
