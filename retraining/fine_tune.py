@@ -40,7 +40,9 @@ from retraining.tuning_graph import (
 
 FORMAT = 2  # of the checkpoints; raised when the same settings lead to other weights
 WARM_UP = 20  # steps at the start with smaller rates
-PATIENCE = 0.5  # share of all epochs without a better validation after which training ends
+PATIENCE = 1 / 3  # share of all epochs without a better validation after which training ends
+FEWEST = 2  # and at least so many
+LIGHT = Distortions(flip_left_right=True, random_crop=10)  # what few photos can bear
 PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
@@ -49,14 +51,14 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFil
 class TuningOptions:
     """How a network is fine-tuned; rates are Adam's step sizes.
 
-    `base_rate` is a share of the size of a channel's weights (`tuning_graph.weight_sizes`); with
-    0, the head alone is trained. `scratch` starts from random weights, of all layers.
+    They are shares of the size of a channel's weights (`tuning_graph.weight_sizes`). With a
+    `base_rate` of 0 the head alone is trained. `scratch` starts from random weights, of all layers.
     `freeze_until` names the last layer that stays as it is.
     """
 
-    base_rate: float = 0.0001
-    head_rate: float = 0.0005
-    epochs: int = 5  # a few minutes for a small network and 1,000 photos on a processor
+    base_rate: float = 0.001
+    head_rate: float = 0.02
+    epochs: int = 10  # a few minutes for a small network and 1,000 photos on a processor
     batch_size: int = 32
     freeze_until: str | None = None
     scratch: bool = False
@@ -267,11 +269,13 @@ class Tuner:
         return -(-len(self.material.training.truth) // self.options.batch_size)
 
     def _is_over(self):
-        state = self.state
+        state, most = self.state, self.options.epochs
+        epochs = range(1, state.epoch + 1)
+        # Not counted from the start: the first epochs may undo some of what the head had learned.
+        best = max(epochs, key=lambda epoch: merit(state.course[epoch][1]), default=0)
         watched = len(self.material.validation.truth) > 0
-        patience = max(2, math.ceil(PATIENCE * self.options.epochs))
-        tired = watched and state.epoch - state.best_epoch >= patience
-        return state.epoch >= self.options.epochs or tired
+        tired = watched and state.epoch - best >= max(FEWEST, math.ceil(PATIENCE * most))
+        return state.epoch >= most or tired
 
     def run(self, save: Callable[[bytes], None] | None = None):
         """Yields a train.Step after each step; at an epoch's end with evaluations of all of the

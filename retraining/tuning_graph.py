@@ -169,19 +169,19 @@ def weight_sizes(network, weights):
 
     The root mean square of a convolution's or matrix product's weights for each of its outputs, or
     of all values of a bias or scale: where batch norms are folded, the weights of one channel can
-    be a thousand times those of another. 1 for biases of zeros, and for the head.
+    be a thousand times those of another. 1 for biases of zeros.
     """
-    nodes = nodes_by_name(network.graph_def)
-    sizes, users = {}, _users(network.graph_def)
-    for name, value in weights.items():
-        node = users.get(name)
-        if name not in nodes:
-            sizes[name] = np.float32(1)
-        elif node is not None and node.op in MULTIPLYING:
-            sizes[name] = np.sqrt(np.square(value).mean(summed_axes(node), keepdims=True))
-        else:
-            sizes[name] = np.sqrt(np.square(value).mean()) or np.float32(1)
-    return sizes
+    users = _users(network.graph_def)
+    return {name: _size(value, users.get(name)) for name, value in weights.items()}
+
+
+def _size(value, user):
+    """`weight_sizes` of the weights `value` of a node `user`; None is one of the head's."""
+    if user is not None and user.op in MULTIPLYING:
+        return np.sqrt(np.square(value).mean(summed_axes(user), keepdims=True))
+    if user is None and value.ndim == 2:
+        return np.sqrt(np.square(value).mean(axis=0, keepdims=True))
+    return np.sqrt(np.square(value).mean()) or np.float32(1)
 
 
 def _users(graph_def):

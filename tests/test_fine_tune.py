@@ -16,6 +16,7 @@ from retraining.networks import NETWORKS
 from retraining.nodes import GraphError, constant, nodes_by_name
 from retraining.train import Head, TrainingError
 from retraining.tuning_graph import (
+    OWN,
     Batch,
     TuningGraph,
     find_weights,
@@ -190,13 +191,17 @@ def test_steps_are_sized_by_each_output_channel():
     b.float_op("deep", "DepthwiseConv2dNative", "conv", b.const("deep/weights", deep), **ones)
     b.float_op("biased", "BiasAdd", "deep", b.const("bias", np.array([3.0, 4.0], "f4")))
     moved = b.float_op("moved", "BiasAdd", "biased", b.const("zeros", np.zeros(2, "f4")))
-    weights = {"wide": wide, "deep/weights": deep, "zeros": np.zeros(2, "f4"), "head": wide}
+    weights = {"wide": wide, "deep/weights": deep, "zeros": np.zeros(2, "f4")}
+    weights |= head_weights(Head(np.array([[3.0, 0.1], [4.0, 0.1]], "f4"), np.zeros(2, "f4")))
     weights["bias"] = np.array([3.0, 4.0], "f4")
     sizes = weight_sizes(load_like("input", moved, b.graph_def), weights)
     np.testing.assert_allclose(sizes["wide"], [[[[2.0, 0.01]]]], rtol=1e-5)
     np.testing.assert_allclose(sizes["deep/weights"], [[[[3.0], [4.0]]]], rtol=1e-5)
     assert sizes["bias"] == pytest.approx(np.sqrt(12.5))
-    assert (sizes["zeros"], sizes["head"]) == (1, 1)
+    assert sizes["zeros"] == 1
+    head, bias = (sizes[f"{OWN}/0/{part}"] for part in ("weights", "bias"))
+    np.testing.assert_allclose(head, [[np.sqrt(12.5), 0.1]], rtol=1e-6)
+    assert bias == 1
 
 
 # -- training --------------------------------------------------------------------------------
@@ -262,12 +267,12 @@ def test_training_ends_when_validation_gets_no_better(network, splits):
     options = replace(OPTIONS, base_rate=0, head_rate=0, epochs=50)
     tuner = make_tuner(network, splits, options)
     finish(tuner)
-    assert (tuner.state.epoch, tuner.state.best_epoch) == (25, 0)
+    assert (tuner.state.epoch, tuner.state.best_epoch) == (18, 0)
     assert tuner.steps_left() == 0
 
 
-@pytest.mark.parametrize(("epochs", "ended"), [(1, 1), (2, 2), (3, 2), (4, 2), (5, 3)])
-def test_half_of_the_epochs_without_a_better_one_are_borne(network, splits, epochs, ended):
+@pytest.mark.parametrize(("epochs", "ended"), [(1, 1), (2, 2), (3, 3), (5, 3), (10, 5)])
+def test_a_third_of_the_epochs_without_a_better_one_are_borne(network, splits, epochs, ended):
     options = replace(OPTIONS, base_rate=0, head_rate=0, epochs=epochs)
     tuner = make_tuner(network, splits, options)
     finish(tuner)
@@ -381,8 +386,8 @@ def test_the_digest_tells_what_leads_to_other_weights(network, splits):
 def test_methods_differ_in_their_rates_and_their_start():
     flags = TuningOptions(base_rate=1.0, head_rate=2.0, freeze_until="conv")
     assert options_of(TWO_RATES, flags) == flags
-    assert options_of(ALL, flags) == replace(flags, base_rate=2.0)
-    expected = replace(flags, base_rate=2.0, scratch=True, freeze_until=None)
+    assert options_of(ALL, flags) == replace(flags, head_rate=1.0)
+    expected = replace(flags, scratch=True, freeze_until=None)
     assert options_of(SCRATCH, flags) == expected
 
 
