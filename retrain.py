@@ -61,7 +61,7 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.fine_tune import Material, Photos, Tuner, TuningOptions, read_state
+from retraining.fine_tune import LIGHT, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import (
     bad_images_path,
     comparison_path,
@@ -695,9 +695,16 @@ def make_tuner(method, frozen, options):
         for part in (TRAINING, VALIDATION)
     )
     network, head = frozen.extractor.network, frozen.trained.head
-    distortions, most = distortions_of(options), options.max_image_pixels
-    material = Material(network, head, training, validation, distortions, most)
+    most = options.max_image_pixels
+    material = Material(network, head, training, validation, views_of(options), most)
     return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
+
+
+def views_of(options):
+    """The Distortions in which fine-tuning sees the training photos."""
+    if options.fine_tune_views == "plain":
+        return Distortions()
+    return distortions_of(options) or replace(LIGHT, seed=options.seed)
 
 
 def describe_tuning(tuner, method):

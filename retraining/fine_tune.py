@@ -1,4 +1,4 @@
-"""Trains a network's own weights together with the head, from photos: RMSProp, checkpoints, resume.
+"""Trains a network's own weights together with the head, from photos: Adam, checkpoints, resume.
 
 Batches are split into shards, one per thread, whose gradients are summed in order: on one machine
 the same seed gives the same weights, also where a run was interrupted.
@@ -21,6 +21,7 @@ from retraining.extract import in_order, thread_pool
 from retraining.graph import BaseNetwork
 from retraining.images import Distortions, ImageError, ImageReader
 from retraining.nodes import constant, nodes_by_name
+from retraining.optimizers import ADAM_DECAYS, EPSILON
 from retraining.train import Evaluation, Head, Step, TrainingError, evaluation_of
 from retraining.tuning_graph import (
     OWN,
@@ -33,27 +34,31 @@ from retraining.tuning_graph import (
     head_weights,
     random_head,
     random_weights,
+    weight_sizes,
     with_weights,
 )
 
-FORMAT = 1  # of the checkpoints; raised when the same settings lead to other weights
-DECAY, EPSILON = 0.9, 1e-10  # RMSProp's, as in TensorFlow's RMSPropOptimizer
-PATIENCE = 5  # epochs without a better validation before training ends
+FORMAT = 2  # of the checkpoints; raised when the same settings lead to other weights
+WARM_UP = 20  # steps at the start with smaller rates
+PATIENCE = 1 / 3  # share of all epochs without a better validation after which training ends
+FEWEST = 2  # and at least so many
+LIGHT = Distortions(flip_left_right=True, random_crop=10)  # what few photos can bear
 PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How a network is fine-tuned; rates are RMSProp's step sizes.
+    """How a network is fine-tuned; rates are Adam's step sizes.
 
-    With a `base_rate` of 0 the head alone is trained. `scratch` starts from random weights, of all
-    layers. `freeze_until` names the last layer that stays as it is.
+    They are shares of the size of a channel's weights (`tuning_graph.weight_sizes`). With a
+    `base_rate` of 0 the head alone is trained. `scratch` starts from random weights, of all layers.
+    `freeze_until` names the last layer that stays as it is.
     """
 
-    base_rate: float = 0.0001
-    head_rate: float = 0.0005
-    epochs: int = 5  # a few minutes for a small network and 1,000 photos on a processor
+    base_rate: float = 0.001
+    head_rate: float = 0.02
+    epochs: int = 10  # a few minutes for a small network and 1,000 photos on a processor
     batch_size: int = 32
     freeze_until: str | None = None
     scratch: bool = False
@@ -93,7 +98,8 @@ class State:
     """
 
     weights: dict
-    squares: dict  # running means of the squared gradients
+    means: dict  # running means of the gradients
+    squares: dict  # and of their squares
     best: dict
     epoch: int = 0
     best_epoch: int = 0
@@ -101,7 +107,7 @@ class State:
     course: list = field(default_factory=list)  # (training, validation) Evaluation per epoch
 
 
-PARTS = ("weights", "squares", "best")
+PARTS = ("weights", "means", "squares", "best")
 
 
 def state_bytes(state):
@@ -141,11 +147,14 @@ def read_state(path, like):
 
 
 class Pixels:
-    """The input images of some Photos, kept once they are decoded while there is room."""
+    """The input images of some Photos, kept once they are decoded while there is room.
+
+    With distortions, what is kept is the photo as its views are cropped from it.
+    """
 
     def __init__(self, photos, reader, distortions=None, memory=PIXEL_MEMORY):
         self._photos, self._reader, self._distortions = photos, reader, distortions
-        self._room = memory // (12 * math.prod(reader.size))  # photos
+        self._left = memory  # bytes
         self._kept = {}
 
     def __len__(self):
@@ -160,22 +169,30 @@ class Pixels:
         return np.stack([self._read(row, epoch) for row in rows])
 
     def _read(self, row, epoch):
-        if row in self._kept:
-            return self._kept[row]
-        image = self._decode(self._photos.examples[row], epoch)
-        if not self._distortions and len(self._kept) < self._room:
-            self._kept[row] = image
-        return image
-
-    def _decode(self, example, epoch):
-        view = None
-        if self._distortions:
-            seed = (self._distortions.seed << 32) + epoch
-            view = replace(self._distortions, views=1, seed=seed)
+        example, chosen = self._photos.examples[row], self._distortions
         try:
-            return self._reader.read(example.path, example.key, view)[-1]
+            if not chosen:
+                return self._keep(row, lambda: self._reader.read(example.path, example.key)[0])
+            seed = (chosen.seed << 32) + epoch
+            if chosen.random_scale:  # each view is cropped from another size
+                view = replace(chosen, views=1, seed=seed)
+                return self._reader.read(example.path, example.key, view)[1]
+            large = self._keep(
+                row, lambda: self._reader.enlarged(example.path, example.key, chosen)
+            )
+            rng = np.random.default_rng([seed, int(example.key, 16)])
+            return self._reader.view_of(large, chosen, rng)
         except ImageError as error:
             raise TrainingError(f"{example.path} {error}") from error
+
+    def _keep(self, row, decode):
+        if row not in self._kept:
+            image = decode()
+            if image.nbytes > self._left:
+                return image
+            self._kept[row] = image
+            self._left -= image.nbytes
+        return self._kept[row]
 
 
 def shares_of(truth, classes):
@@ -206,6 +223,7 @@ class Tuner:
         cores = os.cpu_count() or 1
         shards = -(-options.batch_size // SHARD)
         self._threads = min(cores, shards)
+        self._sizes = weight_sizes(self._folded, self.state.weights)
         self._graph = TuningGraph(
             self._folded, self.state.weights, options.precision, max(1, cores // shards)
         )
@@ -227,9 +245,9 @@ class Tuner:
             nodes = nodes_by_name(folded.graph_def)
             weights = {name: constant(nodes, name).copy() for name in kinds}
         weights |= {name: value.copy() for name, value in head_weights(head).items()}
-        # TensorFlow's RMSPropOptimizer starts at 1, too: the first steps are small.
-        squares = {name: np.ones_like(value) for name, value in weights.items()}
-        return State(weights, squares, {name: value.copy() for name, value in weights.items()})
+        best = {name: value.copy() for name, value in weights.items()}
+        means, squares = ({n: np.zeros_like(w) for n, w in weights.items()} for _ in range(2))
+        return State(weights, means, squares, best)
 
     def digest(self):
         """Hex SHA-1 of all that the weights after an epoch depend on."""
@@ -251,16 +269,19 @@ class Tuner:
         return -(-len(self.material.training.truth) // self.options.batch_size)
 
     def _is_over(self):
-        state = self.state
+        state, most = self.state, self.options.epochs
+        epochs = range(1, state.epoch + 1)
+        # Not counted from the start: the first epochs may undo some of what the head had learned.
+        best = max(epochs, key=lambda epoch: merit(state.course[epoch][1]), default=0)
         watched = len(self.material.validation.truth) > 0
-        tired = watched and state.epoch - state.best_epoch >= PATIENCE
-        return state.epoch >= self.options.epochs or tired
+        tired = watched and state.epoch - best >= max(FEWEST, math.ceil(PATIENCE * most))
+        return state.epoch >= most or tired
 
     def run(self, save: Callable[[bytes], None] | None = None):
         """Yields a train.Step after each step; at an epoch's end with evaluations of all of the
         epoch's batches and of all validation photos. `save` gets the state's bytes then.
 
-        Training ends after `epochs` epochs or PATIENCE ones without a better validation.
+        Training ends after `epochs` epochs, or a PATIENCE of them without a better validation.
 
         Raises:
             TrainingError: weights became infinite or NaN, or a photo can no longer be read.
@@ -315,17 +336,20 @@ class Tuner:
 
     @np.errstate(over="ignore", invalid="ignore")  # `_end_epoch` looks for what is not finite
     def _descend(self, slopes, number):
-        """Step `number` of RMSProp (Tieleman and Hinton, 2012, lecture 6.5), in place.
+        """Step `number` of Adam (Kingma and Ba 2015, arXiv:1412.6980), in place.
 
-        The rates fall linearly, to 0 behind the last step of all epochs.
+        The rates rise over the first steps and fall linearly, to 0 behind the last of all epochs.
         """
-        left = 1 - number / (self.options.epochs * self._batches())
+        state, (first, second) = self.state, ADAM_DECAYS
+        left = min(1 - number / (self.options.epochs * self._batches()), (number + 1) / WARM_UP)
+        left *= np.sqrt(1 - second ** (number + 1)) / (1 - first ** (number + 1))
         for name, slope in slopes.items():
-            square = self.state.squares[name]
-            square *= DECAY
-            square += (1 - DECAY) * slope * slope
+            mean, square = state.means[name], state.squares[name]
+            mean += (1 - first) * (slope - mean)
+            square += (1 - second) * (slope * slope - square)
             rate = self.options.head_rate if name.startswith(OWN) else self.options.base_rate
-            self.state.weights[name] -= np.float32(rate * left) * slope / np.sqrt(square + EPSILON)
+            size = np.float32(rate * left) * self._sizes[name]
+            state.weights[name] -= size * mean / (np.sqrt(square) + EPSILON)
 
     def _end_epoch(self, training):
         state = self.state

@@ -15,7 +15,7 @@ from retraining.command import (
     number,
 )
 from retraining.dataset import DatasetError, read_listed
-from retraining.fine_tune import TuningOptions
+from retraining.fine_tune import LIGHT, TuningOptions
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
@@ -195,6 +195,7 @@ TUNING_FLAGS = (
     "freeze_until",
     "fine_tune_epochs",
     "fine_tune_batch_size",
+    "fine_tune_views",
 )
 
 
@@ -502,13 +503,13 @@ def _add_fine_tuning(parser):
         "--base_learning_rate",
         type=number(float, 0),
         default=defaults.base_rate,
-        help="step size (RMSProp) of the network's weights; 0 leaves them",
+        help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
     )
     add(
         "--head_learning_rate",
         type=number(float, 0),
         default=defaults.head_rate,
-        help="step size of the new layer's weights while fine-tuning",
+        help="that of the new layer's weights while fine-tuning",
     )
     add(
         "--freeze_until",
@@ -530,12 +531,19 @@ def _add_fine_tuning(parser):
         help="photos per step",
     )
     add(
+        "--fine_tune_views",
+        choices=("light", "plain"),
+        default="light",
+        help="light: each epoch sees the training photos mirrored and cropped at random, by "
+        f"{LIGHT.random_crop} percent at most, or as the distortion flags say; plain: as they are",
+    )
+    add(
         "--compare",
         type=_methods,
         metavar="METHODS",
         help="fine-tune in several ways, tell how each does, and export the best on validation: "
-        "head (the layer alone), two_rates (as the flags say), all (--head_learning_rate for "
-        "all), scratch (likewise, from random weights), with commas between",
+        "head (the layer alone), two_rates (as the flags say), all (--base_learning_rate for "
+        "the layer, too), scratch (two_rates from random weights), with commas between",
     )
 
 

@@ -108,9 +108,7 @@ class ImageReader:
         Raises:
             ImageError: the file cannot be read or decoded, or its bytes have not the SHA-1 `key`.
         """
-        content = read_file(path, self.max_pixels)
-        if key and hashlib.sha1(content).hexdigest() != key:
-            raise ImageError("was changed while it was in use; run again")
+        content = self._content(path, key)
         try:
             if not distortions:
                 return self._normalised(content)
@@ -122,6 +120,12 @@ class ImageReader:
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
             images.append(self._distort(pixels, distortions, rng))
         return (np.stack(images) - self._mean) * self._scale
+
+    def _content(self, path, key):
+        content = read_file(path, self.max_pixels)
+        if key and hashlib.sha1(content).hexdigest() != key:
+            raise ImageError("was changed while it was in use; run again")
+        return content
 
     def _normalised(self, content):
         """float32 [1, height, width, 3] of an image file's bytes: an ordinary JPEG in one go."""
@@ -154,13 +158,35 @@ class ImageReader:
         feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": size or self.size}
         return self._session.run("ResizeBilinear:0", feed)[0]
 
+    def enlarged(self, path, key, distortions):
+        """float32 [height, width, 3], 0..255: an image of the size that views are cropped from.
+
+        For `view_of`, where there is no `random_scale`: all views are then cropped from the same.
+
+        Raises:
+            ImageError: as `read` does.
+        """
+        try:
+            pixels = self._pixels(self._content(path, key))
+        except ImageFileError as error:
+            raise ImageError(str(error)) from error
+        return self._shrunk(pixels, self._large(1 + distortions.random_crop / 100))
+
+    def view_of(self, enlarged, distortions, rng):
+        """float32 [height, width, 3]: a random view of what `enlarged` gave."""
+        return (self._crop(enlarged, distortions, rng) - self._mean) * self._scale
+
     def _distort(self, pixels, distortions, rng):
         """The classic's `add_input_distortions`: float32 [height, width, 3], pixels not clipped."""
-        height, width = self.size
         scale = 1 + distortions.random_crop / 100
         scale *= rng.uniform(1, 1 + distortions.random_scale / 100)
-        large = (int(height * scale), int(width * scale))
-        resized = self._shrunk(pixels, large)
+        return self._crop(self._shrunk(pixels, self._large(scale)), distortions, rng)
+
+    def _large(self, scale):
+        return tuple(int(side * scale) for side in self.size)
+
+    def _crop(self, resized, distortions, rng):
+        (height, width), large = self.size, resized.shape
         top = rng.integers(large[0] - height + 1)
         left = rng.integers(large[1] - width + 1)
         view = resized[top : top + height, left : left + width]

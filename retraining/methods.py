@@ -32,10 +32,10 @@ class Attempt:
 
 def options_of(method, chosen):
     """The TuningOptions of a method; `chosen` are those of the flags, which are two_rates'."""
-    if method == TWO_RATES:
-        return chosen
-    same = replace(chosen, base_rate=chosen.head_rate)
-    return replace(same, scratch=True, freeze_until=None) if method == SCRATCH else same
+    if method == ALL:
+        return replace(chosen, head_rate=chosen.base_rate)
+    scratch = method == SCRATCH
+    return replace(chosen, scratch=True, freeze_until=None) if scratch else chosen
 
 
 def tops(probabilities, truth):

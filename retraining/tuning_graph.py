@@ -153,9 +153,7 @@ def random_weights(network, kinds, seed):
     Weights from N(0, 2 / fan-in) (He et al. 2015, arXiv:1502.01852), scales 1, shifts 0.
     """
     rng, nodes = np.random.default_rng(seed), nodes_by_name(network.graph_def)
-    users = {
-        node_name(node.input[1]): node for node in network.graph_def.node if len(node.input) > 1
-    }
+    users = _users(network.graph_def)
     made = {}
     for name, kind in kinds.items():
         shape = constant(nodes, name).shape
@@ -166,11 +164,41 @@ def random_weights(network, kinds, seed):
     return made
 
 
+def weight_sizes(network, weights):
+    """{name: float32 array that broadcasts to it}: by how much the steps of weights are multiplied.
+
+    The root mean square of a convolution's or matrix product's weights for each of its outputs, or
+    of all values of a bias or scale: where batch norms are folded, the weights of one channel can
+    be a thousand times those of another. 1 for biases of zeros.
+    """
+    users = _users(network.graph_def)
+    return {name: _size(value, users.get(name)) for name, value in weights.items()}
+
+
+def _size(value, user):
+    """`weight_sizes` of the weights `value` of a node `user`; None is one of the head's."""
+    if user is not None and user.op in MULTIPLYING:
+        return np.sqrt(np.square(value).mean(summed_axes(user), keepdims=True))
+    if user is None and value.ndim == 2:
+        return np.sqrt(np.square(value).mean(axis=0, keepdims=True))
+    return np.sqrt(np.square(value).mean()) or np.float32(1)
+
+
+def _users(graph_def):
+    """{name: node} of the nodes that have something as their second input."""
+    return {node_name(node.input[1]): node for node in graph_def.node if len(node.input) > 1}
+
+
+def summed_axes(node):
+    """The axes of its weights over which a convolution or matrix product sums up."""
+    if node.op == "MatMul":
+        return (1 if node.attr["transpose_b"].b else 0,)
+    return (0, 1) if node.op == "DepthwiseConv2dNative" else (0, 1, 2)
+
+
 def fan_in(node, shape):
     """How many values each output of a convolution or matrix product sums up."""
-    if node.op == "MatMul":
-        return shape[1 if node.attr["transpose_b"].b else 0]
-    return int(np.prod(shape[:2] if node.op == "DepthwiseConv2dNative" else shape[:3]))
+    return int(np.prod([shape[axis] for axis in summed_axes(node)]))
 
 
 def _he(rng, shape, inputs):

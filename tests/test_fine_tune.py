@@ -16,12 +16,14 @@ from retraining.networks import NETWORKS
 from retraining.nodes import GraphError, constant, nodes_by_name
 from retraining.train import Head, TrainingError
 from retraining.tuning_graph import (
+    OWN,
     Batch,
     TuningGraph,
     find_weights,
     fold_network,
     head_weights,
     random_weights,
+    weight_sizes,
     with_weights,
 )
 from tests import tiny
@@ -179,6 +181,29 @@ def test_rare_classes_count_as_much_as_frequent_ones():
     np.testing.assert_allclose(shares, [2 / 3, 2 / 3, 2 / 3, 2])
 
 
+def test_steps_are_sized_by_each_output_channel():
+    b = tiny.GraphBuilder(producer=0)
+    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 8, 8, 3))
+    wide = np.stack([np.full((1, 1, 3), 2.0), np.full((1, 1, 3), 0.01)], axis=-1).astype("f4")
+    ones = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+    b.float_op("conv", "Conv2D", "input", b.const("wide", wide), **ones)
+    deep = np.reshape([[3.0, 4.0], [3.0, 4.0]], (2, 1, 2, 1)).astype("f4")
+    b.float_op("deep", "DepthwiseConv2dNative", "conv", b.const("deep/weights", deep), **ones)
+    b.float_op("biased", "BiasAdd", "deep", b.const("bias", np.array([3.0, 4.0], "f4")))
+    moved = b.float_op("moved", "BiasAdd", "biased", b.const("zeros", np.zeros(2, "f4")))
+    weights = {"wide": wide, "deep/weights": deep, "zeros": np.zeros(2, "f4")}
+    weights |= head_weights(Head(np.array([[3.0, 0.1], [4.0, 0.1]], "f4"), np.zeros(2, "f4")))
+    weights["bias"] = np.array([3.0, 4.0], "f4")
+    sizes = weight_sizes(load_like("input", moved, b.graph_def), weights)
+    np.testing.assert_allclose(sizes["wide"], [[[[2.0, 0.01]]]], rtol=1e-5)
+    np.testing.assert_allclose(sizes["deep/weights"], [[[[3.0], [4.0]]]], rtol=1e-5)
+    assert sizes["bias"] == pytest.approx(np.sqrt(12.5))
+    assert sizes["zeros"] == 1
+    head, bias = (sizes[f"{OWN}/0/{part}"] for part in ("weights", "bias"))
+    np.testing.assert_allclose(head, [[np.sqrt(12.5), 0.1]], rtol=1e-6)
+    assert bias == 1
+
+
 # -- training --------------------------------------------------------------------------------
 
 
@@ -229,8 +254,9 @@ def test_training_that_does_no_good_gives_back_what_was_there(network, splits):
     material = Material(network, first_head(), *splits)
     tuner = Tuner(material, OPTIONS)
     finish(tuner)
-    better = Material(*tuner.result(), *splits)
-    ruined = Tuner(better, replace(OPTIONS, base_rate=30.0, head_rate=30.0, epochs=2))
+    mislabelled = Photos(splits[0].examples, (splits[0].truth + 1) % len(LABELS))
+    better = Material(*tuner.result(), mislabelled, splits[1])
+    ruined = Tuner(better, replace(OPTIONS, epochs=2))
     finish(ruined)
     assert ruined.state.best_epoch == 0
     assert ruined.result()[0] is better.network
@@ -241,8 +267,16 @@ def test_training_ends_when_validation_gets_no_better(network, splits):
     options = replace(OPTIONS, base_rate=0, head_rate=0, epochs=50)
     tuner = make_tuner(network, splits, options)
     finish(tuner)
-    assert (tuner.state.epoch, tuner.state.best_epoch) == (fine_tune.PATIENCE, 0)
+    assert (tuner.state.epoch, tuner.state.best_epoch) == (18, 0)
     assert tuner.steps_left() == 0
+
+
+@pytest.mark.parametrize(("epochs", "ended"), [(1, 1), (2, 2), (3, 3), (5, 3), (10, 5)])
+def test_a_third_of_the_epochs_without_a_better_one_are_borne(network, splits, epochs, ended):
+    options = replace(OPTIONS, base_rate=0, head_rate=0, epochs=epochs)
+    tuner = make_tuner(network, splits, options)
+    finish(tuner)
+    assert tuner.state.epoch == ended
 
 
 def test_without_validation_photos_the_last_weights_are_kept(network, splits):
@@ -279,11 +313,15 @@ def test_photos_beyond_the_memory_are_decoded_anew_with_the_same_result(
         np.testing.assert_array_equal(scarce.state.weights[name], value)
 
 
-def test_distorted_views_differ_from_epoch_to_epoch(network, splits):
-    tuner = make_tuner(network, splits, distortions=Distortions(random_brightness=50))
+@pytest.mark.parametrize("scale", [0, 20])  # whether photos can be kept to crop views from
+def test_distorted_views_differ_from_epoch_to_epoch(network, splits, scale):
+    distortions = Distortions(random_brightness=50, random_scale=scale)
+    tuner = make_tuner(network, splits, distortions=distortions)
     one, same, other = (tuner._training.read([0, 1], epoch) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any(axis=(1, 2, 3)).all()
+    again = tuner._training.read([0, 1], 0)  # from what was kept
+    np.testing.assert_array_equal(one, again)
     plain = tuner._validation.read([0], 0)
     np.testing.assert_array_equal(plain, tuner._validation.read([0], 1))
 
@@ -348,8 +386,8 @@ def test_the_digest_tells_what_leads_to_other_weights(network, splits):
 def test_methods_differ_in_their_rates_and_their_start():
     flags = TuningOptions(base_rate=1.0, head_rate=2.0, freeze_until="conv")
     assert options_of(TWO_RATES, flags) == flags
-    assert options_of(ALL, flags) == replace(flags, base_rate=2.0)
-    expected = replace(flags, base_rate=2.0, scratch=True, freeze_until=None)
+    assert options_of(ALL, flags) == replace(flags, head_rate=1.0)
+    expected = replace(flags, scratch=True, freeze_until=None)
     assert options_of(SCRATCH, flags) == expected
 
 
