@@ -131,7 +131,7 @@ def stream(items, load, runner, batch_size=BATCH_SIZE):
         return list(_answers(batch, runner, batch_size))
 
     threads = runner.parallel
-    with _pool(max(2, threads)) as decoders, _pool(threads) as networks:
+    with thread_pool(max(2, threads)) as decoders, thread_pool(threads) as networks:
         # Enough decoded images for every thread's next batch and the one after.
         loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
         batches = _batches(loaded, batch_size)
@@ -154,7 +154,7 @@ def in_order(pool, function, items, ahead):
 
 
 @contextmanager
-def _pool(threads):
+def thread_pool(threads):
     """A thread pool that drops its queue when it is left early.
 
     What runs is waited for, but not after Ctrl-C: a batch may take seconds.

@@ -111,6 +111,14 @@ class ImageReader:
         content = read_file(path, self.max_pixels)
         if key and hashlib.sha1(content).hexdigest() != key:
             raise ImageError("was changed while it was in use; run again")
+        return self.decode(content, key, distortions)
+
+    def decode(self, content, key=None, distortions=None):
+        """As `read`, of an image file's bytes.
+
+        Raises:
+            ImageError: they cannot be decoded.
+        """
         try:
             if not distortions:
                 return self._normalised(content)
