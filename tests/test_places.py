@@ -400,3 +400,11 @@ def test_a_url_as_an_output_is_refused(flag, tmp_path, run_retrain, capsys):
 def test_classic_vectors_do_not_go_with_a_url(tmp_path, run_retrain, capsys):
     assert run_retrain(tmp_path, "s3://b/p", "--import_classic_bottlenecks", tmp_path) == 2
     assert "needs the photos in a folder of this machine" in capsys.readouterr().err
+
+
+def test_sorting_takes_no_urls(tmp_path, finished, capsys):
+    import label_image
+
+    flags = ["--graph", finished.graph, "--sort_into", str(tmp_path)]
+    assert label_image.main([*flags, "s3://photos/one/photo.jpg"]) == 2
+    assert "--sort_into takes images of this machine, no URLs" in capsys.readouterr().err
