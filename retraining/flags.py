@@ -23,6 +23,8 @@ from retraining.methods import HEAD, METHODS
 from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
 from retraining.optimizers import LBFGS, OPTIMIZERS, RATES
 from retraining.pair import JOINT
+from retraining.parquet import why_no_parquet
+from retraining.places import is_url, local
 from retraining.recipes import Choice
 from retraining.train import CLASS_WEIGHTS, TrainingOptions
 
@@ -46,6 +48,7 @@ def parse_flags(argv, description):
     for flag, name in BESIDE_THE_GRAPH.items():
         if getattr(options, flag) is None:
             setattr(options, flag, os.path.join(os.path.dirname(options.output_graph), name))
+    options.image_dir = local(options.image_dir)
     options.caveats = []  # what must be said of the result, filled on the way
     try:
         options.listed = read_listed(options.exclude) if options.exclude else []
@@ -60,6 +63,7 @@ def parse_flags(argv, description):
     if options.stratified and options.split_by == "path":
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
+    _check_urls(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -156,6 +160,21 @@ def _check_head(parser, options, given):
         options.learning_rate = RATES[options.optimizer]
 
 
+def _check_urls(parser, options):
+    """Ends the program if anything but --image_dir is a URL, or would not go with one."""
+    flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
+    flags += ["saved_model_dir"]
+    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
+    folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
+    for flag, path in {**output_paths(options), **folders}.items():
+        if path and is_url(path):
+            parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
+    if is_url(options.image_dir) and options.import_classic_bottlenecks:
+        parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
+    if options.export_vectors and (reason := why_no_parquet()):
+        parser.error(f"--export_vectors {reason}")
+
+
 def _check_output_flags(parser, options):
     """Ends the program if an output has no name, or would replace another or --exclude's file."""
     first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
@@ -172,6 +191,7 @@ def _check_output_flags(parser, options):
 def output_paths(options):
     """{flag, or what it is: path} of the files that a run writes."""
     flags = ["output_graph", "output_labels", "metrics"]
+    flags += ["export_vectors"] * (options.export_vectors is not None)
     flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
     flags += [flag for flag in ("tflite_file", "onnx_file") if getattr(options, flag)]
     paths = {f"--{flag}": getattr(options, flag) for flag in flags}
@@ -245,7 +265,12 @@ def build_parser(description=None):
 
 def _add_data(parser):
     add = parser.add_argument_group("photos").add_argument
-    add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
+    add(
+        "--image_dir",
+        required=True,
+        help="folder with one sub-folder of photos per class, or the URL of such a place in object "
+        "storage (s3://, gs:// ...; needs requirements-remote.txt)",
+    )
     add(
         "--exclude",
         metavar="FILE",
@@ -594,6 +619,12 @@ def _add_outputs(parser):
     add(
         "--metrics",
         help="the same figures as JSON; default: retrained_metrics.json beside the graph",
+    )
+    add(
+        "--export_vectors",
+        metavar="FILE",
+        help="write the photos' vectors to a Parquet file, for other tools (needs "
+        "requirements-remote.txt)",
     )
     add("--final_tensor_name", default="final_result", help="name of the graph's output")
     add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
