@@ -55,11 +55,12 @@ def beside(function, *arguments):
 @dataclass(frozen=True)
 class Settings:
     """How vectors are computed: `float32` or `bfloat16`, images per call of the network (None
-    leaves the choice to us), and the largest image, in pixels."""
+    leaves the choice to us), the largest image, in pixels, and how many cores to use (None: all)."""
 
     precision: str = "float32"
     batch_size: int | None = None
     max_pixels: int = MAX_PIXELS
+    cores: int | None = None
 
 
 class Extractor:
@@ -78,7 +79,7 @@ class Extractor:
     def _start(self):
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
-        runner = Runner(network.graph_def, *ends, chosen.precision)
+        runner = Runner(network.graph_def, *ends, chosen.precision, cores=chosen.cores)
         batch_size = chosen.batch_size or choose_batch_size(runner.parallel)
         runner.run(np.zeros((batch_size, *about.size, 3), np.float32))
         reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)

@@ -21,7 +21,7 @@ def import_tensorflow():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
-    with _file_descriptor_2_muted():
+    with file_descriptor_2_muted():
         from tensorflow.core.framework.graph_pb2 import GraphDef
         from tensorflow.core.framework.summary_pb2 import Summary
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
@@ -66,7 +66,7 @@ def _unexecuted_package(name):
 
     def execute_and_get(attribute):
         del package.__getattr__
-        with _file_descriptor_2_muted():
+        with file_descriptor_2_muted():
             spec.loader.exec_module(package)
         return getattr(package, attribute)
 
@@ -75,7 +75,7 @@ def _unexecuted_package(name):
 
 
 @contextlib.contextmanager
-def _file_descriptor_2_muted():
+def file_descriptor_2_muted():
     """Catches what C++ code writes to stderr before its log levels are in force."""
     sys.stderr.flush()
     try:
