@@ -48,7 +48,9 @@ from retraining.dataset import (
     SplitOptions,
     hash_file,
     holds_images,
+    list_photos,
     load_dataset,
+    without,
 )
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
@@ -58,7 +60,12 @@ from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
 from retraining.lines import some, table
+from retraining.listing import list_url
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
+from retraining.parquet import write_vectors
+from retraining.places import facts_of as facts_of_file
+from retraining.places import is_url
+from retraining.prefill import prefill, read_here
 from retraining.record import (
     Outcome,
     Setting,
@@ -85,15 +92,18 @@ def main(argv=None):
     log = set_verbosity(options.logging_verbosity)
     watch = Stopwatch()
     provide_example_images(options, log)
-    dataset = read_photos(options, log)
+    scan = look_at_photos(options)
+    dataset = None if reads_once(options) else read_photos(scan, options, log)
     watch.lap("reading photos")
     known, path = choose_network(options, log)
     check_outputs(path, options)
     extractor = make_extractor(path, known, options, log)
     watch.lap("reading the network")
+    dataset = dataset or read_photos_once(scan, extractor, options, log)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
     watch.lap("bottlenecks")
+    export_vectors(bottlenecks, extractor, options, log)
     findings = audit_photos(bottlenecks, options, log)
     watch.lap("label audit")
     trained = train_head(bottlenecks, extractor, options, log)
@@ -131,14 +141,59 @@ def provide_example_images(options, log):
         log.warning(caveat)
 
 
-def read_photos(options, log):
-    """The Dataset in --image_dir, its oddities said on stderr."""
+def reads_once(options):
+    """Whether photos are read once, for keys and vectors, as they are from an object store."""
+    return is_url(options.image_dir)
+
+
+def look_at_photos(options):
+    """The dataset.ScanOptions; with the listing of --image_dir, if that is a URL.
+
+    Raises:
+        PlaceError: it cannot be listed.
+        DatasetError: as `list_photos`; of a URL only.
+    """
+    scan = ScanOptions(options.recursive, options.max_image_pixels, options.listed)
+    if is_url(options.image_dir):
+        scan = replace(scan, listing=list_url(options.image_dir))
+        list_photos(options.image_dir, scan)  # before anything else is done
+    return scan
+
+
+def file_keys(scan, options):
+    """The FileKeys of what is to be scanned."""
+    facts_of = scan.listing.facts.__getitem__ if scan.listing else facts_of_file
+    return FileKeys(options.bottleneck_dir, hash_file, facts_of)
+
+
+def read_photos_once(scan, extractor, options, log):
+    """As `read_photos`, but first the photos whose keys or vectors are not known are fetched, each
+    once, for both."""
+    photos, _, _ = list_photos(options.image_dir, scan)
+    photos, _, _ = without(photos, scan.listed, options.image_dir)
+    paths = [path for of_class in photos.values() for path in of_class]
+    bar = progress_bar("fetching photos", "img", is_quiet(options))
+    with file_keys(scan, options) as files, open_store(extractor, options) as store:
+        filled = prefill(paths, files, store, partial(read_here, extractor), bar)
+        for note in store.notes:
+            log.warning(note)
+    if scan.listing:
+        reasons = {**scan.listing.reasons, **filled.no_images}
+        scan = replace(scan, listing=replace(scan.listing, reasons=reasons))
+    dataset = read_photos(scan, options, log, filled.keys)
+    return replace(dataset, broken=filled.broken)
+
+
+def read_photos(scan, options, log, keys=None):
+    """The Dataset in --image_dir, its oddities said on stderr; {path: key} of `keys` are known."""
     split = SplitOptions(
         options.validation_percentage, options.testing_percentage, options.split_by
     )
-    scan = ScanOptions(options.recursive, options.max_image_pixels, options.listed)
-    with FileKeys(options.bottleneck_dir, hash_file) as files:
-        dataset = load_dataset(options.image_dir, split, files.key_of, scan)
+    keys = keys or {}
+    with file_keys(scan, options) as files:
+        dataset = load_dataset(
+            options.image_dir, split, lambda path: keys.get(path) or files.key_of(path), scan
+        )
     for warning in dataset.warnings:
         log.warning(warning)
     options.excluded_photos = dataset.excluded
@@ -228,17 +283,23 @@ def make_extractor(path, known, options, log):
     return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
 
 
+def open_store(extractor, options):
+    """The BottleneckStore of the extractor's network and precision."""
+    network = extractor.network
+    fingerprint = network.fingerprint(extractor.settings.precision)
+    return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
+
+
 def compute_bottlenecks(dataset, extractor, options, log):
     """Computes the vectors that the store lacks and reads them all; bad photos are left out."""
     network = extractor.network
-    fingerprint = network.fingerprint(extractor.settings.precision)
     jobs = make_jobs(dataset.examples, options)
     bar = progress_bar("bottlenecks", "img", is_quiet(options))
-    with BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width) as store:
+    with open_store(extractor, options) as store:
         if folder := options.import_classic_bottlenecks:
             cache = ClassicCache(folder, network.name, network.width, dataset.labels)
             import_vectors(store, dataset.examples, cache, extractor, log)
-        reasons = fill_store(store, jobs, extractor, bar)
+        reasons = fill_store(store, jobs, extractor, bar, dataset.broken)
         good = [job for job in jobs if job.example.key not in reasons]
         labelled = {part: read_split(store, good, part, dataset.labels) for part in SPLITS}
         imported = store.imported(job.example.key for job in good)
@@ -320,6 +381,21 @@ def check_classes(examples, labels, log):
             raise DatasetError(f"no readable image of {label} is left for training; add some")
         if sum(left.values()) < FEW_IMAGES:
             log.warning(f"only {sum(left.values())} readable images of {label} are left")
+
+
+def export_vectors(bottlenecks, extractor, options, log):
+    """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
+    if not options.export_vectors:
+        return
+    network, precision = extractor.network, extractor.settings.precision
+    facts = {
+        "network": network.name,
+        "fingerprint": network.fingerprint(precision),
+        "precision": precision,
+    }
+    parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
+    write_vectors(options.export_vectors, parts, network.width, facts)
+    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {options.export_vectors}")
 
 
 def report_bad_images(bottlenecks, dataset, options, log):

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from retraining import RetrainingError
+from retraining import RetrainingError, places
 
 SCHEMA_VERSION = 2
 COMMIT_SECONDS = 2.0  # what a killed run loses at most
 BUSY_SECONDS = 60.0  # how long to wait for another process that is writing
 MEMORY_BYTES = 1 << 30  # of vectors; more of them are mapped from a temporary file
-RACY_SECONDS = 2.0  # a file changed this recently may change again without its time showing it
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 QUERY_KEYS = 500  # keys per SELECT; SQLite's own limit on parameters is 999 in old versions
 
@@ -341,9 +340,11 @@ class FileKeys:
     It only saves time: where its own file cannot be used, every file is hashed.
     """
 
-    def __init__(self, folder, hash_file):
-        """`hash_file(path)` gives the key of a file that is not known."""
-        self._hash_file, self._new = hash_file, {}
+    def __init__(self, folder, hash_file, facts_of=places.facts_of):
+        """`hash_file(path)` gives the key of a file that is not known, `facts_of(path)` its
+        places.Facts; both raise OSError."""
+        self._hash_file, self.facts_of, self._new = hash_file, facts_of, {}
+        self._written = time.monotonic()
         self._connection = None
         with contextlib.suppress(OSError, sqlite3.Error):
             self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
@@ -353,13 +354,18 @@ class FileKeys:
         return self
 
     def __exit__(self, *_):
-        if self._connection is None:
-            return
-        with contextlib.suppress(sqlite3.Error), self._connection:
-            rows = [(path, *facts, _row_sum(path, *facts)) for path, facts in self._new.items()]
-            many = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
-            self._connection.executemany(many, rows)
-        self._connection.close()
+        self._write()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write(self):
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error), self._connection:
+                rows = [(path, *facts, _row_sum(path, *facts)) for path, facts in self._new.items()]
+                many = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+                self._connection.executemany(many, rows)
+        self._new.clear()
+        self._written = time.monotonic()
 
     def key_of(self, path):
         """The file's key, from memory if its size and modification time are as they were.
@@ -367,18 +373,29 @@ class FileKeys:
         Raises:
             OSError: the file cannot be read.
         """
-        name = os.fsencode(os.path.abspath(path))
-        facts = os.stat(path)
-        seen = facts.st_size, facts.st_mtime_ns
-        known = self._known(name)
-        if known and known[:2] == seen and known[3] == _row_sum(name, *known[:3]):
-            return known[2]
-        key = self._hash_file(path)
-        if time.time() - facts.st_mtime > RACY_SECONDS:
-            self._new[name] = (*seen, key)
+        facts = self.facts_of(path)
+        key = self.known(path, facts)
+        if key is None:
+            key = self._hash_file(path)
+            self.learn(path, facts, key)
         return key
 
-    def _known(self, name):
+    def known(self, path, facts):
+        """The key that a file had when these were its Facts, or None."""
+        name = _name(path)
+        row = self._row(name)
+        if row and row[:2] == (facts.size, facts.stamp) and row[3] == _row_sum(name, *row[:3]):
+            return row[2]
+        return None
+
+    def learn(self, path, facts, key):
+        """Remembers a key with the Facts that the file had before it was read."""
+        if facts.settled:
+            self._new[_name(path)] = (facts.size, facts.stamp, key)
+        if time.monotonic() - self._written >= COMMIT_SECONDS:
+            self._write()
+
+    def _row(self, name):
         if self._connection is None:
             return None
         query = "SELECT size, mtime_ns, key, check_sum FROM files WHERE path = ?"
@@ -391,6 +408,10 @@ class FileKeys:
                 with contextlib.suppress(OSError):
                     move_aside(self._path)
             return None
+
+
+def _name(path):
+    return os.fsencode(path if places.is_url(path) else os.path.abspath(path))
 
 
 def _row_sum(path, size, mtime_ns, key):

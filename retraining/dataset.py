@@ -5,10 +5,10 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from retraining import RetrainingError
+from retraining import RetrainingError, places
 from retraining.image_files import (
     MAX_PIXELS,
     ImageFileError,
@@ -17,6 +17,7 @@ from retraining.image_files import (
     reason_of,
 )
 from retraining.lines import some, unescaped
+from retraining.listing import Listing
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 FEW_IMAGES = 20  # below this a class is warned of, as in the classic
@@ -25,7 +26,6 @@ FEW_IMAGES = 20  # below this a class is warned of, as in the classic
 HASH_RANGE = 2**27
 
 TABLE_START = "path\t"  # how the headers of label_audit.tsv and bad_images.tsv begin
-IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 
 
 class DatasetError(RetrainingError):
@@ -63,22 +63,24 @@ class SplitOptions:
 @dataclass(frozen=True)
 class ScanOptions:
     """Which files are looked at: those below the class folders, too; how large they may be; the
-    paths `listed` (see `read_listed`) are left out."""
+    paths `listed` (see `read_listed`) are left out; the `listing` of what lies below a URL."""
 
     recursive: bool = False
     max_pixels: int = MAX_PIXELS
     listed: tuple[str, ...] = ()
+    listing: Listing | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The photos of a folder, what looks odd, a line each, the files that were left out, and how
-    many photos were excluded on demand."""
+    many photos were excluded on demand; {key: reason} of the photos that are known to be broken."""
 
     examples: list[Example]
     warnings: list[str]
     bad: list[BadImage]
     excluded: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
 
     @property
     def labels(self):
@@ -107,7 +109,7 @@ def load_dataset(image_dir, options=None, key_of=None, scan=None):
     warnings += unmatched
     keys = _read_keys(photos, key_of or hash_file, bad)
     for label, paths in photos.items():
-        _check_class(os.path.join(image_dir, label), paths, bad, warnings)
+        _check_class(places.join(image_dir, label), paths, bad, warnings)
     if options.by == "path":
         splits = _splits_by_path(image_dir, keys, options)
     else:
@@ -159,8 +161,8 @@ def list_photos(image_dir, scan=None, least_classes=2):
     """
     scan = scan or ScanOptions()
     photos, bad, warnings = {}, [], []
-    for name in _class_folders(image_dir, least_classes):
-        folder = os.path.join(image_dir, name)
+    for name in _class_folders(image_dir, scan, least_classes):
+        folder = places.join(image_dir, name)
         photos[name], bad_here, inner = _image_files(folder, scan)
         bad += bad_here
         if others := [image.path for image in bad_here if not image.claimed]:
@@ -220,13 +222,15 @@ def without(photos, listed, image_dir):
 
 def _place(path):
     """One spelling for all ways to a file; a link to a file is a file of its own."""
+    if places.is_url(path):
+        return path
     folder, name = os.path.split(path)
     return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(name))
 
 
 def _find(line, known, image_dir):
     for name in (line, unescaped(line)):
-        for path in (name, os.path.join(image_dir, name)):
+        for path in (name, places.join(image_dir, name)):
             if found := known.get(_place(path)):
                 return found
     return None
@@ -236,7 +240,7 @@ def _some(paths):
     return some([os.path.basename(path) for path in paths])
 
 
-def _class_folders(image_dir, least):
+def _folders(image_dir):
     try:
         entries = sorted(os.listdir(image_dir))
     except OSError as error:
@@ -244,13 +248,17 @@ def _class_folders(image_dir, least):
             f"cannot read the image folder {image_dir} ({error.strerror}); it must be a folder "
             f"with one sub-folder of photos per class"
         ) from error
-    names = [
+    return [
         n for n in entries if not n.startswith(".") and os.path.isdir(os.path.join(image_dir, n))
     ]
+
+
+def _class_folders(image_dir, scan, least):
+    names = scan.listing.folders() if scan.listing else _folders(image_dir)
     if len(names) < least:
         wanted = "at least two class folders" if least == 2 else "a class folder"
         found = f"only one ({names[0]})" if names else "none"
-        if _image_files(image_dir, ScanOptions())[0]:
+        if _image_files(image_dir, replace(scan, recursive=False))[0]:
             found += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{image_dir} must hold {wanted} with photos and has {found}")
     _check_labels(image_dir, names)
@@ -311,7 +319,7 @@ def files_below(folder, recursive=True, left_out=None):
             continue
         for name in names:
             path = os.path.join(here, name)
-            if name.startswith(".") or name.lower() in IGNORED_FILES:
+            if places.passed_over(name):
                 continue
             if not os.path.isdir(path):
                 yield path, False
@@ -325,10 +333,13 @@ def files_below(folder, recursive=True, left_out=None):
 def _image_files(folder, scan):
     """(images, BadImages, folders not entered) of a class folder."""
     images, bad, folders = [], [], []
-    for path, is_folder in files_below(folder, scan.recursive):
+    below, why_not = files_below, why_no_image
+    if scan.listing:
+        below, why_not = scan.listing.files_below, scan.listing.why_no_image
+    for path, is_folder in below(folder, scan.recursive):
         if is_folder:
             folders.append(path)
-        elif reason := why_no_image(path, scan.max_pixels):
+        elif reason := why_not(path, scan.max_pixels):
             claimed = named_like_image(path) or reason != NO_IMAGE
             bad.append(BadImage(path, reason, claimed))
         else:
@@ -353,6 +364,8 @@ def hash_file(path):
     Raises:
         OSError: the file cannot be read.
     """
+    if places.is_url(path):
+        return hashlib.sha1(places.read(path)).hexdigest()
     digest = hashlib.sha1()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -204,18 +204,20 @@ def _answers(batch, runner, batch_size):
             row += len(images)
 
 
-def fill_store(store, jobs, extractor, progress):
+def fill_store(store, jobs, extractor, progress, broken=()):
     """Computes the vectors that the store lacks; returns {image key: reason} of unreadable images.
 
-    A photo is computed if any of its keys is missing; copies of a file once.
+    A photo is computed if any of its keys is missing; copies of a file once; those that are known
+    to be `broken` (a dict of the same kind) not at all.
     `progress(iterable, total)` wraps what is iterated, as tqdm does. The network is only started
     if there is something to compute.
     """
     missing = set(store.missing(key for job in jobs for key in job.keys))
+    bad = dict(broken)
+    jobs = [job for job in jobs if job.example.key not in bad]
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
     if not wanted:
-        return {}
-    bad = {}
+        return bad
     for job, vectors in progress(extractor.run(wanted), total=len(wanted)):
         if isinstance(vectors, ImageError):
             bad[job.example.key] = str(vectors)

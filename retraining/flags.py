@@ -10,6 +10,8 @@ from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
 from retraining.networks import NetworkError, find
+from retraining.parquet import why_no_parquet
+from retraining.places import is_url, local
 from retraining.train import TrainingOptions
 
 PERCENT = number(int, 0, 100)
@@ -31,6 +33,7 @@ def parse_flags(argv, description):
     for flag, name in BESIDE_THE_GRAPH.items():
         if getattr(options, flag) is None:
             setattr(options, flag, os.path.join(os.path.dirname(options.output_graph), name))
+    options.image_dir = local(options.image_dir)
     options.caveats = []  # what must be said of the result, filled on the way
     try:
         options.listed = read_listed(options.exclude) if options.exclude else []
@@ -40,6 +43,7 @@ def parse_flags(argv, description):
         parser.error("--testing_percentage and --validation_percentage leave no training images")
     if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
         parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
+    _check_urls(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -52,6 +56,20 @@ def parse_flags(argv, description):
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     return options
+
+
+def _check_urls(parser, options):
+    """Ends the program if anything but --image_dir is a URL, or would not go with one."""
+    flags = ["bottleneck_dir", "model_dir", "model_file", "summaries_dir"]
+    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
+    folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
+    for flag, path in {**output_paths(options), **folders}.items():
+        if path and is_url(path):
+            parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
+    if is_url(options.image_dir) and options.import_classic_bottlenecks:
+        parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
+    if options.export_vectors and (reason := why_no_parquet()):
+        parser.error(f"--export_vectors {reason}")
 
 
 def _check_output_flags(parser, options):
@@ -70,6 +88,7 @@ def _check_output_flags(parser, options):
 def output_paths(options):
     """{flag, or what it is: path} of the files that a run writes."""
     flags = ["output_graph", "output_labels", "metrics"]
+    flags += ["export_vectors"] * (options.export_vectors is not None)
     flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
     paths = {f"--{flag}": getattr(options, flag) for flag in flags}
     return {**paths, "the list of bad images": bad_images_path(options)}
@@ -110,7 +129,12 @@ def build_parser(description=None):
 
 def _add_data(parser):
     add = parser.add_argument_group("photos").add_argument
-    add("--image_dir", required=True, help="folder with one sub-folder of photos per class")
+    add(
+        "--image_dir",
+        required=True,
+        help="folder with one sub-folder of photos per class, or the URL of such a place in object "
+        "storage (s3://, gs:// ...; needs requirements-remote.txt)",
+    )
     add(
         "--exclude",
         metavar="FILE",
@@ -275,6 +299,12 @@ def _add_outputs(parser):
     add(
         "--metrics",
         help="the same figures as JSON; default: retrained_metrics.json beside the graph",
+    )
+    add(
+        "--export_vectors",
+        metavar="FILE",
+        help="write the photos' vectors to a Parquet file, for other tools (needs "
+        "requirements-remote.txt)",
     )
     add("--final_tensor_name", default="final_result", help="name of the graph's output")
     add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")

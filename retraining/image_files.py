@@ -46,9 +46,14 @@ def check_regular(path, max_pixels=MAX_PIXELS):
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
         raise ImageFileError(f"is {kind}, not an image file")
-    if found.st_size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
+    check_size(found.st_size, max_pixels)
+
+
+def check_size(size, max_pixels=MAX_PIXELS):
+    """Raises ImageFileError if a file of `size` bytes is too large for so many pixels, if any."""
+    if max_pixels is not None and size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
         raise ImageFileError(
-            f"has {found.st_size} bytes, more than any image that --max_image_pixels allows"
+            f"has {size} bytes, more than any image that --max_image_pixels allows"
         )
 
 
@@ -66,18 +71,24 @@ def looks_like_image(path, max_pixels=MAX_PIXELS):
     check_regular(path, max_pixels)
     try:
         with open(path, "rb") as file:
-            head = file.read(16)
-            if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-                return True
-            file.seek(0)
-            with open_image(file):
-                return True
-    except NotAnImageError:
-        return False
-    except ImageFileError:  # an image, if a broken one
-        return True
+            return begins_like_image(file)
     except OSError as error:
         raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
+
+
+def begins_like_image(file):
+    """Whether what an open binary file holds begins like an image, if a broken one."""
+    head = file.read(16)
+    if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    file.seek(0)
+    try:
+        with open_image(file):
+            return True
+    except NotAnImageError:
+        return False
+    except ImageFileError:
+        return True
 
 
 def named_like_image(path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retraining import RetrainingError, image_files
+from retraining import RetrainingError, image_files, places
 from retraining.image_files import ImageFileError
 from retraining.nodes import IMAGE_BYTES, add_front_end
 from retraining.quiet_tensorflow import import_tensorflow
@@ -52,12 +52,17 @@ class Distortions:
 
 
 def read_file(path, max_pixels=image_files.MAX_PIXELS):
-    """The file's bytes, if there are no more than an image of `max_pixels` can have.
+    """The file's bytes, if there are no more than an image of `max_pixels` (None: any) can have.
 
     Raises:
         ImageError: it cannot be read, is too large or no regular file.
+        PlaceError: the place of a URL cannot be read from.
     """
     try:
+        if places.is_url(path):
+            if max_pixels is not None:
+                image_files.check_size(places.size(path), max_pixels)
+            return places.read(path)
         image_files.check_regular(path, max_pixels)
         with open(path, "rb") as file:
             return file.read()

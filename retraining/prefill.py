@@ -2,19 +2,27 @@
 
 On this machine's disk a photo is read for its key, which decides its split, and again for its
 vector. Across a network that would be twice the traffic: here each photo is fetched once, where it
-is decoded, and both come of it, whoever does the work (any iterator of `Reading`s will do).
+is decoded, and both come of it, whoever does the work.
 """
 
 import hashlib
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from retraining import places
+from retraining.dataset import NO_IMAGE
 from retraining.extract import BATCH_SIZE, in_order, stream, thread_pool
+from retraining.image_files import begins_like_image
 from retraining.images import ImageError, read_file
 
 FETCHERS = 16  # files fetched at a time: an object store answers late, but many at once
 FETCHED_AHEAD = 32  # files whose bytes wait to be decoded
+
+
+class NoImageError(ImageError):
+    """The file's content is not that of an image, broken or not."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +35,70 @@ class Reading:
     vector: np.ndarray | ImageError
 
 
-class _Fetched:
-    """A file's bytes, which are let go once they are decoded, or the ImageError instead."""
+@dataclass(frozen=True)
+class Filled:
+    """What became of the files that were read: {path: key}, {path: reason} of those that are no
+    images, {key: reason} of the images that are broken."""
 
-    def __init__(self, path, max_pixels):
-        self.path, self.key, self._content = path, None, None
+    keys: dict[str, str] = field(default_factory=dict)
+    no_images: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def prefill(paths, files, store, read, progress):
+    """Reads once what `files` (cache.FileKeys) knows no key of, or `store` no vector, and tells
+    them what comes of it; returns what else does, a Filled.
+
+    `read(paths)` yields a Reading of each, in any order. `progress(iterable, total)` wraps what is
+    iterated, as tqdm does.
+    """
+    wanted, filled = _unknown(paths, files, store), Filled()
+    if not wanted:
+        return filled
+    for reading in progress(read(list(wanted)), total=len(wanted)):
+        path, key, vector = reading.path, reading.key, reading.vector
+        if key is None:  # whoever asks for its key is told why
+            continue
+        files.learn(path, wanted[path], key)
+        filled.keys[path] = key
+        if isinstance(vector, NoImageError):
+            filled.no_images[path] = str(vector)
+        elif isinstance(vector, ImageError):
+            filled.broken[key] = str(vector)
+        elif store.missing([key]):  # a copy, or a photo that was moved, may be there
+            store.put(key, vector)
+    store.commit()
+    return filled
+
+
+def _unknown(paths, files, store):
+    """{path: its Facts} of the files whose key is not known, or is not in the store."""
+    facts, keys = {}, {}
+    for path in paths:
         try:
-            self._content = read_file(path, max_pixels)
-            self.key = hashlib.sha1(self._content).hexdigest()
-        except ImageError as error:
-            self._error = error
+            facts[path] = files.facts_of(path)
+        except OSError:  # it has vanished, which is found again, and told, when its key is wanted
+            continue
+        keys[path] = files.known(path, facts[path])
+    lacking = {None, *store.missing(key for key in keys.values() if key)}
+    return {path: facts[path] for path, key in keys.items() if key in lacking}
 
-    def decoded(self, reader):
-        """The input image, float32 [1, height, width, 3]."""
-        if self.key is None:
-            raise self._error
-        content, self._content = self._content, None
-        return reader.decode(content)
+
+def read_here(extractor, paths):
+    """Yields a Reading for each path, in order, by this machine's network (extract.Extractor),
+    which is only started by this."""
+    yield from read_and_run(paths, *extractor.start().result())
 
 
 def read_and_run(paths, reader, runner, batch_size=BATCH_SIZE):
     """Yields a Reading for each path, in order: files are fetched, decoded (images.ImageReader)
-    and run (graph.Runner) side by side, each fetched once."""
+    and run (graph.Runner) side by side, each fetched once.
+
+    Of URLs, those that are too large must have been left out.
+
+    Raises:
+        PlaceError: the place of a URL cannot be read from.
+    """
 
     def fetch(path):
         return _Fetched(path, reader.max_pixels)
@@ -61,3 +111,31 @@ def read_and_run(paths, reader, runner, batch_size=BATCH_SIZE):
         for file, vectors in stream(files, decode, runner, batch_size):
             failed = isinstance(vectors, ImageError)
             yield Reading(file.path, file.key, vectors if failed else vectors[0])
+
+
+class _Fetched:
+    """A file's bytes, which are let go once they are decoded, or the ImageError instead."""
+
+    def __init__(self, path, max_pixels):
+        self.path, self.key, self._content = path, None, None
+        try:
+            self._content = read_file(path, None if places.is_url(path) else max_pixels)
+            self.key = hashlib.sha1(self._content).hexdigest()
+        except ImageError as error:
+            self._error = error
+
+    def decoded(self, reader):
+        """The input image, float32 [1, height, width, 3].
+
+        Raises:
+            ImageError: there is none; NoImageError if the content is something else.
+        """
+        if self.key is None:
+            raise self._error
+        content, self._content = self._content, None
+        try:
+            return reader.decode(content)
+        except ImageError as error:
+            if begins_like_image(io.BytesIO(content)):
+                raise
+            raise NoImageError(NO_IMAGE) from error

@@ -4,6 +4,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 
 from retraining.image_files import opaque
+from retraining.images import read_file
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 70  # of the JPEG; about 3 kB each
@@ -29,7 +30,7 @@ def make_thumbnail(path, side=SIDE):
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_file(path, max_pixels=None))) as image:
             image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction
             image = ImageOps.exif_transpose(image)
             image.thumbnail((side, side))

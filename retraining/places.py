@@ -1,0 +1,184 @@
+"""Where photos lie: in folders of this machine, or at URLs (`s3://`, `gs://`) that fsspec opens.
+
+fsspec, and its package for a kind of storage, are imported when a URL is met, and are not needed
+otherwise. They find credentials where that storage's own tools do, and retry what may pass by.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from retraining import RetrainingError
+
+IGNORED_FILES = {"thumbs.db", "desktop.ini"}
+RACY_SECONDS = 2.0  # what was changed this recently may change again without its time showing it
+INSTALL = "pip install -r requirements-remote.txt"
+
+# Where file systems of fsspec say which version of a file is there: by its content, else a time.
+CONTENT_STAMPS = ("ETag", "etag", "generation", "content_md5", "md5Hash")
+TIME_STAMPS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+
+class PlaceError(RetrainingError):
+    """What lies at a URL cannot be listed or read; says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What shows that a file is as it was: its size in bytes and a number that changes with it.
+
+    `settled`: whether any later change will show.
+    """
+
+    size: int
+    stamp: int
+    settled: bool
+
+
+def is_url(path):
+    """Whether a path is a URL. (One letter before the colon is a drive of Windows.)"""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
+
+
+def local(path):
+    """The path that a `file://` URL names; any other path as it is."""
+    if not path.lower().startswith("file://"):
+        return path
+    parts = urlsplit(path.replace("?", "%3F").replace("#", "%23"))
+    host = "" if parts.netloc in ("", "localhost") else f"//{parts.netloc}"
+    return url2pathname(host + parts.path)
+
+
+def join(folder, name):
+    """The path of `name` in a folder or below a URL."""
+    if not is_url(folder):
+        return os.path.join(folder, name)
+    return f"{folder}{'' if folder.endswith('/') else '/'}{name}"
+
+
+def passed_over(name):
+    """Whether files and folders of this name are no concern of ours: hidden ones and the like."""
+    return name.startswith(".") or name.lower() in IGNORED_FILES
+
+
+def facts_of(path):
+    """The Facts of a file of this machine.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = os.stat(path)
+    settled = time.time() - found.st_mtime > RACY_SECONDS
+    return Facts(found.st_size, found.st_mtime_ns, settled)
+
+
+def list_files(url):
+    """{name relative to the URL: (Facts, whether it is a regular file)} of all that lies below.
+
+    Nothing but the listing is asked for: with an object store, one request per 1,000 objects.
+
+    Raises:
+        PlaceError: it cannot be listed.
+    """
+    with _explained(url):
+        system, root = _open(url)
+        system.invalidate_cache()  # of an earlier listing
+        try:
+            found = system.find(root, detail=True)
+        except (FileNotFoundError, PermissionError) as error:
+            raise PlaceError(
+                f"cannot list {url}: {_one_line(error)}; check its name, and the credentials in "
+                f"the environment"
+            ) from error
+        system.invalidate_cache()  # which holds a kilobyte per file
+    start = root.rstrip("/") + "/"
+    return {
+        name.removeprefix(start): (_facts(about), about.get("type") != "other")
+        for name, about in found.items()
+        if name.startswith(start)
+    }
+
+
+def _facts(about):
+    """The Facts in what fsspec says of a file."""
+    size = about.get("size") or 0
+    for name in CONTENT_STAMPS:
+        if about.get(name):
+            return Facts(size, _number(about[name]), True)
+    for name in TIME_STAMPS:
+        if about.get(name):
+            when = getattr(about[name], "timestamp", lambda name=name: about[name])()
+            past = isinstance(when, int | float) and time.time() - when > RACY_SECONDS
+            return Facts(size, _number(about[name]), past and about.get("type") == "file")
+    return Facts(size, 0, False)
+
+
+def _number(stamp):
+    return int.from_bytes(hashlib.sha1(str(stamp).encode()).digest()[:7])  # SQLite's have 8 bytes
+
+
+def size(url):
+    """The size of the file at a URL in bytes.
+
+    Raises:
+        OSError: it is not there, or must not be read.
+        PlaceError: it cannot be asked for.
+    """
+    with _explained(url):
+        system, path = _open(url)
+        return system.info(path).get("size") or 0
+
+
+def read(url):
+    """The bytes of the file at a URL, from one request.
+
+    Raises:
+        OSError: it is not there, or must not be read.
+        PlaceError: it cannot be fetched, and no other file is likely to be.
+    """
+    with _explained(url):
+        system, path = _open(url)
+        return system.cat_file(path)
+
+
+def _open(url):
+    """(fsspec's file system, the path in it)"""
+    if "::" in url:
+        raise PlaceError(f"{url}: URLs within URLs (::) are not read; unpack the photos first")
+    try:
+        from fsspec.core import url_to_fs
+
+        system, path = url_to_fs(url)
+    except ImportError as error:
+        raise PlaceError(f"{url} needs a package more ({error}): {INSTALL}") from error
+    if hasattr(system, "max_concurrency"):
+        system.max_concurrency = 1  # of requests for one file; s3fs would ask for its size first
+    return system, path
+
+
+@contextlib.contextmanager
+def _explained(url):
+    """Makes of fsspec's many errors an OSError about this file, or else a PlaceError."""
+    try:
+        yield
+    except PlaceError:
+        raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
+    except PermissionError as error:
+        raise PermissionError(errno.EACCES, _one_line(error), url) from error
+    except Exception as error:  # each storage's package has errors of its own
+        raise PlaceError(
+            f"cannot read {url}: {_one_line(error)}; check the network, the address and the "
+            f"credentials in the environment; the same command goes on from here"
+        ) from error
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:300] or type(error).__name__
