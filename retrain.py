@@ -55,7 +55,7 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.flags import bad_images_path, output_paths, parse_flags
+from retraining.flags import RAY, bad_images_path, output_paths, parse_flags
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
@@ -66,6 +66,7 @@ from retraining.parquet import write_vectors
 from retraining.places import facts_of as facts_of_file
 from retraining.places import is_url
 from retraining.prefill import prefill, read_here
+from retraining.ray_engine import ClusterOptions, RayExtractor
 from retraining.record import (
     Outcome,
     Setting,
@@ -142,8 +143,8 @@ def provide_example_images(options, log):
 
 
 def reads_once(options):
-    """Whether photos are read once, for keys and vectors, as they are from an object store."""
-    return is_url(options.image_dir)
+    """Whether photos are read once, for keys and vectors, and not here or from far away."""
+    return is_url(options.image_dir) or options.engine == RAY
 
 
 def look_at_photos(options):
@@ -173,8 +174,9 @@ def read_photos_once(scan, extractor, options, log):
     photos, _, _ = without(photos, scan.listed, options.image_dir)
     paths = [path for of_class in photos.values() for path in of_class]
     bar = progress_bar("fetching photos", "img", is_quiet(options))
+    read = extractor.read if options.engine == RAY else partial(read_here, extractor)
     with file_keys(scan, options) as files, open_store(extractor, options) as store:
-        filled = prefill(paths, files, store, partial(read_here, extractor), bar)
+        filled = prefill(paths, files, store, read, bar)
         for note in store.notes:
             log.warning(note)
     if scan.listing:
@@ -280,7 +282,11 @@ def make_extractor(path, known, options, log):
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"{path} is run though it holds {unsafe}")
     precision = resolve_precision(options.precision, network.graph_def)
-    return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
+    settings = Settings(precision, options.batch_size, options.max_image_pixels)
+    if options.engine != RAY:
+        return Extractor(network, settings)
+    cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
+    return RayExtractor(network, settings, cluster, log)
 
 
 def open_store(extractor, options):

@@ -55,7 +55,7 @@ def beside(function, *arguments):
 @dataclass(frozen=True)
 class Settings:
     """How vectors are computed: `float32` or `bfloat16`, images per call of the network (None
-    leaves the choice to us), the largest image, in pixels, and how many cores to use (None: all)."""
+    leaves the choice to us), the largest image, in pixels, and the cores to use (None: all)."""
 
     precision: str = "float32"
     batch_size: int | None = None
@@ -95,6 +95,10 @@ class Extractor:
             return reader.read(job.example.path, job.example.key, job.distortions)
 
         yield from stream(jobs, load, runner, batch_size)
+
+    def compute(self, jobs):
+        """As `run`, for vectors that are to be stored: an engine may yield them in any order."""
+        yield from self.run(jobs)
 
 
 def choose_batch_size(parallel):
@@ -218,7 +222,7 @@ def fill_store(store, jobs, extractor, progress, broken=()):
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
     if not wanted:
         return bad
-    for job, vectors in progress(extractor.run(wanted), total=len(wanted)):
+    for job, vectors in progress(extractor.compute(wanted), total=len(wanted)):
         if isinstance(vectors, ImageError):
             bad[job.example.key] = str(vectors)
             continue

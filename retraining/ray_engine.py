@@ -18,6 +18,7 @@ from pathlib import Path
 from retraining import RetrainingError
 from retraining.extract import BATCH_SIZE, Extractor
 from retraining.images import ImageError
+from retraining.places import is_url
 from retraining.prefill import Reading
 from retraining.quiet_tensorflow import file_descriptor_2_muted
 from retraining.ray_worker import ENDED, READ, RUN, Attempts, UnreadableHereError, Work, Worker
@@ -51,14 +52,15 @@ class ClusterOptions:
 
 
 class RayExtractor(Extractor):
-    """An Extractor whose `run` and `read` compute on a Ray cluster; `start` still starts here."""
+    """An Extractor whose `compute` and `read` use a Ray cluster; `start` and `run` still this
+    machine, for the final test."""
 
     def __init__(self, network, settings, cluster, log):
         """`cluster`: ClusterOptions; `log` is told what is odd but no error."""
         super().__init__(network, settings)
         self._cluster, self._log = cluster, log
 
-    def run(self, jobs):
+    def compute(self, jobs):
         """Yields (job, float32 [keys, width] or ImageError) for each Job, as they are ready.
 
         Raises:
@@ -69,7 +71,7 @@ class RayExtractor(Extractor):
         yield from self._answers(RUN, jobs, images)
 
     def read(self, paths):
-        """Yields a prefill.Reading for each path, as they are ready; raises as `run`."""
+        """Yields a prefill.Reading for each path, as they are ready; raises as `compute`."""
         for path, (key, vector) in self._answers(READ, list(paths), 1):
             yield Reading(path, key, vector)
 
@@ -140,7 +142,7 @@ def _ask(actor, call):
 def _absolute(item):
     """A path or Job as a worker has to name it, which runs in another folder."""
     if isinstance(item, str):
-        return item if "://" in item else os.path.abspath(item)
+        return item if is_url(item) else os.path.abspath(item)
     return replace(item, example=replace(item.example, path=_absolute(item.example.path)))
 
 

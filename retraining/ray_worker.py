@@ -1,8 +1,9 @@
 """What runs in an actor of a Ray cluster: one network, which answers batches of photos.
 
-Ray starts an actor that died again and repeats what it had begun, for ever. What ends its worker
-each time would go round without end; so attempts are counted, in an actor of their own, by workers
-that were started again: such a batch is taken apart, and a photo given up that even alone ends them.
+Ray starts an actor that died again and repeats what it had begun, for ever. A photo that ends its
+worker every time would go round without end. So workers that were started again count, in an actor
+of its own, what they begin: a batch begun twice is taken apart, and a photo that even alone ends
+its worker is given up.
 """
 
 import importlib.metadata
@@ -12,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from retraining import RetrainingError
+from retraining.dataset import hash_file
 from retraining.extract import Extractor, Settings
 from retraining.graph import BaseNetwork, native_precision
 from retraining.images import ImageError
@@ -142,7 +144,7 @@ class Worker:
         if self._begin(name) <= MOST_ALONE:
             return self._compute(kind, [item])[0]
         error = ImageError(ENDED)
-        return error if kind == RUN else (None, error)
+        return error if kind == RUN else (_key_of(item), error)
 
 
 def check_machine(work):
@@ -163,6 +165,14 @@ def check_machine(work):
             f"{host()} of the Ray cluster has no arithmetic in bfloat16 as this machine has; use "
             f"--precision float32"
         )
+
+
+def _key_of(path):
+    """The SHA-1 of a file's bytes, hex, or None if they cannot be had."""
+    try:
+        return hash_file(path)
+    except OSError:
+        return None
 
 
 def _with_host(vectors):
