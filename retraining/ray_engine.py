@@ -55,6 +55,8 @@ class RayExtractor(Extractor):
     """An Extractor whose `compute` and `read` use a Ray cluster; `start` and `run` still this
     machine, for the final test."""
 
+    worker = Worker  # the class of the actors
+
     def __init__(self, network, settings, cluster, log):
         """`cluster`: ClusterOptions; `log` is told what is odd but no error."""
         super().__init__(network, settings)
@@ -80,7 +82,7 @@ class RayExtractor(Extractor):
         if not items:
             return
         with connected(self._cluster, self.network.graph_def.ByteSize()) as ray:
-            actors = self._start_actors(ray)
+            actors, shared = self._start_actors(ray)
             size = self._images_per_call(len(items) * images // len(actors)) // images
             batches = _split(items, max(1, size))
             pool = ray.util.ActorPool(actors * CALLS_PER_ACTOR)
@@ -88,6 +90,7 @@ class RayExtractor(Extractor):
             for number, batch in enumerate(batches):
                 pool.submit(_ask, (kind, number, [_absolute(item) for item in batch]))
             yield from _in_order_of_arrival(pool, batches)
+            del shared  # Ray forgets what nobody here holds, even if an actor will need it again
 
     def _images_per_call(self, images):
         """How many images to send at once to an actor that will compute so many in all.
@@ -99,13 +102,14 @@ class RayExtractor(Extractor):
         return unit * max(1, min(fair, BATCHES_PER_CALL * self._cluster.cpus))
 
     def _start_actors(self, ray):
+        """(the actors, a list of what they share)"""
         chosen, count = self._cluster, self._count_actors(ray.nodes())
         restarting = {"max_restarts": -1, "max_task_retries": -1}  # Worker says what is enough
         attempts = ray.remote(num_cpus=0, **restarting)(Attempts).remote()
         cores = None if chosen.gpus else chosen.cpus
         work = ray.put(Work.of(self.network, replace(self.settings, cores=cores), count))
-        worker = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, **restarting)(Worker)
-        return [worker.remote([work], attempts) for _ in range(count)]
+        worker = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, **restarting)(self.worker)
+        return [worker.remote([work], attempts) for _ in range(count)], [work, attempts]
 
     def _count_actors(self, nodes):
         """How many actors to start: as asked for, or as many as there is room for."""
@@ -211,13 +215,13 @@ def connected(cluster, network_bytes):
     """
     ray = _import_ray()
     address = _find(cluster.address)
-    try:
-        with contextlib.redirect_stdout(_WithoutRay(sys.stdout)), _explained(ray, address):
+    with contextlib.redirect_stdout(_WithoutRay(sys.stdout)), _explained(ray, address):
+        try:
             with _signals_as_they_are(), file_descriptor_2_muted():
                 _connect(ray, address, cluster, network_bytes)
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 class _WithoutRay:
@@ -309,7 +313,9 @@ def _explained(ray, address):
     try:
         yield
     except known.RayTaskError as error:
-        raise RayEngineError(_reason(error.cause)) from error
+        told = isinstance(error.cause, RetrainingError)
+        message = str(error.cause) if told else f"a Ray worker failed: {_reason(error.cause)}"
+        raise RayEngineError(message) from error
     except (known.RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise RayEngineError(
             f"the Ray cluster at {address} failed: {_reason(error)}; vectors computed so far are "
@@ -318,8 +324,6 @@ def _explained(ray, address):
 
 
 def _reason(error):
-    """The line of an error's text that tells most: ours as it is, else the last."""
-    if isinstance(error, RetrainingError):
-        return str(error)
+    """An error's kind and the last line of its text, which tells most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

@@ -83,7 +83,7 @@ class Attempts:
 
     def forget(self, name):
         """It has ended well."""
-        del self._begun[name]
+        self._begun.pop(name, None)
 
 
 class Worker:
@@ -117,6 +117,12 @@ class Worker:
 
         return ray.get(self._attempts.begin.remote(name)) if self._restarted else 1
 
+    def _end(self, name):
+        import ray
+
+        if self._restarted:  # waited for, since what comes next may end this process
+            ray.get(self._attempts.forget.remote(name))
+
     def _start(self):
         if self._extractor:
             return
@@ -131,8 +137,7 @@ class Worker:
         check_machine(work)
         self._extractor = Extractor(work.unpacked_network(), work.settings)
         self._extractor.start().result()
-        if self._restarted:
-            self._attempts.forget.remote("start")
+        self._end("start")
 
     def _compute(self, kind, items):
         if kind == RUN:
@@ -142,7 +147,9 @@ class Worker:
 
     def _compute_alone(self, kind, name, item):
         if self._begin(name) <= MOST_ALONE:
-            return self._compute(kind, [item])[0]
+            (answer,) = self._compute(kind, [item])
+            self._end(name)
+            return answer
         error = ImageError(ENDED)
         return error if kind == RUN else (_key_of(item), error)
 
