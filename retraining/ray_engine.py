@@ -253,12 +253,12 @@ def _import_ray():
 
 
 def _find(address):
-    """The address of a cluster that answers, or `local`.
+    """Where the cluster is, or `local`, after a try whether anybody answers there.
 
     Ray itself would try for minutes, and then end the program.
 
     Raises:
-        RayEngineError: there is none.
+        RayEngineError: nobody does.
     """
     if address == "auto":
         from ray._private.utils import read_ray_address  # what `ray start` leaves behind
@@ -269,30 +269,39 @@ def _find(address):
             "no Ray cluster runs on this machine; start one (`ray start --head`), name one with "
             "--ray_address, or use --ray_address local"
         )
-    if address == "local":
-        return address
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), REACH_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise RayEngineError(
-            f"no Ray cluster answers at {address} ({error}); check --ray_address, and that it runs"
-        ) from error
+    if address != "local":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise RayEngineError(
+                f"no Ray cluster answers at {address} ({error}); check --ray_address, and that it "
+                f"runs"
+            ) from error
     return address
 
 
 def _connect(ray, address, cluster, network_bytes):
-    settings = {"address": address, "log_to_driver": False, "logging_level": "CRITICAL"}
+    """Calls ray.init. To `auto` it is left to find the cluster, whose token it then uses, too."""
+    settings = {"address": cluster.address, "log_to_driver": False, "logging_level": "CRITICAL"}
     package = Path(__file__).resolve().parent
     settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
     if address == "local":
+        settings["address"] = address
         cores = os.cpu_count() or 1
         settings |= {
             "num_cpus": max(cores, (cluster.actors or 1) * cluster.cpus),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE + 4 * network_bytes,
         }
-    ray.init(**settings)
+    try:
+        ray.init(**settings)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RayEngineError(
+            f"no connection to the Ray cluster at {address}: {_reason(error)}; it must have the "
+            f"same versions of Ray and Python, and if it asks for a token, see RAY_AUTH_MODE in "
+            f"Ray's documentation"
+        ) from error
 
 
 @contextlib.contextmanager
