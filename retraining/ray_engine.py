@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,10 +87,9 @@ class RayExtractor(Extractor):
             size = self._images_per_call(len(items) * images // len(actors)) // images
             batches = _split(items, max(1, size))
             pool = ray.util.ActorPool(actors * CALLS_PER_ACTOR)
-            del actors  # so that one ends when the pool lets it go
             for number, batch in enumerate(batches):
                 pool.submit(_ask, (kind, number, [_absolute(item) for item in batch]))
-            yield from _in_order_of_arrival(pool, batches)
+            yield from _in_order_of_arrival(ray, pool, batches)
             del shared  # Ray forgets what nobody here holds, even if an actor will need it again
 
     def _images_per_call(self, images):
@@ -150,13 +150,15 @@ def _absolute(item):
     return replace(item, example=replace(item.example, path=_absolute(item.example.path)))
 
 
-def _in_order_of_arrival(pool, batches):
+def _in_order_of_arrival(ray, pool, batches):
     """Yields (item, answer) of the batches that were submitted to a ray.util.ActorPool."""
-    health = _Health()
+    health, idle = _Health(), Counter()
     while pool.has_next():
         number, answers = pool.get_next_unordered()
-        while pool.pop_idle():  # it ends, and leaves its place to one whose node has died
-            pass
+        while actor := pool.pop_idle():
+            idle[actor] += 1
+            if idle[actor] == CALLS_PER_ACTOR:  # its place is needed if another's node has died
+                ray.kill(actor)
         for item, answer in zip(batches[number], answers, strict=True):
             health.check(item, answer)
             yield item, answer
@@ -221,7 +223,8 @@ def connected(cluster, network_bytes):
                 _connect(ray, address, cluster, network_bytes)
             yield ray
         finally:
-            ray.shutdown()
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                ray.shutdown()
 
 
 class _WithoutRay:
