@@ -33,6 +33,7 @@ from retraining.extract import FLUSH
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
+from retraining.places import is_url
 from retraining.sorting import WAYS, Sorter
 from retraining.trust import STRANGEST_SHARE
 
@@ -166,6 +167,8 @@ def check_labelling(options, parser):
         parser.error("give an image, a folder, or - for a list of paths on standard input")
     if options.sort_into == "":
         parser.error("--sort_into must name a folder")
+    if options.sort_into and any(map(is_url, options.images)):
+        parser.error("--sort_into takes images of this machine, no URLs")
     table = options.columns or options.header is not None
     one = options.single and len(options.images) == 1
     options.format = options.format or ("text" if one and not table else "tsv")
@@ -180,7 +183,9 @@ def check_labelling(options, parser):
 def build_parser():
     """All flags, in groups; those of the classic label_image.py keep their names."""
     parser = Parser(prog="label_image.py", description=__doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, or - for stdin")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="file, folder, URL of a file, or - for stdin"
+    )
     add = parser.add_argument_group("images").add_argument
     add("--image", help="one more image, as in the classic")
     add(

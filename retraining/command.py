@@ -96,6 +96,8 @@ def reports_errors(main, interrupted="interrupted"):
         try:
             with _prepared_streams(), _terminable(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what libraries say to programmers
+                if not logging.getLogger().handlers:  # or log, unless they were given a handler
+                    logging.getLogger().addHandler(logging.NullHandler())
                 code = main(argv)
                 sys.stdout.flush()
                 return code

@@ -71,3 +71,18 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the folder of real photos and graphs is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """A real S3 server with a bucket `photos`, which s3:// URLs lead to; skipped without moto."""
+    for package in ("moto.server", "boto3", "s3fs"):
+        pytest.importorskip(package)
+    from tests.object_store import ObjectStore
+
+    store = ObjectStore()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
+    store.stop()

@@ -98,3 +98,18 @@ def test_a_mistyped_flag_is_named_with_the_one_it_is_like(flags, said, capsys):
 
     assert retrain.main(flags) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_libraries_log_is_not_shown():
+    program = """
+import logging
+from retraining.command import reports_errors
+
+def main(argv):
+    logging.getLogger("some.library").warning("a traceback")
+    return 0
+
+raise SystemExit(reports_errors(main)())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,410 @@
+"""Places: URLs, listings, one reading per photo. Against a real S3 server where moto is there."""
+
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retraining import places
+from retraining.cache import BottleneckStore, FileKeys
+from retraining.dataset import (
+    DatasetError,
+    ScanOptions,
+    hash_file,
+    list_photos,
+    load_dataset,
+    without,
+)
+from retraining.images import ImageError, read_file
+from retraining.listing import Listing, list_url
+from retraining.places import Facts, PlaceError
+from retraining.prefill import NoImageError, Reading, prefill
+from tests import tiny
+
+SETTLED = Facts(5, 1, True)
+
+
+def listing(*names, **facts):
+    """A Listing of s3://b/p, of files of 5 bytes."""
+    found = {f"s3://b/p/{name}": facts.get(name, SETTLED) for name in names}
+    return Listing("s3://b/p", found)
+
+
+def plain(items, total):
+    return items
+
+
+# -- paths and URLs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["s3://b/x", "gs://b", "memory://", "HTTPS://host/a"])
+def test_urls(path):
+    assert places.is_url(path)
+
+
+@pytest.mark.parametrize("path", ["/a/b", "a", "C://x", "C:\\x", "a:b", "s3:/b", "", Path("x")])
+def test_other_paths_are_no_urls(path):
+    assert not places.is_url(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of POSIX")
+def test_a_file_url_is_a_path_of_this_machine():
+    assert places.local("file:///a%20b/ü?#c") == "/a b/ü?#c"
+    assert places.local("file://localhost/a") == "/a"
+    assert places.local("s3://b/a%20b") == "s3://b/a%20b"
+    assert places.local("a/b") == "a/b"
+
+
+def test_join():
+    assert places.join("s3://b/p", "x") == "s3://b/p/x"
+    assert places.join("memory://", "x") == "memory://x"
+    assert places.join("a", "x") == os.path.join("a", "x")
+
+
+# -- listings ---------------------------------------------------------------------------------
+
+
+def test_a_listing_is_read_by_the_rules_for_folders():
+    found = listing("a/1.jpg", "a/2.jpg", "a/in/3.jpg", "a/in/", "b/", "b/4.jpg", "LICENSE")
+    photos, bad, warnings = list_photos("s3://b/p", ScanOptions(listing=found))
+    assert photos == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
+    assert bad == []
+    assert warnings == [
+        "1 folders in s3://b/p/a are not looked into (in); --recursive takes their photos, too"
+    ]
+    photos, _, warnings = list_photos("s3://b/p", ScanOptions(recursive=True, listing=found))
+    assert photos["a"][2:] == ["s3://b/p/a/in/3.jpg"]
+    assert warnings == []
+
+
+def test_a_listing_of_one_class_or_none_is_refused():
+    scan = ScanOptions(listing=listing("a/1.jpg"))
+    with pytest.raises(DatasetError, match=r"s3://b/p must hold .* has only one \(a\)"):
+        list_photos("s3://b/p", scan)
+    scan = ScanOptions(listing=listing())
+    with pytest.raises(DatasetError, match=r"s3://b/p must hold .* has none"):
+        list_photos("s3://b/p", scan)
+
+
+def test_a_class_folder_without_photos_is_refused():
+    scan = ScanOptions(listing=listing("a/1.jpg", "b/"))
+    with pytest.raises(DatasetError, match="the class folder s3://b/p/b holds no images"):
+        load_dataset("s3://b/p", None, lambda path: "0" * 40, scan)
+
+
+def test_an_object_too_large_is_left_out_unread():
+    facts = {"a/large.tif": Facts(10 * 8 + (1 << 20) + 1, 1, True)}
+    found = listing("a/large.tif", "a/1.jpg", "b/2.jpg", **facts)
+    photos, bad, _ = list_photos("s3://b/p", ScanOptions(max_pixels=10, listing=found))
+    assert photos["a"] == ["s3://b/p/a/1.jpg"]
+    assert [(i.path, i.claimed) for i in bad] == [("s3://b/p/a/large.tif", True)]
+    assert "more than any image that --max_image_pixels allows" in bad[0].reason
+
+
+def test_urls_are_excluded_as_printed_or_from_the_place():
+    photos = {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg", "s3://b/p/a/3.jpg"]}
+    left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], "s3://b/p")
+    assert left == {"a": ["s3://b/p/a/2.jpg"]}
+    assert count == 2
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+def test_keys_of_urls_are_remembered_by_size_and_stamp(tmp_path):
+    facts, hashed = {"s3://b/x": SETTLED}, []
+
+    def hash_url(path):
+        hashed.append(path)
+        return f"{len(hashed)}"
+
+    for now, key in [
+        (SETTLED, "1"),
+        (SETTLED, "1"),
+        (Facts(5, 2, True), "2"),  # another version of the same size
+        (Facts(6, 2, False), "3"),
+        (Facts(6, 2, False), "4"),  # whose changes may not show
+    ]:
+        facts["s3://b/x"] = now
+        with FileKeys(tmp_path, hash_url, facts.__getitem__) as files:
+            assert files.key_of("s3://b/x") == key
+
+
+# -- one reading per photo --------------------------------------------------------------------
+
+
+class Reader:
+    """Answers with Readings, and remembers of what."""
+
+    def __init__(self, **answers):
+        self.answers, self.asked = answers, []
+
+    def __call__(self, paths):
+        self.asked.append(paths)
+        for path in reversed(paths):  # any order will do
+            yield Reading(path, *self.answers[path.rpartition("/")[2]])
+
+
+@pytest.fixture
+def store(tmp_path):
+    with BottleneckStore(tmp_path, "network", "f" * 40, 3) as store:
+        yield store
+
+
+def test_prefill_reads_what_is_unknown_once(tmp_path, store):
+    names = ["one", "two", "broken", "text", "gone"]
+    facts = {f"s3://b/{name}": SETTLED for name in names}
+    vector = np.array([1, 2, 3], np.float32)
+    read = Reader(
+        one=("1" * 40, vector),
+        two=("1" * 40, vector),
+        broken=("3" * 40, ImageError("is a broken image")),
+        text=("4" * 40, NoImageError("is not an image")),
+        gone=(None, ImageError("cannot be read: No such file")),
+    )
+    for wanted in (list(facts), ["s3://b/broken", "s3://b/text", "s3://b/gone"]):
+        with FileKeys(tmp_path, hash_file, facts.__getitem__) as files:
+            filled = prefill(list(facts), files, store, read, plain)
+        assert read.asked.pop() == wanted
+        assert filled.broken == {"3" * 40: "is a broken image"}
+        assert filled.no_images == {"s3://b/text": "is not an image"}
+        assert filled.keys == {
+            path: read.answers[path.rpartition("/")[2]][0] for path in wanted if "gone" not in path
+        }
+    assert store.read(["1" * 40]).tolist() == [[1, 2, 3]]
+
+
+def test_prefill_keeps_vectors_that_are_there(tmp_path, store):
+    store.put("1" * 40, np.zeros(3, np.float32), imported=True)
+    read = Reader(one=("1" * 40, np.ones(3, np.float32)))
+    with FileKeys(tmp_path, hash_file, {"s3://b/one": SETTLED}.__getitem__) as files:
+        prefill(["s3://b/one"], files, store, read, plain)
+    assert store.read(["1" * 40]).tolist() == [[0, 0, 0]]
+
+
+def test_prefill_does_not_trip_over_files_that_have_vanished(tmp_path, store):
+    read = Reader()
+    with FileKeys(tmp_path / "keys", hash_file) as files:
+        prefill([str(tmp_path / "gone.jpg")], files, store, read, plain)
+    assert read.asked == []
+
+
+# -- against a server -------------------------------------------------------------------------
+
+
+def test_the_listing_tells_sizes_and_etags(object_store):
+    for name in ("a/1.jpg", "a/odd #?%20 ü.jpg", ".hidden/2.jpg", "a/Thumbs.db", "c/"):
+        object_store.put(f"listed/{name}", b"hello")
+    object_store.asked.clear()
+    found = list_url("s3://photos/listed/")
+    assert list(found.facts) == [
+        "s3://photos/listed/a/1.jpg",
+        "s3://photos/listed/a/odd #?%20 ü.jpg",
+        "s3://photos/listed/c/",
+    ]
+    assert found.folders() == ["a", "c"]
+    before = found.facts["s3://photos/listed/a/1.jpg"]
+    assert (before.size, before.settled) == (5, True)
+    assert sum(object_store.asked.values()) == 1  # no request for any object
+    object_store.put("listed/a/1.jpg", b"world")
+    after = list_url("s3://photos/listed").facts["s3://photos/listed/a/1.jpg"]
+    assert after.size == before.size
+    assert after.stamp != before.stamp
+    assert read_file("s3://photos/listed/a/odd #?%20 ü.jpg") == b"hello"
+
+
+def test_reading_is_one_request(object_store):
+    object_store.put("read/1", b"hello")
+    assert places.read("s3://photos/read/1") == b"hello"
+    object_store.asked.clear()
+    assert hash_file("s3://photos/read/1") == hashlib.sha1(b"hello").hexdigest()
+    assert object_store.asked == {("GET", "/photos/read/1"): 1}
+
+
+def test_a_file_too_large_is_not_fetched(object_store):
+    object_store.put("large/1", bytes((1 << 20) + 81))
+    object_store.asked.clear()
+    with pytest.raises(ImageError, match="has 1048657 bytes, more than any image"):
+        read_file("s3://photos/large/1", 10)
+    assert object_store.fetched("large") == {}
+
+
+def test_an_object_that_is_gone(object_store):
+    with pytest.raises(ImageError, match=r"^cannot be read: No such file or directory$"):
+        read_file("s3://photos/no/photo.jpg", None)
+
+
+def one_line(error):
+    return str(error.value).splitlines() == [str(error.value)]
+
+
+def test_a_missing_bucket(object_store):
+    with pytest.raises(PlaceError, match=r"cannot list s3://nosuch/p: .*exist.*check") as error:
+        list_url("s3://nosuch/p")
+    assert one_line(error)
+
+
+def test_wrong_credentials(object_store):
+    with pytest.raises(PlaceError, match=r"cannot list s3://closed/p: .*Key.*check") as error:
+        list_url("s3://closed/p")
+    assert one_line(error)
+    with pytest.raises(ImageError, match=r"cannot be read: .*Access Key Id"):
+        read_file("s3://closed/p/1.jpg", None)
+
+
+def test_no_server(object_store, monkeypatch):
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(PlaceError, match=r"cannot read s3://photos/p: .*127.0.0.1:9.*check"):
+        list_url("s3://photos/p")
+    with pytest.raises(PlaceError, match=r"cannot read s3://photos/p/1.jpg: "):
+        read_file("s3://photos/p/1.jpg", None)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("url", ["nosuch://b/p", "zip://p::s3://photos/a.zip"])
+def test_urls_that_are_not_understood(url):
+    pytest.importorskip("fsspec")
+    with pytest.raises(PlaceError, match=f"{url}"):
+        list_url(url)
+
+
+@pytest.mark.parametrize("name", ["fsspec", "fsspec.core", "gcsfs"])
+def test_a_package_that_is_not_there(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(PlaceError, match=r"pip install -r requirements-remote.txt$"):
+        list_url("gs://photos/p")
+
+
+# -- whole runs -------------------------------------------------------------------------------
+
+
+def outcome(folder, capsys):
+    """(what was printed, less the paths; labels and splits by file name; vectors by key)."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(folder / "vectors.parquet").to_pylist()
+    lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    splits = {tuple(r["path"].split("/")[-2:]): (r["label"], r["split"], r["key"]) for r in rows}
+    return lines["test_accuracy"], splits, {row["key"]: row["vector"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def odd_photos(tmp_path_factory):
+    """Photos of three classes, among them a copy, a note, a picture that breaks off."""
+    folder = Path(tiny.write_photos(tmp_path_factory.mktemp("odd"), {"red": 9, "blue": 9}))
+    tiny.write_photos(folder / "red", {"green": 2}, seed=2)  # not looked into
+    first = (folder / "red" / "photo_00.jpg").read_bytes()
+    (folder / "red" / "copy.jpg").write_bytes(first)
+    (folder / "red" / "notes.txt").write_text("no photo")
+    (folder / "blue" / "broken.jpg").write_bytes(first[:300])
+    (folder / "blue" / "photo.png").write_bytes(png_bytes())
+    (folder / "blue" / ".hidden.jpg").write_bytes(first)
+    return folder
+
+
+def png_bytes():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "navy").save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_bucket_gives_what_the_folder_gives(
+    tmp_path, odd_photos, object_store, run_retrain, capsys
+):
+    url = object_store.upload(odd_photos, "odd")
+    object_store.asked.clear()
+    results = {}
+    for name, place in (("near", odd_photos), ("far", url)):
+        flags = ("--export_vectors", tmp_path / name / "vectors.parquet", "--no_report")
+        assert run_retrain(tmp_path / name, place, *flags, "--projector_photos", 0) == 0
+        results[name] = outcome(tmp_path / name, capsys)
+    assert results["far"] == results["near"]
+    tested = {key for key, (_, split, _) in results["far"][1].items() if split == "testing"}
+    fetched = object_store.fetched("odd")
+    # Beside its one reading, a photo is read for the final test, and one of them for the graph's
+    # own decoder; and for small pictures, of which there are none here.
+    again = [path for path, count in fetched.items() if count > 1]
+    assert {tuple(path.split("/")[-2:]) for path in again} == tested
+    assert sum(fetched.values()) == len(fetched) + len(tested) + 1
+    listed = {f"/photos/odd/{p.relative_to(odd_photos).as_posix()}" for p in odd_photos.rglob("*")}
+    unread = {path for path in listed if "/green" in path or "/." in path}
+    assert set(fetched) == listed - unread - {"/photos/odd/red", "/photos/odd/blue"}
+    reasons = (tmp_path / "far" / "models" / "bad_images.tsv").read_text().replace(url, "")
+    expected = (tmp_path / "near" / "models" / "bad_images.tsv").read_text()
+    assert reasons == expected.replace(str(odd_photos), "")
+
+
+def test_the_second_run_reads_no_photo_that_is_as_it_was(
+    tmp_path, photos, object_store, run_retrain
+):
+    url = object_store.upload(photos, "again")
+    flags = ("--no_report", "--projector_photos", 0, "--testing_percentage", 0)
+    object_store.asked.clear()
+    assert run_retrain(tmp_path, url, *flags) == 0
+    assert sorted(object_store.fetched("again").values()) == [1] * 90
+    object_store.asked.clear()
+    object_store.put("again/red/photo_03.jpg", png_bytes())
+    assert run_retrain(tmp_path, url, *flags) == 0
+    assert object_store.fetched("again") == {"/photos/again/red/photo_03.jpg": 1}
+
+
+def test_an_object_that_vanishes_in_mid_run_is_left_out(
+    tmp_path, photos, object_store, run_retrain, capfd
+):
+    url = object_store.upload(photos, "vanishing")
+    object_store.gone.add("/photos/vanishing/red/photo_05.jpg")
+    assert run_retrain(tmp_path, url, "--no_report") == 0
+    lost = f"left out: {url}/red/photo_05.jpg cannot be read: No such file or directory"
+    assert lost in capfd.readouterr().err
+
+
+def test_labelling_takes_urls(object_store, finished, capsys):
+    import label_image
+
+    object_store.put("one/photo.jpg", Path(finished.photos, "red", "photo_00.jpg").read_bytes())
+    assert label_image.main(["--graph", finished.graph, "s3://photos/one/photo.jpg"]) == 0
+    assert capsys.readouterr().out.startswith("red (score=0.9")
+    assert label_image.main(["--graph", finished.graph, "s3://photos/one/none.jpg"]) == 1
+    assert "s3://photos/one/none.jpg cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_file_url_needs_nothing(tmp_path, photos, run_retrain, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    assert run_retrain(tmp_path, Path(photos).as_uri(), "--no_report") == 0
+    assert "test_accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--output_graph", "--output_labels", "--report", "--metrics", "--label_audit"),
+        *("--export_vectors", "--summaries_dir", "--bottleneck_dir", "--model_file"),
+    ],
+)
+def test_a_url_as_an_output_is_refused(flag, tmp_path, run_retrain, capsys):
+    assert run_retrain(tmp_path, "s3://b/p", flag, "s3://b/out") == 2
+    error = capsys.readouterr().err
+    assert f"{flag} s3://b/out is a URL; only --image_dir may be one" in error
+    assert error.count("\n") == 1
+
+
+def test_classic_vectors_do_not_go_with_a_url(tmp_path, run_retrain, capsys):
+    assert run_retrain(tmp_path, "s3://b/p", "--import_classic_bottlenecks", tmp_path) == 2
+    assert "needs the photos in a folder of this machine" in capsys.readouterr().err
+
+
+def test_sorting_takes_no_urls(tmp_path, finished, capsys):
+    import label_image
+
+    flags = ["--graph", finished.graph, "--sort_into", str(tmp_path)]
+    assert label_image.main([*flags, "s3://photos/one/photo.jpg"]) == 2
+    assert "--sort_into takes images of this machine, no URLs" in capsys.readouterr().err
