@@ -65,6 +65,7 @@ from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_sto
 from retraining.files import check_writable, write_files
 from retraining.fine_tune import LIGHT, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import (
+    RAY,
     bad_images_path,
     comparison_path,
     network_choice,
@@ -84,6 +85,7 @@ from retraining.parquet import write_vectors
 from retraining.places import facts_of as facts_of_file
 from retraining.places import is_url
 from retraining.prefill import prefill, read_here
+from retraining.ray_engine import ClusterOptions, RayExtractor
 from retraining.record import (
     Outcome,
     Setting,
@@ -182,8 +184,8 @@ def provide_example_images(options, log):
 
 
 def reads_once(options):
-    """Whether photos are read once, for keys and vectors, as they are from an object store."""
-    return is_url(options.image_dir)
+    """Whether photos are read once, for keys and vectors, and not here or from far away."""
+    return is_url(options.image_dir) or options.engine == RAY
 
 
 def look_at_photos(options):
@@ -214,8 +216,9 @@ def read_photos_once(scan, extractor, options, log):
     paths = [path for of_class in photos.values() for path in of_class]
     bar = progress_bar("fetching photos", "img", is_quiet(options))
     first, *_ = extractor.parts  # a second network's vectors take a reading of their own
+    read = first.read if options.engine == RAY else partial(read_here, first)
     with file_keys(scan, options) as files, open_store(first, options) as store:
-        filled = prefill(paths, files, store, partial(read_here, first), bar)
+        filled = prefill(paths, files, store, read, bar)
         for note in store.notes:
             log.warning(note)
     if scan.listing:
@@ -352,7 +355,11 @@ def make_part(known, path, options, log):
     precision = resolve_precision(options.precision, network.graph_def)
     if options.mirror_average:
         network = mirror_average(network)
-    return Extractor(network, Settings(precision, options.batch_size, options.max_image_pixels))
+    settings = Settings(precision, options.batch_size, options.max_image_pixels)
+    if options.engine != RAY:
+        return Extractor(network, settings)
+    cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
+    return RayExtractor(network, settings, cluster, log)
 
 
 def compute_bottlenecks(dataset, extractor, options, log):
@@ -480,10 +487,9 @@ def export_vectors(bottlenecks, extractor, options, log):
         "fingerprint": "+".join(prints),
         "precision": extractor.settings.precision,
     }
-    scale = 1 if bottlenecks.factors is None else 1 / bottlenecks.factors  # as the networks give it
-    parts = [
-        (bottlenecks.examples[part], bottlenecks.labelled[part].vectors * scale) for part in SPLITS
-    ]
+    parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
+    if bottlenecks.factors is not None:  # as the networks give them
+        parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
     write_vectors(options.export_vectors, parts, extractor.network.width, facts)
     log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {options.export_vectors}")
 

@@ -58,11 +58,12 @@ def beside(function, *arguments):
 @dataclass(frozen=True)
 class Settings:
     """How vectors are computed: `float32` or `bfloat16`, images per call of the network (None
-    leaves the choice to us), and the largest image, in pixels."""
+    leaves the choice to us), the largest image, in pixels, and the cores to use (None: all)."""
 
     precision: str = "float32"
     batch_size: int | None = None
     max_pixels: int = MAX_PIXELS
+    cores: int | None = None
 
 
 class Extractor:
@@ -86,7 +87,7 @@ class Extractor:
     def _start(self):
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
-        runner = Runner(network.graph_def, *ends, chosen.precision)
+        runner = Runner(network.graph_def, *ends, chosen.precision, cores=chosen.cores)
         batch_size = chosen.batch_size or choose_batch_size(
             runner.parallel, images_per_photo(network)
         )
@@ -104,6 +105,10 @@ class Extractor:
             return reader.read(job.example.path, job.example.key, job.distortions)
 
         yield from stream(jobs, load, runner, batch_size)
+
+    def compute(self, jobs):
+        """As `run`, for vectors that are to be stored: an engine may yield them in any order."""
+        yield from self.run(jobs)
 
 
 class PairExtractor:
@@ -265,7 +270,7 @@ def fill_store(store, jobs, extractor, progress, broken=()):
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
     if not wanted:
         return bad
-    for job, vectors in progress(extractor.run(wanted), total=len(wanted)):
+    for job, vectors in progress(extractor.compute(wanted), total=len(wanted)):
         if isinstance(vectors, ImageError):
             bad[job.example.key] = str(vectors)
             continue

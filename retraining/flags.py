@@ -1,6 +1,7 @@
 """The flags of retrain.py: names, help and checks. Names and defaults are the classic's, if any."""
 
 import argparse
+import importlib.util
 import math
 import os
 import re
@@ -38,6 +39,7 @@ BESIDE_THE_GRAPH = {
 }
 PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
+LOCAL, RAY = ENGINES = ("local", "ray")
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 
 
@@ -64,6 +66,7 @@ def parse_flags(argv, description):
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
     _check_urls(parser, options)
+    _check_engine(parser, options)
     _check_output_flags(parser, options)
     _check_places(parser, options)
     if not re.fullmatch(
@@ -175,6 +178,17 @@ def _check_urls(parser, options):
         parser.error(f"--export_vectors {reason}")
 
 
+def _check_engine(parser, options):
+    """Ends the program if Ray is asked for and missing, or its flags are given without it."""
+    if options.engine == RAY:
+        if importlib.util.find_spec("ray") is None:
+            parser.error("--engine ray needs Ray: pip install -r requirements-ray.txt")
+        return
+    for flag in ("ray_address", "ray_actors", "ray_resources"):
+        if getattr(options, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} needs --engine ray")
+
+
 def _check_output_flags(parser, options):
     """Ends the program if an output has no name, or would replace another or --exclude's file."""
     first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
@@ -256,7 +270,7 @@ def _is_below(path, folder):
 def build_parser(description=None):
     """All flags, in groups; names and defaults are the classic's where it had them."""
     parser = Parser(prog="retrain.py", description=description)
-    for add in (_add_data, _add_network, _add_training, _add_head, _add_fine_tuning):
+    for add in (_add_data, _add_network, _add_cluster, _add_training, _add_head, _add_fine_tuning):
         add(parser)
     for add in (_add_distortions, _add_outputs, _add_formats, _add_words):
         add(parser)
@@ -386,6 +400,55 @@ def _add_network(parser):
         type=number(int, 1, 256),
         help="images that go through the base network together, on each core; default: 8 (32 on "
         "a GPU), less where memory is short",
+    )
+
+
+def _address(text):
+    """A flag type: where Ray runs."""
+    if text in ("auto", "local") or re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"must be auto, local or ray://HOST:PORT, not {text}")
+
+
+def _resources(text):
+    """A flag type: (CPUs, GPUs) of "CPUS" or "CPUS,GPUS"."""
+    cpus, _, gpus = text.partition(",")
+    try:
+        return number(int, 1)(cpus), number(float, 0)(gpus or "0")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be CPUS or CPUS,GPUS, not {text}") from error
+
+
+def _add_cluster(parser):
+    add = parser.add_argument_group("beyond one machine").add_argument
+    add(
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="what computes the vectors: this machine, or actors on a Ray cluster (needs "
+        "requirements-ray.txt)",
+    )
+    add(
+        "--ray_address",
+        type=_address,
+        default="auto",
+        metavar="ADDRESS",
+        help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
+        "ray://HOST:PORT, or local, which starts one here and ends it",
+    )
+    add(
+        "--ray_actors",
+        type=POSITIVE,
+        metavar="N",
+        help="how many actors compute; default: as many as the cluster has room for",
+    )
+    add(
+        "--ray_resources",
+        type=_resources,
+        default=(1, 0.0),
+        metavar="CPUS[,GPUS]",
+        help="what each actor gets; it computes so many batches at once as it has CPUs, or uses "
+        "its GPUs",
     )
 
 

@@ -712,9 +712,19 @@ class Runner:
     """
 
     def __init__(
-        self, graph_def, input_name, output_name, precision="float32", optimize=True, also=()
+        self,
+        graph_def,
+        input_name,
+        output_name,
+        precision="float32",
+        optimize=True,
+        also=(),
+        cores=None,
     ):
-        """`optimize=False` starts a second sooner and runs slower: for a handful of images."""
+        """`optimize=False` starts a second sooner and runs slower: for a handful of images.
+
+        On a processor no more than `cores` are used; None is all there are.
+        """
         tf = import_tensorflow()
         part = batched_part(graph_def, input_name, output_name)
         fold(part, output_name)
@@ -724,9 +734,9 @@ class Runner:
         self._input, self._output = _ends(graph, input_name, output_name)
         self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
-        self.parallel = 1 if tf.gpus() else os.cpu_count() or 1
+        self.parallel = 1 if tf.gpus() else cores or os.cpu_count() or 1
         config = tf.ConfigProto()
-        if self.parallel > 1 and optimize:
+        if (self.parallel > 1 or cores) and optimize:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True

@@ -1,0 +1,275 @@
+"""Measures extraction on Ray on this machine, and what becomes of a run whose node is killed.
+
+    python benchmarks/ray_cluster.py speed --image_dir flower_photos --architecture inception_v3
+    python benchmarks/ray_cluster.py overhead
+    python benchmarks/ray_cluster.py kill --image_dir flower_photos --architecture inception_v3
+
+`speed`: images/s of the local engine and of Ray with so many one-thread actors, both on 1 and on 2
+cores (in processes bound to them, Ray's driver included; not counting the start), in turn. Linux
+only. `overhead`: what a call and an image cost beside the network, by actors that compute nothing;
+`--ray_data` the same through Ray Data (pip install "ray[data]"). `kill`: retrain.py on a cluster of
+three nodes on this machine, one of which is killed when half of the vectors are there, beside a
+local run: the vectors' largest difference, and both test accuracies.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from retraining.cache import BottleneckStore
+from retraining.dataset import list_photos
+from retraining.extract import Extractor, Settings
+from retraining.graph import load_network, resolve_precision
+from retraining.networks import find, obtain
+from retraining.prefill import read_and_run
+from retraining.ray_engine import ClusterOptions, RayExtractor, connected
+from retraining.ray_worker import Worker
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = logging.getLogger("benchmark")
+WIDTH = 2048  # of the vectors of actors that compute nothing
+NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
+
+
+def main():
+    options = parse_flags()
+    options.do(options)
+
+
+def parse_flags():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = {"speed": speed, "overhead": overhead, "kill": kill, "measure": measure}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--image_dir", default="flower_photos")
+    parser.add_argument("--model_dir", default="models")
+    parser.add_argument("--architecture", default="inception_v3")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--photos", type=int, default=0, help="only so many; 0 is all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ray_data", action="store_true")
+    parser.add_argument("--engine", default="local", help="for `measure`, which `speed` calls")
+    parser.add_argument("--cores", type=int, default=1)
+    options = parser.parse_args()
+    options.do = parts[options.part]
+    return options
+
+
+# -- speed -----------------------------------------------------------------------------------
+
+
+def speed(options):
+    """Prints the median images/s of both engines on 1 and 2 cores, and the ratio of each round."""
+    flags = ["image_dir", "model_dir", "architecture", "precision", "photos"]
+    same = [text for name in flags for text in (f"--{name}", str(getattr(options, name)))]
+    for cores in (1, 2):
+        found = {"local": [], "ray": []}
+        for _ in range(options.rounds):
+            for engine, figures in found.items():
+                command = [sys.executable, __file__, "measure", *same]
+                command += ["--engine", engine, "--cores", str(cores)]
+                answer = subprocess.run(command, capture_output=True, check=True)
+                figures.append(json.loads(answer.stdout))
+        print_rates(cores, **found)
+
+
+def print_rates(cores, local, ray):
+    """Prints what `measure` found of both engines, a dict a round."""
+    for name, figures in (("local", local), ("ray", ray)):
+        rate = statistics.median(each["rate"] for each in figures)
+        print(f"{name} on {cores} cores: {rate:.1f} images/s")
+    ratios = [mine["rate"] / theirs["rate"] for mine, theirs in zip(ray, local, strict=True)]
+    print("  ray / local in each round:", *(f"{ratio:.3f}" for ratio in ratios))
+    print("  seconds until the first vector:", *(f"{each['start']:.1f}" for each in ray))
+    print("  driver's CPU s per 1,000 images:", *(f"{each['cpu']:.2f}" for each in ray), flush=True)
+
+
+def measure(options):
+    """Prints one measurement as JSON; this process is bound to --cores."""
+    os.sched_setaffinity(0, range(options.cores))
+    paths = photos_of(options)
+    network, precision = network_of(options)
+    settings = Settings(precision, cores=options.cores)
+    begun = time.perf_counter()
+    if options.engine == "ray":
+        cluster = ClusterOptions("local", options.cores)
+        readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
+    else:
+        readings = read_and_run(paths, *Extractor(network, settings).start().result())
+    next(readings)
+    first, cpu = time.perf_counter(), time.process_time()
+    count = sum(1 for _ in readings)
+    seconds, cpu = time.perf_counter() - first, time.process_time() - cpu
+    print(json.dumps({"rate": count / seconds, "start": first - begun, "cpu": cpu / count * 1000}))
+
+
+def photos_of(options):
+    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    return paths[: options.photos or None]
+
+
+def network_of(options):
+    """(BaseNetwork, the precision it runs at)"""
+    known = find(options.architecture)
+    network = load_network(obtain(known, options.model_dir), known)
+    return network, resolve_precision(options.precision, network.graph_def)
+
+
+# -- overhead --------------------------------------------------------------------------------
+
+
+class Idle(Worker):
+    """A worker without a network."""
+
+    def _start(self):
+        self._vector = np.ones(WIDTH, np.float32)
+
+    def _compute(self, kind, items):
+        return [(item, self._vector) for item in items]  # a key that differs
+
+
+def overhead(options):
+    """Prints seconds per call and per image, by calls of two sizes, for the driver's whole work."""
+    if options.ray_data:
+        for size in (32, 256):
+            report(f"Ray Data, {size} images a call", *by_ray_data(20 * size * 8, size), size)
+        return
+    network, _ = network_of(options)
+    for actors in (2, 16):
+        for size in (32, 256):
+            report(
+                f"{actors} actors, {size} images a call", *by_actors(network, actors, size), size
+            )
+
+
+def report(name, count, seconds, cpu, size):
+    print(
+        f"{name}: {1e3 * seconds / count * size:.2f} ms a call, {count / seconds:.0f} images/s at "
+        f"most, driver's CPU {1e3 * cpu / count:.3f} s per 1,000 images",
+        flush=True,
+    )
+
+
+def by_actors(network, actors, size):
+    """(images, seconds, driver's CPU seconds) of RayExtractor and the store, after the start."""
+    paths = [f"/some/folder/of/photos/photo_{number:07d}.jpg" for number in range(640 * size // 4)]
+    extractor = RayExtractor(network, Settings(batch_size=size // 4), cluster_of(actors), LOG)
+    extractor.worker = Idle
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        BottleneckStore(folder, "none", "0" * 40, WIDTH) as store,
+    ):
+        stored = (store.put(reading.key, reading.vector) for reading in extractor.read(paths))
+        return timed(stored, skip=actors * 2 * size)
+
+
+def cluster_of(actors):
+    return ClusterOptions("local", actors)
+
+
+def timed(answers, skip):
+    """(answers, seconds, CPU seconds) of an iterator without the first `skip` answers."""
+    for _ in range(skip):
+        next(answers)
+    begun, cpu = time.perf_counter(), time.process_time()
+    count = sum(1 for _ in answers)
+    return count, time.perf_counter() - begun, time.process_time() - cpu
+
+
+def by_ray_data(count, size):
+    """As `by_actors`, without the store, by Ray Data."""
+    with connected(cluster_of(2), 0) as ray:
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+
+        class Nothing:
+            def __call__(self, batch):
+                vectors = np.ones((len(batch["path"]), WIDTH), np.float32)
+                return {"path": batch["path"], "vector": vectors}
+
+        rows = [{"path": f"/some/folder/photo_{number:07d}.jpg"} for number in range(count)]
+        data = ray.data.from_items(rows, override_num_blocks=count // size)
+        pool = ray.data.ActorPoolStrategy(size=2)
+        data = data.map_batches(Nothing, compute=pool, batch_size=size, num_cpus=1)
+        batches = data.iter_batches(batch_size=None)
+        return timed((path for batch in batches for path in batch["path"]), skip=4 * size)
+
+
+# -- a node that is killed -------------------------------------------------------------------
+
+
+def kill(options):
+    """Runs both ways and compares."""
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory() as folder:
+        here, there = Path(folder, "local"), Path(folder, "ray")
+        start(options, here, []).wait()
+        cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        try:
+            _, doomed = cluster.add_node(**NODE), cluster.add_node(**NODE)
+            run = start(options, there, ["--engine", "ray", "--ray_address", cluster.address])
+            while run.poll() is None and count_vectors(there) < len(photos_of(options)) / 2:
+                time.sleep(0.2)
+            print(f"a node is killed at {count_vectors(there)} vectors", flush=True)
+            doomed.kill_raylet()
+            print(f"the run ended with {run.wait()}")
+        finally:
+            cluster.shutdown()
+        compare(here, there)
+
+
+def start(options, folder, flags):
+    """retrain.py in a process of its own."""
+    folder.mkdir()
+    command = [sys.executable, str(ROOT / "retrain.py"), *flags]
+    command += ["--image_dir", options.image_dir, "--model_dir", options.model_dir]
+    command += ["--architecture", options.architecture, "--precision", options.precision]
+    command += ["--bottleneck_dir", "cache", "--output_graph", "out/graph.pb", "--quiet"]
+    with open(folder / "stdout", "w") as stdout:
+        return subprocess.Popen(command, cwd=folder, stdout=stdout)
+
+
+def rows_of(folder):
+    """{key: vector} of the vectors that are committed."""
+    found = {}
+    for path in Path(folder, "cache").glob("*-*.sqlite"):
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            found |= connection.execute("SELECT key, vector FROM vectors").fetchall()
+    return {key: np.frombuffer(vector, "<f4") for key, vector in found.items()}
+
+
+def count_vectors(folder):
+    try:
+        return len(rows_of(folder))
+    except sqlite3.Error:  # it is just being made
+        return 0
+
+
+def compare(here, there):
+    """Prints what differs between two runs' folders."""
+    one, two = rows_of(here), rows_of(there)
+    print(f"vectors: {len(one)} local, {len(two)} Ray, the same photos: {one.keys() == two.keys()}")
+    apart = max(float(np.abs(one[key] - two[key]).max()) for key in one.keys() & two.keys())
+    print(f"largest difference of any number: {apart:.2g}")
+    for name, folder in (("local", here), ("Ray", there)):
+        print(name, (folder / "stdout").read_text().splitlines()[:2])
+
+
+if __name__ == "__main__":
+    main()

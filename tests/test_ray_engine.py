@@ -1,0 +1,353 @@
+"""Extraction on Ray: a small cluster on this machine gives what the local engine gives."""
+
+import logging
+import os
+import socket
+import sqlite3
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retraining import flags
+from retraining.dataset import Example, hash_file
+from retraining.extract import Extractor, Job, Settings
+from retraining.graph import load_network
+from retraining.images import Distortions, ImageError
+from retraining.networks import find
+from retraining.prefill import NoImageError, read_here
+from retraining.ray_engine import (
+    ClusterOptions,
+    RayEngineError,
+    RayExtractor,
+    _Health,
+    _room,
+)
+from retraining.ray_worker import (
+    ENDED,
+    UnreadableHereError,
+    Work,
+    Worker,
+    WorkerError,
+    check_machine,
+    versions,
+)
+
+LOG = logging.getLogger("test")
+
+
+@pytest.fixture(scope="module")
+def network(inception_file):
+    return load_network(inception_file, find("inception_v3"))
+
+
+@pytest.fixture(scope="module")
+def paths(photos):
+    return [str(path) for path in sorted(Path(photos).glob("*/*.jpg"))]
+
+
+@pytest.fixture(scope="module")
+def here(network, paths):
+    """{path: Reading} by the local engine."""
+    return {reading.path: reading for reading in read_here(Extractor(network), paths)}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The ray.cluster_utils.Cluster of one node with two CPUs."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    utils = pytest.importorskip("ray.cluster_utils")
+    about = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20}
+    started = utils.Cluster(initialize_head=True, head_node_args=about)
+    yield started
+    started.shutdown()
+
+
+def extractor_on(cluster, network, actors=2, worker=Worker):
+    options = ClusterOptions(cluster.address, actors)
+    made = RayExtractor(network, Settings(), options, LOG)
+    made.worker = worker
+    return made
+
+
+def worker_that(ends, folder, times):
+    """A Worker that ends, so many times, before it computes a photo whose path holds `ends`."""
+
+    class Mortal(Worker):
+        def _compute(self, kind, items):
+            if any(ends in item for item in items) and len(os.listdir(folder)) < times:
+                Path(folder, str(os.getpid())).touch()
+                os._exit(1)
+            return super()._compute(kind, items)
+
+    return Mortal
+
+
+def check(readings, here):
+    """Each photo's vector came once and is that of the local engine."""
+    assert sorted(reading.path for reading in readings) == sorted(here)
+    for reading in readings:
+        assert reading.key == here[reading.path].key
+        np.testing.assert_allclose(reading.vector, here[reading.path].vector, atol=1e-4)
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_the_vectors_are_those_of_the_local_engine(cluster, network, paths, here, actors, capfd):
+    check(list(extractor_on(cluster, network, actors).read(paths)), here)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_relative_paths_mean_the_drivers_folder(cluster, network, paths, monkeypatch):
+    folder, name = os.path.split(paths[0])
+    monkeypatch.chdir(folder)
+    (reading,) = extractor_on(cluster, network, 1).read([name])
+    assert reading.path == name
+    assert reading.key == hash_file(paths[0])
+
+
+def test_distorted_views_are_those_of_the_local_engine(cluster, network, paths):
+    views = Distortions(random_crop=20, views=3)
+    examples = [Example(path, "red", "training", hash_file(path)) for path in paths[:5]]
+    jobs = [Job(example, views) for example in examples]
+    expected = dict(Extractor(network).run(jobs))
+    found = dict(extractor_on(cluster, network).compute(jobs))
+    assert found.keys() == expected.keys()
+    for job, vectors in found.items():
+        assert vectors.shape == (4, network.width)
+        np.testing.assert_allclose(vectors, expected[job], atol=1e-4)
+
+
+def test_bad_images_come_back_with_their_keys_and_reasons(cluster, network, paths, tmp_path):
+    broken, text = tmp_path / "broken.jpg", tmp_path / "text.jpg"
+    broken.write_bytes(Path(paths[0]).read_bytes()[:300])
+    text.write_text("no image at all")
+    bad = [str(broken), str(text)]
+    found = {r.path: r for r in extractor_on(cluster, network).read([*paths[:3], *bad])}
+    expected = {r.path: r for r in read_here(Extractor(network), bad)}
+    for path in bad:
+        assert type(found[path].vector) is type(expected[path].vector)
+        assert str(found[path].vector) == str(expected[path].vector)
+        assert found[path].key == hash_file(path)
+    assert isinstance(found[str(text)].vector, NoImageError)
+    assert all(isinstance(found[path].vector, np.ndarray) for path in paths[:3])
+
+
+def test_a_worker_that_dies_costs_no_photo(cluster, network, paths, here, tmp_path, capfd):
+    mortal = worker_that(os.path.basename(paths[7]), str(tmp_path), times=1)
+    check(list(extractor_on(cluster, network, worker=mortal).read(paths)), here)
+    assert capfd.readouterr() == ("", "")  # though Ray tells of it
+    assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_photo_that_ends_every_worker_is_given_up(cluster, network, paths, here, tmp_path):
+    mortal = worker_that(paths[7], str(tmp_path), times=100)
+    readings = list(extractor_on(cluster, network, worker=mortal).read(paths))
+    (lost,) = [reading for reading in readings if isinstance(reading.vector, ImageError)]
+    assert (lost.path, str(lost.vector)) == (paths[7], ENDED)
+    assert lost.key == hash_file(paths[7])
+    rest = {path: reading for path, reading in here.items() if path != paths[7]}
+    check([reading for reading in readings if reading is not lost], rest)
+    assert len(os.listdir(tmp_path)) == 4  # in its batch twice, twice alone
+
+
+def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, paths):
+    class Elsewhere(Worker):
+        def _compute(self, kind, items):
+            return super()._compute(kind, [f"/not/mounted{item}" for item in items])
+
+    with pytest.raises(RayEngineError, match=r"cannot read .*photo_00.jpg, but this machine can"):
+        list(extractor_on(cluster, network, worker=Elsewhere).read(paths[:1]))
+
+
+def test_an_error_in_a_worker_is_one_line(cluster, network, paths):
+    class Failing(Worker):
+        def _compute(self, kind, items):
+            raise WorkerError("is out of order; mend it")
+
+    class Surprising(Worker):
+        def _compute(self, kind, items):
+            raise KeyError("surprise")
+
+    with pytest.raises(RayEngineError) as failure:
+        list(extractor_on(cluster, network, worker=Failing).read(paths[:1]))
+    assert str(failure.value) == "is out of order; mend it"
+    with pytest.raises(RayEngineError, match="a Ray worker failed: KeyError: 'surprise'"):
+        list(extractor_on(cluster, network, worker=Surprising).read(paths[:1]))
+
+
+def stored(folder):
+    """{key: vector} of the one store in a folder."""
+    (path,) = Path(folder).glob("inception_v3-*.sqlite")
+    rows = sqlite3.connect(path).execute("SELECT key, vector FROM vectors").fetchall()
+    return {key: np.frombuffer(vector, "<f4") for key, vector in rows}
+
+
+def test_retrain_ends_as_with_the_local_engine(
+    cluster, run_retrain, finished, photos, tmp_path, capsys
+):
+    chosen = ("--engine", "ray", "--ray_address", cluster.address, "--precision", "float32")
+    assert run_retrain(tmp_path, photos, *chosen) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in printed[:3]] == [
+        "test_accuracy",
+        "test_photos",
+        "graph",
+    ]
+    one, two = stored(finished.folder / "bottleneck_cache"), stored(tmp_path / "bottleneck_cache")
+    assert one.keys() == two.keys()
+    for key, vector in one.items():
+        np.testing.assert_allclose(two[key], vector, atol=1e-4)
+    # A second run finds everything, and does not ask for the cluster at all.
+    chosen = ("--engine", "ray", "--ray_address", f"127.0.0.1:{free_port()}")
+    assert run_retrain(tmp_path, photos, *chosen, "--precision", "float32") == 0
+    assert capsys.readouterr().out.splitlines()[:2] == printed[:2]
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_no_photo(network, paths, here):
+    utils = pytest.importorskip("ray.cluster_utils")
+    about = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    three = utils.Cluster(initialize_head=True, head_node_args=about | {"include_dashboard": False})
+    try:
+        _, doomed = three.add_node(**about), three.add_node(**about)
+
+        class Slow(Worker):
+            def _compute(self, kind, items):
+                import time
+
+                time.sleep(1)
+                return super()._compute(kind, items)
+
+        readings = []
+        for reading in extractor_on(three, network, actors=3, worker=Slow).read(paths):
+            readings.append(reading)
+            if len(readings) == 30:
+                doomed.kill_raylet()
+        check(readings, here)
+    finally:
+        three.shutdown()
+
+
+def free_port():
+    """A port at which nobody answers."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
+    pytest.importorskip("ray")
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    extractor = RayExtractor(network, Settings(), ClusterOptions(address), LOG)
+    with pytest.raises(RayEngineError, match=f"no Ray cluster answers at {address}"):
+        list(extractor.read(paths))
+
+
+def test_nothing_to_compute_needs_no_cluster(network):
+    extractor = RayExtractor(network, Settings(), ClusterOptions("127.0.0.1:1"), LOG)
+    assert list(extractor.read([])) == []
+    assert list(extractor.compute([])) == []
+
+
+def test_missing_ray_is_one_line(network, paths, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    extractor = RayExtractor(network, Settings(), ClusterOptions("local"), LOG)
+    with pytest.raises(RayEngineError, match=r"pip install -r requirements-ray.txt"):
+        list(extractor.read(paths))
+
+
+def test_room_for_actors():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": True, "Resources": {"memory": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0}},
+    ]
+
+    def room(chosen):
+        return [_room(node, chosen) for node in nodes]
+
+    assert room(ClusterOptions(cpus=1)) == [8, 3, 0, 0]
+    assert room(ClusterOptions(cpus=2)) == [4, 1, 0, 0]
+    assert room(ClusterOptions(cpus=1, gpus=0.5)) == [2, 0, 0, 0]
+
+
+def test_more_actors_than_room_is_said(network, caplog):
+    node = {"Alive": True, "Resources": {"CPU": 3.0}}
+    extractor = RayExtractor(network, Settings(), ClusterOptions("", 5), LOG)
+    assert extractor._count_actors([node]) == 5
+    assert "room for 3 of 5 actors with 1 CPUs each" in caplog.text
+    with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
+        RayExtractor(network, Settings(), ClusterOptions("", None, 4), LOG)._count_actors([node])
+
+
+def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
+    one = RayExtractor(network, Settings(), ClusterOptions(), LOG)
+    assert one._images_per_call(10_000) == 32
+    assert one._images_per_call(70) == 16
+    assert one._images_per_call(3) == 8
+    four = RayExtractor(network, Settings(batch_size=10), ClusterOptions(cpus=4), LOG)
+    assert four._images_per_call(10_000) == 160
+
+
+def test_workers_that_end_at_many_photos_are_at_fault():
+    health = _Health()
+    for number in range(20):
+        health.check(f"photo{number}", (None, ImageError(ENDED)))
+    with pytest.raises(RayEngineError, match="21 of 21 photos ended the Ray workers"):
+        health.check("photo20", (None, ImageError(ENDED)))
+
+
+def test_a_file_that_nobody_can_read_is_a_bad_image(tmp_path):
+    error = UnreadableHereError("cannot be read: no such file", "node7")
+    _Health().check(str(tmp_path / "gone.jpg"), (None, error))
+
+
+def test_another_version_on_a_worker_is_refused(network):
+    work = Work.of(network, Settings(), 1)
+    check_machine(work)
+    work.versions["numpy"] = "0.1"
+    with pytest.raises(WorkerError, match=f"has numpy {versions()['numpy']} and this machine 0.1"):
+        check_machine(work)
+
+
+def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
+    monkeypatch.setattr("retraining.ray_worker.native_precision", lambda: "bfloat16")
+    work = Work.of(network, Settings("bfloat16"), 1)
+    check_machine(work)
+    monkeypatch.setattr("retraining.ray_worker.native_precision", lambda: "float32")
+    with pytest.raises(WorkerError, match="use --precision float32"):
+        check_machine(work)
+    check_machine(Work.of(network, Settings("float32"), 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--ray_actors", "2"], "--ray_actors needs --engine ray"),
+        (["--engine", "ray", "--ray_address", "nonsense"], "must be auto, local or ray://"),
+        (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be 1 or more"),
+        (["--engine", "ray", "--ray_resources", "1,x"], "must be CPUS or CPUS,GPUS, not 1,x"),
+    ],
+)
+def test_bad_flags_are_refused(given, message, photos, capsys, monkeypatch):
+    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: "something")
+    with pytest.raises(SystemExit) as stop:
+        flags.parse_flags(["--image_dir", photos, *given], "")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_without_ray_name_its_requirements(photos, capsys, monkeypatch):
+    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        flags.parse_flags(["--image_dir", photos, "--engine", "ray"], "")
+    assert "pip install -r requirements-ray.txt" in capsys.readouterr().err
+
+
+def test_resources_are_cpus_and_gpus(photos):
+    pytest.importorskip("ray")
+    given = ["--image_dir", photos, "--engine", "ray", "--ray_resources", "4,0.5"]
+    assert flags.parse_flags(given, "").ray_resources == (4, 0.5)
