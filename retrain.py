@@ -672,12 +672,9 @@ def check_fine_tuning(network, options):
 
     Raises:
         GraphError: there is no layer of the name of --freeze_until.
-        NetworkError: there are two networks.
         TrainingError: no weights are left to be trained.
     """
     if methods_of(options):
-        if len(network.networks) > 1:
-            raise networks.NetworkError("fine-tuning is for one network; name one --architecture")
         tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
 
 

@@ -33,18 +33,15 @@ BATCH = 8
 
 def main():
     options = parse_flags()
-    if options.rounds:
-        times = seconds_per_photo(
-            [retrain_flags(row, options) for row in options.networks], options
-        )
-    else:
-        times = [float("nan")] * len(options.networks)
-    print("| network | vector | photos/s of one core | times | test accuracy | exported graph |")
+    times = seconds_per_photo(
+        [retrain_flags(row, options) for row in options.networks], options.rounds
+    )
+    print("| network | photos/s of one core | times | vector | test accuracy | exported graph |")
     print("|---|---:|---:|---:|---:|---:|", flush=True)
     for row, seconds in zip(options.networks, times, strict=True):
-        width, accuracy, size = run(row, options)
+        results = " | |" if options.speed_only else run(row, options)
         speed = f"{1 / seconds:.1f} | {times[0] / seconds:.2f}"
-        print(f"| `{row}` | {width:,} | {speed} | {accuracy} | {size / 1e6:.1f} MB |", flush=True)
+        print(f"| `{row}` | {speed} | {results}", flush=True)
 
 
 def parse_flags():
@@ -55,7 +52,8 @@ def parse_flags():
     parser.add_argument("--image_dir", default="flower_photos")
     parser.add_argument("--model_dir", default="models")
     parser.add_argument("--bottleneck_dir", default="bottleneck_cache")
-    parser.add_argument("--rounds", type=int, default=5, help="0: the speed is not measured")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--speed_only", action="store_true", help="nothing is trained")
     return parser.parse_args()
 
 
@@ -66,11 +64,11 @@ def retrain_flags(row, options):
     return [*given, "--architecture", *shlex.split(row)]
 
 
-def seconds_per_photo(arguments, options):
+def seconds_per_photo(arguments, rounds):
     """The least seconds that each network took for a photo, of several rounds."""
     steps = [runners(each) for each in arguments]
     best = np.full(len(steps), np.inf)
-    for _ in range(1 + options.rounds):  # the first warms up
+    for _ in range(1 + rounds):  # the first warms up
         for number, parts in enumerate(steps):
             started = time.perf_counter()
             for runner, batch in parts:
@@ -94,7 +92,7 @@ def runners(arguments):
 
 
 def run(row, options):
-    """(width, accuracy as text, bytes of the graph) of a run of retrain.py."""
+    """What a run of retrain.py gives: the width, the accuracy and the size of the graph."""
     with tempfile.TemporaryDirectory() as folder:
         graph, metrics = Path(folder, "graph.pb"), Path(folder, "metrics.json")
         outputs = ["--output_graph", str(graph), "--metrics", str(metrics)]
@@ -105,7 +103,8 @@ def run(row, options):
         found = json.loads(metrics.read_text(encoding="utf-8"))
         network, test = found["network"], found["test"]
         width = network["vector_width"] + network.get("second_vector_width", 0)
-        return width, f"{test['accuracy']:.3f}", graph.stat().st_size
+        size = graph.stat().st_size / 1e6
+        return f"{width:,} | {test['accuracy']:.3f} | {size:.1f} MB |"
 
 
 if __name__ == "__main__":

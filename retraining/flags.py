@@ -20,7 +20,7 @@ from retraining.fine_tune import LIGHT, TuningOptions
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
-from retraining.methods import HEAD, METHODS
+from retraining.methods import ALL, HEAD, METHODS, SCRATCH
 from retraining.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
 from retraining.optimizers import LBFGS, OPTIMIZERS, RATES
 from retraining.pair import JOINT
@@ -241,6 +241,10 @@ def _check_tuning(parser, options):
                 parser.error(f"--{flag} needs --fine_tune all or --compare")
     if options.base_learning_rate == options.head_learning_rate == 0:
         parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
+    if JOINT in (options.architecture or ""):
+        parser.error("fine-tuning is for one network; name one --architecture")
+    if not options.base_learning_rate and {ALL, SCRATCH}.intersection(options.compare or ()):
+        parser.error("--compare all and scratch need a --base_learning_rate above 0")
     if options.compare and not options.validation_percentage:
         parser.error("--compare needs validation photos; raise --validation_percentage")
 

@@ -132,6 +132,7 @@ class Frame:
     and nothing is to be folded back.
     """
 
+    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
     def __init__(self, sample):
         """Of vectors float32 [n, width]; some of them will do."""
         self._mean = sample.mean(axis=0, dtype=np.float64)

@@ -15,9 +15,9 @@ def save(source, folder):
     """Writes a source.Source to a new folder, as TensorFlow Serving wants a version.
 
     Signatures: `serving_default` takes `image_bytes`, string [n], each the content of a JPEG, PNG
-    or GIF file (n is one at least, as TensorFlow's convolutions fail for none); `one_image` a
-    string scalar; `images` takes `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`,
-    and `images_2` if there is a second network.
+    or GIF file (n > 0: TensorFlow's convolutions fail for none); `one_image` a string scalar;
+    `images` takes `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`, and
+    `images_2` if there is a second network.
     All give `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the
     likeliest. The labels are in `assets/labels.txt`, too.
     """

@@ -231,7 +231,7 @@ def random_head(*widths):
     """A Head of layers of these widths, from the vector's to the number of classes."""
     rng = np.random.default_rng(0)
     layers = [
-        (rng.normal(size=shape).astype("f4"), rng.normal(size=shape[1]).astype("f4"))
+        ((rng.normal(size=shape) / shape[0] ** 0.5).astype("f4"), np.zeros(shape[1], "f4"))
         for shape in itertools.pairwise(widths)
     ]
     return Head(*layers[-1], hidden=tuple(layers[:-1]))

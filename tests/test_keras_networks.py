@@ -15,8 +15,10 @@ from retraining.graph import Runner, fold, load_network, read_graph
 from retraining.graph_check import describe_unsafe
 from retraining.keras_networks import STOCK, KerasRecipe, parse, random_weights
 from retraining.networks import NetworkError, find, obtain
-from retraining.nodes import nodes_by_name
+from retraining.nodes import constant, nodes_by_name
 from retraining.recipes import Choice, ChoiceError, Place
+from retraining.train import Head
+from retraining.tuning_graph import Batch, TuningGraph, find_weights, fold_network, head_weights
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,6 +187,20 @@ def test_files_that_are_not_the_networks_weights_are_one_line(whole, tmp_path):
         assert "\n" not in str(error.value)
         assert weights in str(error.value)
     assert not (tmp_path / "models").exists()
+
+
+def test_all_layers_of_a_keras_network_can_be_fine_tuned(whole, pixels, tmp_path):
+    base = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+    folded = fold_network(base)
+    kinds, nodes = find_weights(folded), nodes_by_name(folded.graph_def)
+    # 27 convolutions, with a batch norm folded into each.
+    assert sorted(kinds.values()) == ["shift"] * 27 + ["weights"] * 27
+    weights = {name: constant(nodes, name) for name in kinds}
+    rng = np.random.default_rng(0)
+    weights |= head_weights(Head(rng.normal(size=(256, 3)).astype("f4"), np.zeros(3, "f4")))
+    batch = Batch(pixels / 127.5 - 1, np.arange(3, dtype="i4"), np.ones(3, "f4"))
+    _, slopes = TuningGraph(folded, weights).gradients(weights, batch)
+    assert all((slope != 0).any() for slope in slopes.values())
 
 
 def test_weights_of_imagenet_come_from_kerass_cache(whole, pixels, tmp_path, monkeypatch):

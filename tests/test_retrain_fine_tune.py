@@ -86,6 +86,12 @@ def test_an_unknown_layer_is_refused_before_vectors_are_computed(
             ["--fine_tune", "all", "--base_learning_rate", "0", "--head_learning_rate", "0"],
             "are both 0: nothing is trained",
         ),
+        (["--compare", "all", "--base_learning_rate", "0"], "need a --base_learning_rate above 0"),
+        (["--fine_tune_views", "plain"], "--fine_tune_views needs --fine_tune all or --compare"),
+        (
+            ["--fine_tune", "all", "--architecture", "inception_v3+efficientnet_lite0"],
+            "fine-tuning is for one network; name one --architecture",
+        ),
         (["--compare", "all", "--metrics", "{}/models/comparison.tsv"], "name the same file"),
     ],
 )
