@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from retraining import audit
 from retraining.dataset import list_photos
 from retraining.extract import stream
-from retraining.graph import Runner, load_network, resolve_precision
+from retraining.graph import Runner, Running, load_network, resolve_precision
 from retraining.images import ImageReader
 from retraining.networks import NETWORKS, obtain
 
@@ -138,7 +138,7 @@ def vectors_of(network, paths):
     about = network.preprocessing
     reader = ImageReader(about.size, about.mean, about.std)
     precision = resolve_precision("auto", network.graph_def)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
     return np.concatenate([answer for _, answer in stream(paths, reader.read, runner)])
 
 

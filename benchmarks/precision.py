@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.dataset import list_photos
 from retraining.extract import stream
-from retraining.graph import Runner, load_network
+from retraining.graph import Runner, Running, load_network
 from retraining.images import ImageReader
 from retraining.networks import NETWORKS, obtain
 
@@ -45,7 +45,7 @@ def vectors(network, paths, precision):
     """float32 [n, width]; prints the rate."""
     about = network.preprocessing
     reader = ImageReader(about.size, about.mean, about.std)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, precision)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
     list(stream(paths[:WARM_UP], reader.read, runner))
     started = time.perf_counter()
     answers = [answer for _, answer in stream(paths, reader.read, runner)]

@@ -10,6 +10,7 @@ from retraining.graph import (
     GraphError,
     Preprocessing,
     Runner,
+    Running,
     read_graph,
     read_metadata,
     read_preprocessing,
@@ -132,7 +133,7 @@ class Classifier:
     def _stream_of_both(self, paths, optimize, also):
         """As `_stream`: through each network on its own, then both vectors through the head."""
         joint = self.described["bottleneck_input"]
-        head = Runner(self.graph_def, joint, self.output, optimize=False, also=also)
+        head = Runner(self.graph_def, joint, self.output, Running(optimize=False, also=also))
         self._check_width(head.width)
         streams = [self._stream_of_part(part, optimize) for part in self.parts]
         for path, vectors in extract.side_by_side(paths, streams):
@@ -142,7 +143,7 @@ class Classifier:
         """A function that gives one network's vectors of paths, as extract.stream does."""
         about, ends = part.preprocessing, (part.input, part.bottleneck)
         load = ImageReader(about.size, about.mean, about.std, self.max_pixels).read
-        runner = Runner(self.graph_def, *ends, part.precision, optimize)
+        runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
         return partial(extract.stream, load=load, runner=runner)
 
     def _loader(self, optimize, also):
@@ -153,7 +154,7 @@ class Classifier:
             most = self.max_pixels
             return lambda path: from_bytes.run(read_file(path, most)).reshape(1, -1), _Done()
         about, ends = self.preprocessing, (self.graph_def, self.input, self.output)
-        runner = Runner(*ends, self.precision, optimize, also)
+        runner = Runner(*ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
         return ImageReader(about.size, about.mean, about.std, self.max_pixels).read, runner
 

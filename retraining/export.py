@@ -15,6 +15,7 @@ from retraining.graph import (
     METADATA,
     BytesRunner,
     Runner,
+    Running,
     keep_ancestors,
     read_graph,
     read_metadata,
@@ -291,7 +292,7 @@ def test_exported(path, examples, extractor, progress):
     untouched = beside(run_untouched, graph_def, about["output"], examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
     examples, vectors = collect(answers, examples, extractor.network.width)
-    head = Runner(graph_def, about["bottleneck_input"], about["output"], optimize=False)
+    head = Runner(graph_def, about["bottleneck_input"], about["output"], Running(optimize=False))
     labels = list(about["labels"])
     truth = np.array([labels.index(example.label) for example in examples], int)
     paths, keys = [e.path for e in examples], [e.key for e in examples]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from retraining.dataset import Example
-from retraining.graph import Runner
+from retraining.graph import Runner, Running
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions, ImageError, ImageReader
 from retraining.mirror import images_per_photo
@@ -87,7 +87,7 @@ class Extractor:
     def _start(self):
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
-        runner = Runner(network.graph_def, *ends, chosen.precision, cores=chosen.cores)
+        runner = Runner(network.graph_def, *ends, Running(chosen.precision, cores=chosen.cores))
         batch_size = chosen.batch_size or choose_batch_size(
             runner.parallel, images_per_photo(network)
         )

@@ -701,47 +701,44 @@ def resolve_precision(precision, graph_def, prefix=""):
     return native_precision() if bears_it else "float32"
 
 
+@dataclass(frozen=True)
+class Running:
+    """How a graph is run: in `float32` or `bfloat16`; with `optimize=False` a second sooner and
+    slower, for a handful of images; on so many cores of a processor (None: all). `also` names
+    nodes on the way to the output: what they give is appended to it, column by column."""
+
+    precision: str = "float32"
+    optimize: bool = True
+    also: tuple[str, ...] = ()
+    cores: int | None = None
+
+
 class Runner:
     """Runs a frozen graph from one float32 image batch input to one output.
-
-    With `also`, names of nodes on the way to that output, what they give is appended to it,
-    column by column.
 
     `run` may be called from `parallel` threads at once: on a processor each call computes on one
     thread, which is faster than all threads on one batch, since nothing waits for the slowest.
     """
 
-    def __init__(
-        self,
-        graph_def,
-        input_name,
-        output_name,
-        precision="float32",
-        optimize=True,
-        also=(),
-        cores=None,
-    ):
-        """`optimize=False` starts a second sooner and runs slower: for a handful of images.
-
-        On a processor no more than `cores` are used; None is all there are.
-        """
-        tf = import_tensorflow()
+    def __init__(self, graph_def, input_name, output_name, how=None):
+        """`how` is a Running."""
+        tf, how = import_tensorflow(), how or Running()
         part = batched_part(graph_def, input_name, output_name)
         fold(part, output_name)
-        if precision == "bfloat16":
+        if how.precision == "bfloat16":
             lower(part)
         graph = import_graph(part)
         self._input, self._output = _ends(graph, input_name, output_name)
         self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
-        self.parallel = 1 if tf.gpus() else cores or os.cpu_count() or 1
+        self.parallel = 1 if tf.gpus() else how.cores or os.cpu_count() or 1
         config = tf.ConfigProto()
-        if (self.parallel > 1 or cores) and optimize:
+        if (self.parallel > 1 or how.cores) and how.optimize:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
-        _choose_rewrites(config.graph_options.rewrite_options, optimize)
-        also = [graph.get_tensor_by_name(name + ":0") for name in also]
+        _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
+        also = [graph.get_tensor_by_name(name + ":0") for name in how.also]
         self._fetch = _fetcher(tf.Session(graph=graph, config=config), self._output, also)
         self._started, self._first_call = False, threading.Lock()
 

@@ -14,7 +14,7 @@ from tensorflow.python.framework import op_def_registry
 
 from retraining import RetrainingError
 from retraining.classify import Overrides, load_classifier
-from retraining.graph import METADATA, Runner, load_network
+from retraining.graph import METADATA, Runner, Running, load_network
 from retraining.graph_check import ALLOWED_OPS
 from retraining.images import ImageReader
 from retraining.networks import NETWORKS
@@ -138,7 +138,7 @@ def vector(path, image):
     network = load_network(path, NETWORKS["inception_v3"])
     about = network.preprocessing
     images = ImageReader(about.size, about.mean, about.std).read(image)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, optimize=False)
+    runner = Runner(network.graph_def, network.input, network.bottleneck, Running(optimize=False))
     (found,) = runner.run(images)
     assert len(found.reshape(-1)) == network.width
     return found

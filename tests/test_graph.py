@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from retraining import graph
-from retraining.graph import BytesRunner, GraphError, Runner, load_network, read_graph
+from retraining.graph import BytesRunner, GraphError, Runner, Running, load_network, read_graph
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS
 from retraining.nodes import constant, nodes_by_name, set_constant
@@ -50,7 +50,7 @@ def test_folded_and_batched_equals_the_untouched_graph(base, untouched, pixels):
 
 @pytest.mark.parametrize("optimize", [True, False])
 def test_bfloat16_is_close(base, untouched, pixels, optimize):
-    runner = Runner(base.graph_def, base.input, base.bottleneck, "bfloat16", optimize)
+    runner = Runner(base.graph_def, base.input, base.bottleneck, Running("bfloat16", optimize))
     vectors = runner.run(pixels)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(untouched, axis=1)
     assert ((vectors * untouched).sum(axis=1) / norms).min() > 0.999

@@ -18,6 +18,7 @@ from retraining.graph import (
     BytesRunner,
     Preprocessing,
     Runner,
+    Running,
     import_graph,
     load_network,
     read_graph,
@@ -385,7 +386,7 @@ def long_chain(op, length):
 def test_a_long_chain_of_constants_ends(path, op):
     """Each node doubles the ways back to the first; and none recurses as deep as the chain."""
     path.write_bytes(long_chain(op, 2000).SerializeToString())
-    runner = Runner(read_graph(path), "input", "output", optimize=False)
+    runner = Runner(read_graph(path), "input", "output", Running(optimize=False))
     answer = runner.run(np.zeros((1, 4, 4, 3), np.float32))
     np.testing.assert_allclose(answer, np.full((1, 4, 4, 3), 1 / 3), rtol=1e-6)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retraining import export
-from retraining.graph import BytesRunner, Runner, load_network
+from retraining.graph import BytesRunner, Runner, Running, load_network
 from retraining.graph_check import describe_unsafe
 from retraining.images import ImageReader, read_file
 from retraining.mirror import mirror_average
@@ -55,7 +55,9 @@ def test_it_is_the_mean_for_a_batch_of_any_size(plain, pixels, expected):
 
 def test_bfloat16_is_close(plain, pixels, expected):
     network = mirror_average(plain)
-    vectors = Runner(network.graph_def, network.input, network.bottleneck, "bfloat16").run(pixels)
+    vectors = Runner(network.graph_def, network.input, network.bottleneck, Running("bfloat16")).run(
+        pixels
+    )
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
     assert vectors.dtype == np.float32
     assert ((vectors * expected).sum(axis=1) / norms).min() > 0.999

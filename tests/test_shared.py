@@ -9,7 +9,7 @@ import pytest
 import label_image
 import retrain
 from retraining import keras_networks
-from retraining.graph import BytesRunner, Runner, load_network, read_graph
+from retraining.graph import BytesRunner, Runner, Running, load_network, read_graph
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS, find, obtain
 from retraining.nodes import constant, nodes_by_name
@@ -69,15 +69,18 @@ def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vect
 
 
 def test_bfloat16_stays_near_float32(inception, pixels, vectors):
-    runner = Runner(inception.graph_def, inception.input, inception.bottleneck, "bfloat16")
+    runner = Runner(inception.graph_def, inception.input, inception.bottleneck, Running("bfloat16"))
     assert cosines(runner.run(pixels), vectors).min() >= 0.999
 
 
 def test_one_photo_gets_the_same_vector_alone_and_among_others(inception, pixels):
     few = Runner(
-        inception.graph_def, inception.input, inception.bottleneck, "bfloat16", optimize=False
+        inception.graph_def,
+        inception.input,
+        inception.bottleneck,
+        Running("bfloat16", optimize=False),
     )
-    many = Runner(inception.graph_def, inception.input, inception.bottleneck, "bfloat16")
+    many = Runner(inception.graph_def, inception.input, inception.bottleneck, Running("bfloat16"))
     assert cosines(few.run(pixels[:1]), many.run(pixels[:8])[:1]).min() >= 0.9999
 
 
