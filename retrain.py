@@ -10,14 +10,12 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import contextlib
 import math
 import os
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from retraining import (
     audit,
@@ -28,16 +26,15 @@ from retraining import (
     formats,
     heads,
     html_report,
-    methods,
     networks,
     trust,
-    tuning_graph,
 )
-from retraining.cache import BottleneckStore, FileKeys
-from retraining.classic_cache import ClassicCache, take_over
+from retraining.bottlenecks import compute_bottlenecks, export_vectors, make_extractor, open_store
+from retraining.cache import FileKeys
 from retraining.command import (
     DONE,
     escaped,
+    is_quiet,
     leave,
     progress_bar,
     reports_errors,
@@ -49,9 +46,7 @@ from retraining.dataset import (
     TESTING,
     TRAINING,
     VALIDATION,
-    BadImage,
     DatasetError,
-    Example,
     ScanOptions,
     SplitOptions,
     hash_file,
@@ -61,9 +56,7 @@ from retraining.dataset import (
     without,
 )
 from retraining.example_images import is_example_folder
-from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.fine_tune import LIGHT, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import (
     RAY,
     bad_images_path,
@@ -72,40 +65,27 @@ from retraining.flags import (
     output_paths,
     parse_flags,
 )
-from retraining.graph import load_network, resolve_precision
-from retraining.graph_check import describe_unsafe
-from retraining.images import Distortions
-from retraining.lines import some, table
+from retraining.lines import table
 from retraining.listing import list_url
-from retraining.mirror import mirror_average
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
-from retraining.nodes import read_notes
-from retraining.pair import JOINT, fold_scale, scale_alike
-from retraining.parquet import write_vectors
+from retraining.pair import JOINT, fold_scale
 from retraining.places import facts_of as facts_of_file
 from retraining.places import is_url
 from retraining.prefill import prefill, read_here
-from retraining.ray_engine import ClusterOptions, RayExtractor
-from retraining.record import (
-    Outcome,
-    Setting,
-    Stopwatch,
-    confusion_of,
-    make_record,
-    metrics_bytes,
-)
+from retraining.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
 from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
 from retraining.thumbnails import Thumbnails
 from retraining.train import (
     Head,
     Labelled,
-    Step,
+    Trained,
     TrainingOptions,
     compare_sizes,
-    evaluation_of,
+    describe_step,
     train,
 )
 from retraining.train import evaluate as evaluate_head
+from retraining.tuning import check_fine_tuning, fine_tune, print_comparison
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
@@ -312,157 +292,6 @@ def check_outputs(network_paths, options):
         check_writable(os.path.join(folder, "any file"))
 
 
-def is_quiet(options):
-    """Whether progress bars are unwanted."""
-    return options.logging_verbosity not in ("DEBUG", "INFO")
-
-
-@dataclass(frozen=True)
-class Bottlenecks:
-    """What the softmax layer is trained and tested on, per split (a dict each).
-
-    `labelled[part]` holds the vectors of `examples[part]` in their order; in training each
-    example's distorted views follow all undistorted ones.
-    """
-
-    labels: list[str]
-    examples: dict[str, list[Example]]
-    labelled: dict[str, Labelled]
-    bad: list[BadImage]
-    imported: set[str]  # keys of photos whose vectors are the classic's
-    # Of two networks: float32 [width], by which their vectors were multiplied.
-    factors: object = None
-
-    def outcome(self, result, course, sizes, findings):
-        """The record.Outcome of a run on these photos."""
-        return Outcome(self.labels, self.examples, result, course, sizes, self.bad, findings)
-
-
-def make_extractor(chosen, options, log):
-    """What computes vectors: the [(Network, its file)], at the precision asked for."""
-    parts = [make_part(known, path, options, log) for known, path in chosen]
-    return parts[0] if len(parts) == 1 else PairExtractor(*parts)
-
-
-def make_part(known, path, options, log):
-    """The Extractor of one network, which may average the vectors of mirror images."""
-    network = load_network(path, known, options.allow_unsafe_ops)
-    if unsafe := describe_unsafe(network.graph_def):
-        log.warning(f"{path} is run though it holds {unsafe}")
-    for note in read_notes(network.graph_def):
-        options.caveats.append(note)
-        log.warning(note)
-    precision = resolve_precision(options.precision, network.graph_def)
-    if options.mirror_average:
-        network = mirror_average(network)
-    settings = Settings(precision, options.batch_size, options.max_image_pixels)
-    if options.engine != RAY:
-        return Extractor(network, settings)
-    cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
-    return RayExtractor(network, settings, cluster, log)
-
-
-def compute_bottlenecks(dataset, extractor, options, log):
-    """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
-    good, reasons = make_jobs(dataset.examples, options), {}
-    bar = progress_bar("bottlenecks", "img", is_quiet(options))
-    with contextlib.ExitStack() as stack:
-        stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
-        for store, part in zip(stores, extractor.parts, strict=True):
-            import_vectors(store, dataset, part, options, log)
-            reasons |= fill_store(store, good, part, bar, dataset.broken)
-            good = [job for job in good if job.example.key not in reasons]
-        labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
-        imported = imported_into(stores, [job.example.key for job in good])
-        for note in (note for store in stores for note in store.notes):
-            log.warning(note)
-    factors = scale_alike(labelled, TRAINING, extractor.network)
-    examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
-    if examples[TESTING]:
-        extractor.start()  # beside what follows: the final test needs it
-    unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
-    bad = [*dataset.bad, *unreadable]
-    return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
-
-
-def open_store(extractor, options):
-    """The BottleneckStore of one network at its precision."""
-    network = extractor.network
-    fingerprint = network.fingerprint(extractor.settings.precision)
-    return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
-
-
-def imported_into(stores, keys):
-    """Which of the keys have a vector of the classic in one of the stores."""
-    return set().union(*(store.imported(keys) for store in stores))
-
-
-def import_vectors(store, dataset, extractor, options, log):
-    """Takes vectors over from the classic's folder, if one is given; says what became of them."""
-    if not options.import_classic_bottlenecks:
-        return
-    folder, network = options.import_classic_bottlenecks, extractor.network
-    cache = ClassicCache(folder, network.name, network.width, dataset.labels)
-    examples = dataset.examples
-
-    def compute(sample):
-        fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
-
-    outcome = take_over(store, examples, cache, compute)
-    warn_of_import(outcome, examples, cache, log)
-    skipped = sum(map(len, outcome.skipped.values()))
-    log.info(
-        f"{outcome.taken} vectors taken over from {cache.folder}; {outcome.checked} computed to "
-        f"check them, {outcome.known} known before, {skipped} skipped, {outcome.absent} without "
-        f"a file"
-    )
-
-
-def warn_of_import(outcome, examples, cache, log):
-    """Says what is doubtful in a classic_cache.Outcome, and which files were skipped."""
-    if outcome.times_are_of_a_copy:
-        log.warning(
-            f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
-            f"so a photo changed since cannot be told by its time"
-        )
-    if outcome.absent == len({example.key for example in examples}):
-        log.warning(
-            f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
-        )
-    for reason, paths in outcome.skipped.items():
-        names = some([os.path.relpath(path, cache.folder) for path in paths])
-        log.warning(f"{len(paths)} files in {cache.folder} not taken over, {reason}: {names}")
-        for path in paths:
-            log.debug(f"not taken over, {reason}: {path}")
-
-
-def make_jobs(examples, options):
-    """A Job per photo; those for training with their distorted views, if any are asked for."""
-    distortions = distortions_of(options)
-    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
-
-
-def distortions_of(options):
-    """The flags as Distortions."""
-    return Distortions(
-        options.flip_left_right,
-        options.random_crop,
-        options.random_scale,
-        options.random_brightness,
-        options.distorted_views,
-        options.seed,
-    )
-
-
-def read_split(stores, jobs, part, labels):
-    """The Labelled vectors of one split; those of several stores side by side."""
-    jobs = [job for job in jobs if job.example.split == part]
-    views = max((len(job.keys) for job in jobs), default=1)
-    ordered = [(job, view) for view in range(views) for job in jobs]
-    vectors = stores[0].read_beside(stores[1:], [job.keys[view] for job, view in ordered])
-    return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
-
-
 def check_classes(examples, labels, log):
     """Says which classes bad photos have made small; `examples` is a dict of the splits' lists.
 
@@ -475,23 +304,6 @@ def check_classes(examples, labels, log):
             raise DatasetError(f"no readable image of {label} is left for training; add some")
         if sum(left.values()) < FEW_IMAGES:
             log.warning(f"only {sum(left.values())} readable images of {label} are left")
-
-
-def export_vectors(bottlenecks, extractor, options, log):
-    """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
-    if not options.export_vectors:
-        return
-    prints = [part.network.fingerprint(part.settings.precision) for part in extractor.parts]
-    facts = {
-        "network": extractor.network.name,
-        "fingerprint": "+".join(prints),
-        "precision": extractor.settings.precision,
-    }
-    parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
-    if bottlenecks.factors is not None:  # as the networks give them
-        parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
-    write_vectors(options.export_vectors, parts, extractor.network.width, facts)
-    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {options.export_vectors}")
 
 
 def report_bad_images(bottlenecks, dataset, options, log):
@@ -561,17 +373,6 @@ def describe_audit(findings):
     )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The head, the Steps with evaluations on the way, TensorBoard's folder, how it was trained."""
-
-    head: Head
-    course: list[Step]
-    log_folder: Path
-    settings: TrainingOptions
-    seconds: float
-
-
 def training_options(options):
     """The flags as TrainingOptions."""
     return TrainingOptions(
@@ -632,12 +433,12 @@ def train_head(bottlenecks, extractor, options, log):
             if step.training:
                 tensorboard.add(step)
                 course.append(step)
-                log.debug(describe(step))
+                log.debug(describe_step(step))
                 if step.validation.count:
                     accuracy = f"validation {step.validation.accuracy:.1%}"
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, extractor, options)
-    log.info(describe(step))
+    log.info(describe_step(step))
     if step.kept is not None:
         log.info(
             f"ended at step {step.number}; the head of step {step.kept} is kept, which had the "
@@ -647,199 +448,6 @@ def train_head(bottlenecks, extractor, options, log):
     warn_of_scores(held_out, len(bottlenecks.labels), log)
     seconds = time.perf_counter() - started
     return Trained(step.head, course, tensorboard.folder, settings, seconds)
-
-
-def methods_of(options):
-    """The names of the methods of training that are asked for; none without fine-tuning."""
-    return options.compare or [methods.TWO_RATES] * (options.fine_tune == "all")
-
-
-def tuning_options(extractor, options):
-    """The flags as TuningOptions."""
-    return TuningOptions(
-        options.base_learning_rate,
-        options.head_learning_rate,
-        options.fine_tune_epochs,
-        options.fine_tune_batch_size,
-        options.freeze_until,
-        precision=extractor.settings.precision,
-        seed=options.seed,
-    )
-
-
-def check_fine_tuning(network, options):
-    """Refuses, before hours are spent, a network that has nothing to be trained.
-
-    Raises:
-        GraphError: there is no layer of the name of --freeze_until.
-        TrainingError: no weights are left to be trained.
-    """
-    if methods_of(options):
-        tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What is exported, all of it as it was where no fine-tuning is asked for."""
-
-    extractor: Extractor
-    bottlenecks: Bottlenecks
-    trained: Trained
-    attempts: list[methods.Attempt] = ()
-    method: str = methods.HEAD
-
-    @property
-    def table(self):
-        """The file of --compare, bytes."""
-        return methods.table_bytes(self.attempts, self.method)
-
-    def remove_checkpoints(self):
-        """Removes those of this run, once its outputs are written."""
-        for attempt in self.attempts:
-            if attempt.checkpoint:
-                attempt.checkpoint.unlink(missing_ok=True)
-
-
-def fine_tune(bottlenecks, extractor, trained, options, log):
-    """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
-    names = methods_of(options)
-    if not names:
-        return Tuned(extractor, bottlenecks, trained)
-    frozen = Frozen(bottlenecks, extractor, trained)
-    attempts = [try_method(name, frozen, options, log) for name in names]
-    best = methods.best_of(attempts)
-    if options.compare:
-        log.info(f"{best.method} is the best on the validation photos; its model is exported")
-    if best.network is not extractor.network:
-        extractor = Extractor(best.network, extractor.settings)
-        bottlenecks = recompute(bottlenecks, extractor, options)
-    first = trained.course[-1].number + 1 if trained.course else 0
-    course = [replace(step, number=first + step.number) for step in best.course]
-    trained = replace(trained, head=best.head, course=[*trained.course, *course])
-    return Tuned(extractor, bottlenecks, trained, attempts, best.method)
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """What every method starts from: the network as it came, its vectors, the head on them."""
-
-    bottlenecks: Bottlenecks
-    extractor: Extractor
-    trained: Trained
-
-
-def try_method(method, frozen, options, log):
-    """The methods.Attempt that comes of one method."""
-    if method == methods.HEAD:
-        return attempt_head(frozen)
-    tuner = make_tuner(method, frozen, options)
-    path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
-    if state := read_state(path, tuner.state):
-        tuner.state = state
-        log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
-    steps = tuner.run(lambda content: write_files({path: content}))
-    bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
-    bar = bar(steps, total=tuner.steps_left())
-    with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
-        for step in bar:
-            if step.training:
-                tensorboard.add(step)
-                log.debug(describe(step))
-                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
-    log.info(describe_tuning(tuner, method))
-    return attempt_of(tuner, method, frozen.bottlenecks, path)
-
-
-def attempt_head(frozen):
-    """The methods.Attempt that is the trained head as it is."""
-    head, labelled = frozen.trained.head, frozen.bottlenecks.labelled
-    validation, testing = labelled[VALIDATION], labelled[TESTING]
-    return methods.Attempt(
-        methods.HEAD,
-        frozen.extractor.network,
-        head,
-        evaluation_of(head.probabilities(validation.vectors), validation.truth),
-        *methods.tops(head.probabilities(testing.vectors), testing.truth),
-        frozen.trained.seconds,
-    )
-
-
-def make_tuner(method, frozen, options):
-    """The fine_tune.Tuner of a method, at its start."""
-    examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
-    training, validation = (  # without the distorted views, which follow
-        Photos(examples[part], labelled[part].truth[: len(examples[part])])
-        for part in (TRAINING, VALIDATION)
-    )
-    network, head = frozen.extractor.network, frozen.trained.head
-    most = options.max_image_pixels
-    material = Material(network, head, training, validation, views_of(options), most)
-    return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
-
-
-def views_of(options):
-    """The Distortions in which fine-tuning sees the training photos."""
-    if options.fine_tune_views == "plain":
-        return Distortions()
-    return distortions_of(options) or replace(LIGHT, seed=options.seed)
-
-
-def describe_tuning(tuner, method):
-    """One line on a Tuner that has ended."""
-    state = tuner.state
-    first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
-    line = f"fine-tuning {method}: {state.epoch} epochs in {state.seconds:.0f} s"
-    if not best.count:
-        return f"{line}; no validation photos, so the last one's weights are kept"
-    return (
-        f"{line}, the best is {state.best_epoch} (0: as it was): validation accuracy "
-        f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
-        f"{best.cross_entropy:.3f}"
-    )
-
-
-def attempt_of(tuner, method, bottlenecks, checkpoint):
-    """The methods.Attempt of a Tuner that has ended; `checkpoint` is its file."""
-    state, testing = tuner.state, bottlenecks.labelled[TESTING]
-    network, head = tuner.result()
-    scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
-    return methods.Attempt(
-        method,
-        network,
-        head,
-        state.course[state.best_epoch][1],
-        *methods.tops(scores, testing.truth),
-        state.seconds,
-        state.epoch,
-        state.best_epoch,
-        tuner.course(),
-        checkpoint,
-    )
-
-
-def recompute(bottlenecks, extractor, options):
-    """The Bottlenecks of another network, in memory; without distorted views."""
-    examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
-    bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
-    answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
-    kept, vectors = export.collect(answers, examples, extractor.network.width)
-    chosen, labelled = {}, {}
-    for part in SPLITS:
-        rows = [row for row, example in enumerate(kept) if example.split == part]
-        chosen[part] = [kept[row] for row in rows]
-        names = [example.label for example in chosen[part]]
-        labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
-    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
-
-
-def print_comparison(tuned, options):
-    """The methods of --compare on stdout: name, top-1, top-5 on the test photos, seconds."""
-    if not options.compare:
-        return
-    for each in tuned.attempts:
-        print(f"{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
-    print(f"exported_method\t{tuned.method}")
-    print(f"comparison\t{escaped(comparison_path(options))}")
 
 
 def warn_of_scores(found, classes, log):
@@ -914,17 +522,6 @@ def fit_trust(head, bottlenecks, log):
         "--validation_percentage"
     )
     return Trusted(temperature, unknown)
-
-
-def describe(step):
-    """One line on a train.Step that has evaluations."""
-    line = (
-        f"step {step.number}: train accuracy {step.training.accuracy:.1%}, cross entropy "
-        f"{step.training.cross_entropy:.3f}"
-    )
-    if step.validation.count:
-        line += f", validation accuracy {step.validation.accuracy:.1%}"
-    return line
 
 
 def store_intermediate(step, bottlenecks, extractor, options):

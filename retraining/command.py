@@ -236,3 +236,8 @@ def progress_bar(label, unit, quiet=False):
     seconds = TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
     settings = {"desc": label, "unit": unit, "mininterval": seconds, "disable": quiet}
     return functools.partial(tqdm, dynamic_ncols=True, **settings)
+
+
+def is_quiet(options):
+    """Whether progress bars are unwanted."""
+    return options.logging_verbosity not in ("DEBUG", "INFO")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -434,3 +435,25 @@ def _quick(options):
         epochs=None,
         train_batch_size=SIZE_BATCH,
     )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The head, the Steps with evaluations on the way, TensorBoard's folder, how it was trained."""
+
+    head: Head
+    course: list[Step]
+    log_folder: Path
+    settings: TrainingOptions
+    seconds: float
+
+
+def describe_step(step):
+    """One line on a Step that has evaluations."""
+    line = (
+        f"step {step.number}: train accuracy {step.training.accuracy:.1%}, cross entropy "
+        f"{step.training.cross_entropy:.3f}"
+    )
+    if step.validation.count:
+        line += f", validation accuracy {step.validation.accuracy:.1%}"
+    return line

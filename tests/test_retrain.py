@@ -19,6 +19,7 @@ import tensorflow as tf
 
 import label_image
 import retrain
+from retraining.cache import BottleneckStore
 from retraining.dataset import SPLITS, hash_file
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from retraining.train import Evaluation
@@ -628,9 +629,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
     stored = rows(tmp_path)
     assert 8 <= len(stored) < 90
     computed = []
-    put = retrain.BottleneckStore.put
+    put = BottleneckStore.put
     monkeypatch.setattr(
-        retrain.BottleneckStore,
+        BottleneckStore,
         "put",
         lambda self, key, vector: computed.append(key) or put(self, key, vector),
     )
