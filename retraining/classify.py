@@ -243,8 +243,10 @@ def _find_trust(graph_def, described):
     temperature, unknown = trust.read(
         described.get("trust", {}), lambda name: constant(nodes, name)
     )
-    vectors = described.get("features", described["bottleneck_input"])  # the same, without a name
-    inputs = (vectors, described["logits"]) if unknown else ()
+    inputs = ()
+    if unknown:  # "features" are the vectors without a name of their own
+        vectors = described["features" if "features" in described else "bottleneck_input"]
+        inputs = (vectors, described["logits"])
     return {"temperature": temperature, "unknown": unknown, "unknown_inputs": inputs}
 
 
