@@ -140,7 +140,7 @@ def _check_kind(path, status):
 
 FREEZE = (
     "freeze it first (convert_variables_to_constants_v2 of TensorFlow) and name the .pb file "
-    "that gives"
+    "that gives, or use it as a base network with --architecture saved_model"
 )
 UNPACK = "unpack it and name the .pb file in it"
 FETCH = "what was fetched is not the file; fetch it again"

@@ -56,7 +56,8 @@ class SavedModelRecipe:
         )
         if not is_model:
             raise ChoiceError(
-                f"{path} is no SavedModel's folder and no .keras or .h5 file; see --model_file"
+                f"{path} is no SavedModel's folder (the one with saved_model.pb in it) and no "
+                f".keras or .h5 file; see --model_file"
             )
         try:
             parts = [path.resolve().stem, short_hash(path)]

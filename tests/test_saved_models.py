@@ -144,7 +144,11 @@ def test_what_cannot_be_used_is_one_line(models, tmp_path):
     (tmp_path / "damaged.h5").write_bytes(b"HDF")
     models.inner.save_weights(tmp_path / "only.weights.h5")
     wrong = [
-        (tmp_path, {}, "is no SavedModel's folder and no .keras or .h5 file"),
+        (
+            tmp_path,
+            {},
+            "is no SavedModel's folder (the one with saved_model.pb in it) and no .keras or",
+        ),
         (tmp_path / "gone.h5", {}, "is no SavedModel's folder"),
         (tmp_path / "m", {}, "damaged"),
         (tmp_path / "damaged.keras", {}, "damaged"),
