@@ -63,7 +63,7 @@ from retraining.dataset import (
 from retraining.example_images import is_example_folder
 from retraining.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.files import check_writable, write_files
-from retraining.fine_tune import LIGHT, Material, Photos, Tuner, TuningOptions, read_state
+from retraining.fine_tune import RANDOM_VIEWS, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import (
     bad_images_path,
     comparison_path,
@@ -716,7 +716,7 @@ def views_of(options):
     """The Distortions in which fine-tuning sees the training photos."""
     if options.fine_tune_views == "plain":
         return Distortions()
-    return distortions_of(options) or replace(LIGHT, seed=options.seed)
+    return distortions_of(options) or replace(RANDOM_VIEWS, seed=options.seed)
 
 
 def describe_tuning(tuner, method):
