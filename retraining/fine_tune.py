@@ -42,7 +42,7 @@ FORMAT = 2  # of the checkpoints; raised when the same settings lead to other we
 WARM_UP = 20  # steps at the start with smaller rates
 PATIENCE = 1 / 3  # share of all epochs without a better validation after which training ends
 FEWEST = 2  # and at least so many
-LIGHT = Distortions(flip_left_right=True, random_crop=10)  # what few photos can bear
+RANDOM_VIEWS = Distortions(flip_left_right=True, random_crop=25)
 PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
@@ -56,9 +56,9 @@ class TuningOptions:
     `freeze_until` names the last layer that stays as it is.
     """
 
-    base_rate: float = 0.001
-    head_rate: float = 0.02
-    epochs: int = 10  # a few minutes for a small network and 1,000 photos on a processor
+    base_rate: float = 0.002
+    head_rate: float = 0.01
+    epochs: int = 15  # a few minutes for a small network and 1,000 photos on a processor
     batch_size: int = 32
     freeze_until: str | None = None
     scratch: bool = False

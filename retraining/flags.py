@@ -16,7 +16,7 @@ from retraining.command import (
     number,
 )
 from retraining.dataset import DatasetError, read_listed
-from retraining.fine_tune import LIGHT, TuningOptions
+from retraining.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
 from retraining.images import Distortions
@@ -624,10 +624,10 @@ def _add_fine_tuning(parser):
     )
     add(
         "--fine_tune_views",
-        choices=("light", "plain"),
-        default="light",
-        help="light: each epoch sees the training photos mirrored and cropped at random, by "
-        f"{LIGHT.random_crop} percent at most, or as the distortion flags say; plain: as they are",
+        choices=("random", "plain"),
+        default="random",
+        help="random: each epoch sees the training photos mirrored and cropped at random, by "
+        f"{RANDOM_VIEWS.random_crop} percent, or as the distortion flags say; plain: as they are",
     )
     add(
         "--compare",

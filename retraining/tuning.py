@@ -9,7 +9,7 @@ from retraining.command import escaped, is_quiet, progress_bar
 from retraining.dataset import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.extract import Extractor, Job
 from retraining.files import write_files
-from retraining.fine_tune import LIGHT, Material, Photos, Tuner, TuningOptions, read_state
+from retraining.fine_tune import RANDOM_VIEWS, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import comparison_path
 from retraining.images import Distortions
 from retraining.report import TensorBoardLog
@@ -148,7 +148,7 @@ def views_of(options):
     """The Distortions in which fine-tuning sees the training photos."""
     if options.fine_tune_views == "plain":
         return Distortions()
-    return distortions_of(options) or replace(LIGHT, seed=options.seed)
+    return distortions_of(options) or replace(RANDOM_VIEWS, seed=options.seed)
 
 
 def describe_tuning(tuner, method):
