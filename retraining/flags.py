@@ -239,6 +239,7 @@ def _check_tuning(parser, options):
         for flag in TUNING_FLAGS:
             if getattr(options, flag) != parser.get_default(flag):
                 parser.error(f"--{flag} needs --fine_tune all or --compare")
+        return
     if options.base_learning_rate == options.head_learning_rate == 0:
         parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
     if JOINT in (options.architecture or ""):
