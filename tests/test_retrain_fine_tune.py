@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import label_image
+import retrain
+from retraining.fine_tune import RANDOM_VIEWS
+from retraining.flags import parse_flags
 from retraining.graph import read_graph, read_metadata
+from retraining.images import Distortions
 from retraining.nodes import constant, nodes_by_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +105,19 @@ def test_flags_that_make_no_sense_are_refused(
 ):
     assert run_retrain(tmp_path, photos, *(flag.format(tmp_path) for flag in flags)) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], replace(RANDOM_VIEWS, seed=3)),
+        (["--random_brightness", "20"], Distortions(random_brightness=20, seed=3)),
+        (["--fine_tune_views", "plain", "--random_brightness", "20"], Distortions()),
+    ],
+)
+def test_views_are_random_unless_flags_say_otherwise(flags, expected):
+    given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
+    assert retrain.views_of(parse_flags(given, "")) == expected
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):
