@@ -92,12 +92,13 @@ def check(readings, here):
         np.testing.assert_allclose(reading.vector, here[reading.path].vector, atol=1e-4)
 
 
-@pytest.mark.parametrize("actors", [1, 2])
+@pytest.mark.parametrize("actors", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_vectors_are_those_of_the_local_engine(cluster, network, paths, here, actors, capfd):
     check(list(extractor_on(cluster, network, actors).read(paths)), here)
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_relative_paths_mean_the_drivers_folder(cluster, network, paths, monkeypatch):
     folder, name = os.path.split(paths[0])
     monkeypatch.chdir(folder)
@@ -106,6 +107,7 @@ def test_relative_paths_mean_the_drivers_folder(cluster, network, paths, monkeyp
     assert reading.key == hash_file(paths[0])
 
 
+@pytest.mark.slow
 def test_distorted_views_are_those_of_the_local_engine(cluster, network, paths):
     views = Distortions(random_crop=20, views=3)
     examples = [Example(path, "red", "training", hash_file(path)) for path in paths[:5]]
@@ -151,6 +153,7 @@ def test_a_photo_that_ends_every_worker_is_given_up(cluster, network, paths, her
     assert len(os.listdir(tmp_path)) == 4  # in its batch twice, twice alone
 
 
+@pytest.mark.slow
 def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, paths):
     class Elsewhere(Worker):
         def _compute(self, kind, items):
@@ -160,6 +163,7 @@ def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, path
         list(extractor_on(cluster, network, worker=Elsewhere).read(paths[:1]))
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_one_line(cluster, network, paths):
     class Failing(Worker):
         def _compute(self, kind, items):
