@@ -40,7 +40,7 @@ from retraining.tuning_graph import (
 
 FORMAT = 2  # of the checkpoints; raised when the same settings lead to other weights
 WARM_UP = 20  # steps at the start with smaller rates
-PATIENCE = 1 / 3  # share of all epochs without a better validation after which training ends
+PATIENCE = 1 / 2  # share of all epochs without a better validation after which training ends
 FEWEST = 2  # and at least so many
 RANDOM_VIEWS = Distortions(flip_left_right=True, random_crop=25)
 PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
