@@ -114,7 +114,6 @@ def main(argv=None):
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
     watch.lap("bottlenecks")
-    export_vectors(bottlenecks, extractor, options, log)
     findings = audit_photos(bottlenecks, options, log)
     watch.lap("label audit")
     trained = train_head(bottlenecks, extractor, options, log)
@@ -124,6 +123,7 @@ def main(argv=None):
     tuned = fine_tune(bottlenecks, extractor, trained, options, log)
     extractor, bottlenecks, trained = tuned.extractor, tuned.bottlenecks, tuned.trained
     watch.lap("fine-tuning")
+    export_vectors(bottlenecks, extractor, options, log)
     model = Model(trained.head, fit_trust(trained.head, bottlenecks, log), bottlenecks.factors)
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
@@ -640,8 +640,13 @@ def describe_setting(extractor, dataset, watch, options):
     about = describe_network(extractor.parts[0])
     for second in extractor.parts[1:]:
         about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
-    flags = {k: v for k, v in vars(options).items() if k not in ("caveats", "listed")}
+    flags = {k: as_typed(v) for k, v in vars(options).items() if k not in ("caveats", "listed")}
     return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
+
+
+def as_typed(value):
+    """A flag's value; several as they are typed, with commas between."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def describe_network(extractor):

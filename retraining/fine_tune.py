@@ -389,11 +389,11 @@ class Tuner:
         return np.concatenate([np.zeros((0, classes), np.float32), *answers])
 
     def course(self):
-        """The evaluated train.Steps so far, those before a resume among them."""
+        """The evaluated train.Steps up to the best weights, those before a resume among them."""
         batches = self._batches()
         return [
             Step(epoch * batches - 1, head_of(self.state.best), *evaluations)
-            for epoch, evaluations in enumerate(self.state.course)
+            for epoch, evaluations in enumerate(self.state.course[: self.state.best_epoch + 1])
             if epoch
         ]
 
@@ -410,5 +410,8 @@ NO_EVALUATION = Evaluation(math.nan, math.nan, 0)
 
 
 def merit(evaluation):
-    """What makes weights better: validation accuracy, then cross entropy."""
-    return evaluation.accuracy, -evaluation.cross_entropy
+    """What makes weights better: the validation photos' cross entropy, then accuracy.
+
+    Of few photos the accuracy jumps by whole photos, while wrong answers may become surer.
+    """
+    return -evaluation.cross_entropy, evaluation.accuracy

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -38,7 +39,9 @@ BESIDE_THE_GRAPH = {
     "metrics": "retrained_metrics.json",
 }
 PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
+MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
+ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
 LOCAL, RAY = ENGINES = ("local", "ray")
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 
@@ -181,6 +184,7 @@ def _check_urls(parser, options):
 def _check_engine(parser, options):
     """Ends the program if Ray is asked for and missing, or its flags are given without it."""
     if options.engine == RAY:
+        options.ray_resources = options.ray_resources or ONE_CPU
         if importlib.util.find_spec("ray") is None:
             parser.error("--engine ray needs Ray: pip install -r requirements-ray.txt")
         return
@@ -235,6 +239,8 @@ TUNING_FLAGS = (
 
 def _check_tuning(parser, options):
     """Ends the program if flags of fine-tuning contradict each other or would do nothing."""
+    if options.compare and options.fine_tune == "all":
+        parser.error("--compare names the ways of fine-tuning; drop --fine_tune all")
     if options.fine_tune == "none" and not options.compare:
         for flag in TUNING_FLAGS:
             if getattr(options, flag) != parser.get_default(flag):
@@ -261,15 +267,16 @@ def _check_places(parser, options):
         folders["--saved_model_dir"] = options.saved_model_dir
     photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
     for flag, path in {**output_paths(options), **folders}.items():
-        if _is_below(path, photos):
+        if _is_within(path, photos):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
-    for flag, path in output_paths(options).items():
-        if _is_below(path, vectors):
+    versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
+    for flag, path in {**output_paths(options), **versions}.items():
+        if _is_within(path, vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
 
 
-def _is_below(path, folder):
-    return os.path.realpath(path).startswith(os.path.join(folder, ""))
+def _is_within(path, folder):
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
 
 
 def build_parser(description=None):
@@ -450,9 +457,8 @@ def _add_cluster(parser):
     add(
         "--ray_resources",
         type=_resources,
-        default=(1, 0.0),
         metavar="CPUS[,GPUS]",
-        help="what each actor gets; it computes so many batches at once as it has CPUs, or uses "
+        help="what each actor gets, 1 CPU unless told otherwise; it computes so many batches at once as it has CPUs, or uses "
         "its GPUs",
     )
 
@@ -497,6 +503,8 @@ def hidden_units(text):
     sizes = tuple(int(word) for word in text.split(","))
     if not all(1 <= size <= MOST_UNITS for size in sizes):
         raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_UNITS}, not {text}")
+    if sum(map(math.prod, itertools.pairwise(sizes))) > MOST_WEIGHTS:
+        raise argparse.ArgumentTypeError(f"{text} asks for more than {MOST_WEIGHTS:,} weights")
     return sizes
 
 
@@ -533,12 +541,12 @@ def _add_head(parser):
     )
     add(
         "--epochs",
-        type=POSITIVE,
+        type=number(int, 1, 1_000_000),
         help="passes over all training photos, in place of --how_many_training_steps",
     )
     add(
         "--l2",
-        type=number(float, 0),
+        type=number(float, 0, 1e6),
         default=defaults.l2,
         help="times half the sum of the squared weights (not biases) is added to the loss",
     )
@@ -558,7 +566,7 @@ def _add_head(parser):
     )
     add(
         "--early_stopping",
-        type=POSITIVE,
+        type=number(int, 1, 1_000_000),
         metavar="N",
         help="stop after N evaluations without a lower cross entropy on all validation photos, and "
         "keep the head that had the lowest",

@@ -44,7 +44,7 @@ def tops(probabilities, truth):
 
 
 def best_of(attempts):
-    """The Attempt with the best validation: accuracy, then cross entropy; of equals the first."""
+    """The Attempt with the best validation: cross entropy, then accuracy; of equals the first."""
     return max(attempts, key=lambda attempt: merit(attempt.validation))
 
 

@@ -7,6 +7,7 @@ file names classes and may hold Python. So what they hold is looked at first.
 import json
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,7 @@ def _read_config(path):
         raise ChoiceError(
             f"{path} holds weights only; give --architecture keras:NAME and this file as --weights"
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ChoiceError(f"{path} is damaged or no Keras model: {_one_line(error)}") from error
 
 

@@ -76,9 +76,12 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
     attempts = [try_method(name, frozen, options, log) for name in names]
     best = methods.best_of(attempts)
     if options.compare:
-        log.info(f"{best.method} is the best on the validation photos; its model is exported")
+        log.info(
+            f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
+        )
     if best.network is not extractor.network:
-        extractor = Extractor(best.network, extractor.settings)
+        network = replace(best.network, name=f"{extractor.network.name}, fine-tuned")
+        extractor = Extractor(network, extractor.settings)
         bottlenecks = recompute(bottlenecks, extractor, options)
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
@@ -159,7 +162,8 @@ def describe_tuning(tuner, method):
     if not best.count:
         return f"{line}; no validation photos, so the last one's weights are kept"
     return (
-        f"{line}, the best is {state.best_epoch} (0: as it was): validation accuracy "
+        f"{line}, the best is {state.best_epoch} (0: as it was); all {best.count} validation "
+        f"photos: accuracy "
         f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
         f"{best.cross_entropy:.3f}"
     )
@@ -200,10 +204,10 @@ def recompute(bottlenecks, extractor, options):
 
 
 def print_comparison(tuned, options):
-    """The methods of --compare on stdout: name, top-1, top-5 on the test photos, seconds."""
+    """The methods of --compare on stdout: name, top-1 and top-5 on the test photos, seconds."""
     if not options.compare:
         return
     for each in tuned.attempts:
-        print(f"{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+        print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
     print(f"exported_method\t{tuned.method}")
     print(f"comparison\t{escaped(comparison_path(options))}")
