@@ -458,8 +458,8 @@ def _add_cluster(parser):
         "--ray_resources",
         type=_resources,
         metavar="CPUS[,GPUS]",
-        help="what each actor gets, 1 CPU unless told otherwise; it computes so many batches at once as it has CPUs, or uses "
-        "its GPUs",
+        help="what each actor gets, one CPU unless told otherwise; it computes as many batches at "
+        "once as it has CPUs, or uses its GPUs",
     )
 
 
