@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import label_image
-import retrain
 from retraining.fine_tune import RANDOM_VIEWS
 from retraining.flags import parse_flags
 from retraining.graph import read_graph, read_metadata
@@ -49,19 +48,30 @@ def test_a_fine_tuned_graph_is_exported_and_labels(tmp_path, run_retrain, photos
 def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     methods = "head,two_rates,all,scratch"
     assert run_retrain(tmp_path, photos, "--compare", methods, *RATES) == 0
-    out = results(capsys)
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    out = {name: values[0] for name, *values in lines}
+    told = {values[0]: values[1:] for name, *values in lines if name == "method"}
     with open(out["comparison"], newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file, delimiter="\t")}
     assert list(rows) == methods.split(",")
     for method, row in rows.items():
-        assert out[method] == f"{row['top_1']}\t{row['top_5']}\t{row['seconds']}"
+        assert told[method] == [row["top_1"], row["top_5"], row["seconds"]]
         assert float(row["top_5"]) == 1  # of three classes
     assert [row["epochs"] for row in rows.values()] == ["0", "3", "3", "3"]
     (exported,) = (method for method, row in rows.items() if row["exported"] == "yes")
     assert out["exported_method"] == exported
     assert rows[exported]["top_1"] == out["test_accuracy"]
-    best = max(float(row["validation_top_1"]) for row in rows.values())
-    assert float(rows[exported]["validation_top_1"]) == best
+    best = min(float(row["validation_cross_entropy"]) for row in rows.values())
+    assert float(rows[exported]["validation_cross_entropy"]) == best
+
+
+def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
+    assert run_retrain(tmp_path, photos, "--saved_model_dir", photos) == 2
+    assert "is in --image_dir" in capsys.readouterr().err
+    assert run_retrain(tmp_path, photos, "--saved_model_dir", tmp_path / "bottleneck_cache") == 2
+    assert "is in --bottleneck_dir" in capsys.readouterr().err
+    assert run_retrain(tmp_path, photos, "--fine_tune", "all", "--compare", "head,all") == 2
+    assert "drop --fine_tune all" in capsys.readouterr().err
 
 
 def test_an_unknown_layer_is_refused_before_vectors_are_computed(
@@ -117,7 +127,7 @@ def test_flags_that_make_no_sense_are_refused(
 )
 def test_views_are_random_unless_flags_say_otherwise(flags, expected):
     given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
-    assert retrain.views_of(parse_flags(given, "")) == expected
+    assert views_of(parse_flags(given, "")) == expected
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):

@@ -1,5 +1,6 @@
 """saved_models.py: anybody's SavedModel or Keras file gives the vectors that it gives itself."""
 
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ from retraining import keras_networks
 from retraining.graph import Runner, load_network
 from retraining.networks import NetworkError, find, obtain
 from retraining.nodes import read_notes
-from retraining.recipes import Choice
+from retraining.recipes import Choice, ChoiceError
+from retraining.saved_models import load_keras
 
 ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
 
@@ -164,3 +166,15 @@ def test_what_cannot_be_used_is_one_line(models, tmp_path):
         assert text in str(error.value)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "models").exists()
+
+
+def test_keras_files_with_an_odd_description_are_one_line(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    odd, deep = tmp_path / "odd.h5", tmp_path / "deep.keras"
+    with h5py.File(odd, "w") as file:
+        file.attrs["model_config"] = 3
+    with zipfile.ZipFile(deep, "w") as archive:
+        archive.writestr("config.json", "[" * 200_000 + "]" * 200_000)
+    for path in (odd, deep):
+        with pytest.raises(ChoiceError, match="is damaged or no Keras model"):
+            load_keras(str(path), Choice())
