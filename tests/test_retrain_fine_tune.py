@@ -18,6 +18,7 @@ from retraining.flags import parse_flags
 from retraining.graph import read_graph, read_metadata
 from retraining.images import Distortions
 from retraining.nodes import constant, nodes_by_name
+from retraining.tuning import views_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
