@@ -640,13 +640,8 @@ def describe_setting(extractor, dataset, watch, options):
     about = describe_network(extractor.parts[0])
     for second in extractor.parts[1:]:
         about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
-    flags = {k: as_typed(v) for k, v in vars(options).items() if k not in ("caveats", "listed")}
+    flags = {k: v for k, v in vars(options).items() if k not in ("caveats", "listed")}
     return Setting(about, flags, watch.seconds, options.caveats, dataset.warnings)
-
-
-def as_typed(value):
-    """A flag's value; several as they are typed, with commas between."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def describe_network(extractor):
