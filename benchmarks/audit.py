@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import base_network
 import numpy as np
 from PIL import Image
 
@@ -25,9 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from retraining import audit
 from retraining.dataset import list_photos
 from retraining.extract import stream
-from retraining.graph import Runner, Running, load_network, resolve_precision
+from retraining.graph import Runner, Running, resolve_precision
 from retraining.images import ImageReader
-from retraining.networks import NETWORKS, obtain
 
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10
@@ -40,9 +40,7 @@ def main():
     )
     parser.add_argument("what", choices=("labels", "duplicates", "time"))
     parser.add_argument("--vectors", default="classic_bottlenecks")
-    parser.add_argument("--image_dir", default="flower_photos")
-    parser.add_argument("--model_dir", default="models")
-    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    base_network.add_flags(parser)
     parser.add_argument("--photos", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=5)
     options = parser.parse_args()
@@ -108,8 +106,7 @@ def duplicates(options):
     photos = list_photos(options.image_dir)[0].values()
     paths = [path for of_class in photos for path in of_class]
     truth = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
-    known = NETWORKS[options.architecture]
-    network = load_network(obtain(known, options.model_dir), known)
+    network = base_network.load(options)
     unit = audit.normalised(vectors_of(network, paths))
     for row, other, cosine in audit.near_duplicates(unit, truth):
         print(f"pair {cosine:.4f} {paths[other]} {paths[row]}")

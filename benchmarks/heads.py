@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import base_network
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from retraining import heads
 from retraining.cache import BottleneckStore
 from retraining.dataset import load_dataset
-from retraining.graph import load_network, resolve_precision
-from retraining.networks import NETWORKS, obtain
+from retraining.graph import resolve_precision
 from retraining.train import Labelled, TrainingOptions, evaluate, train
 
 AUTO = "--head auto"
@@ -62,10 +62,7 @@ def parse_flags():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_dir", default="flower_photos")
-    parser.add_argument("--model_dir", default="models")
-    parser.add_argument("--model_file", help="the network's frozen graph")
-    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    base_network.add_flags(parser)
     parser.add_argument("--bottleneck_dir", default="bottleneck_cache")
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--ways", nargs="*", choices=WAYS, help="beside the classic; default: all")
@@ -74,8 +71,7 @@ def parse_flags():
 
 def stored_vectors(options):
     """(float32 [n, width], class int [n]) of the photos."""
-    known = NETWORKS[options.architecture]
-    network = load_network(options.model_file or obtain(known, options.model_dir), known)
+    network = base_network.load(options)
     dataset = load_dataset(options.image_dir)
     fingerprint = network.fingerprint(resolve_precision("auto", network.graph_def))
     about = (options.bottleneck_dir, network.name, fingerprint, network.width)

@@ -11,15 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import base_network
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.dataset import list_photos
 from retraining.extract import stream
-from retraining.graph import Runner, Running, load_network
+from retraining.graph import Runner, Running
 from retraining.images import ImageReader
-from retraining.networks import NETWORKS, obtain
 
 WARM_UP = 32  # photos
 
@@ -28,13 +28,10 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_dir", default="flower_photos")
-    parser.add_argument("--model_dir", default="models")
-    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    base_network.add_flags(parser)
     options = parser.parse_args()
     paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
-    known = NETWORKS[options.architecture]
-    network = load_network(obtain(known, options.model_dir), known)
+    network = base_network.load(options)
     exact, low = (vectors(network, paths, precision) for precision in ("float32", "bfloat16"))
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(low, axis=1)
     cosines = (exact * low).sum(axis=1) / norms

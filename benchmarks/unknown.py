@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import base_network
 import numpy as np
 from audit import vectors_of
 from PIL import Image, ImageDraw
@@ -24,8 +25,6 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.dataset import list_photos
-from retraining.graph import load_network
-from retraining.networks import NETWORKS, obtain
 from retraining.train import Labelled, TrainingOptions, train
 from retraining.trust import principal_axes
 
@@ -55,10 +54,7 @@ def parse_flags():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_dir", default="flower_photos")
-    parser.add_argument("--model_dir", default="models")
-    parser.add_argument("--model_file", help="the network's frozen graph")
-    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    base_network.add_flags(parser)
     parser.add_argument("--vectors", help=".npy file that keeps the vectors for the next run")
     parser.add_argument("--left_out", type=int, nargs="+", default=[1, 2], help="classes at a time")
     return parser.parse_args()
@@ -66,8 +62,7 @@ def parse_flags():
 
 def compute_vectors(options, paths):
     """float32 [n, width], by the project's own code."""
-    known = NETWORKS[options.architecture]
-    network = load_network(options.model_file or obtain(known, options.model_dir), known)
+    network = base_network.load(options)
     return vectors_of(network, paths)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from retraining import RetrainingError, evaluate, to_onnx, to_saved_model, to_tflite
 from retraining.graph import BytesRunner, import_graph, keep_ancestors, read_graph
 from retraining.images import ImageError, ImageReader, read_file
+from retraining.lines import one_line
 from retraining.quiet_tensorflow import import_tensorflow
 from retraining.source import Source
 
@@ -58,7 +59,7 @@ def main(folder):
     try:
         answers = convert_and_run(name, source, samples, folder)
     except Exception as error:  # converters raise anything; formats passes the line on
-        sys.exit(f"{name}: {' '.join(str(error).split())[:300] or type(error).__name__}")
+        sys.exit(f"{name}: {one_line(error)}")
     with open(os.path.join(folder, "answers.json"), "w", encoding="ascii") as file:
         json.dump(answers, file)
 

@@ -108,3 +108,8 @@ def _remove_leftovers(folder):
     for part in folder.glob(".retrain-*.part"):
         if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
             _remove(part)
+
+
+def is_within(path, folder):
+    """Whether a real path is the real path `folder` or lies in it."""
+    return Path(path).is_relative_to(folder)

@@ -21,6 +21,7 @@ from retraining.extract import in_order, thread_pool
 from retraining.graph import BaseNetwork
 from retraining.images import Distortions, ImageError, ImageReader
 from retraining.nodes import constant, nodes_by_name
+from retraining.objective import balancing_weights
 from retraining.optimizers import ADAM_DECAYS, EPSILON
 from retraining.train import Evaluation, Head, Step, TrainingError, evaluation_of
 from retraining.tuning_graph import (
@@ -200,9 +201,7 @@ def shares_of(truth, classes):
 
     As in the head's own training, whose batches are drawn class-uniformly.
     """
-    counts = np.bincount(truth, minlength=classes)
-    present = np.count_nonzero(counts)
-    return (len(truth) / present / counts[truth]).astype(np.float32)
+    return balancing_weights(truth, classes)[truth]
 
 
 # -- training --------------------------------------------------------------------------------

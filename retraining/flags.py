@@ -17,6 +17,7 @@ from retraining.command import (
     number,
 )
 from retraining.dataset import DatasetError, read_listed
+from retraining.files import is_within
 from retraining.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS
@@ -267,16 +268,12 @@ def _check_places(parser, options):
         folders["--saved_model_dir"] = options.saved_model_dir
     photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
     for flag, path in {**output_paths(options), **folders}.items():
-        if _is_within(path, photos):
+        if is_within(os.path.realpath(path), photos):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
     versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
     for flag, path in {**output_paths(options), **versions}.items():
-        if _is_within(path, vectors):
+        if is_within(os.path.realpath(path), vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
-
-
-def _is_within(path, folder):
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
 
 
 def build_parser(description=None):

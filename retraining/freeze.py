@@ -10,6 +10,7 @@ import numpy as np
 
 from retraining import RetrainingError
 from retraining.graph import import_graph, keep_ancestors
+from retraining.lines import one_line
 from retraining.nodes import (
     add_constant,
     add_node,
@@ -18,19 +19,14 @@ from retraining.nodes import (
     nodes_by_name,
     set_constant,
     set_inputs,
+    users_of,
 )
-from retraining.quiet_tensorflow import import_tensorflow, muted_stderr
+from retraining.quiet_tensorflow import import_whole_tensorflow, muted_stderr
 from retraining.scaling import INPUT, sort_nodes
 
 
 class FreezeError(RetrainingError):
     """A model cannot be read, or cannot be made a frozen graph; says why in one line."""
-
-
-def one_line(error):
-    """The text of any library's error on one line, shortened."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def freeze(function, size, output, batch=None, dtype="float32"):
@@ -42,8 +38,7 @@ def freeze(function, size, output, batch=None, dtype="float32"):
     Raises:
         FreezeError: TensorFlow cannot trace it.
     """
-    import_tensorflow()  # first, so that its C++ code is quiet
-    import tensorflow as tf
+    tf = import_whole_tensorflow()
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     spec = tf.TensorSpec([batch, *size, 3], tf.float32, name=INPUT)
@@ -67,7 +62,7 @@ def _inlined(graph_def, output):
     """The graph without functions that were compiled by themselves, as grouped convolutions are."""
     if not graph_def.library.function:
         return graph_def
-    import tensorflow as tf
+    tf = import_whole_tensorflow()
     from tensorflow.python.grappler import tf_optimizer
 
     for holder in (*graph_def.library.function, *graph_def.node):
@@ -156,10 +151,7 @@ def _flatten_vectors(graph_def):
 
     That holds as long as a tensor [n, height, width, c] is what they meet in the end.
     """
-    users = {}
-    for node in graph_def.node:
-        for name in node.input:
-            users.setdefault(node_name(name), []).append(node)
+    users = users_of(graph_def)
     for node in graph_def.node:
         value = constant({node.name: node}, node.name) if node.op == "Const" else None
         flat = value is not None and value.dtype == np.float32 and value.ndim == 4

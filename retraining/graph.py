@@ -14,6 +14,7 @@ import numpy as np
 
 from retraining.graph_check import MAX_ELEMENTS, load_graph
 from retraining.images import POLICY, ImageError
+from retraining.lines import one_line
 from retraining.networks import NETWORKS
 from retraining.nodes import (
     IMAGE_BYTES,
@@ -239,7 +240,7 @@ def import_graph(graph_def):
         with graph.as_default():
             tf.import_graph_def(graph_def, name="")
     except (ValueError, tf.errors.OpError) as error:
-        raise GraphError(f"TensorFlow cannot load this graph: {_one_line(error)}") from error
+        raise GraphError(f"TensorFlow cannot load this graph: {one_line(error)}") from error
     _check_shapes(graph)
     return graph
 
@@ -279,10 +280,6 @@ def width_of(tensor):
     """Values per image that a tensor [n, ...] holds; None if its shape does not tell."""
     sizes = tensor.shape.as_list()[1:] if tensor.shape.rank is not None else [None]
     return math.prod(sizes) if sizes and None not in sizes else None
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300]
 
 
 # -- surgery ---------------------------------------------------------------------------------
@@ -775,7 +772,7 @@ def _errors_of_running():
     try:
         yield
     except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
-        raise GraphError(f"TensorFlow cannot run this graph: {_one_line(error)}") from error
+        raise GraphError(f"TensorFlow cannot run this graph: {one_line(error)}") from error
 
 
 def _fetcher(session, output, also):

@@ -10,6 +10,8 @@ import stat
 
 import numpy as np
 
+from retraining.lines import one_line
+
 SIGNATURES = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
@@ -114,11 +116,7 @@ def open_image(file):
     except Image.UnidentifiedImageError as error:
         raise NotAnImageError("is not an image of a known format") from error
     except Exception as error:  # Pillow's parsers raise many kinds of error on broken files
-        raise ImageFileError(f"is a broken image ({_one_line(error)})") from error
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
 
 def check_pixels(width, height, most=MAX_PIXELS):
@@ -144,7 +142,7 @@ def decode(content, most=MAX_PIXELS):
             image.load()
             return np.asarray(opaque(ImageOps.exif_transpose(image)))
         except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-            raise ImageFileError(f"is a broken image ({_one_line(error)})") from error
+            raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
 
 def decode_jpeg(content):
@@ -157,7 +155,7 @@ def decode_jpeg(content):
         try:
             pixels = np.asarray(image.convert("RGB"))
         except Exception as error:  # as in `decode`
-            raise ImageFileError(f"is a broken image ({_one_line(error)})") from error
+            raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
     rows = np.flatnonzero((pixels != MISSING_GREY).any(axis=(1, 2)))
     if not len(rows) or rows[-1] + 1 < LEAST_ROWS * len(pixels):
         raise ImageFileError("is a broken image (more than half of it is missing)")

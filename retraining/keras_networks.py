@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from retraining.download import DownloadError, Remote, fetch
+from retraining.lines import one_line
 from retraining.recipes import Choice, ChoiceError, short_hash
 from retraining.scaling import Scaling, add_scaling
 
@@ -215,7 +216,7 @@ class KerasRecipe:
         try:
             return getattr(keras.applications, self.stock)(**options)
         except (ValueError, OSError) as error:
-            raise ChoiceError(f"Keras cannot make {self.name}: {_one_line(error)}") from error
+            raise ChoiceError(f"Keras cannot make {self.name}: {one_line(error)}") from error
 
     def _from_file(self, whole):
         """With weights from a file, which may have those of the classes or not."""
@@ -237,12 +238,6 @@ class KerasRecipe:
         # The classes' layers come last, so the first weights are those of the rest.
         wanted.set_weights(other.get_weights()[: len(wanted.weights)])
         return wanted
-
-
-def _one_line(error):
-    from retraining.freeze import one_line
-
-    return one_line(error)
 
 
 def import_keras():
@@ -280,7 +275,7 @@ def load_weights(model, path):
     except Exception as error:  # h5py, zipfile and Keras raise whatever a wrong file makes them
         raise ChoiceError(
             f"{path} does not hold the weights that are needed (.weights.h5, .keras or .h5 of that "
-            f"very network): {_one_line(error)}"
+            f"very network): {one_line(error)}"
         ) from error
 
 

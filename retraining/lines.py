@@ -26,6 +26,11 @@ def table(rows):
     return "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
 
 
+def one_line(error, most=300):
+    """The text of any library's error on one line, shortened; its kind if it has no text."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def some(names, most=3):
     """The first of the names, and `...` where there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

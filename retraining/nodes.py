@@ -26,6 +26,15 @@ def node_name(reference):
     return reference.lstrip("^").split(":")[0]
 
 
+def users_of(graph_def):
+    """{name of a node that others read: those NodeDefs, once for each input that it is}."""
+    users = {}
+    for node in graph_def.node:
+        for reference in node.input:
+            users.setdefault(node_name(reference), []).append(node)
+    return users
+
+
 def constant(nodes, name):
     """The value of a Const node, seen through Identity nodes, as an array; None if it is none."""
     node = nodes.get(node_name(name))

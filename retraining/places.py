@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from retraining import RetrainingError
+from retraining.lines import one_line
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 RACY_SECONDS = 2.0  # what was changed this recently may change again without its time showing it
@@ -93,7 +94,7 @@ def list_files(url):
             found = system.find(root, detail=True)
         except (FileNotFoundError, PermissionError) as error:
             raise PlaceError(
-                f"cannot list {url}: {_one_line(error)}; check its name, and the credentials in "
+                f"cannot list {url}: {one_line(error)}; check its name, and the credentials in "
                 f"the environment"
             ) from error
         system.invalidate_cache()  # which holds a kilobyte per file
@@ -172,13 +173,9 @@ def _explained(url):
     except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
     except PermissionError as error:
-        raise PermissionError(errno.EACCES, _one_line(error), url) from error
+        raise PermissionError(errno.EACCES, one_line(error), url) from error
     except Exception as error:  # each storage's package has errors of its own
         raise PlaceError(
-            f"cannot read {url}: {_one_line(error)}; check the network, the address and the "
+            f"cannot read {url}: {one_line(error)}; check the network, the address and the "
             f"credentials in the environment; the same command goes on from here"
         ) from error
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retraining.keras_networks import BOTTLENECK, import_keras, output_of
+from retraining.lines import one_line
 from retraining.nodes import add_notes
+from retraining.quiet_tensorflow import import_whole_tensorflow
 from retraining.recipes import Choice, ChoiceError, short_hash
 from retraining.scaling import Scaling, add_scaling, scales_pixels
 
@@ -129,8 +131,7 @@ def averaged(function, notes):
     """The function, its output averaged over the image where it has one; that is noted."""
 
     def vectors(images):
-        import tensorflow as tf
-
+        tf = import_whole_tensorflow()
         output = function(images)
         if output.shape.rank == 4:
             notes.append(f"the model gives {output.shape}; its average over the image is used")
@@ -150,7 +151,7 @@ def load_keras(path, choice):
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a damaged file makes Keras, h5py or zipfile raise
-        raise ChoiceError(f"Keras cannot load {path}: {_one_line(error)}") from error
+        raise ChoiceError(f"Keras cannot load {path}: {one_line(error)}") from error
     if choice.layer:
         model = output_of(model, choice.layer)
     shape = getattr(model, "input_shape", None)
@@ -158,12 +159,6 @@ def load_keras(path, choice):
     if len(model.outputs or ()) > 1:
         raise ChoiceError(f"{path} has several outputs; name a layer with --bottleneck_layer")
     return Loaded(lambda images: model(images, training=False), size)
-
-
-def _one_line(error):
-    from retraining.freeze import one_line
-
-    return one_line(error)
 
 
 def _image_size(shapes, path):
@@ -191,7 +186,7 @@ def _read_config(path):
             f"{path} holds weights only; give --architecture keras:NAME and this file as --weights"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ChoiceError(f"{path} is damaged or no Keras model: {_one_line(error)}") from error
+        raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
 
 
 def check_config(path, config):
@@ -231,12 +226,11 @@ def load_folder(path, choice):
     """A Loaded SavedModel: its signature's or its own call. Raises ChoiceError."""
     _check_saved_model(path, choice.allow_unsafe_ops)
     import_keras()
-    import tensorflow as tf
-
+    tf = import_whole_tensorflow()
     try:
         model = tf.saved_model.load(str(path))
     except Exception as error:  # whatever a damaged folder makes TensorFlow raise
-        raise ChoiceError(f"TensorFlow cannot load {path}: {_one_line(error)}") from error
+        raise ChoiceError(f"TensorFlow cannot load {path}: {one_line(error)}") from error
     signatures = dict(model.signatures)
     signature = signatures.get("serving_default") or next(iter(signatures.values()), None)
     if signature is not None:
@@ -286,7 +280,7 @@ def _check_saved_model(path, allow_unsafe_ops):
         saved = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())
         meta = saved.meta_graphs[0]
     except (OSError, DecodeError, IndexError) as error:
-        raise ChoiceError(f"{path} is a damaged SavedModel: {_one_line(error)}") from error
+        raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
     if not meta.object_graph_def.nodes:
         raise ChoiceError(
             f"{path} is a SavedModel of TensorFlow 1; freeze it and name the .pb file that gives"

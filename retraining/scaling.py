@@ -11,6 +11,7 @@ from retraining.nodes import (
     node_name,
     nodes_by_name,
     set_inputs,
+    users_of,
 )
 
 INPUT = "input"
@@ -69,10 +70,7 @@ def scales_pixels(graph_def):
     multiplies by their inverse), or subtracts as much.
     """
     nodes = nodes_by_name(graph_def)
-    users = {}
-    for node in graph_def.node:
-        for name in node.input:
-            users.setdefault(node_name(name), []).append(node)
+    users = users_of(graph_def)
     current = INPUT
     passed_on = ("Cast", "ReverseV2", "Mul", "RealDiv", "Sub", "Add", "AddV2", "Identity")
     while len(users.get(current, ())) == 1 and users[current][0].op in passed_on:

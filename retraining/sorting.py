@@ -11,6 +11,7 @@ from pathlib import Path
 
 from retraining import RetrainingError
 from retraining.dataset import hash_file
+from retraining.files import is_within
 
 NAME_BYTES = 120  # of a label's folder; file systems take 143 to 255
 STEM_BYTES = 180  # of a file's name before the mark that tells it from others of that name
@@ -108,11 +109,6 @@ def safe_name(label):
         name = _percent(name[0]) + name[1:]
     cut = _cut(name, NAME_BYTES)
     return name if cut == name else f"{cut}~{_mark(label)}"
-
-
-def is_within(path, folder):
-    """Whether a real path is the real path `folder` or lies in it."""
-    return Path(path).is_relative_to(folder)
 
 
 def _percent(character):
