@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import base_network
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import base_network
 from retraining import audit
 from retraining.dataset import list_photos
 from retraining.extract import stream

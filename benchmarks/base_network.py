@@ -1,10 +1,5 @@
 """The flags by which a benchmark is told its photos and its base network, and that network."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from retraining.graph import load_network
 from retraining.networks import NETWORKS, obtain
 

@@ -15,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-import base_network
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import base_network
 from retraining import heads
 from retraining.cache import BottleneckStore
 from retraining.dataset import load_dataset

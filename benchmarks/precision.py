@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import base_network
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import base_network
 from retraining.dataset import list_photos
 from retraining.extract import stream
 from retraining.graph import Runner, Running

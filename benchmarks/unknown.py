@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import base_network
 import numpy as np
 from audit import vectors_of
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import base_network
 from retraining.dataset import list_photos
 from retraining.train import Labelled, TrainingOptions, train
 from retraining.trust import principal_axes
