@@ -29,7 +29,13 @@ from retraining import (
     networks,
     trust,
 )
-from retraining.bottlenecks import compute_bottlenecks, export_vectors, make_extractor, open_store
+from retraining.bottlenecks import (
+    compute_bottlenecks,
+    export_vectors,
+    import_exported,
+    make_extractor,
+    open_store,
+)
 from retraining.cache import FileKeys
 from retraining.command import (
     DONE,
@@ -71,7 +77,7 @@ from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.pair import JOINT, fold_scale
 from retraining.places import facts_of as facts_of_file
 from retraining.places import is_url
-from retraining.prefill import prefill, read_here
+from retraining.prefill import learn_keys, prefill, read_here
 from retraining.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
 from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
 from retraining.thumbnails import Thumbnails
@@ -110,6 +116,7 @@ def main(argv=None):
     extractor = make_extractor(chosen, options, log)
     check_fine_tuning(extractor.network, options)
     watch.lap("reading the network")
+    import_exported(extractor, options, log)
     dataset = dataset or read_photos_once(scan, extractor, options, log)
     bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
     report_bad_images(bottlenecks, dataset, options, log)
@@ -198,6 +205,8 @@ def read_photos_once(scan, extractor, options, log):
     first, *_ = extractor.parts  # a second network's vectors take a reading of their own
     read = first.read if options.engine == RAY else partial(read_here, first)
     with file_keys(scan, options) as files, open_store(first, options) as store:
+        if options.import_vectors:  # to find those photos whose vectors are there now
+            learn_keys(paths, files, progress_bar("hashing photos", "img", is_quiet(options)))
         filled = prefill(paths, files, store, read, bar)
         for note in store.notes:
             log.warning(note)

@@ -16,8 +16,8 @@ from retraining.images import Distortions
 from retraining.lines import some
 from retraining.mirror import mirror_average
 from retraining.nodes import read_notes
-from retraining.pair import scale_alike
-from retraining.parquet import write_vectors
+from retraining.pair import JOINT, scale_alike
+from retraining.parquet import VectorFile, VectorFileError, write_vectors
 from retraining.ray_engine import ClusterOptions, RayExtractor
 from retraining.record import Outcome
 from retraining.train import Labelled
@@ -93,8 +93,7 @@ def compute_bottlenecks(dataset, extractor, options, log):
 
 def open_store(extractor, options):
     """The BottleneckStore of one network at its precision."""
-    network = extractor.network
-    fingerprint = network.fingerprint(extractor.settings.precision)
+    network, fingerprint = extractor.network, fingerprint_of(extractor)
     return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
 
 
@@ -142,6 +141,54 @@ def warn_of_import(outcome, examples, cache, log):
             log.debug(f"not taken over, {reason}: {path}")
 
 
+def import_exported(extractor, options, log):
+    """Takes over the vectors of --import_vectors that the stores lack; says how many.
+
+    Raises:
+        VectorFileError: they are not of this run's networks, or cannot be read.
+    """
+    if not options.import_vectors:
+        return
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(VectorFile(options.import_vectors))
+        parts = {fingerprint_of(part): part for part in extractor.parts}
+        stores = [
+            (stack.enter_context(open_store(parts[name], options)), columns)
+            for name, columns in file.columns.items()
+            if name in parts
+        ]
+        if not stores:
+            raise VectorFileError(
+                f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
+                f", this run uses {extractor.network.name} in {extractor.settings.precision} or "
+                f"another file of it; give the flags with which they were exported"
+            )
+        bar = progress_bar("importing vectors", "batch", is_quiet(options))
+        sound = taken = 0
+        for keys, vectors in bar(file.rows(), total=None):
+            sound += len(keys)
+            taken += max(put_lacking(store, keys, vectors[:, columns]) for store, columns in stores)
+        invalid = len(file) - sound
+    known = f", {sound - taken} known before" * (sound > taken)
+    log.info(f"{taken} vectors taken over from {file.path}{known}")
+    if invalid:
+        log.warning(f"{invalid} rows of {file.path} hold no valid key and vector; left out")
+
+
+def put_lacking(store, keys, vectors):
+    """Puts those vectors, a row per key, of which the store has none; returns how many."""
+    rows = dict(zip(keys, vectors, strict=True))
+    lacking = store.missing(rows)
+    for key in lacking:
+        store.put(key, rows[key])
+    return len(lacking)
+
+
+def fingerprint_of(extractor):
+    """Of one network at its precision."""
+    return extractor.network.fingerprint(extractor.settings.precision)
+
+
 def make_jobs(examples, options):
     """A Job per photo; those for training with their distorted views, if any are asked for."""
     distortions = distortions_of(options)
@@ -173,11 +220,11 @@ def export_vectors(bottlenecks, extractor, options, log):
     """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
     if not options.export_vectors:
         return
-    prints = [part.network.fingerprint(part.settings.precision) for part in extractor.parts]
     facts = {
         "network": extractor.network.name,
-        "fingerprint": "+".join(prints),
+        "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
         "precision": extractor.settings.precision,
+        "width": JOINT.join(str(part.network.width) for part in extractor.parts),
     }
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
     if bottlenecks.factors is not None:  # as the networks give them

@@ -170,7 +170,7 @@ def _check_head(parser, options, given):
 def _check_urls(parser, options):
     """Ends the program if anything but --image_dir is a URL, or would not go with one."""
     flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
-    flags += ["saved_model_dir"]
+    flags += ["saved_model_dir", "import_vectors"]
     folders = {f"--{flag}": getattr(options, flag) for flag in flags}
     folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
     for flag, path in {**output_paths(options), **folders}.items():
@@ -178,8 +178,9 @@ def _check_urls(parser, options):
             parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
-    if options.export_vectors and (reason := why_no_parquet()):
-        parser.error(f"--export_vectors {reason}")
+    for flag in ("export_vectors", "import_vectors"):
+        if getattr(options, flag) is not None and (reason := why_no_parquet()):
+            parser.error(f"--{flag} {reason}")
 
 
 def _check_engine(parser, options):
@@ -195,14 +196,15 @@ def _check_engine(parser, options):
 
 
 def _check_output_flags(parser, options):
-    """Ends the program if an output has no name, or would replace another or --exclude's file."""
-    first = {os.path.realpath(options.exclude): "--exclude"} if options.exclude else {}
+    """Ends the program if an output has no name, or would replace another or what is read."""
+    read = {"--exclude": options.exclude, "--import_vectors": options.import_vectors}
+    first = {os.path.realpath(path): flag for flag, path in read.items() if path}
     for flag, path in output_paths(options).items():
         if not path:
             parser.error(f"{flag} must name a file")
         other = first.setdefault(os.path.realpath(path), flag)
-        if other == "--exclude":
-            parser.error(f"{flag} would replace the file of --exclude; copy that elsewhere")
+        if other in read:
+            parser.error(f"{flag} would replace the file of {other}; copy that elsewhere")
         if other != flag:
             parser.error(f"{other} and {flag} name the same file")
 
@@ -396,6 +398,12 @@ def _add_network(parser):
         metavar="DIR",
         help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
         "the photos and the network (float32 ones, whatever --precision is); needed once",
+    )
+    add(
+        "--import_vectors",
+        metavar="FILE",
+        help="take over the vectors that a run with --export_vectors wrote, of the same network "
+        "and precision, for photos of the same bytes (needs requirements-remote.txt)",
     )
     add(
         "--precision",

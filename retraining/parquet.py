@@ -1,14 +1,30 @@
-"""Vectors of photos as a Parquet file, for other tools (pandas, Polars, DuckDB, Spark ...)."""
+"""Vectors of photos as a Parquet file, for other tools (pandas, DuckDB, Spark ...), and back.
+
+The schema's metadata says of what network the vectors are: `network`, `fingerprint`, `precision`
+and `width`; of two networks with `+` between what each has.
+"""
 
 import contextlib
 import importlib.util
+import itertools
 import os
+import re
 from pathlib import Path
 
+import numpy as np
+
+from retraining import RetrainingError
 from retraining.files import WriteError, temporary_name
+from retraining.lines import one_line
 from retraining.places import INSTALL
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group: what is held in memory, and what readers skip
+BATCH_ROWS = 1_000  # read at a time
+FACTS = ("network", "fingerprint", "precision", "width")
+
+
+class VectorFileError(RetrainingError):
+    """A file of vectors cannot be read, or holds others than are wanted; says what to do."""
 
 
 def why_no_parquet():
@@ -66,7 +82,8 @@ def _write(file, parts, schema):
     texts = ["label", "split"]
     compression = dict.fromkeys(("path", "label", "split", "key"), "snappy")
     compression["vector.list.element"] = "none"
-    with ParquetWriter(file, schema, use_dictionary=texts, compression=compression) as writer:
+    how = {"use_dictionary": texts, "compression": compression, "write_page_checksum": True}
+    with ParquetWriter(file, schema, **how) as writer:
         for examples, vectors in parts:
             for start in range(0, len(examples), rows):
                 chosen = examples[start : start + rows]
@@ -74,7 +91,6 @@ def _write(file, parts, schema):
 
 
 def _table(examples, vectors, schema):
-    import numpy as np
     import pyarrow
 
     flat = pyarrow.array(np.asarray(vectors).reshape(-1))
@@ -92,3 +108,92 @@ def _table(examples, vectors, schema):
 def _text(path):
     """The path in UTF-8; bytes that are no such text as \\xNN."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+class VectorFile:
+    """A file that `write_vectors` wrote, to be read back. Use as a context manager.
+
+    `facts` (dict of str) is what it says of itself; `columns` {fingerprint of a network: slice of
+    the vectors that is its}.
+    """
+
+    def __init__(self, path):
+        """Opens it.
+
+        Raises:
+            VectorFileError: it is not such a file.
+        """
+        self.path = path
+        with self._explained():
+            from pyarrow.parquet import ParquetFile
+
+            self._file = ParquetFile(path, page_checksum_verification=True)
+        try:
+            self.facts, self._width, self.columns = self._about()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __len__(self):
+        return self._file.metadata.num_rows
+
+    def _about(self):
+        schema = self._file.schema_arrow
+        told = schema.metadata or {}
+        facts = {name: told.get(name.encode(), b"").decode(errors="replace") for name in FACTS}
+        widths = facts["width"].split("+")
+        prints = facts["fingerprint"].split("+")
+        sound = all(map(str.isdecimal, widths)) and len(widths) == len(prints)
+        if not sound or not {"key", "vector"} <= set(schema.names):
+            raise VectorFileError(
+                f"{self.path} does not say what network its vectors are of, as files of "
+                f"--export_vectors do; give one of these, as it was written"
+            )
+        ends = list(itertools.accumulate(map(int, widths), initial=0))
+        return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))
+
+    def rows(self):
+        """Yields ([key, ...], float32 [n, width]), a bounded number at a time; rows whose key is no
+        SHA-1, or whose numbers are not all finite, are left out.
+
+        Raises:
+            VectorFileError: the file is damaged.
+        """
+        batches = self._file.iter_batches(BATCH_ROWS, columns=["key", "vector"])
+        while True:
+            with self._explained():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                keys, vectors = self._arrays(batch)
+            sound = np.isfinite(vectors).all(axis=1)
+            sound &= [re.fullmatch("[0-9a-f]{40}", key) is not None for key in keys]
+            yield [key for key, good in zip(keys, sound, strict=True) if good], vectors[sound]
+
+    def _arrays(self, batch):
+        """(list of keys, float32 [n, width]) of a record batch; what is null has the key ""."""
+        import pyarrow
+
+        vectors = batch["vector"].cast(pyarrow.list_(pyarrow.float32(), self._width))
+        nulls = vectors.is_null().to_numpy(zero_copy_only=False)
+        vectors = vectors.fill_null([0.0] * self._width) if nulls.any() else vectors
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        keys = batch["key"].cast(pyarrow.string()).to_pylist()
+        keys = ["" if null else key or "" for key, null in zip(keys, nulls, strict=True)]
+        return keys, flat.reshape(len(keys), self._width)
+
+    @contextlib.contextmanager
+    def _explained(self):
+        import pyarrow
+
+        try:
+            yield
+        except (OSError, pyarrow.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise VectorFileError(f"cannot read the vectors in {self.path}: {reason}") from error

@@ -91,7 +91,7 @@ def list_files(url):
         system, root = _open(url)
         system.invalidate_cache()  # of an earlier listing
         try:
-            found = system.find(root, detail=True)
+            found = system.find(root, detail=True, **_strictly(system))
         except (FileNotFoundError, PermissionError) as error:
             raise PlaceError(
                 f"cannot list {url}: {one_line(error)}; check its name, and the credentials in "
@@ -104,6 +104,19 @@ def list_files(url):
         for name, about in found.items()
         if name.startswith(start)
     }
+
+
+def _strictly(system):
+    """Arguments of `find`, by which fsspec passes over no folder that it could not list.
+
+    Where a storage's package lists in a way of its own, it does not pass over any.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    kind, name = type(system), "_find" if isinstance(system, AsyncFileSystem) else "find"
+    common = AsyncFileSystem if name == "_find" else AbstractFileSystem
+    return {"on_error": "raise"} if getattr(kind, name) is getattr(common, name) else {}
 
 
 def _facts(about):
@@ -150,12 +163,14 @@ def read(url):
 
 def _open(url):
     """(fsspec's file system, the path in it)"""
-    if "::" in url:
+    if re.search(r"::[A-Za-z0-9+.-]+://", url):
         raise PlaceError(f"{url}: URLs within URLs (::) are not read; unpack the photos first")
     try:
-        from fsspec.core import url_to_fs
+        import fsspec
 
-        system, path = url_to_fs(url)
+        kind = fsspec.get_filesystem_class(url.partition("://")[0].lower())
+        # As fsspec.core.url_to_fs, which takes `::` in a name or an address for a second URL.
+        system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
         raise PlaceError(f"{url} needs a package more ({error}): {INSTALL}") from error
     if hasattr(system, "max_concurrency"):

@@ -5,6 +5,7 @@ vector. Across a network that would be twice the traffic: here each photo is fet
 is decoded, and both come of it, whoever does the work.
 """
 
+import contextlib
 import hashlib
 import io
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retraining import places
-from retraining.dataset import NO_IMAGE
+from retraining.dataset import NO_IMAGE, hash_file
 from retraining.extract import BATCH_SIZE, in_order, stream, thread_pool
 from retraining.image_files import begins_like_image
 from retraining.images import ImageError, read_file
@@ -71,17 +72,43 @@ def prefill(paths, files, store, read, progress):
     return filled
 
 
+def learn_keys(paths, files, progress):
+    """Reads the files whose keys `files` (cache.FileKeys) does not know, to tell it their keys.
+
+    What cannot be read is passed over; whoever asks for its key is told why.
+    """
+    facts = {path: about for path, (about, key) in _known(paths, files).items() if key is None}
+    with thread_pool(FETCHERS) as fetchers:
+        keys = in_order(fetchers, key_of, facts, FETCHED_AHEAD)
+        for path, key in progress(zip(facts, keys, strict=True), total=len(facts)):
+            if key:
+                files.learn(path, facts[path], key)
+
+
+def key_of(path):
+    """The SHA-1 of a file's bytes, hex, or None if they cannot be had."""
+    try:
+        return hash_file(path)
+    except OSError:
+        return None
+
+
 def _unknown(paths, files, store):
     """{path: its Facts} of the files whose key is not known, or is not in the store."""
-    facts, keys = {}, {}
+    found = _known(paths, files)
+    lacking = {None, *store.missing(key for _, key in found.values() if key)}
+    return {path: facts for path, (facts, key) in found.items() if key in lacking}
+
+
+def _known(paths, files):
+    """{path: (its Facts, its key if that is known, or None)} of the files that are there."""
+    found = {}
     for path in paths:
-        try:
-            facts[path] = files.facts_of(path)
-        except OSError:  # it has vanished, which is found again, and told, when its key is wanted
-            continue
-        keys[path] = files.known(path, facts[path])
-    lacking = {None, *store.missing(key for key in keys.values() if key)}
-    return {path: facts[path] for path, key in keys.items() if key in lacking}
+        # What has vanished is found again, and told, when its key is wanted.
+        with contextlib.suppress(OSError):
+            facts = files.facts_of(path)
+            found[path] = facts, files.known(path, facts)
+    return found
 
 
 def read_here(extractor, paths):

@@ -13,11 +13,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from retraining import RetrainingError
-from retraining.dataset import hash_file
 from retraining.extract import Extractor, Settings
 from retraining.graph import BaseNetwork, native_precision
 from retraining.images import ImageError
-from retraining.prefill import read_and_run
+from retraining.prefill import key_of, read_and_run
 from retraining.quiet_tensorflow import import_tensorflow
 
 READ, RUN = "read", "run"  # what is asked of a worker: see `Worker.answer`
@@ -151,7 +150,7 @@ class Worker:
             self._end(name)
             return answer
         error = ImageError(ENDED)
-        return error if kind == RUN else (_key_of(item), error)
+        return error if kind == RUN else (key_of(item), error)
 
 
 def check_machine(work):
@@ -172,14 +171,6 @@ def check_machine(work):
             f"{host()} of the Ray cluster has no arithmetic in bfloat16 as this machine has; use "
             f"--precision float32"
         )
-
-
-def _key_of(path):
-    """The SHA-1 of a file's bytes, hex, or None if they cannot be had."""
-    try:
-        return hash_file(path)
-    except OSError:
-        return None
 
 
 def _with_host(vectors):

@@ -1,8 +1,9 @@
-"""--export_vectors: what other tools read."""
+"""--export_vectors: what other tools read; --import_vectors: what is taken back."""
 
 import os
 import sqlite3
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,8 +91,179 @@ def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
     assert store.name == f"inception_v3-{facts[b'fingerprint'].decode()[:16]}.sqlite"
 
 
-def test_without_the_package_it_is_refused_at_once(tmp_path, run_retrain, monkeypatch, capsys):
+@pytest.mark.parametrize("flag", ["--export_vectors", "--import_vectors"])
+def test_without_the_package_it_is_refused_at_once(
+    tmp_path, run_retrain, monkeypatch, capsys, flag
+):
     monkeypatch.setattr(parquet.importlib.util, "find_spec", lambda name: None)
-    assert run_retrain(tmp_path, tmp_path, "--export_vectors", tmp_path / "x.parquet") == 2
+    assert run_retrain(tmp_path, tmp_path, flag, tmp_path / "x.parquet") == 2
     error = capsys.readouterr().err
-    assert "--export_vectors needs the package pyarrow: pip install -r requirements-" in error
+    assert f"{flag} needs the package pyarrow: pip install -r requirements-" in error
+
+
+# -- reading back -----------------------------------------------------------------------------
+
+TWO = {"network": "a+b", "fingerprint": "aa+bb", "precision": "float32", "width": "2+1"}
+
+
+def written(tmp_path, vectors, facts=TWO):
+    path = str(tmp_path / "vectors.parquet")
+    parquet.write_vectors(path, [(examples(len(vectors)), vectors)], vectors.shape[1], facts)
+    return path
+
+
+def read_all(path):
+    """(keys, vectors) of all rows."""
+    with parquet.VectorFile(path) as file:
+        keys, vectors = zip(*file.rows(), strict=True)
+    return [key for some in keys for key in some], np.concatenate(vectors)
+
+
+def test_what_was_written_is_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 7)
+    vectors = np.random.default_rng(0).random((20, 3), dtype=np.float32)
+    path = written(tmp_path, vectors)
+    with parquet.VectorFile(path) as file:
+        assert len(file) == 20
+        assert file.facts == TWO
+        assert file.columns == {"aa": slice(0, 2), "bb": slice(2, 3)}
+        assert [len(keys) for keys, _ in file.rows()] == [7, 7, 6]
+    keys, found = read_all(path)
+    assert keys == [f"{n:040x}" for n in range(20)]
+    assert (found == vectors).all()
+
+
+def test_rows_that_are_no_vectors_are_left_out(tmp_path):
+    import pyarrow
+
+    path = str(tmp_path / "vectors.parquet")
+    rows = [
+        ("0" * 40, [1.0, 2.0, 3.0]),
+        ("1" * 39, [1.0, 2.0, 3.0]),
+        ("2" * 40, [1.0, float("nan"), 3.0]),
+        (None, [1.0, 2.0, 3.0]),
+        ("4" * 40, None),
+        ("5" * 40, [4.0, 5.0, 6.0]),
+    ]
+    keys, vectors = (list(column) for column in zip(*rows, strict=True))
+    table = pyarrow.table({"vector": vectors, "key": keys})  # lists of float64 of any length
+    arrow.write_table(table.replace_schema_metadata(TWO), path)
+    keys, found = read_all(path)
+    assert keys == ["0" * 40, "5" * 40]
+    assert found.dtype == np.float32
+    assert found.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "facts"),
+    [
+        ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, {}),
+        ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"width": "3"}),
+        ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"width": "2+x"}),
+        ({"name": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, columns, facts):
+    import pyarrow
+
+    path = str(tmp_path / "other.parquet")
+    arrow.write_table(pyarrow.table(columns).replace_schema_metadata(facts), path)
+    with pytest.raises(parquet.VectorFileError, match="does not say what network") as error:
+        parquet.VectorFile(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("vector", [[[1.0, 2.0]], ["1, 2, 3"], [7]])
+def test_vectors_of_another_kind_are_refused(tmp_path, vector):
+    import pyarrow
+
+    path = str(tmp_path / "other.parquet")
+    table = pyarrow.table({"key": ["0" * 40], "vector": vector})
+    arrow.write_table(table.replace_schema_metadata(TWO), path)
+    with pytest.raises(parquet.VectorFileError, match=r"^cannot read the vectors in "):
+        read_all(path)
+
+
+def test_what_is_no_parquet_file_is_refused(tmp_path):
+    path = tmp_path / "vectors.parquet"
+    with pytest.raises(parquet.VectorFileError, match=r"vectors.parquet: No such file"):
+        parquet.VectorFile(str(path))
+    path.write_text("not at all")
+    with pytest.raises(parquet.VectorFileError, match=r"^cannot read the vectors in "):
+        parquet.VectorFile(str(path))
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = written(tmp_path, np.random.default_rng(0).random((100, 3), dtype=np.float32))
+    content = bytearray(Path(path).read_bytes())
+    with parquet.VectorFile(path) as file:
+        column = file._file.metadata.row_group(0).column(4)
+    content[column.data_page_offset + column.total_compressed_size - 50] ^= 4
+    Path(path).write_bytes(content)
+    with pytest.raises(parquet.VectorFileError, match="CRC"):
+        read_all(path)
+
+
+def stored(folder):
+    """{store's name: {key: vector}} of the bottleneck cache in a folder."""
+    return {
+        path.name: dict(sqlite3.connect(path).execute("SELECT key, vector FROM vectors"))
+        for path in (folder / "bottleneck_cache").glob("*-*.sqlite")
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, photos, run_retrain):
+    """The folder of a run that wrote vectors.parquet."""
+    folder = tmp_path_factory.mktemp("exported")
+    flags = ("--export_vectors", folder / "vectors.parquet", "--no_report")
+    assert run_retrain(folder, photos, *flags, "--precision", "float32") == 0
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """No vector can be computed for the store."""
+
+    def fail(*_):
+        raise AssertionError("a vector is computed")
+
+    monkeypatch.setattr("retraining.extract.Extractor.compute", fail)
+    monkeypatch.setattr("retrain.read_here", fail)
+
+
+def test_imported_vectors_are_not_computed(
+    tmp_path, photos, run_retrain, exported, no_network, capsys
+):
+    flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
+    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
+    assert "90 vectors taken over from" in capsys.readouterr().err
+    assert stored(tmp_path) == stored(exported)
+    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
+    assert "\n0 vectors taken over from" in (error := capsys.readouterr().err)
+    assert "vectors.parquet, 90 known before\n" in error
+
+
+def test_photos_at_a_url_are_only_hashed_where_vectors_are_imported(
+    tmp_path, photos, run_retrain, exported, no_network, object_store
+):
+    url = object_store.upload(photos, "imported")
+    flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
+    flags = (*flags, "--projector_photos", 0, "--precision", "float32")
+    assert run_retrain(tmp_path, url, *flags) == 0
+    assert stored(tmp_path) == stored(exported)
+
+
+def test_vectors_of_another_network_are_refused(tmp_path, photos, run_retrain, exported, capsys):
+    flags = ("--import_vectors", exported / "vectors.parquet", "--mirror_average")
+    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "holds vectors of inception_v3 in float32, this run uses" in error
+    assert not (tmp_path / "models" / "retrained_graph.pb").exists()
+
+
+def test_the_file_that_is_imported_is_not_replaced(tmp_path, photos, run_retrain, exported, capsys):
+    path = exported / "vectors.parquet"
+    flags = ("--import_vectors", path, "--export_vectors", path)
+    assert run_retrain(tmp_path, photos, *flags) == 2
+    assert "would replace the file of --import_vectors" in capsys.readouterr().err
