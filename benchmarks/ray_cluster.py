@@ -5,14 +5,17 @@
     python benchmarks/ray_cluster.py kill --image_dir flower_photos --architecture inception_v3
 
 `speed`: images/s of the local engine and of Ray with so many one-thread actors, both on 1 and on 2
-cores (in processes bound to them, Ray's driver included; not counting the start), in turn. Linux
-only. `overhead`: what a call and an image cost beside the network, by actors that compute nothing;
-`--ray_data` the same through Ray Data (pip install "ray[data]"). `kill`: retrain.py on a cluster of
-three nodes on this machine, one of which is killed when half of the vectors are there, beside a
-local run: the vectors' largest difference, and both test accuracies.
+cores (in processes bound to them, Ray's driver included; not counting the start), in turn; and the
+cores that Ray's own processes use meanwhile. `beside`: both at the same time, each on a core of its
+own, which they change, for machines whose speed drifts. These two are for Linux only. `overhead`:
+what a call and an image cost beside the network, by actors that compute nothing; `--ray_data` the
+same through Ray Data (pip install "ray[data]"). `kill`: retrain.py on a cluster of three nodes on
+this machine, one of which is killed when half of the vectors are there, beside a local run: the
+vectors' largest difference, and both test accuracies.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -39,6 +42,8 @@ from retraining.ray_worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("benchmark")
+WARM_UP, SECONDS = 60, 60  # of two engines beside each other
+MOST_IMAGES = 10_000  # that one can compute in that time
 WIDTH = 2048  # of the vectors of actors that compute nothing
 NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
 
@@ -52,7 +57,8 @@ def parse_flags():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = {"speed": speed, "overhead": overhead, "kill": kill, "measure": measure}
+    parts = {"speed": speed, "beside": beside, "overhead": overhead, "kill": kill}
+    parts["measure"] = measure  # one measurement, which the first two call
     parser.add_argument("part", choices=parts)
     parser.add_argument("--image_dir", default="flower_photos")
     parser.add_argument("--model_dir", default="models")
@@ -61,8 +67,10 @@ def parse_flags():
     parser.add_argument("--photos", type=int, default=0, help="only so many; 0 is all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ray_data", action="store_true")
-    parser.add_argument("--engine", default="local", help="for `measure`, which `speed` calls")
+    parser.add_argument("--engine", default="local", help="for `measure`, as are the next")
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--core", type=int, default=0, help="the first of them")
+    parser.add_argument("--begin", type=float, default=0, help="when to begin to count")
     options = parser.parse_args()
     options.do = parts[options.part]
     return options
@@ -73,16 +81,12 @@ def parse_flags():
 
 def speed(options):
     """Prints the median images/s of both engines on 1 and 2 cores, and the ratio of each round."""
-    flags = ["image_dir", "model_dir", "architecture", "precision", "photos"]
-    same = [text for name in flags for text in (f"--{name}", str(getattr(options, name)))]
     for cores in (1, 2):
         found = {"local": [], "ray": []}
         for _ in range(options.rounds):
             for engine, figures in found.items():
-                command = [sys.executable, __file__, "measure", *same]
-                command += ["--engine", engine, "--cores", str(cores)]
-                answer = subprocess.run(command, capture_output=True, check=True)
-                figures.append(json.loads(answer.stdout))
+                process = call_measure(options, engine, cores)
+                figures.append(json.loads(process.communicate()[0]))
         print_rates(cores, **found)
 
 
@@ -94,26 +98,80 @@ def print_rates(cores, local, ray):
     ratios = [mine["rate"] / theirs["rate"] for mine, theirs in zip(ray, local, strict=True)]
     print("  ray / local in each round:", *(f"{ratio:.3f}" for ratio in ratios))
     print("  seconds until the first vector:", *(f"{each['start']:.1f}" for each in ray))
-    print("  driver's CPU s per 1,000 images:", *(f"{each['cpu']:.2f}" for each in ray), flush=True)
+    print("  driver's CPU s per 1,000 images:", *(f"{each['cpu']:.2f}" for each in ray))
+    print("  cores used by Ray itself:", *(f"{each['others']:.3f}" for each in ray), flush=True)
+
+
+def beside(options):
+    """Prints images/s of both engines at the same time, on one core each, and their ratio."""
+    for number in range(2 * options.rounds):
+        begin, found = time.time() + WARM_UP, {}
+        running = {
+            engine: call_measure(options, engine, 1, core=core, begin=begin)
+            for engine, core in (("local", number % 2), ("ray", 1 - number % 2))
+        }
+        for engine, process in running.items():
+            found[engine] = json.loads(process.communicate()[0])["rate"]
+        ratio = found["ray"] / found["local"]
+        print(*(f"{name} {rate:.1f}" for name, rate in found.items()), f"ratio {ratio:.3f}")
+
+
+def call_measure(options, engine, cores, core=0, begin=0.0):
+    """`measure` in a process of its own, a Popen."""
+    names = ["image_dir", "model_dir", "architecture", "precision", "photos"]
+    flags = {name: getattr(options, name) for name in names}
+    flags |= {"engine": engine, "cores": cores, "core": core, "begin": begin}
+    command = [sys.executable, __file__, "measure"]
+    command += [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def measure(options):
-    """Prints one measurement as JSON; this process is bound to --cores."""
-    os.sched_setaffinity(0, range(options.cores))
+    """Prints one measurement as JSON; this process is bound to --cores from --core on."""
+    os.sched_setaffinity(0, range(options.core, options.core + options.cores))
     paths = photos_of(options)
     network, precision = network_of(options)
     settings = Settings(precision, cores=options.cores)
-    begun = time.perf_counter()
+    started = time.perf_counter()
+    if options.begin:
+        paths *= 1 + MOST_IMAGES // len(paths)  # more than there is time for
     if options.engine == "ray":
         cluster = ClusterOptions("local", options.cores)
         readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
     else:
         readings = read_and_run(paths, *Extractor(network, settings).start().result())
     next(readings)
-    first, cpu = time.perf_counter(), time.process_time()
-    count = sum(1 for _ in readings)
-    seconds, cpu = time.perf_counter() - first, time.process_time() - cpu
-    print(json.dumps({"rate": count / seconds, "start": first - begun, "cpu": cpu / count * 1000}))
+    start = time.perf_counter() - started
+    for _ in readings:
+        if time.time() >= options.begin:
+            break
+    print(json.dumps(rate_of(readings, SECONDS if options.begin else None) | {"start": start}))
+    sys.stdout.flush()
+    os._exit(0)  # not all of `paths` was wanted
+
+
+def rate_of(readings, seconds):
+    """What came of readings from now on, for so many seconds (None: to the end)."""
+    first, cpu, others, share = time.perf_counter(), time.process_time(), cpu_of_ray(), 0
+    for count, _ in enumerate(readings, 1):
+        now, own = time.perf_counter() - first, time.process_time() - cpu
+        if count % 100 == 0:  # Ray's processes end with the last
+            share = (cpu_of_ray() - others) / now
+        if seconds and now >= seconds:
+            break
+    return {"rate": count / now, "cpu": own / count * 1000, "others": share}
+
+
+def cpu_of_ray():
+    """CPU seconds so far of all of Ray's processes that are neither a driver nor a worker."""
+    sum_of_all = 0.0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            name = (folder / "cmdline").read_bytes()
+            if (b"ray::" in name and b"Worker" not in name) or b"/ray/" in name:
+                times = (folder / "stat").read_text().rpartition(")")[2].split()
+                sum_of_all += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+    return sum_of_all
 
 
 def photos_of(options):
