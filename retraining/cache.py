@@ -399,6 +399,9 @@ class FileKeys:
     def known(self, path, facts):
         """The key that a file had when these were its Facts, or None."""
         name = _name(path)
+        if name in self._new:
+            *found, key = self._new[name]
+            return key if found == [facts.size, facts.stamp] else None
         row = self._row(name)
         if row and row[:2] == (facts.size, facts.stamp) and row[3] == _row_sum(name, *row[:3]):
             return row[2]

@@ -178,6 +178,8 @@ def _check_urls(parser, options):
             parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
+    if (path := options.import_vectors) is not None and not os.path.isfile(path):
+        parser.error(f"--import_vectors {path} is no file")
     for flag in ("export_vectors", "import_vectors"):
         if getattr(options, flag) is not None and (reason := why_no_parquet()):
             parser.error(f"--{flag} {reason}")

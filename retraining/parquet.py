@@ -124,21 +124,19 @@ class VectorFile:
             VectorFileError: it is not such a file.
         """
         self.path = path
-        with self._explained():
-            from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import ParquetFile
 
-            self._file = ParquetFile(path, page_checksum_verification=True)
-        try:
+        with contextlib.ExitStack() as opened, self._explained():
+            content = opened.enter_context(open(path, "rb"))
+            self._file = ParquetFile(content, page_checksum_verification=True)
             self.facts, self._width, self.columns = self._about()
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        self._opened.close()
 
     def __len__(self):
         return self._file.metadata.num_rows

@@ -301,9 +301,9 @@ class Pages(BaseHTTPRequestHandler):
     """A folder of one photo and a folder that the server fails to list."""
 
     def do_GET(self):
-        links = {"/": "photos/ torn/", "/photos/": "red/", "/photos/red/": "1.jpg", "/torn/": "no/"}
-        found = links.get(self.path)
-        self.send_response(200 if found else 500 if self.path == "/torn/no/" else 404)
+        links = {"/photos": "red/", "/photos/red": "1.jpg", "/torn": "no/"}
+        found = links.get(path := self.path.rstrip("/"))
+        self.send_response(200 if found else 500 if path == "/torn/no" else 404)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
         for link in (found or "").split():
