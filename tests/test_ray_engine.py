@@ -233,6 +233,56 @@ def test_a_node_that_dies_costs_no_photo(network, paths, here):
         three.shutdown()
 
 
+def memory():
+    """Bytes of this machine's memory: (all, used)."""
+    with open("/proc/meminfo") as file:
+        lines = dict(line.split(":") for line in file)
+    everything, free = (int(lines[n].split()[0]) << 10 for n in ("MemTotal", "MemAvailable"))
+    return everything, everything - free
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux's way to tell of memory")
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_photo_that_takes_all_memory(network, paths, here, tmp_path, monkeypatch, times):
+    """Ray itself ends the worker; a photo that does it once has its vector in the end."""
+    utils = pytest.importorskip("ray.cluster_utils")
+    everything, used = memory()
+    if everything - used < 8 << 30:
+        pytest.skip("needs 8 GB of free memory")
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((used + (3 << 30)) / everything))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    folder, greedy = str(tmp_path), paths[7]
+
+    class Greedy(Worker):
+        def _compute(self, kind, items):
+            import time
+
+            if greedy in items and len(os.listdir(folder)) < times:
+                Path(folder, str(os.getpid())).touch()
+                taken = []
+                for _ in range(50):
+                    taken.append(np.ones(1 << 27, np.uint8))
+                    time.sleep(0.05)
+                time.sleep(60)  # until it is ended
+            return super()._compute(kind, items)
+
+    about = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20}
+    small = utils.Cluster(initialize_head=True, head_node_args=about)
+    try:
+        readings = list(extractor_on(small, network, worker=Greedy).read(paths))
+    finally:
+        small.shutdown()
+    lost = [r for r in readings if isinstance(r.vector, ImageError)]
+    if times == 1:
+        assert lost == []
+        check(readings, here)
+        return
+    assert [(r.path, str(r.vector)) for r in lost] == [(greedy, ENDED)]
+    check([r for r in readings if r not in lost], {p: r for p, r in here.items() if p != greedy})
+    assert len(os.listdir(folder)) == 4  # in its batch twice, twice alone
+
+
 def free_port():
     """A port at which nobody answers."""
     with socket.socket() as found:
