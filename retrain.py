@@ -73,6 +73,7 @@ from retraining.flags import (
 )
 from retraining.lines import table
 from retraining.listing import list_url
+from retraining.methods import table_bytes
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.pair import JOINT, fold_scale
 from retraining.places import facts_of as facts_of_file
@@ -138,11 +139,12 @@ def main(argv=None):
     watch.lap("other formats")
     setting = describe_setting(extractor, dataset, watch, options)
     trusted = trust_scores(result, model.trusted.temperature)
-    record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
+    outcome = bottlenecks.outcome(trusted, trained.course, sizes, findings)
+    record = make_record(setting, replace(outcome, comparison=tuned.comparison))
     thumbnails = Thumbnails()
     contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
     contents |= {other.path: other.content for other in others}
-    contents |= {comparison_path(options): tuned.table} if options.compare else {}
+    contents |= {comparison_path(options): table_bytes(tuned.comparison)} if options.compare else {}
     write_files({**contents, options.output_graph: graph})
     tuned.remove_checkpoints()
     projected = choose_projected(bottlenecks, options.projector_photos)

@@ -53,12 +53,7 @@ class Tuned:
     bottlenecks: Bottlenecks
     trained: Trained
     attempts: list[methods.Attempt] = ()
-    method: str = methods.HEAD
-
-    @property
-    def table(self):
-        """The file of --compare, bytes."""
-        return methods.table_bytes(self.attempts, self.method)
+    comparison: list[dict] | None = None  # of --compare, as methods.describe gives it
 
     def remove_checkpoints(self):
         """Removes those of this run, once its outputs are written."""
@@ -74,8 +69,9 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
         return Tuned(extractor, bottlenecks, trained)
     frozen = Frozen(bottlenecks, extractor, trained)
     attempts = [try_method(name, frozen, options, log) for name in names]
-    best = methods.best_of(attempts)
+    best, comparison = methods.best_of(attempts), None
     if options.compare:
+        comparison = methods.describe(attempts, best.method)
         log.info(
             f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
         )
@@ -86,7 +82,7 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
-    return Tuned(extractor, bottlenecks, trained, attempts, best.method)
+    return Tuned(extractor, bottlenecks, trained, attempts, comparison)
 
 
 @dataclass(frozen=True)
@@ -209,5 +205,6 @@ def print_comparison(tuned, options):
         return
     for each in tuned.attempts:
         print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
-    print(f"exported_method\t{tuned.method}")
+    exported = next(row["method"] for row in tuned.comparison if row["exported"])
+    print(f"exported_method\t{exported}")
     print(f"comparison\t{escaped(comparison_path(options))}")

@@ -1,6 +1,7 @@
 """retrain.py --fine_tune and --compare from end to end, on a tiny network and generated photos."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,10 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     (exported,) = (method for method, row in rows.items() if row["exported"] == "yes")
     assert out["exported_method"] == exported
     assert rows[exported]["top_1"] == out["test_accuracy"]
+    told = json.loads(Path(out["metrics"]).read_text())["comparison"]
+    assert [row["method"] for row in told if row["exported"]] == [exported]
+    assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
+    assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
 
