@@ -103,6 +103,8 @@ def try_method(method, frozen, options, log):
     if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+    elif path.exists():
+        log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
     steps = tuner.run(lambda content: write_files({path: content}))
     bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
     bar = bar(steps, total=tuner.steps_left())
