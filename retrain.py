@@ -66,14 +66,12 @@ from retraining.files import check_writable, write_files
 from retraining.flags import (
     RAY,
     bad_images_path,
-    comparison_path,
     network_choice,
     output_paths,
     parse_flags,
 )
 from retraining.lines import table
 from retraining.listing import list_url
-from retraining.methods import table_bytes
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.pair import JOINT, fold_scale
 from retraining.places import facts_of as facts_of_file
@@ -92,7 +90,12 @@ from retraining.train import (
     train,
 )
 from retraining.train import evaluate as evaluate_head
-from retraining.tuning import check_fine_tuning, fine_tune, print_comparison
+from retraining.tuning import (
+    check_fine_tuning,
+    comparison_contents,
+    fine_tune,
+    print_comparison,
+)
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
@@ -142,9 +145,9 @@ def main(argv=None):
     outcome = bottlenecks.outcome(trusted, trained.course, sizes, findings)
     record = make_record(setting, replace(outcome, comparison=tuned.comparison))
     thumbnails = Thumbnails()
-    contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
+    contents = comparison_contents(tuned, options)
+    contents |= make_outputs(record, findings, dataset.labels, thumbnails, options)
     contents |= {other.path: other.content for other in others}
-    contents |= {comparison_path(options): table_bytes(tuned.comparison)} if options.compare else {}
     write_files({**contents, options.output_graph: graph})
     tuned.remove_checkpoints()
     projected = choose_projected(bottlenecks, options.projector_photos)

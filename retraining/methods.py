@@ -1,5 +1,7 @@
 """The ways to train that --compare sets side by side, what came of each, and their table."""
 
+import contextlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,8 +77,18 @@ def _columns_of(attempt, exported):
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def table_bytes(described):
-    """The table as a file's content, a line for each dict of `describe`."""
+def table_bytes(described=()):
+    """The table as a file's content, a line for each dict of `describe`; without, its header."""
     rows = [{**row, "exported": "yes" if row["exported"] else "no"} for row in described]
     lines = [[format(row[name], how) for name, how in COLUMNS.items()] for row in rows]
     return table([COLUMNS, *lines]).encode()
+
+
+def is_table(path):
+    """Whether a file begins as `table_bytes` does."""
+    header = table_bytes()
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(len(header)) == header
+    return False

@@ -201,6 +201,15 @@ def recompute(bottlenecks, extractor, options):
     return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
 
 
+def comparison_contents(tuned, options):
+    """{path: bytes} of the table of --compare; without that, an earlier run's becomes empty, as it
+    tells of a graph that is replaced. A file that is no such table is left alone."""
+    path = comparison_path(options)
+    if options.compare or methods.is_table(path):
+        return {path: methods.table_bytes(tuned.comparison or ())}
+    return {}
+
+
 def print_comparison(tuned, options):
     """The methods of --compare on stdout: name, top-1 and top-5 on the test photos, seconds."""
     if not options.compare:

@@ -67,8 +67,14 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     assert [row["method"] for row in told if row["exported"]] == [exported]
     assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
     assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
+    table, header = Path(out["comparison"]), "\t".join(rows["head"]) + "\n"
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
+    assert run_retrain(tmp_path, photos) == 0  # another graph, of which the table tells nothing
+    assert table.read_text() == header
+    table.write_text("method\tsomeone else's")
+    assert run_retrain(tmp_path, photos) == 0
+    assert table.read_text() == "method\tsomeone else's"
 
 
 def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
