@@ -35,6 +35,7 @@ PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 BESIDE_THE_GRAPH = {
+    "output_labels": "retrained_labels.txt",
     "label_audit": "label_audit.tsv",
     "report": "retrained_report.html",
     "metrics": "retrained_metrics.json",
@@ -686,7 +687,10 @@ def _add_distortions(parser):
 def _add_outputs(parser):
     add = parser.add_argument_group("outputs").add_argument
     add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
-    add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
+    add(
+        "--output_labels",
+        help="its labels, one a line; default: retrained_labels.txt beside the graph",
+    )
     add(
         "--label_audit",
         help="table of photos whose label looks wrong and of near-duplicates, '' for none; "

@@ -21,6 +21,7 @@ import label_image
 import retrain
 from retraining.cache import BottleneckStore
 from retraining.dataset import SPLITS, hash_file
+from retraining.flags import parse_flags
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from retraining.train import Evaluation
 from tests import tiny
@@ -532,6 +533,15 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+def test_outputs_go_beside_the_graph_unless_they_are_named():
+    given = ["--image_dir", "photos", "--output_graph", os.path.join("elsewhere", "flowers.pb")]
+    options = parse_flags([*given, "--metrics", "metrics.json"], "")
+    assert options.output_labels == os.path.join("elsewhere", "retrained_labels.txt")
+    assert options.report == os.path.join("elsewhere", "retrained_report.html")
+    assert options.metrics == "metrics.json"
+    assert parse_flags([*given, "--output_labels", "l.txt"], "").output_labels == "l.txt"
+
+
 OUTPUTS = ("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics")
 
 
@@ -587,7 +597,6 @@ def start_slow_run(tmp_path, photos, model_dir):
         "--model_dir": model_dir,
         "--bottleneck_dir": tmp_path / "bottleneck_cache",
         "--output_graph": tmp_path / "models/retrained_graph.pb",
-        "--output_labels": tmp_path / "models/retrained_labels.txt",
         "--label_audit": tmp_path / "models/label_audit.tsv",
         "--summaries_dir": tmp_path / "retrain_logs",
     }
