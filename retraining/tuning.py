@@ -12,6 +12,7 @@ from retraining.files import write_files
 from retraining.fine_tune import RANDOM_VIEWS, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import comparison_path
 from retraining.images import Distortions
+from retraining.lines import counted
 from retraining.report import TensorBoardLog
 from retraining.train import Labelled, Trained, describe_step, evaluation_of
 
@@ -156,14 +157,13 @@ def describe_tuning(tuner, method):
     """One line on a Tuner that has ended."""
     state = tuner.state
     first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
-    line = f"fine-tuning {method}: {state.epoch} epochs in {state.seconds:.0f} s"
+    line = f"fine-tuning {method}: {counted(state.epoch, 'epoch')} in {state.seconds:.0f} s"
     if not best.count:
         return f"{line}; no validation photos, so the last one's weights are kept"
     return (
-        f"{line}, the best is {state.best_epoch} (0: as it was); all {best.count} validation "
-        f"photos: accuracy "
-        f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
-        f"{best.cross_entropy:.3f}"
+        f"{line}, the best is {state.best_epoch} (0: as it was); on "
+        f"{counted(best.count, 'validation photo')}: accuracy {first.accuracy:.1%} -> "
+        f"{best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> {best.cross_entropy:.3f}"
     )
 
 

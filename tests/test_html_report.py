@@ -157,7 +157,7 @@ def test_audit_findings_bad_images_and_caveats(pictures):
         )
     )
     assert "labelled dog , looks like owl probably wrong" in page.text
-    assert "1 photos are nearly the same as another of their class" in page.text
+    assert "1 photo is nearly the same as another of the same class" in page.text
     assert "cat/broken.jpg is a broken image" in page.text
     assert "Mind: the photos are drawings" in page.text
     assert "Look at 1 photo whose label may be wrong" in page.text
@@ -175,7 +175,7 @@ def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record
     assert "head 75.0% 100.0% 70.0% 1.250 0 1.5 " in text
     assert "all (exported) 50.0% 87.5% 80.0% 0.500 9 1,102.0 " in text
     assert "The choice was made on the validation photos" in text
-    assert "before export, on all 4 test photos" in text
+    assert "before export, on all test photos (4)" in text
     assert "Ways of training compared" not in page_of(record).text
 
 

@@ -78,7 +78,7 @@ def test_a_listing_is_read_by_the_rules_for_folders():
     assert photos == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
     assert bad == []
     assert warnings == [
-        "1 folders in s3://b/p/a are not looked into (in); --recursive takes their photos, too"
+        "1 folder in s3://b/p/a is not looked into (in); --recursive takes photos there, too"
     ]
     photos, _, warnings = list_photos("s3://b/p", ScanOptions(recursive=True, listing=found))
     assert photos["a"][2:] == ["s3://b/p/a/in/3.jpg"]

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 import label_image
 import retrain
+from retraining.audit import DOUBT, DUPLICATE, LABEL, Finding
 from retraining.cache import BottleneckStore
 from retraining.dataset import SPLITS, hash_file
 from retraining.flags import parse_flags
@@ -111,7 +112,7 @@ def test_an_unreadable_photo_is_left_out_and_named(tmp_path, run_retrain, photos
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
     assert f"left out: {work}/red/broken.jpg is" in err
-    assert f"1 files in {work}/red are no images: notes.txt" in err
+    assert f"1 file in {work}/red is no image: notes.txt" in err
 
 
 def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monkeypatch):
@@ -703,13 +704,22 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
 # -- the audit -------------------------------------------------------------------------------
 
 
+def test_the_audit_is_told_in_numbers():
+    reasons = [LABEL, DUPLICATE, DOUBT, DOUBT]
+    assert retrain.describe_audit([Finding("a.jpg", "red", "blue", 0.9, r) for r in reasons]) == (
+        "label audit: 1 label looks wrong, 2 doubtful, 1 near-duplicate, 0 in another class"
+    )
+
+
 def test_what_the_audit_finds_is_excluded_from_the_next_run(tmp_path, run_retrain, photos, capsys):
     work, table = tmp_path / "work", tmp_path / "models" / "label_audit.tsv"
     shutil.copytree(photos, work)
     shutil.move(work / "blue" / "photo_02.jpg", work / "red" / "odd.jpg")
     shutil.copy(work / "green" / "photo_00.jpg", work / "green" / "photo_99.jpg")
     assert run_retrain(tmp_path, work) == 0
-    assert f": {table}\n" in capsys.readouterr().err.split("label audit: ")[1]
+    err = capsys.readouterr().err
+    assert "1 photo is a copy of another; each content is computed once\n" in err
+    assert f": {table}\n" in err.split("label audit: ")[1]
     lines = [line.split("\t") for line in table.read_text().splitlines()]
     assert lines[0] == ["path", "given", "suggested", "score", "reason"]
     wrong = [line for line in lines if line[4].endswith("label")]
