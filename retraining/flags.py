@@ -506,15 +506,16 @@ def _add_training(parser):
 
 def hidden_units(text):
     """A flag type: the sizes of hidden layers, positive whole numbers between commas."""
-    sizes = tuple(int(word) for word in text.split(","))
+    try:
+        sizes = tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        message = f"must be whole numbers, as 256 or 256,64, not {text}"
+        raise argparse.ArgumentTypeError(message) from error
     if not all(1 <= size <= MOST_UNITS for size in sizes):
         raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_UNITS}, not {text}")
     if sum(map(math.prod, itertools.pairwise(sizes))) > MOST_WEIGHTS:
         raise argparse.ArgumentTypeError(f"{text} asks for more than {MOST_WEIGHTS:,} weights")
     return sizes
-
-
-hidden_units.__name__ = "list of whole numbers (256, or 256,64)"
 
 
 def _add_head(parser):

@@ -274,11 +274,18 @@ def test_no_server(object_store, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.parametrize("url", ["nosuch://b/p", "zip://p::s3://photos/a.zip"])
-def test_urls_that_are_not_understood(url):
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("nosuch://b/p", "give a folder, or a URL that begins with s3://, gs:// or"),
+        ("zip://p::s3://photos/a.zip", "unpack the photos first"),
+    ],
+)
+def test_urls_that_are_not_understood(url, remedy):
     pytest.importorskip("fsspec")
-    with pytest.raises(PlaceError, match=f"{url}"):
+    with pytest.raises(PlaceError, match=f"^{url}: .*{remedy}") as error:
         list_url(url)
+    assert one_line(error)
 
 
 @pytest.mark.parametrize("name", ["fsspec", "gcsfs"])

@@ -485,7 +485,7 @@ def test_scores_worse_than_guessing_are_warned_of(caplog):
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
         (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
         (["--hidden_units", "256,0"], "must be numbers from 1 to 16384, not 256,0"),
-        (["--hidden_units", "wide"], "invalid list of whole numbers (256, or 256,64) value"),
+        (["--hidden_units", "1e3"], "must be whole numbers, as 256 or 256,64, not 1e3"),
         (["--dropout", "1"], "must be from 0 to 0.99"),
         (["--dropout", "0.5"], "--dropout is for hidden layers; add --hidden_units"),
         (["--optimizer", "adamw"], "invalid choice: 'adamw'"),
