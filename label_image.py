@@ -36,6 +36,7 @@ from retraining.graph import PRECISIONS
 from retraining.image_files import MAX_PIXELS, named_like_image
 from retraining.images import ImageError
 from retraining.keras_networks import PREFIX, KerasRecipe, imagenet_labels, without_background
+from retraining.lines import counted
 from retraining.networks import made_by, obtain
 from retraining.places import is_url
 from retraining.recipes import Choice, Place
@@ -105,7 +106,8 @@ def label_images(classifier, options):
     if not labelled:
         say("no images were found")
     if sorter:
-        say(f"{sorter.placed} images put into {sorter.folder}, {sorter.known} were there already")
+        placed, known = counted(sorter.placed, "image"), counted(sorter.known, "was", "were")
+        say(f"{placed} put into {sorter.folder}, {known} there already")
     return FAILED if failed or not labelled else DONE
 
 

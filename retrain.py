@@ -66,12 +66,11 @@ from retraining.files import check_writable, write_files
 from retraining.flags import (
     RAY,
     bad_images_path,
-    comparison_path,
     network_choice,
     output_paths,
     parse_flags,
 )
-from retraining.lines import table
+from retraining.lines import counted, table
 from retraining.listing import list_url
 from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
 from retraining.pair import JOINT, fold_scale
@@ -91,7 +90,12 @@ from retraining.train import (
     train,
 )
 from retraining.train import evaluate as evaluate_head
-from retraining.tuning import check_fine_tuning, fine_tune, print_comparison
+from retraining.tuning import (
+    check_fine_tuning,
+    comparison_contents,
+    fine_tune,
+    print_comparison,
+)
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
@@ -138,11 +142,12 @@ def main(argv=None):
     watch.lap("other formats")
     setting = describe_setting(extractor, dataset, watch, options)
     trusted = trust_scores(result, model.trusted.temperature)
-    record = make_record(setting, bottlenecks.outcome(trusted, trained.course, sizes, findings))
+    outcome = bottlenecks.outcome(trusted, trained.course, sizes, findings)
+    record = make_record(setting, replace(outcome, comparison=tuned.comparison))
     thumbnails = Thumbnails()
-    contents = make_outputs(record, findings, dataset.labels, thumbnails, options)
+    contents = comparison_contents(tuned, options)
+    contents |= make_outputs(record, findings, dataset.labels, thumbnails, options)
     contents |= {other.path: other.content for other in others}
-    contents |= {comparison_path(options): tuned.table} if options.compare else {}
     write_files({**contents, options.output_graph: graph})
     tuned.remove_checkpoints()
     projected = choose_projected(bottlenecks, options.projector_photos)
@@ -235,15 +240,16 @@ def read_photos(scan, options, log, keys=None):
     options.excluded_photos = dataset.excluded
     if options.exclude:
         log.info(
-            f"{dataset.excluded} photos are excluded by {options.exclude}; where they are hard, "
-            f"not wrong, the test accuracy looks better than it is"
+            f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by {options.exclude}; "
+            f"where what is excluded is hard, not wrong, the test accuracy looks better than it is"
         )
     counts = ", ".join(
         f"{len(dataset.split(part))} for {part}" for part in (TRAINING, VALIDATION, TESTING)
     )
     copies = len(dataset.examples) - len({example.key for example in dataset.examples})
     if copies:
-        log.info(f"{copies} of the photos are copies of others; each content is computed once")
+        said = counted(copies, "photo is a copy of another", "photos are copies of others")
+        log.info(f"{said}; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
     if options.assert_accuracy_at_least is not None and not dataset.split(TESTING):
         raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
@@ -312,7 +318,7 @@ def check_classes(examples, labels, log):
         if not left[TRAINING]:
             raise DatasetError(f"no readable image of {label} is left for training; add some")
         if sum(left.values()) < FEW_IMAGES:
-            log.warning(f"only {sum(left.values())} readable images of {label} are left")
+            log.warning(f"only {counted(sum(left.values()), 'readable image')} of {label} left")
 
 
 def report_bad_images(bottlenecks, dataset, options, log):
@@ -376,9 +382,11 @@ def undistorted(bottlenecks):
 def describe_audit(findings):
     """One line on audit.Findings."""
     counts = Counter(finding.reason for finding in findings)
+    wrong = counted(counts[audit.LABEL], "label looks", "labels look")
+    doubles = counted(counts[audit.DUPLICATE], "near-duplicate")
     return (
-        f"label audit: {counts[audit.LABEL]} labels look wrong, {counts[audit.DOUBT]} doubtful, "
-        f"{counts[audit.DUPLICATE]} near-duplicates, {counts[audit.ELSEWHERE]} in another class"
+        f"label audit: {wrong} wrong, {counts[audit.DOUBT]} doubtful, {doubles}, "
+        f"{counts[audit.ELSEWHERE]} in another class"
     )
 
 
@@ -572,7 +580,8 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     with export.candidate(options.output_graph, graph + untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     if result.total < len(rows):
-        log.warning(f"{len(rows) - result.total} test photos have vanished or changed meanwhile")
+        lost = counted(len(rows) - result.total, "test photo has", "test photos have")
+        log.warning(f"{lost} vanished or changed meanwhile")
     expected = model.head.probabilities(expected_vectors(result, bottlenecks))
     export.check_agreement(result, expected)
     export.check_accuracy(result, options.assert_accuracy_at_least)

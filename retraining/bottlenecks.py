@@ -13,7 +13,7 @@ from retraining.flags import RAY
 from retraining.graph import load_network, resolve_precision
 from retraining.graph_check import describe_unsafe
 from retraining.images import Distortions
-from retraining.lines import some
+from retraining.lines import counted, some
 from retraining.mirror import mirror_average
 from retraining.nodes import read_notes
 from retraining.pair import JOINT, scale_alike
@@ -116,8 +116,9 @@ def import_vectors(store, dataset, extractor, options, log):
     outcome = take_over(store, examples, cache, compute)
     warn_of_import(outcome, examples, cache, log)
     skipped = sum(map(len, outcome.skipped.values()))
+    taken = counted(outcome.taken, "vector")
     log.info(
-        f"{outcome.taken} vectors taken over from {cache.folder}; {outcome.checked} computed to "
+        f"{taken} taken over from {cache.folder}; {outcome.checked} computed to "
         f"check them, {outcome.known} known before, {skipped} skipped, {outcome.absent} without "
         f"a file"
     )
@@ -136,7 +137,8 @@ def warn_of_import(outcome, examples, cache, log):
         )
     for reason, paths in outcome.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])
-        log.warning(f"{len(paths)} files in {cache.folder} not taken over, {reason}: {names}")
+        files = counted(len(paths), "file")
+        log.warning(f"{files} in {cache.folder} not taken over, {reason}: {names}")
         for path in paths:
             log.debug(f"not taken over, {reason}: {path}")
 
@@ -170,9 +172,11 @@ def import_exported(extractor, options, log):
             taken += max(put_lacking(store, keys, vectors[:, columns]) for store, columns in stores)
         invalid = len(file) - sound
     known = f", {sound - taken} known before" * (sound > taken)
-    log.info(f"{taken} vectors taken over from {file.path}{known}")
+    log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
     if invalid:
-        log.warning(f"{invalid} rows of {file.path} hold no valid key and vector; left out")
+        log.warning(
+            f"left out: {counted(invalid, 'row')} of {file.path} without a valid key and vector"
+        )
 
 
 def put_lacking(store, keys, vectors):

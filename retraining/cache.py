@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from retraining import RetrainingError, places
+from retraining.lines import counted
 
 SCHEMA_VERSION = 2
 COMMIT_SECONDS = 2.0  # what a killed run loses at most
@@ -224,7 +225,8 @@ class BottleneckStore:
             with self._connection:
                 rows = [(key,) for key in unsound]
                 self._connection.executemany("DELETE FROM vectors WHERE key = ?", rows)
-            self.notes.append(f"{len(rows)} vectors in {self.path} were damaged; computed again")
+            said = f"vector in {self.path} was", f"vectors in {self.path} were"
+            self.notes.append(f"{counted(len(rows), *said)} damaged; computed again")
         return [key for key in keys if key not in known]
 
     def _rows(self, keys):
@@ -269,7 +271,7 @@ class BottleneckStore:
             self._mend(error)
         if lacking:
             raise CacheError(
-                f"{self.path} lacks {len(lacking)} vectors that were just there; run again"
+                f"{self.path} lacks {counted(len(lacking), 'vector')} that it just had; run again"
             )
         return vectors
 

@@ -16,7 +16,7 @@ from retraining.image_files import (
     named_like_image,
     reason_of,
 )
-from retraining.lines import some, unescaped
+from retraining.lines import counted, some, unescaped
 from retraining.listing import Listing
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
@@ -149,8 +149,8 @@ def _check_class(folder, paths, bad, warnings):
         )
     if len(paths) < FEW_IMAGES:
         warnings.append(
-            f"{os.path.basename(folder)} has only {len(paths)} images; {FEW_IMAGES} or more give "
-            f"a better model"
+            f"{os.path.basename(folder)} has only {counted(len(paths), 'image')}; {FEW_IMAGES} or "
+            f"more give a better model"
         )
 
 
@@ -170,11 +170,13 @@ def list_photos(image_dir, scan=None, least_classes=2):
         photos[name], bad_here, inner = _image_files(folder, scan)
         bad += bad_here
         if others := [image.path for image in bad_here if not image.claimed]:
-            warnings.append(f"{len(others)} files in {folder} are no images: {_some(others)}")
+            said = f"file in {folder} is no image", f"files in {folder} are no images"
+            warnings.append(f"{counted(len(others), *said)}: {_some(others)}")
         if inner and not scan.recursive:
+            said = f"folder in {folder} is", f"folders in {folder} are"
             warnings.append(
-                f"{len(inner)} folders in {folder} are not looked into ({_some(inner)}); "
-                f"--recursive takes their photos, too"
+                f"{counted(len(inner), *said)} not looked into ({_some(inner)}); --recursive takes "
+                f"photos there, too"
             )
     return photos, bad, warnings
 

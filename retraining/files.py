@@ -89,14 +89,16 @@ def _check_replaceable(path):
 def check_writable(path):
     """Whether a file can be put at `path`, before hours are spent on its content.
 
+    Its folder is not made yet, so that a run that ends early leaves no empty one.
+
     Raises:
         WriteError: it is a folder, or its folder cannot be made or written to.
     """
     path = Path(os.path.realpath(path))
-    _check_replaceable(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        _check_replaceable(path)
+        nearest = next((folder for folder in path.parents if folder.exists()), path.anchor)
+        with tempfile.TemporaryFile(dir=nearest):
             pass
         _remove_leftovers(path.parent)
     except OSError as error:

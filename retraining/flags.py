@@ -35,6 +35,7 @@ PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 BESIDE_THE_GRAPH = {
+    "output_labels": "retrained_labels.txt",
     "label_audit": "label_audit.tsv",
     "report": "retrained_report.html",
     "metrics": "retrained_metrics.json",
@@ -507,15 +508,16 @@ def _add_training(parser):
 
 def hidden_units(text):
     """A flag type: the sizes of hidden layers, positive whole numbers between commas."""
-    sizes = tuple(int(word) for word in text.split(","))
+    try:
+        sizes = tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        message = f"must be whole numbers, as 256 or 256,64, not {text}"
+        raise argparse.ArgumentTypeError(message) from error
     if not all(1 <= size <= MOST_UNITS for size in sizes):
         raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_UNITS}, not {text}")
     if sum(map(math.prod, itertools.pairwise(sizes))) > MOST_WEIGHTS:
         raise argparse.ArgumentTypeError(f"{text} asks for more than {MOST_WEIGHTS:,} weights")
     return sizes
-
-
-hidden_units.__name__ = "list of whole numbers (256, or 256,64)"
 
 
 def _add_head(parser):
@@ -688,7 +690,10 @@ def _add_distortions(parser):
 def _add_outputs(parser):
     add = parser.add_argument_group("outputs").add_argument
     add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
-    add("--output_labels", default="models/retrained_labels.txt", help="its labels, one a line")
+    add(
+        "--output_labels",
+        help="its labels, one a line; default: retrained_labels.txt beside the graph",
+    )
     add(
         "--label_audit",
         help="table of photos whose label looks wrong and of near-duplicates, '' for none; "

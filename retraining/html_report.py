@@ -8,6 +8,7 @@ from pathlib import Path
 
 from retraining import advice, figures
 from retraining.audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL
+from retraining.lines import counted
 from retraining.record import confusion_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,6 +35,7 @@ def render(record, thumbnails):
         policy=content_policy(style, script),
         advice=advice,
         figures=figures,
+        counted=counted,
     )
     # Bytes of a file's name that are no text are shown as they are on stderr: \udcff.
     return page.encode("utf-8", "backslashreplace")

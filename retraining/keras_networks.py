@@ -16,6 +16,7 @@ import numpy as np
 
 from retraining.download import DownloadError, Remote, fetch
 from retraining.lines import one_line
+from retraining.nodes import add_notes
 from retraining.recipes import Choice, ChoiceError, short_hash
 from retraining.scaling import Scaling, add_scaling
 
@@ -24,6 +25,10 @@ IMAGENET, RANDOM = "imagenet", "random"
 TOP = "softmax"  # the node of the classifier's probabilities
 BOTTLENECK = "bottleneck"
 CLASSES = 1000
+UNTRAINED = (
+    "the weights of {} are random, nothing was learned before: expect no more than a layer on "
+    "random features gives, or what --fine_tune learns from these photos alone"
+)
 
 # What each network wants of pixels 0..255, by the names of keras.applications.imagenet_utils:
 # `tf` is x / 127.5 - 1; `caffe` is BGR less ImageNet's means; `torch` is ImageNet's mean and
@@ -189,6 +194,8 @@ class KerasRecipe:
             mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
             mean, std = (tuple(255 * value for value in values) for values in (mean, std))
             add_scaling(graph_def, Scaling(mean, std))
+        if self.weights == RANDOM:
+            add_notes(graph_def, [UNTRAINED.format(self.name)])
         return graph_def
 
     # -- Keras's model -----------------------------------------------------------------------

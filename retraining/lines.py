@@ -31,6 +31,11 @@ def one_line(error, most=300):
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
+def counted(count, one, many=None):
+    """The number and what is counted: `1 photo`, `2 photos`; `many` where an s is not enough."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def some(names, most=3):
     """The first of the names, and `...` where there are more."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,5 +1,7 @@
 """The ways to train that --compare sets side by side, what came of each, and their table."""
 
+import contextlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,34 +50,45 @@ def best_of(attempts):
     return max(attempts, key=lambda attempt: merit(attempt.validation))
 
 
-COLUMNS = (
-    "method",
-    "top_1",
-    "top_5",
-    "seconds",
-    "validation_top_1",
-    "validation_cross_entropy",
-    "epochs",
-    "best_epoch",
-    "exported",
-)
+COLUMNS = {  # of the table, and how each figure is written there
+    "method": "",
+    "top_1": ".4f",
+    "top_5": ".4f",
+    "seconds": ".1f",
+    "validation_top_1": ".4f",
+    "validation_cross_entropy": ".4f",
+    "epochs": "d",
+    "best_epoch": "d",
+    "exported": "",
+}
 
 
-def table_bytes(attempts, exported):
-    """The table of Attempts as a file's content, a line each, `exported` (a method) marked."""
-    rows = [_row(attempt, attempt.method == exported) for attempt in attempts]
-    return table([COLUMNS, *rows]).encode()
+def describe(attempts, exported):
+    """A dict of COLUMNS for each Attempt; `exported` is the name of the method that is."""
+    return [_columns_of(attempt, exported) for attempt in attempts]
 
 
-def _row(attempt, exported):
-    shares = (attempt.top_1, attempt.top_5)
-    validation = (attempt.validation.accuracy, attempt.validation.cross_entropy)
-    return (
-        attempt.method,
-        *(f"{share:.4f}" for share in shares),
-        f"{attempt.seconds:.1f}",
-        *(f"{figure:.4f}" for figure in validation),
-        str(attempt.epochs),
-        str(attempt.best_epoch),
-        "yes" if exported else "no",
+def _columns_of(attempt, exported):
+    values = (
+        *(attempt.method, attempt.top_1, attempt.top_5, attempt.seconds),
+        *(attempt.validation.accuracy, attempt.validation.cross_entropy),
+        *(attempt.epochs, attempt.best_epoch, attempt.method == exported),
     )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def table_bytes(described=()):
+    """The table as a file's content, a line for each dict of `describe`; without, its header."""
+    rows = [{**row, "exported": "yes" if row["exported"] else "no"} for row in described]
+    lines = [[format(row[name], how) for name, how in COLUMNS.items()] for row in rows]
+    return table([COLUMNS, *lines]).encode()
+
+
+def is_table(path):
+    """Whether a file begins as `table_bytes` does."""
+    header = table_bytes()
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(len(header)) == header
+    return False

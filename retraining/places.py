@@ -166,9 +166,7 @@ def _open(url):
     if re.search(r"::[A-Za-z0-9+.-]+://", url):
         raise PlaceError(f"{url}: URLs within URLs (::) are not read; unpack the photos first")
     try:
-        import fsspec
-
-        kind = fsspec.get_filesystem_class(url.partition("://")[0].lower())
+        kind = _kind_of(url)
         # As fsspec.core.url_to_fs, which takes `::` in a name or an address for a second URL.
         system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
@@ -176,6 +174,19 @@ def _open(url):
     if hasattr(system, "max_concurrency"):
         system.max_concurrency = 1  # of requests for one file; s3fs would ask for its size first
     return system, path
+
+
+def _kind_of(url):
+    """fsspec's class for the storage of a URL. Raises ImportError where its package is missing."""
+    import fsspec
+
+    try:
+        return fsspec.get_filesystem_class(url.partition("://")[0].lower())
+    except ValueError as error:  # a protocol that fsspec does not know
+        raise PlaceError(
+            f"{url}: {one_line(error)}; give a folder, or a URL that begins with s3://, gs:// or "
+            f"what else fsspec or an installed package of its kind opens"
+        ) from error
 
 
 @contextlib.contextmanager

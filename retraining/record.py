@@ -52,7 +52,7 @@ class Outcome:
 
     `examples` are dataset.Examples by split, `result` an export.HeldOutResult, `course` the
     train.Steps with evaluations, `sizes` train.SizePoints, `bad_images` dataset.BadImages, `audit`
-    audit.Findings or None if none was made.
+    audit.Findings or None if none was made, `comparison` what methods.describe gives or None.
     """
 
     labels: list
@@ -62,6 +62,7 @@ class Outcome:
     sizes: list
     bad_images: list = field(default_factory=list)
     audit: list | None = None
+    comparison: list[dict] | None = None
 
 
 def make_record(setting, outcome):
@@ -85,6 +86,7 @@ def make_record(setting, outcome):
         "sizes": describe_sizes(outcome.sizes),
         "bad_images": [{"path": i.path, "reason": i.reason} for i in outcome.bad_images],
         "audit": None if outcome.audit is None else [asdict(found) for found in outcome.audit],
+        "comparison": outcome.comparison,
     }
     return _finite(record)
 

@@ -13,7 +13,7 @@ import numpy as np
 from retraining import evaluate
 from retraining.dataset import list_photos, same_label
 from retraining.images import ImageError
-from retraining.lines import escaped, some
+from retraining.lines import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
 SHARES = ("precision", "recall", "f1")
@@ -75,8 +75,8 @@ def find_labelled(folder, labels):
             )
     missing = sorted(set(labels) - set(known.values()))
     if missing:
-        named = some(missing, NAMED)
-        warnings.append(f"no folder here for {len(missing)} classes of the graph: {named}")
+        named, classes = some(missing, NAMED), counted(len(missing), "class", "classes")
+        warnings.append(f"no folder here for {classes} of the graph: {named}")
     found = [(path, label) for name, label in known.items() if label for path in photos[name]]
     return LabelledPhotos([path for path, _ in found], [label for _, label in found], warnings)
 

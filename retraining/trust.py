@@ -28,8 +28,8 @@ def why_no_temperature(logits, truth):
     """Why no temperature can be fitted (a phrase), or None; arguments as `fit_temperature`."""
     if len(truth) < FEWEST_PHOTOS:
         return (
-            f"there are only {len(truth)} validation photos, and {FEWEST_PHOTOS} are needed; raise "
-            f"--validation_percentage"
+            f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
+            f"{len(truth)}; raise --validation_percentage"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"

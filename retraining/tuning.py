@@ -12,6 +12,7 @@ from retraining.files import write_files
 from retraining.fine_tune import RANDOM_VIEWS, Material, Photos, Tuner, TuningOptions, read_state
 from retraining.flags import comparison_path
 from retraining.images import Distortions
+from retraining.lines import counted
 from retraining.report import TensorBoardLog
 from retraining.train import Labelled, Trained, describe_step, evaluation_of
 
@@ -53,12 +54,7 @@ class Tuned:
     bottlenecks: Bottlenecks
     trained: Trained
     attempts: list[methods.Attempt] = ()
-    method: str = methods.HEAD
-
-    @property
-    def table(self):
-        """The file of --compare, bytes."""
-        return methods.table_bytes(self.attempts, self.method)
+    comparison: list[dict] | None = None  # of --compare, as methods.describe gives it
 
     def remove_checkpoints(self):
         """Removes those of this run, once its outputs are written."""
@@ -74,8 +70,9 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
         return Tuned(extractor, bottlenecks, trained)
     frozen = Frozen(bottlenecks, extractor, trained)
     attempts = [try_method(name, frozen, options, log) for name in names]
-    best = methods.best_of(attempts)
+    best, comparison = methods.best_of(attempts), None
     if options.compare:
+        comparison = methods.describe(attempts, best.method)
         log.info(
             f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
         )
@@ -86,7 +83,7 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
-    return Tuned(extractor, bottlenecks, trained, attempts, best.method)
+    return Tuned(extractor, bottlenecks, trained, attempts, comparison)
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,8 @@ def try_method(method, frozen, options, log):
     if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+    elif path.exists():
+        log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
     steps = tuner.run(lambda content: write_files({path: content}))
     bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
     bar = bar(steps, total=tuner.steps_left())
@@ -158,14 +157,13 @@ def describe_tuning(tuner, method):
     """One line on a Tuner that has ended."""
     state = tuner.state
     first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
-    line = f"fine-tuning {method}: {state.epoch} epochs in {state.seconds:.0f} s"
+    line = f"fine-tuning {method}: {counted(state.epoch, 'epoch')} in {state.seconds:.0f} s"
     if not best.count:
         return f"{line}; no validation photos, so the last one's weights are kept"
     return (
-        f"{line}, the best is {state.best_epoch} (0: as it was); all {best.count} validation "
-        f"photos: accuracy "
-        f"{first.accuracy:.1%} -> {best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> "
-        f"{best.cross_entropy:.3f}"
+        f"{line}, the best is {state.best_epoch} (0: as it was); on "
+        f"{counted(best.count, 'validation photo')}: accuracy {first.accuracy:.1%} -> "
+        f"{best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> {best.cross_entropy:.3f}"
     )
 
 
@@ -203,11 +201,21 @@ def recompute(bottlenecks, extractor, options):
     return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
 
 
+def comparison_contents(tuned, options):
+    """{path: bytes} of the table of --compare; without that, an earlier run's becomes empty, as it
+    tells of a graph that is replaced. A file that is no such table is left alone."""
+    path = comparison_path(options)
+    if options.compare or methods.is_table(path):
+        return {path: methods.table_bytes(tuned.comparison or ())}
+    return {}
+
+
 def print_comparison(tuned, options):
     """The methods of --compare on stdout: name, top-1 and top-5 on the test photos, seconds."""
     if not options.compare:
         return
     for each in tuned.attempts:
         print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
-    print(f"exported_method\t{tuned.method}")
+    exported = next(row["method"] for row in tuned.comparison if row["exported"])
+    print(f"exported_method\t{exported}")
     print(f"comparison\t{escaped(comparison_path(options))}")

@@ -132,7 +132,7 @@ def _nodes_of(layer, nodes):
     """The names of a layer's nodes: `layer` or `layer/...`, or else `layer_...` and the like.
 
     Raises:
-        GraphError: there are none; names what is most alike.
+        GraphError: there are none; names what is most alike, or some that there are.
     """
     layer = layer.rstrip("/")
     own = {name for name in nodes if name == layer or name.startswith(layer + "/")}
@@ -142,9 +142,16 @@ def _nodes_of(layer, nodes):
         parts = (name.split("/") for name in nodes)
         known = {"/".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
         like = difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(like)}?" if like else ""
-        raise GraphError(f"--freeze_until: the network has no layer {layer}{hint}")
+        hint = f"did you mean {', '.join(like)}?" if like else f"it has {_some_layers(nodes)} ..."
+        raise GraphError(f"--freeze_until: the network has no layer {layer}; {hint}")
     return own
+
+
+def _some_layers(nodes):
+    """Up to four layers with weights, from the first on, with commas between."""
+    names = [node.name for node in nodes.values() if node.op in MULTIPLYING]
+    layers = list(dict.fromkeys(name.rpartition("/")[0] or name for name in names))
+    return ", ".join(layers[:: len(layers) // 4 + 1])
 
 
 def random_weights(network, kinds, seed):

@@ -85,7 +85,10 @@ class Vgg16Recipe:
         try:
             return build_graph(read_npy(path), SIDE, self.vector)
         except ChoiceError as error:
-            raise ChoiceError(f"{path} is not a usable {FILE}: {error}") from error
+            raise ChoiceError(
+                f"{path} is not a usable {FILE}: {error}; put that of machrisaa/tensorflow-vgg "
+                f"(553 MB) there, or use --architecture keras:VGG16"
+            ) from error
 
 
 # -- the file --------------------------------------------------------------------------------

@@ -42,7 +42,6 @@ def run_retrain(model_dir):
                 *("--image_dir", str(image_dir), "--model_dir", model_dir),
                 *("--bottleneck_dir", f"{folder}/bottleneck_cache"),
                 *("--output_graph", f"{folder}/models/retrained_graph.pb"),
-                *("--output_labels", f"{folder}/models/retrained_labels.txt"),
                 *("--summaries_dir", f"{folder}/retrain_logs"),
                 *("--how_many_training_steps", str(steps), "--learning_rate", "0.1"),
                 *map(str, flags),

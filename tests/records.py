@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from retraining import record
+from retraining import methods, record
 from retraining.dataset import Example
 from retraining.train import Evaluation, SizePoint, Step
 
@@ -28,6 +28,15 @@ def answers(truth, answered, classes, sure=0.8):
     found = np.full((len(truth), classes), (1 - sure) / (classes - 1))
     found[np.arange(len(truth)), answered] = sure
     return found
+
+
+COMPARISON = methods.describe(
+    [
+        methods.Attempt(methods.HEAD, None, None, Evaluation(0.7, 1.25, 9), 0.75, 1.0, 1.5),
+        methods.Attempt(methods.ALL, None, None, Evaluation(0.8, 0.5, 9), 0.5, 0.875, 1102.0, 9, 6),
+    ],
+    methods.ALL,
+)
 
 
 def made_up(labels, paths, truth, answered, **changes):

@@ -54,7 +54,7 @@ def test_imported_vectors_are_remembered_as_such(tmp_path):
 
 
 def test_a_missing_vector_is_an_error_not_a_guess(tmp_path):
-    with open_store(tmp_path) as store, pytest.raises(CacheError, match="lacks 1 vectors"):
+    with open_store(tmp_path) as store, pytest.raises(CacheError, match="lacks 1 vector that"):
         store.read(["nothing"])
 
 
@@ -107,7 +107,7 @@ def test_an_unsound_row_is_computed_again(tmp_path, damage):
         other.execute(f"UPDATE vectors SET {damage} WHERE key = 'key3'")
     missing, notes = refill(tmp_path)
     assert missing == ["key3"]
-    assert ["1 vectors in" in note for note in notes] == [True]
+    assert ["1 vector in" in note for note in notes] == [True]
     assert refill(tmp_path) == ([], [])
 
 
@@ -117,7 +117,7 @@ def test_a_row_damaged_after_it_was_looked_for_is_an_error(tmp_path):
         store.commit()
         with contextlib.closing(sqlite3.connect(store.path)) as other, other:
             other.execute("UPDATE vectors SET vector = zeroblob(16)")
-        with pytest.raises(CacheError, match="lacks 1 vectors"):
+        with pytest.raises(CacheError, match="lacks 1 vector that"):
             store.read(["a"])
 
 

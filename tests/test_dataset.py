@@ -95,9 +95,9 @@ def test_only_visible_image_files_count(tmp_path):
         BadImage(str(tmp_path / "a" / "list.txt"), "is not an image of a known format", False)
     ]
     assert warnings == [
-        f"1 files in {tmp_path / 'a'} are no images: list.txt",
-        f"1 folders in {tmp_path / 'a'} are not looked into (folder.jpg); --recursive takes their "
-        "photos, too",
+        f"1 file in {tmp_path / 'a'} is no image: list.txt",
+        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); --recursive takes photos "
+        "there, too",
     ]
 
 

@@ -52,6 +52,16 @@ def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_looking_whether_a_file_can_be_written_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "new" / "folder" / "file")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(WriteError, match=r"cannot write into .*below"):
+        check_writable(tmp_path / "file" / "below" / "file")
+    with pytest.raises(WriteError, match="cannot write into"):
+        check_writable(tmp_path / ("x" * 300) / "file")
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")

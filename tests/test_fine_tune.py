@@ -111,6 +111,11 @@ def test_freezing_an_unknown_layer_names_what_is_alike(network):
         find_weights(fold_network(network), "mixed/towr")
 
 
+def test_freezing_a_layer_like_none_names_some_that_there_are(network):
+    with pytest.raises(GraphError, match="no layer block7; it has conv, mixed/conv, mixed/tower"):
+        find_weights(fold_network(network), "block7")
+
+
 def test_freezing_everything_is_refused(network):
     with pytest.raises(TrainingError, match="choose an earlier layer for --freeze_until"):
         find_weights(fold_network(network), "mixed")

@@ -365,7 +365,7 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
     code, said = failing("--saved_model_dir", tmp_path / "saved")
     assert code == 1
     assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
-    assert not os.listdir(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -10,11 +11,12 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from retraining import advice, html_report
+from retraining import advice, html_report, methods
 from retraining.audit import DUPLICATE, LABEL, Finding
 from retraining.dataset import BadImage
 from retraining.thumbnails import Thumbnails, make_thumbnail
-from tests.records import made_up
+from retraining.train import Evaluation
+from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]
 VOID = {"meta", "img", "br"}
@@ -155,7 +157,7 @@ def test_audit_findings_bad_images_and_caveats(pictures):
         )
     )
     assert "labelled dog , looks like owl probably wrong" in page.text
-    assert "1 photos are nearly the same as another of their class" in page.text
+    assert "1 photo is nearly the same as another of the same class" in page.text
     assert "cat/broken.jpg is a broken image" in page.text
     assert "Mind: the photos are drawings" in page.text
     assert "Look at 1 photo whose label may be wrong" in page.text
@@ -165,6 +167,25 @@ def test_without_an_audit_nothing_is_said_of_one(record):
     assert "Labels that may be wrong" not in page_of(record).text
     record["audit"] = []
     assert "Labels that may be wrong, and duplicates Nothing was found." in page_of(record).text
+
+
+def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record):
+    compared = made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], comparison=COMPARISON)
+    text = page_of(compared).text
+    assert "head 75.0% 100.0% 70.0% 1.250 0 1.5 " in text
+    assert "all (exported) 50.0% 87.5% 80.0% 0.500 9 1,102.0 " in text
+    assert "The choice was made on the validation photos" in text
+    assert "before export, on all test photos (4)" in text
+    assert "Ways of training compared" not in page_of(record).text
+
+
+def test_a_comparison_without_test_photos_has_no_test_figures():
+    nan = math.nan
+    attempt = methods.Attempt(methods.ALL, None, None, Evaluation(0.5, math.inf, 2), nan, nan, 1.0)
+    compared = methods.describe([attempt], methods.ALL)
+    text = page_of(made_up(LABELS, [], [], [], comparison=compared)).text
+    assert "all (exported) - - 50.0% - 0 1.0 " in text
+    assert "before export" not in text
 
 
 def test_without_test_photos_it_says_that_nothing_is_known():

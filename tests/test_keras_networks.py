@@ -11,11 +11,11 @@ import pytest
 
 import label_image
 from retraining import keras_networks
-from retraining.graph import Runner, fold, load_network, read_graph
+from retraining.graph import Runner, fold, load_network, read_graph, read_metadata
 from retraining.graph_check import describe_unsafe
 from retraining.keras_networks import STOCK, KerasRecipe, parse, random_weights
 from retraining.networks import NetworkError, find, obtain
-from retraining.nodes import constant, nodes_by_name
+from retraining.nodes import constant, nodes_by_name, read_notes
 from retraining.recipes import Choice, ChoiceError, Place
 from retraining.train import Head
 from retraining.tuning_graph import Batch, TuningGraph, find_weights, fold_network, head_weights
@@ -253,6 +253,19 @@ def test_random_weights_are_the_same_each_time(whole):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_on_random_weights_says_so(whole, tmp_path, run_retrain, photos, capsys):
+    trained = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+    assert read_notes(trained.graph_def) == []
+    flags = ("--architecture", SMALL, "--weights", "random", "--model_dir", tmp_path / "models")
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    said = capsys.readouterr()
+    out = dict(line.split("\t", 1) for line in said.out.splitlines())
+    (caveat,) = json.loads(Path(out["metrics"]).read_text())["caveats"]
+    assert caveat.startswith(f"the weights of {SMALL} are random")
+    assert caveat in said.err
+    assert read_metadata(read_graph(out["graph"]))["caveats"] == [caveat]
 
 
 def test_label_image_names_imagenets_classes(whole, tmp_path, capsys, monkeypatch):

@@ -382,7 +382,7 @@ def test_a_labelled_folder_is_scored(finished, labelled, capsys):
     captured = capsys.readouterr()
     assert captured.out == EVALUATION
     assert "does not know the class grey; its photos (2) are not scored" in captured.err
-    assert "no folder here for 1 classes of the graph: green" in captured.err
+    assert "no folder here for 1 class of the graph: green" in captured.err
     assert f"trained on photos of {finished.photos};" in captured.err
     assert run(finished, "--evaluate", labelled, "--format", "jsonl") == 0
     found = json.loads(capsys.readouterr().out)

@@ -78,7 +78,7 @@ def test_a_listing_is_read_by_the_rules_for_folders():
     assert photos == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
     assert bad == []
     assert warnings == [
-        "1 folders in s3://b/p/a are not looked into (in); --recursive takes their photos, too"
+        "1 folder in s3://b/p/a is not looked into (in); --recursive takes photos there, too"
     ]
     photos, _, warnings = list_photos("s3://b/p", ScanOptions(recursive=True, listing=found))
     assert photos["a"][2:] == ["s3://b/p/a/in/3.jpg"]
@@ -274,11 +274,18 @@ def test_no_server(object_store, monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.parametrize("url", ["nosuch://b/p", "zip://p::s3://photos/a.zip"])
-def test_urls_that_are_not_understood(url):
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("nosuch://b/p", "give a folder, or a URL that begins with s3://, gs:// or"),
+        ("zip://p::s3://photos/a.zip", "unpack the photos first"),
+    ],
+)
+def test_urls_that_are_not_understood(url, remedy):
     pytest.importorskip("fsspec")
-    with pytest.raises(PlaceError, match=f"{url}"):
+    with pytest.raises(PlaceError, match=f"^{url}: .*{remedy}") as error:
         list_url(url)
+    assert one_line(error)
 
 
 @pytest.mark.parametrize("name", ["fsspec", "gcsfs"])

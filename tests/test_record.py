@@ -12,6 +12,7 @@ from retraining import evaluate, record
 from retraining.audit import Finding
 from retraining.dataset import BadImage, Example
 from retraining.train import Evaluation, SizePoint, Step
+from tests.records import COMPARISON
 
 LABELS = ["cat", "dog", "owl"]
 
@@ -190,6 +191,14 @@ def test_no_audit_is_not_an_empty_one():
     assert made()["audit"] is None
     assert made(audit=[])["audit"] == []
     assert made(audit=[finding])["audit"][0]["suggested"] == "dog"
+
+
+def test_a_comparison_is_in_the_record_only_where_one_was_made():
+    assert made()["comparison"] is None
+    head, best = made(comparison=COMPARISON)["comparison"]
+    assert (head["method"], head["top_1"], head["epochs"]) == ("head", 0.75, 0)
+    assert (best["validation_cross_entropy"], best["best_epoch"]) == (0.5, 6)
+    assert [head["exported"], best["exported"]] == [False, True]
 
 
 def test_the_stopwatch_names_each_step():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from retraining import html_report
 from retraining.thumbnails import Thumbnails
-from tests.records import made_up
+from tests.records import COMPARISON, made_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 LABELS = ["cat", "<img src=http://127.0.0.1:9/x onerror=alert(1)>", "owl"]
@@ -37,7 +37,8 @@ def report(tmp_path_factory):
     paths = [str(folder / f"a very long name of a photo without a break_{n}.jpg") for n in range(9)]
     for number, path in enumerate(paths[:-1]):  # the last photo is gone
         Image.new("RGB", (400, 300), (25 * number, 90, 200)).save(path)
-    record = made_up(LABELS, paths, [0] * 5 + [1, 1, 2, 2], [0, 0, 1, 1, 1, 1, 1, 2, 2])
+    answered = [0, 0, 1, 1, 1, 1, 1, 2, 2]
+    record = made_up(LABELS, paths, [0] * 5 + [1, 1, 2, 2], answered, comparison=COMPARISON)
     page = folder / "retrained_report.html"
     page.write_bytes(html_report.render(record, Thumbnails()))
     return page

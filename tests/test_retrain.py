@@ -19,8 +19,10 @@ import tensorflow as tf
 
 import label_image
 import retrain
+from retraining.audit import DOUBT, DUPLICATE, LABEL, Finding
 from retraining.cache import BottleneckStore
 from retraining.dataset import SPLITS, hash_file
+from retraining.flags import parse_flags
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from retraining.train import Evaluation
 from tests import tiny
@@ -110,7 +112,7 @@ def test_an_unreadable_photo_is_left_out_and_named(tmp_path, run_retrain, photos
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
     assert f"left out: {work}/red/broken.jpg is" in err
-    assert f"1 files in {work}/red are no images: notes.txt" in err
+    assert f"1 file in {work}/red is no image: notes.txt" in err
 
 
 def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monkeypatch):
@@ -180,7 +182,7 @@ def test_a_classic_cache_of_something_else_is_refused(
     flags = ("--import_classic_bottlenecks", tmp_path / "classic")
     assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 1
     assert "are not those of this network and these photos" in capsys.readouterr().err
-    assert not list((tmp_path / "models").iterdir())
+    assert not (tmp_path / "models").exists()
 
 
 def test_a_classic_cache_that_is_not_there_is_a_wrong_flag(tmp_path, run_retrain, photos, capsys):
@@ -483,7 +485,7 @@ def test_scores_worse_than_guessing_are_warned_of(caplog):
         (["--final_tensor_name", "two words"], "cannot name a tensor"),
         (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
         (["--hidden_units", "256,0"], "must be numbers from 1 to 16384, not 256,0"),
-        (["--hidden_units", "wide"], "invalid list of whole numbers (256, or 256,64) value"),
+        (["--hidden_units", "1e3"], "must be whole numbers, as 256 or 256,64, not 1e3"),
         (["--dropout", "1"], "must be from 0 to 0.99"),
         (["--dropout", "0.5"], "--dropout is for hidden layers; add --hidden_units"),
         (["--optimizer", "adamw"], "invalid choice: 'adamw'"),
@@ -530,6 +532,15 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1
+
+
+def test_outputs_go_beside_the_graph_unless_they_are_named():
+    given = ["--image_dir", "photos", "--output_graph", os.path.join("elsewhere", "flowers.pb")]
+    options = parse_flags([*given, "--metrics", "metrics.json"], "")
+    assert options.output_labels == os.path.join("elsewhere", "retrained_labels.txt")
+    assert options.report == os.path.join("elsewhere", "retrained_report.html")
+    assert options.metrics == "metrics.json"
+    assert parse_flags([*given, "--output_labels", "l.txt"], "").output_labels == "l.txt"
 
 
 OUTPUTS = ("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics")
@@ -587,7 +598,6 @@ def start_slow_run(tmp_path, photos, model_dir):
         "--model_dir": model_dir,
         "--bottleneck_dir": tmp_path / "bottleneck_cache",
         "--output_graph": tmp_path / "models/retrained_graph.pb",
-        "--output_labels": tmp_path / "models/retrained_labels.txt",
         "--label_audit": tmp_path / "models/label_audit.tsv",
         "--summaries_dir": tmp_path / "retrain_logs",
     }
@@ -694,13 +704,22 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
 # -- the audit -------------------------------------------------------------------------------
 
 
+def test_the_audit_is_told_in_numbers():
+    reasons = [LABEL, DUPLICATE, DOUBT, DOUBT]
+    assert retrain.describe_audit([Finding("a.jpg", "red", "blue", 0.9, r) for r in reasons]) == (
+        "label audit: 1 label looks wrong, 2 doubtful, 1 near-duplicate, 0 in another class"
+    )
+
+
 def test_what_the_audit_finds_is_excluded_from_the_next_run(tmp_path, run_retrain, photos, capsys):
     work, table = tmp_path / "work", tmp_path / "models" / "label_audit.tsv"
     shutil.copytree(photos, work)
     shutil.move(work / "blue" / "photo_02.jpg", work / "red" / "odd.jpg")
     shutil.copy(work / "green" / "photo_00.jpg", work / "green" / "photo_99.jpg")
     assert run_retrain(tmp_path, work) == 0
-    assert f": {table}\n" in capsys.readouterr().err.split("label audit: ")[1]
+    err = capsys.readouterr().err
+    assert "1 photo is a copy of another; each content is computed once\n" in err
+    assert f": {table}\n" in err.split("label audit: ")[1]
     lines = [line.split("\t") for line in table.read_text().splitlines()]
     assert lines[0] == ["path", "given", "suggested", "score", "reason"]
     wrong = [line for line in lines if line[4].endswith("label")]

@@ -1,6 +1,7 @@
 """retrain.py --fine_tune and --compare from end to end, on a tiny network and generated photos."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from retraining.flags import parse_flags
 from retraining.graph import read_graph, read_metadata
 from retraining.images import Distortions
 from retraining.nodes import constant, nodes_by_name
-from retraining.tuning import views_of
+from retraining.tuning import Tuned, views_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
@@ -62,8 +63,18 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     (exported,) = (method for method, row in rows.items() if row["exported"] == "yes")
     assert out["exported_method"] == exported
     assert rows[exported]["top_1"] == out["test_accuracy"]
+    told = json.loads(Path(out["metrics"]).read_text())["comparison"]
+    assert [row["method"] for row in told if row["exported"]] == [exported]
+    assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
+    assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
+    table, header = Path(out["comparison"]), "\t".join(rows["head"]) + "\n"
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
+    assert run_retrain(tmp_path, photos) == 0  # another graph, of which the table tells nothing
+    assert table.read_text() == header
+    table.write_text("method\tsomeone else's")
+    assert run_retrain(tmp_path, photos) == 0
+    assert table.read_text() == "method\tsomeone else's"
 
 
 def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
@@ -129,6 +140,26 @@ def test_flags_that_make_no_sense_are_refused(
 def test_views_are_random_unless_flags_say_otherwise(flags, expected):
     given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
     assert views_of(parse_flags(given, "")) == expected
+
+
+def test_a_damaged_checkpoint_is_named_and_begun_anew(
+    tmp_path, run_retrain, photos, capsys, monkeypatch
+):
+    monkeypatch.setattr(Tuned, "remove_checkpoints", lambda _: None)  # as if killed before
+    flags = ("--fine_tune", "all", *RATES)
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    assert "begins anew" not in capsys.readouterr().err
+    (path,) = (tmp_path / "bottleneck_cache" / "fine_tuning").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    err = capsys.readouterr().err
+    assert f"{path} is damaged or cannot be read; fine-tuning two_rates begins anew" in err
+    assert "goes on after epoch" not in err
+    assert run_retrain(tmp_path, photos, *flags) == 0
+    err = capsys.readouterr().err
+    assert "fine-tuning two_rates goes on after epoch 3" in err
+    assert "begins anew" not in err
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):

@@ -35,7 +35,7 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     assert found.paths == [f"{tmp_path}/red/photo_00.jpg", f"{tmp_path}/red/photo_01.jpg"]
     assert found.truth == ["Red", "Red"]
     assert found.warnings == [
-        f"1 files in {tmp_path}/red are no images: notes.txt",
+        f"1 file in {tmp_path}/red is no image: notes.txt",
         "the graph does not know the class empty; its photos (0) are not scored",
         "the graph does not know the class grey; its photos (3) are not scored",
         "no folder here for 6 classes of the graph: Blue, a, b, c, d, ...",

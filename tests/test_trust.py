@@ -42,8 +42,8 @@ def test_the_temperature_is_clamped():
 @pytest.mark.parametrize(
     ("logits", "truth", "reason"),
     [
-        (np.zeros((0, 3)), np.zeros(0, int), "only 0 validation photos, and 20 are needed"),
-        (np.zeros((19, 3)), np.ones(19, int), "only 19 validation photos"),
+        (np.zeros((0, 3)), np.zeros(0, int), "on 20 validation photos or more, not on 0"),
+        (np.zeros((19, 3)), np.ones(19, int), "or more, not on 19"),
         (np.ones((30, 1)), np.zeros(30, int), "do not allow"),
         (np.full((30, 2), np.nan), np.zeros(30, int), "do not allow"),
         (np.tile([2.0, 1.0], (30, 1)), np.zeros(30, int), "answered right"),

@@ -136,5 +136,8 @@ def test_wrong_layers_are_named(layers, tmp_path):
     with pytest.raises(NetworkError, match="gives relu6 or relu7, no 'fc8'"):
         find("vgg16", Choice(layer="fc8"))
     save(tmp_path / "vgg16.npy", lacking)
-    with pytest.raises(NetworkError, match=r"vgg16\.npy is not a usable vgg16.npy: it lacks"):
+    with pytest.raises(
+        NetworkError, match=r"vgg16\.npy is not a usable vgg16.npy: it lacks"
+    ) as error:
         obtain(find("vgg16"), tmp_path)
+    assert str(error.value).endswith("there, or use --architecture keras:VGG16")
