@@ -328,6 +328,13 @@ def _explained(ray, address):
         told = isinstance(error.cause, RetrainingError)
         message = str(error.cause) if told else f"a Ray worker failed: {_reason(error.cause)}"
         raise RayEngineError(message) from error
+    except known.ActorDiedError as error:  # which is started again, unless it cannot be started
+        help_ = "see that requirements-ray.txt is installed on all its nodes"
+        if "never ran" in str(error):  # which is all that Ray says of it
+            help_ = "RAY_AUTH_MODE (token, disabled) must be the same here and on all its nodes"
+        raise RayEngineError(
+            f"the Ray cluster at {address} starts no worker: {_reason(error)}; {help_}"
+        ) from error
     except (known.RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise RayEngineError(
             f"the Ray cluster at {address} failed: {_reason(error)}; vectors computed so far are "

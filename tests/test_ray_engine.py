@@ -180,6 +180,19 @@ def test_an_error_in_a_worker_is_one_line(cluster, network, paths):
         list(extractor_on(cluster, network, worker=Surprising).read(paths[:1]))
 
 
+@pytest.mark.slow
+def test_a_node_without_a_package_is_one_line(cluster, network, paths):
+    class Lacking(Worker):
+        def __init__(self, *_):
+            import no_such_package  # noqa: F401
+
+    message = (
+        r"starts no worker: .*No module named 'no_such_package'; see that requirements-ray.txt"
+    )
+    with pytest.raises(RayEngineError, match=message):
+        list(extractor_on(cluster, network, worker=Lacking).read(paths[:1]))
+
+
 def stored(folder):
     """{key: vector} of the one store in a folder."""
     (path,) = Path(folder).glob("inception_v3-*.sqlite")
