@@ -37,7 +37,7 @@ from retraining.extract import Extractor, Settings
 from retraining.graph import load_network, resolve_precision
 from retraining.networks import find, obtain
 from retraining.prefill import read_and_run
-from retraining.ray_engine import ClusterOptions, RayExtractor, connected
+from retraining.ray_engine import BATCHES_PER_CALL, ClusterOptions, RayExtractor, connected
 from retraining.ray_worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +66,7 @@ def parse_flags():
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--photos", type=int, default=0, help="only so many; 0 is all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpus", type=int, default=1, help="of each actor")
     parser.add_argument("--ray_data", action="store_true")
     parser.add_argument("--engine", default="local", help="for `measure`, as are the next")
     parser.add_argument("--cores", type=int, default=1)
@@ -118,7 +119,7 @@ def beside(options):
 
 def call_measure(options, engine, cores, core=0, begin=0.0):
     """`measure` in a process of its own, a Popen."""
-    names = ["image_dir", "model_dir", "architecture", "precision", "photos"]
+    names = ["image_dir", "model_dir", "architecture", "precision", "photos", "cpus"]
     flags = {name: getattr(options, name) for name in names}
     flags |= {"engine": engine, "cores": cores, "core": core, "begin": begin}
     command = [sys.executable, __file__, "measure"]
@@ -136,7 +137,7 @@ def measure(options):
     if options.begin:
         paths *= 1 + MOST_IMAGES // len(paths)  # more than there is time for
     if options.engine == "ray":
-        cluster = ClusterOptions("local", options.cores)
+        cluster = ClusterOptions("local", options.cores // options.cpus, options.cpus)
         readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
     else:
         readings = read_and_run(paths, *Extractor(network, settings).start().result())
@@ -207,7 +208,7 @@ def overhead(options):
         return
     network, _ = network_of(options)
     for actors in (2, 16):
-        for size in (32, 256):
+        for size in (64, 512):
             report(
                 f"{actors} actors, {size} images a call", *by_actors(network, actors, size), size
             )
@@ -223,8 +224,9 @@ def report(name, count, seconds, cpu, size):
 
 def by_actors(network, actors, size):
     """(images, seconds, driver's CPU seconds) of RayExtractor and the store, after the start."""
-    paths = [f"/some/folder/of/photos/photo_{number:07d}.jpg" for number in range(640 * size // 4)]
-    extractor = RayExtractor(network, Settings(batch_size=size // 4), cluster_of(actors), LOG)
+    paths = [f"/some/folder/of/photos/photo_{number:07d}.jpg" for number in range(160 * size)]
+    settings = Settings(batch_size=size // BATCHES_PER_CALL)
+    extractor = RayExtractor(network, settings, cluster_of(actors), LOG)
     extractor.worker = Idle
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -24,7 +24,7 @@ from retraining.prefill import Reading
 from retraining.quiet_tensorflow import muted_stderr
 from retraining.ray_worker import ENDED, READ, RUN, Attempts, UnreadableHereError, Work, Worker
 
-BATCHES_PER_CALL = 4  # of the network, for each core of an actor
+BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
 REACH_SECONDS = 10.0  # to wait for a cluster's port
 MOST_LOST = 20  # photos that end their workers; beyond, and if one in a hundred, it is the workers

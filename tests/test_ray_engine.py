@@ -352,11 +352,11 @@ def test_more_actors_than_room_is_said(network, caplog):
 
 def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
     one = RayExtractor(network, Settings(), ClusterOptions(), LOG)
-    assert one._images_per_call(10_000) == 32
+    assert one._images_per_call(10_000) == 64
     assert one._images_per_call(70) == 16
     assert one._images_per_call(3) == 8
     four = RayExtractor(network, Settings(batch_size=10), ClusterOptions(cpus=4), LOG)
-    assert four._images_per_call(10_000) == 160
+    assert four._images_per_call(100_000) == 320
 
 
 def test_workers_that_end_at_many_photos_are_at_fault():
