@@ -175,6 +175,8 @@ def check_evaluation(options, parser):
     """Refuses flags that mean nothing beside --evaluate; chooses the format."""
     if options.images:
         parser.error("--evaluate takes its photos from its folder; give no other images")
+    if is_url(options.evaluate):
+        parser.error("--evaluate takes a folder of this machine, no URL")
     for name in ("columns", "header", "min_score", "sort_into"):
         if getattr(options, name) is not None:
             parser.error(f"--{name} has no meaning with --evaluate")

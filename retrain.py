@@ -206,7 +206,7 @@ def read_photos_once(scan, extractor, options, log):
     photos, _, _ = list_photos(options.image_dir, scan)
     photos, _, _ = without(photos, scan.listed, options.image_dir)
     paths = [path for of_class in photos.values() for path in of_class]
-    bar = progress_bar("fetching photos", "img", is_quiet(options))
+    bar = progress_bar("bottlenecks", "img", is_quiet(options))
     first, *_ = extractor.parts  # a second network's vectors take a reading of their own
     read = first.read if options.engine == RAY else partial(read_here, first)
     with file_keys(scan, options) as files, open_store(first, options) as store:
@@ -725,6 +725,8 @@ def print_results(result, bottlenecks, options, log):
     if not options.no_report:
         print(f"report\t{escaped(options.report)}")
     print(f"metrics\t{escaped(options.metrics)}")
+    if options.export_vectors:
+        print(f"vectors\t{escaped(options.export_vectors)}")
     if options.print_misclassified_test_images:
         for path, truth, answer in zip(
             result.paths, result.truth, result.probabilities, strict=True

@@ -162,14 +162,17 @@ def import_exported(extractor, options, log):
         if not stores:
             raise VectorFileError(
                 f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
-                f", this run uses {extractor.network.name} in {extractor.settings.precision} or "
-                f"another file of it; give the flags with which they were exported"
+                f", this run needs {extractor.network.name} in {extractor.settings.precision}; if "
+                f"that is the same, the network's file is another one; give the flags with which "
+                f"they were exported"
             )
-        bar = progress_bar("importing vectors", "batch", is_quiet(options))
+        bar = progress_bar("importing vectors", "row", is_quiet(options))
         sound = taken = 0
-        for keys, vectors in bar(file.rows(), total=None):
-            sound += len(keys)
-            taken += max(put_lacking(store, keys, vectors[:, columns]) for store, columns in stores)
+        with bar(None, total=len(file)) as shown:
+            for keys, vectors in file.rows():
+                counts = [put_lacking(store, keys, vectors[:, cut]) for store, cut in stores]
+                sound, taken = sound + len(keys), taken + max(counts)
+                shown.update(len(keys))
         invalid = len(file) - sound
     known = f", {sound - taken} known before" * (sound > taken)
     log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")

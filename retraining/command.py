@@ -215,12 +215,23 @@ def say(message):
 
 def set_verbosity(name):
     """Log lines go to stderr from this level on; `WARN` and `FATAL` as TensorFlow calls them."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     log = logging.getLogger("retraining")
     log.handlers, log.propagate = [handler], False
     log.setLevel(name)
     return log
+
+
+class _Handler(logging.Handler):
+    def emit(self, record):
+        """Writes a line to stderr, above a progress bar that is shown there."""
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
 
 
 class _Formatter(logging.Formatter):

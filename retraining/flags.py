@@ -427,7 +427,7 @@ def _address(text):
     """A flag type: where Ray runs."""
     if text in ("auto", "local") or re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", text):
         return text
-    raise argparse.ArgumentTypeError(f"must be auto, local or ray://HOST:PORT, not {text}")
+    raise argparse.ArgumentTypeError(f"must be auto, local, [ray://]HOST:PORT, not {text}")
 
 
 def _resources(text):
@@ -454,7 +454,8 @@ def _add_cluster(parser):
         default="auto",
         metavar="ADDRESS",
         help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
-        "ray://HOST:PORT, or local, which starts one here and ends it",
+        "HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts one here and "
+        "ends it",
     )
     add(
         "--ray_actors",

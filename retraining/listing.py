@@ -60,11 +60,13 @@ def list_url(url):
     """The Listing of a URL.
 
     Raises:
-        PlaceError: it cannot be listed.
+        PlaceError: it cannot be listed, or nothing is there.
     """
     url = url if url.endswith("://") else url.rstrip("/")
     facts, reasons = {}, {}
     found = places.list_files(url)
+    if not found:
+        raise places.PlaceError(f"nothing lies at {url}; check its name")
     for name in sorted(found, key=_order):
         if any(map(places.passed_over, name.split("/"))):
             continue

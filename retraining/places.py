@@ -19,6 +19,7 @@ from retraining.lines import one_line
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 RACY_SECONDS = 2.0  # what was changed this recently may change again without its time showing it
+REFUSED = (401, 403)  # what a web server answers to who may not have the file
 INSTALL = "pip install -r requirements-remote.txt"
 
 # Where file systems of fsspec say which version of a file is there: by its content, else a time.
@@ -197,10 +198,14 @@ def _explained(url):
     except PlaceError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
+        if getattr(error.__cause__, "status", None) in REFUSED:
+            raise PermissionError(errno.EACCES, one_line(error.__cause__), url) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
     except PermissionError as error:
         raise PermissionError(errno.EACCES, one_line(error), url) from error
     except Exception as error:  # each storage's package has errors of its own
+        if getattr(error, "status", None) in REFUSED:
+            raise PermissionError(errno.EACCES, one_line(error), url) from error
         raise PlaceError(
             f"cannot read {url}: {one_line(error)}; check the network, the address and the "
             f"credentials in the environment; the same command goes on from here"

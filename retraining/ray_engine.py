@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from retraining import RetrainingError
 from retraining.extract import BATCH_SIZE, Extractor
 from retraining.images import ImageError
+from retraining.lines import counted
 from retraining.places import is_url
 from retraining.prefill import Reading
 from retraining.quiet_tensorflow import muted_stderr
@@ -49,7 +51,8 @@ class ClusterOptions:
     @property
     def resources(self):
         """Of one actor, in words."""
-        return f"{self.cpus} CPUs" + f" and {self.gpus:g} GPUs" * bool(self.gpus)
+        gpus = f" and {self.gpus:g} GPU{'' if self.gpus == 1 else 's'}"
+        return counted(self.cpus, "CPU") + gpus * bool(self.gpus)
 
 
 class RayExtractor(Extractor):
@@ -83,13 +86,23 @@ class RayExtractor(Extractor):
         if not items:
             return
         with connected(self._cluster, self.network.graph_def.ByteSize()) as ray:
+            nodes = _alive(ray)
             actors, shared = self._start_actors(ray)
+            self._log.info(
+                f"{counted(len(actors), 'worker')} with {self._cluster.resources} each on a Ray "
+                f"cluster of {counted(len(nodes), 'node')}; they take some seconds to start"
+            )
             size = self._images_per_call(len(items) * images // len(actors)) // images
             batches = _split(items, max(1, size))
             pool = ray.util.ActorPool(actors * CALLS_PER_ACTOR)
             for number, batch in enumerate(batches):
                 pool.submit(_ask, (kind, number, [_absolute(item) for item in batch]))
             yield from _in_order_of_arrival(ray, pool, batches)
+            if dead := nodes - _alive(ray):
+                self._log.warning(
+                    f"{len(dead)} of {counted(len(nodes), 'node')} of the Ray cluster died; the "
+                    f"others did their work"
+                )
             del shared  # Ray forgets what nobody here holds, even if an actor will need it again
 
     def _images_per_call(self, images):
@@ -124,6 +137,11 @@ class RayExtractor(Extractor):
                 f"{chosen.resources} each; the others wait until there is more"
             )
         return chosen.actors or room
+
+
+def _alive(ray):
+    """The IDs of the cluster's nodes, a set."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _room(node, chosen):
@@ -217,14 +235,25 @@ def connected(cluster, network_bytes):
     """
     ray = _import_ray()
     address = _find(cluster.address)
-    with contextlib.redirect_stdout(_WithoutRay(sys.stdout)), _explained(ray, address):
+    with (
+        contextlib.redirect_stdout(_WithoutRay(sys.stdout)),
+        _folder() as folder,
+        _explained(ray, address),
+    ):
         try:
             with _signals_as_they_are(), muted_stderr():
-                _connect(ray, address, cluster, network_bytes)
+                _connect(ray, address, cluster, network_bytes, folder)
             yield ray
         finally:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
                 ray.shutdown()
+
+
+def _folder():
+    """A context: a folder for the files of a Ray started here, which else would stay, and be taken
+    for those of the machine's cluster. Not TMPDIR, which may be too long for names of sockets."""
+    place = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
+    return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
 
 
 class _WithoutRay:
@@ -284,13 +313,13 @@ def _find(address):
     return address
 
 
-def _connect(ray, address, cluster, network_bytes):
+def _connect(ray, address, cluster, network_bytes, folder):
     """Calls ray.init. To `auto` it is left to find the cluster, whose token it then uses, too."""
     settings = {"address": cluster.address, "log_to_driver": False, "logging_level": "CRITICAL"}
     package = Path(__file__).resolve().parent
     settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
     if address == "local":
-        settings["address"] = address
+        settings |= {"address": address, "_temp_dir": folder}
         cores = os.cpu_count() or 1
         settings |= {
             "num_cpus": max(cores, (cluster.actors or 1) * cluster.cpus),
@@ -302,8 +331,8 @@ def _connect(ray, address, cluster, network_bytes):
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RayEngineError(
             f"no connection to the Ray cluster at {address}: {_reason(error)}; it must have the "
-            f"same versions of Ray and Python, and if it asks for a token, see RAY_AUTH_MODE in "
-            f"Ray's documentation"
+            f"same versions of Ray and Python; if it asks for a token, set RAY_AUTH_MODE=token "
+            f"(and copy ~/.ray/auth_token from its head)"
         ) from error
 
 

@@ -16,6 +16,7 @@ from retraining import RetrainingError
 from retraining.extract import Extractor, Settings
 from retraining.graph import BaseNetwork, native_precision
 from retraining.images import ImageError
+from retraining.places import PlaceError
 from retraining.prefill import key_of, read_and_run
 from retraining.quiet_tensorflow import import_tensorflow
 
@@ -102,14 +103,18 @@ class Worker:
         ImageError.
 
         Raises:
-            WorkerError: other packages than the driver's, or the network's start ends workers.
+            WorkerError: other packages than the driver's, the network's start ends workers, or a
+                URL's place cannot be read from here.
             GraphError: TensorFlow cannot run the network.
         """
         attempt = self._begin(number)
         self._start()
-        if attempt == 1:
-            return number, self._compute(kind, items)
-        return number, [self._compute_alone(kind, (number, i), x) for i, x in enumerate(items)]
+        try:
+            if attempt == 1:
+                return number, self._compute(kind, items)
+            return number, [self._compute_alone(kind, (number, i), x) for i, x in enumerate(items)]
+        except PlaceError as error:
+            raise WorkerError(f"the Ray worker on {host()} {error}") from error
 
     def _begin(self, name):
         import ray

@@ -259,7 +259,7 @@ def test_vectors_of_another_network_are_refused(tmp_path, photos, run_retrain, e
     flags = ("--import_vectors", exported / "vectors.parquet", "--mirror_average")
     assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "holds vectors of inception_v3 in float32, this run uses" in error
+    assert "holds vectors of inception_v3 in float32, this run needs" in error
     assert not (tmp_path / "models" / "retrained_graph.pb").exists()
 
 

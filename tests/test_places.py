@@ -310,7 +310,8 @@ class Pages(BaseHTTPRequestHandler):
     def do_GET(self):
         links = {"/photos": "red/", "/photos/red": "1.jpg", "/torn": "no/"}
         found = links.get(path := self.path.rstrip("/"))
-        self.send_response(200 if found else 500 if path == "/torn/no" else 404)
+        others = {"/torn/no": 500, "/closed.jpg": 403}
+        self.send_response(200 if found else others.get(path, 404))
         self.send_header("Content-Type", "text/html")
         self.end_headers()
         for link in (found or "").split():
@@ -347,6 +348,19 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(web):
     with pytest.raises(PlaceError, match=f"{web}/torn/no".replace("[", r"\[")) as error:
         list_url(f"{web}/torn")
     assert one_line(error)
+
+
+def test_what_a_web_server_refuses_is_said(web):
+    for most_pixels in (None, 1000):  # whose size is asked for first
+        with pytest.raises(ImageError, match=r"^cannot be read: 403, message='Forbidden'"):
+            read_file(f"{web}/closed.jpg", most_pixels)
+    with pytest.raises(ImageError, match=r"^cannot be read: No such file or directory$"):
+        read_file(f"{web}/gone.jpg", None)
+
+
+def test_a_url_where_nothing_lies(object_store):
+    with pytest.raises(PlaceError, match=r"^nothing lies at s3://photos/nothing; check its name$"):
+        list_url("s3://photos/nothing")
 
 
 def test_a_web_server_that_does_not_answer_is_no_empty_folder():

@@ -345,7 +345,7 @@ def test_more_actors_than_room_is_said(network, caplog):
     node = {"Alive": True, "Resources": {"CPU": 3.0}}
     extractor = RayExtractor(network, Settings(), ClusterOptions("", 5), LOG)
     assert extractor._count_actors([node]) == 5
-    assert "room for 3 of 5 actors with 1 CPUs each" in caplog.text
+    assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
     with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
         RayExtractor(network, Settings(), ClusterOptions("", None, 4), LOG)._count_actors([node])
 
@@ -394,7 +394,10 @@ def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
     ("given", "message"),
     [
         (["--ray_actors", "2"], "--ray_actors needs --engine ray"),
-        (["--engine", "ray", "--ray_address", "nonsense"], "must be auto, local or ray://"),
+        (
+            ["--engine", "ray", "--ray_address", "nonsense"],
+            "must be auto, local, [ray://]HOST:PORT",
+        ),
         (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be 1 or more"),
         (["--engine", "ray", "--ray_resources", "1,x"], "must be CPUS or CPUS,GPUS, not 1,x"),
     ],
