@@ -157,13 +157,13 @@ def import_exported(extractor, options, log):
         stores = [
             (stack.enter_context(open_store(parts[name], options)), columns)
             for name, columns in file.columns.items()
-            if name in parts
+            if name in parts and columns.stop - columns.start == parts[name].network.width
         ]
         if not stores:
             raise VectorFileError(
                 f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
                 f", this run needs {extractor.network.name} in {extractor.settings.precision}; if "
-                f"that is the same, the network's file is another one; give the flags with which "
+                f"that is the same, its file or --mirror_average is not; give the flags with which "
                 f"they were exported"
             )
         bar = progress_bar("importing vectors", "row", is_quiet(options))

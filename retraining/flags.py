@@ -34,6 +34,7 @@ from retraining.train import CLASS_WEIGHTS, TrainingOptions
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
+MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the latter, in one machine
 BESIDE_THE_GRAPH = {
     "output_labels": "retrained_labels.txt",
     "label_audit": "label_audit.tsv",
@@ -434,7 +435,7 @@ def _resources(text):
     """A flag type: (CPUs, GPUs) of "CPUS" or "CPUS,GPUS"."""
     cpus, _, gpus = text.partition(",")
     try:
-        return number(int, 1)(cpus), number(float, 0)(gpus or "0")
+        return number(int, 1, MOST_CPUS)(cpus), number(float, 0, MOST_CPUS)(gpus or "0")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be CPUS or CPUS,GPUS, not {text}") from error
 
@@ -459,7 +460,7 @@ def _add_cluster(parser):
     )
     add(
         "--ray_actors",
-        type=POSITIVE,
+        type=number(int, 1, MOST_ACTORS),
         metavar="N",
         help="how many actors compute; default: as many as the cluster has room for",
     )

@@ -68,7 +68,8 @@ def list_url(url):
     if not found:
         raise places.PlaceError(f"nothing lies at {url}; check its name")
     for name in sorted(found, key=_order):
-        if any(map(places.passed_over, name.split("/"))):
+        *folders, last = name.split("/")
+        if any(map(places.passed_over, [*folders, last])) or "" in folders:
             continue
         path = places.join(url, name)
         facts[path], regular = found[name]

@@ -144,10 +144,11 @@ class VectorFile:
     def _about(self):
         schema = self._file.schema_arrow
         told = schema.metadata or {}
-        facts = {name: told.get(name.encode(), b"").decode(errors="replace") for name in FACTS}
+        facts = {name: told.get(name.encode(), b"").decode() for name in FACTS}
         widths = facts["width"].split("+")
         prints = facts["fingerprint"].split("+")
-        sound = all(map(str.isdecimal, widths)) and len(widths) == len(prints)
+        sound = all(re.fullmatch("[0-9]{1,6}", width) for width in widths)
+        sound &= len(widths) == len(prints) and all(map(str.isprintable, facts.values()))
         if not sound or not {"key", "vector"} <= set(schema.names):
             raise VectorFileError(
                 f"{self.path} does not say what network its vectors are of, as files of "
@@ -188,10 +189,10 @@ class VectorFile:
 
     @contextlib.contextmanager
     def _explained(self):
-        import pyarrow
-
         try:
             yield
-        except (OSError, pyarrow.ArrowException) as error:
+        except VectorFileError:
+            raise
+        except Exception as error:  # of many kinds, by what is damaged
             reason = getattr(error, "strerror", None) or one_line(error)
             raise VectorFileError(f"cannot read the vectors in {self.path}: {reason}") from error

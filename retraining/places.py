@@ -19,7 +19,8 @@ from retraining.lines import one_line
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 RACY_SECONDS = 2.0  # what was changed this recently may change again without its time showing it
-REFUSED = (401, 403)  # what a web server answers to who may not have the file
+PASSING = (408, 429)  # what a web server answers while it is busy
+DENIED = ("AccessDenied", "AllAccessDisabled", "403")  # S3's answers on one object's account
 INSTALL = "pip install -r requirements-remote.txt"
 
 # Where file systems of fsspec say which version of a file is there: by its content, else a time.
@@ -171,7 +172,9 @@ def _open(url):
         # As fsspec.core.url_to_fs, which takes `::` in a name or an address for a second URL.
         system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
-        raise PlaceError(f"{url} needs a package more ({error}): {INSTALL}") from error
+        ours = any(name in str(error) for name in ("fsspec", "s3fs", "gcsfs"))
+        help_ = f": {INSTALL}" if ours else ""
+        raise PlaceError(f"{url} needs a package more ({one_line(error)}){help_}") from error
     if hasattr(system, "max_concurrency"):
         system.max_concurrency = 1  # of requests for one file; s3fs would ask for its size first
     return system, path
@@ -190,6 +193,19 @@ def _kind_of(url):
         ) from error
 
 
+def _is_about_one_file(error):
+    """Whether an error says that this file is not to be had, not that none would be.
+
+    S3's packages make a PermissionError of credentials that have expired, too.
+    """
+    status = getattr(error, "status", None)  # of a web server's answer
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in PASSING
+    about = getattr(error.__cause__, "response", None)
+    code = about.get("Error", {}).get("Code") if isinstance(about, dict) else None
+    return isinstance(error, PermissionError) and code in (None, *DENIED)
+
+
 @contextlib.contextmanager
 def _explained(url):
     """Makes of fsspec's many errors an OSError about this file, or else a PlaceError."""
@@ -198,13 +214,11 @@ def _explained(url):
     except PlaceError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
-        if getattr(error.__cause__, "status", None) in REFUSED:
+        if error.__cause__ and _is_about_one_file(error.__cause__):
             raise PermissionError(errno.EACCES, one_line(error.__cause__), url) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
-    except PermissionError as error:
-        raise PermissionError(errno.EACCES, one_line(error), url) from error
     except Exception as error:  # each storage's package has errors of its own
-        if getattr(error, "status", None) in REFUSED:
+        if _is_about_one_file(error):
             raise PermissionError(errno.EACCES, one_line(error), url) from error
         raise PlaceError(
             f"cannot read {url}: {one_line(error)}; check the network, the address and the "

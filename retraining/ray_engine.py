@@ -28,6 +28,7 @@ from retraining.ray_worker import ENDED, READ, RUN, Attempts, UnreadableHereErro
 
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
+ENDING = (signal.SIGINT, signal.SIGTERM)
 REACH_SECONDS = 10.0  # to wait for a cluster's port
 MOST_LOST = 20  # photos that end their workers; beyond, and if one in a hundred, it is the workers
 OBJECT_STORE = 256 << 20  # bytes of shared memory of a Ray started here, beside the network's
@@ -237,15 +238,19 @@ def connected(cluster, network_bytes):
     address = _find(cluster.address)
     with (
         contextlib.redirect_stdout(_WithoutRay(sys.stdout)),
-        _folder() as folder,
         _explained(ray, address),
+        _folder() as folder,
     ):
         try:
             with _signals_as_they_are(), muted_stderr():
                 _connect(ray, address, cluster, network_bytes, folder)
             yield ray
         finally:
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with (
+                _undisturbed(),
+                open(os.devnull, "w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
                 ray.shutdown()
 
 
@@ -304,7 +309,7 @@ def _find(address):
     if address != "local":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
-            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
         except (OSError, ValueError, OverflowError) as error:
             raise RayEngineError(
                 f"no Ray cluster answers at {address} ({error}); check --ray_address, and that it "
@@ -321,6 +326,8 @@ def _connect(ray, address, cluster, network_bytes, folder):
     if address == "local":
         settings |= {"address": address, "_temp_dir": folder}
         cores = os.cpu_count() or 1
+        if cluster.cpus > cores:
+            raise RayEngineError(f"this machine has no {cluster.resources}; see --ray_resources")
         settings |= {
             "num_cpus": max(cores, (cluster.actors or 1) * cluster.cpus),
             "include_dashboard": False,
@@ -328,7 +335,12 @@ def _connect(ray, address, cluster, network_bytes, folder):
         }
     try:
         ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if address == "local":
+            raise RayEngineError(
+                f"Ray cannot be started here: {_reason(error)}; it writes to the home folder and "
+                f"to {folder} (RAY_TMPDIR names another place; its path must be short)"
+            ) from error
         raise RayEngineError(
             f"no connection to the Ray cluster at {address}: {_reason(error)}; it must have the "
             f"same versions of Ray and Python; if it asks for a token, set RAY_AUTH_MODE=token "
@@ -337,11 +349,31 @@ def _connect(ray, address, cluster, network_bytes, folder):
 
 
 @contextlib.contextmanager
+def _undisturbed():
+    """Puts Ctrl-C and SIGTERM off until the end: cut short, Ray's own would end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived = []
+    numbers = [n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: arrived.append(1)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def _signals_as_they_are():
     """Undoes what ray.init sets: SIGTERM shall go on to end a run tidily."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as stop:  # by Ray's own handler
+        raise KeyboardInterrupt from stop
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
@@ -364,7 +396,7 @@ def _explained(ray, address):
         raise RayEngineError(
             f"the Ray cluster at {address} starts no worker: {_reason(error)}; {help_}"
         ) from error
-    except (known.RayError, ConnectionError, RuntimeError, ValueError) as error:
+    except (known.RayError, OSError, RuntimeError, ValueError) as error:
         raise RayEngineError(
             f"the Ray cluster at {address} failed: {_reason(error)}; vectors computed so far are "
             f"kept, the same command goes on from there"

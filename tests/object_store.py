@@ -4,14 +4,15 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-FORBIDDEN = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidAccessKeyId</Code>\
-<Message>The AWS Access Key Id you provided does not exist in our records.</Message></Error>"""
+REFUSED = """<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code>\
+<Message>This is not for you.</Message></Error>"""
 
 
 class ObjectStore:
-    """An S3 server, with a bucket `photos`. Requests below /closed are denied.
+    """An S3 server, with a bucket `photos`. Requests below /closed are refused.
 
-    `asked` counts (method, "/bucket/key"); `gone` are keys whose next GET finds nothing.
+    `asked` counts (method, "/bucket/key"); `gone` are keys whose next GET finds nothing; `refused`
+    maps a path to the code with which it is refused.
     """
 
     def __init__(self):
@@ -24,6 +25,7 @@ class ObjectStore:
                 pass
 
         self.asked, self.gone = Counter(), set()
+        self.refused = {"/closed": "InvalidAccessKeyId"}
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
             "127.0.0.1", 0, self._counted, threaded=True, request_handler=Quiet
@@ -49,9 +51,9 @@ class ObjectStore:
         method = environ["REQUEST_METHOD"]
         path = environ["PATH_INFO"].encode("latin-1").decode()
         self.asked[method, path] += 1
-        if path.startswith("/closed"):
+        if code := next((self.refused[p] for p in self.refused if path.startswith(p)), None):
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
-            return [FORBIDDEN]
+            return [REFUSED.format(code).encode()]
         if method == "GET" and path in self.gone:
             self.gone.discard(path)
             self.delete(path.removeprefix("/photos/"))

@@ -162,6 +162,8 @@ def test_rows_that_are_no_vectors_are_left_out(tmp_path):
         ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"width": "3"}),
         ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"width": "2+x"}),
         ({"name": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO),
+        ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"width": "2+" + "9" * 5000}),
+        ({"key": ["0" * 40], "vector": [[1.0, 2.0, 3.0]]}, TWO | {"network": "\x1b[31m"}),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, columns, facts):
@@ -183,6 +185,20 @@ def test_vectors_of_another_kind_are_refused(tmp_path, vector):
     arrow.write_table(table.replace_schema_metadata(TWO), path)
     with pytest.raises(parquet.VectorFileError, match=r"^cannot read the vectors in "):
         read_all(path)
+
+
+def test_odd_columns_are_refused(tmp_path):
+    import pyarrow
+
+    path = str(tmp_path / "odd.parquet")
+    vector = pyarrow.array([[1.0, 2.0, 3.0]])
+    names = pyarrow.array([b"\xff" * 40]).view(pyarrow.string())
+    twice = pyarrow.Table.from_arrays([names, names, vector], ["key", "key", "vector"])
+    for table in (pyarrow.table({"key": names, "vector": vector}), twice):
+        arrow.write_table(table.replace_schema_metadata(TWO), path)
+        with pytest.raises(parquet.VectorFileError, match=r"^cannot read the vectors in ") as error:
+            read_all(path)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_what_is_no_parquet_file_is_refused(tmp_path):

@@ -253,11 +253,28 @@ def test_a_missing_bucket(object_store):
 
 
 def test_wrong_credentials(object_store):
-    with pytest.raises(PlaceError, match=r"cannot list s3://closed/p: .*Key.*check") as error:
+    with pytest.raises(PlaceError, match=r"cannot list s3://closed/p: .*not for.*check") as error:
         list_url("s3://closed/p")
     assert one_line(error)
-    with pytest.raises(ImageError, match=r"cannot be read: .*Access Key Id"):
-        read_file("s3://closed/p/1.jpg", None)
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "ExpiredToken", "SignatureDoesNotMatch"])
+def test_credentials_that_are_not_valid_are_no_fault_of_a_photo(object_store, monkeypatch, code):
+    monkeypatch.setitem(object_store.refused, "/photos/later/1.jpg", code)
+    with pytest.raises(PlaceError, match=r"cannot read s3://photos/later/1.jpg: .*credentials"):
+        read_file("s3://photos/later/1.jpg", None)
+
+
+def test_an_object_that_must_not_be_read_is_a_bad_photo(object_store, monkeypatch):
+    monkeypatch.setitem(object_store.refused, "/photos/denied/1.jpg", "AccessDenied")
+    with pytest.raises(ImageError, match=r"^cannot be read: .*not for you"):
+        read_file("s3://photos/denied/1.jpg", None)
+
+
+def test_names_with_an_empty_part_are_passed_over(object_store):
+    for key in ("empty/red/1.jpg", "empty//2.jpg", "empty/red//3.jpg"):
+        object_store.put(key, b"hello")
+    assert list(list_url("s3://photos/empty").facts) == ["s3://photos/empty/red/1.jpg"]
 
 
 def test_no_server(object_store, monkeypatch):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -23,6 +24,7 @@ from retraining.ray_engine import (
     RayExtractor,
     _Health,
     _room,
+    _undisturbed,
 )
 from retraining.ray_worker import (
     ENDED,
@@ -312,6 +314,27 @@ def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
         list(extractor.read(paths))
 
 
+def test_more_cpus_than_this_machine_has(network, paths):
+    pytest.importorskip("ray")
+    extractor = RayExtractor(network, Settings(), ClusterOptions("local", None, 9999), LOG)
+    with pytest.raises(RayEngineError, match="this machine has no 9999 CPUs; see --ray_resources"):
+        list(extractor.read(paths))
+
+
+def test_a_signal_waits_for_the_end():
+    done = []
+
+    def work():
+        with _undisturbed():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+                done.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == [signal.SIGINT, signal.SIGTERM]
+
+
 def test_nothing_to_compute_needs_no_cluster(network):
     extractor = RayExtractor(network, Settings(), ClusterOptions("127.0.0.1:1"), LOG)
     assert list(extractor.read([])) == []
@@ -398,7 +421,7 @@ def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
             ["--engine", "ray", "--ray_address", "nonsense"],
             "must be auto, local, [ray://]HOST:PORT",
         ),
-        (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be 1 or more"),
+        (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be from 1 to 10000"),
         (["--engine", "ray", "--ray_resources", "1,x"], "must be CPUS or CPUS,GPUS, not 1,x"),
     ],
 )
