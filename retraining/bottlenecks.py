@@ -174,6 +174,8 @@ def import_exported(extractor, options, log):
                 sound, taken = sound + len(keys), taken + max(counts)
                 shown.update(len(keys))
         invalid = len(file) - sound
+        for note in (note for store, _ in stores for note in store.notes):
+            log.warning(note)
     known = f", {sound - taken} known before" * (sound > taken)
     log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
     if invalid:

@@ -271,6 +271,17 @@ def test_photos_at_a_url_are_only_hashed_where_vectors_are_imported(
     assert stored(tmp_path) == stored(exported)
 
 
+def test_a_damaged_store_is_told_when_vectors_come_into_a_new_one(
+    tmp_path, photos, run_retrain, exported, no_network, capsys
+):
+    (store,) = stored(exported)
+    (tmp_path / "bottleneck_cache").mkdir()
+    (tmp_path / "bottleneck_cache" / store).write_text("no store at all")
+    flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
+    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
+    assert f"{store} was damaged or something else; moved to" in capsys.readouterr().err
+
+
 def test_vectors_of_another_network_are_refused(tmp_path, photos, run_retrain, exported, capsys):
     flags = ("--import_vectors", exported / "vectors.parquet", "--mirror_average")
     assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 1
