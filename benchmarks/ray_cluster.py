@@ -5,7 +5,7 @@
     python benchmarks/ray_cluster.py kill --image_dir flower_photos --architecture inception_v3
 
 `speed`: images/s of the local engine and of Ray with so many one-thread actors, both on 1 and on 2
-cores (in processes bound to them, Ray's driver included; not counting the start), in turn; and the
+cores (in processes bound to them, Ray's driver included; well after the start), in turn; and the
 cores that Ray's own processes use meanwhile. `beside`: both at the same time, each on a core of its
 own, which they change, for machines whose speed drifts. These two are for Linux only. `overhead`:
 what a call and an image cost beside the network, by actors that compute nothing; `--ray_data` the
@@ -42,7 +42,7 @@ from retraining.ray_worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("benchmark")
-WARM_UP, SECONDS = 60, 60  # of two engines beside each other
+WARM_UP, SECONDS = 40, 40  # an engine runs so long before it is measured, and then
 MOST_IMAGES = 10_000  # that one can compute in that time
 WIDTH = 2048  # of the vectors of actors that compute nothing
 NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
@@ -86,7 +86,7 @@ def speed(options):
         found = {"local": [], "ray": []}
         for _ in range(options.rounds):
             for engine, figures in found.items():
-                process = call_measure(options, engine, cores)
+                process = call_measure(options, engine, cores, begin=time.time() + WARM_UP)
                 figures.append(json.loads(process.communicate()[0]))
         print_rates(cores, **found)
 
@@ -134,8 +134,7 @@ def measure(options):
     network, precision = network_of(options)
     settings = Settings(precision, cores=options.cores)
     started = time.perf_counter()
-    if options.begin:
-        paths *= 1 + MOST_IMAGES // len(paths)  # more than there is time for
+    paths *= 1 + MOST_IMAGES // len(paths)  # more than there is time for
     if options.engine == "ray":
         cluster = ClusterOptions("local", options.cores // options.cpus, options.cpus)
         readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
@@ -146,33 +145,36 @@ def measure(options):
     for _ in readings:
         if time.time() >= options.begin:
             break
-    print(json.dumps(rate_of(readings, SECONDS if options.begin else None) | {"start": start}))
+    print(json.dumps(rate_of(readings) | {"start": start}))
     sys.stdout.flush()
     os._exit(0)  # not all of `paths` was wanted
 
 
-def rate_of(readings, seconds):
-    """What came of readings from now on, for so many seconds (None: to the end)."""
-    first, cpu, others, share = time.perf_counter(), time.process_time(), cpu_of_ray(), 0
-    for count, _ in enumerate(readings, 1):
-        now, own = time.perf_counter() - first, time.process_time() - cpu
-        if count % 100 == 0:  # Ray's processes end with the last
-            share = (cpu_of_ray() - others) / now
-        if seconds and now >= seconds:
-            break
+def rate_of(readings):
+    """What came of readings from now on, for SECONDS.
+
+    Ray's come in bursts, a call's at once: from one's first to another's is a whole number of them.
+    """
+    first, cpu, others = time.perf_counter(), time.process_time(), cpu_of_ray()
+    count, now = 0, 0.0
+    while now < SECONDS:
+        next(readings)
+        count, now = count + 1, time.perf_counter() - first
+    own, after = time.process_time() - cpu, cpu_of_ray()
+    share = sum(after[pid] - others[pid] for pid in after.keys() & others.keys()) / now
     return {"rate": count / now, "cpu": own / count * 1000, "others": share}
 
 
 def cpu_of_ray():
-    """CPU seconds so far of all of Ray's processes that are neither a driver nor a worker."""
-    sum_of_all = 0.0
+    """{process: CPU seconds so far} of those of Ray that are neither a driver nor a worker."""
+    seconds = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
             name = (folder / "cmdline").read_bytes()
             if (b"ray::" in name and b"Worker" not in name) or b"/ray/" in name:
                 times = (folder / "stat").read_text().rpartition(")")[2].split()
-                sum_of_all += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-    return sum_of_all
+                seconds[folder.name] = sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def photos_of(options):
