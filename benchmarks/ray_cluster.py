@@ -43,7 +43,7 @@ from retraining.ray_worker import Worker
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("benchmark")
 WARM_UP, SECONDS = 40, 40  # an engine runs so long before it is measured, and then
-MOST_IMAGES = 10_000  # that one can compute in that time
+MOST_IMAGES = 200_000  # more than one can compute in that time
 WIDTH = 2048  # of the vectors of actors that compute nothing
 NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
 
@@ -134,7 +134,7 @@ def measure(options):
     network, precision = network_of(options)
     settings = Settings(precision, cores=options.cores)
     started = time.perf_counter()
-    paths *= 1 + MOST_IMAGES // len(paths)  # more than there is time for
+    paths *= 1 + MOST_IMAGES // len(paths)
     if options.engine == "ray":
         cluster = ClusterOptions("local", options.cores // options.cpus, options.cpus)
         readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
