@@ -35,6 +35,7 @@ from retraining.bottlenecks import (
     import_exported,
     make_extractor,
     open_store,
+    tell_notes,
 )
 from retraining.cache import FileKeys
 from retraining.command import (
@@ -213,8 +214,7 @@ def read_photos_once(scan, extractor, options, log):
         if options.import_vectors:  # to find those photos whose vectors are there now
             learn_keys(paths, files, progress_bar("hashing photos", "img", is_quiet(options)))
         filled = prefill(paths, files, store, read, bar)
-        for note in store.notes:
-            log.warning(note)
+        tell_notes([store], log)
     if scan.listing:
         reasons = {**scan.listing.reasons, **filled.no_images}
         scan = replace(scan, listing=replace(scan.listing, reasons=reasons))

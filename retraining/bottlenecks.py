@@ -80,8 +80,7 @@ def compute_bottlenecks(dataset, extractor, options, log):
             good = [job for job in good if job.example.key not in reasons]
         labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
         imported = imported_into(stores, [job.example.key for job in good])
-        for note in (note for store in stores for note in store.notes):
-            log.warning(note)
+        tell_notes(stores, log)
     factors = scale_alike(labelled, TRAINING, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if examples[TESTING]:
@@ -95,6 +94,13 @@ def open_store(extractor, options):
     """The BottleneckStore of one network at its precision."""
     network, fingerprint = extractor.network, fingerprint_of(extractor)
     return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
+
+
+def tell_notes(stores, log):
+    """Says what had to be moved aside, or is computed again."""
+    for store in stores:
+        for note in store.notes:
+            log.warning(note)
 
 
 def imported_into(stores, keys):
@@ -174,8 +180,7 @@ def import_exported(extractor, options, log):
                 sound, taken = sound + len(keys), taken + max(counts)
                 shown.update(len(keys))
         invalid = len(file) - sound
-        for note in (note for store, _ in stores for note in store.notes):
-            log.warning(note)
+        tell_notes([store for store, _ in stores], log)
     known = f", {sound - taken} known before" * (sound > taken)
     log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
     if invalid:

@@ -193,6 +193,13 @@ def _terminable():
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    with signals_to(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def signals_to(handle):
+    """Has `handle(number, frame)` called on SIGTERM and Ctrl-C, and what was there before after."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -200,7 +207,7 @@ def _terminable():
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as in the background of a shell
-            signal.signal(number, interrupt)
+            signal.signal(number, handle)
     try:
         yield
     finally:

@@ -68,8 +68,8 @@ def list_url(url):
     if not found:
         raise places.PlaceError(f"nothing lies at {url}; check its name")
     for name in sorted(found, key=_order):
-        *folders, last = name.split("/")
-        if any(map(places.passed_over, [*folders, last])) or "" in folders:
+        parts = name.split("/")
+        if any(map(places.passed_over, parts)) or "" in parts[:-1]:
             continue
         path = places.join(url, name)
         facts[path], regular = found[name]

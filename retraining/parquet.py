@@ -16,6 +16,7 @@ import numpy as np
 from retraining import RetrainingError
 from retraining.files import WriteError, temporary_name
 from retraining.lines import one_line
+from retraining.pair import JOINT
 from retraining.places import INSTALL
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group: what is held in memory, and what readers skip
@@ -145,8 +146,7 @@ class VectorFile:
         schema = self._file.schema_arrow
         told = schema.metadata or {}
         facts = {name: told.get(name.encode(), b"").decode() for name in FACTS}
-        widths = facts["width"].split("+")
-        prints = facts["fingerprint"].split("+")
+        widths, prints = (facts[name].split(JOINT) for name in ("width", "fingerprint"))
         sound = all(re.fullmatch("[0-9]{1,6}", width) for width in widths)
         sound &= len(widths) == len(prints) and all(map(str.isprintable, facts.values()))
         if not sound or not {"key", "vector"} <= set(schema.names):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retraining import RetrainingError
+from retraining.command import signals_to
 from retraining.extract import BATCH_SIZE, Extractor
 from retraining.images import ImageError
 from retraining.lines import counted
@@ -28,7 +29,6 @@ from retraining.ray_worker import ENDED, READ, RUN, Attempts, UnreadableHereErro
 
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
-ENDING = (signal.SIGINT, signal.SIGTERM)
 REACH_SECONDS = 10.0  # to wait for a cluster's port
 MOST_LOST = 20  # photos that end their workers; beyond, and if one in a hundred, it is the workers
 OBJECT_STORE = 256 << 20  # bytes of shared memory of a Ray started here, beside the network's
@@ -239,7 +239,7 @@ def connected(cluster, network_bytes):
     with (
         contextlib.redirect_stdout(_WithoutRay(sys.stdout)),
         _explained(ray, address),
-        _folder() as folder,
+        _folder() if address == "local" else contextlib.nullcontext() as folder,
     ):
         try:
             with _signals_as_they_are(), muted_stderr():
@@ -351,17 +351,9 @@ def _connect(ray, address, cluster, network_bytes, folder):
 @contextlib.contextmanager
 def _undisturbed():
     """Puts Ctrl-C and SIGTERM off until the end: cut short, Ray's own would end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     arrived = []
-    numbers = [n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: arrived.append(1)) for number in numbers}
-    try:
+    with signals_to(lambda number, _: arrived.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if arrived:
         raise KeyboardInterrupt
 
