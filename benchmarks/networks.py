@@ -84,10 +84,10 @@ def runners(arguments):
     extractor = retrain.make_extractor(retrain.choose_networks(options, log), options, log)
     found = []
     for part in extractor.parts:
-        _, runner, _ = part.start().result()
+        _, batches = part.start().result()
         size = part.network.preprocessing.size
         pixels = np.random.default_rng(0).uniform(-1, 1, (BATCH, *size, 3))
-        found.append((runner, pixels.astype(np.float32)))
+        found.append((batches.runner, pixels.astype(np.float32)))
     return found
 
 

@@ -26,6 +26,7 @@ from retraining.lines import counted
 SCHEMA_VERSION = 2
 COMMIT_SECONDS = 2.0  # what a killed run loses at most
 BUSY_SECONDS = 60.0  # how long to wait for another process that is writing
+RETRY_SECONDS = 0.02
 MEMORY_BYTES = 1 << 30  # of vectors; more of them are mapped from a temporary file
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 QUERY_KEYS = 500  # keys per SELECT; SQLite's own limit on parameters is 999 in old versions
@@ -62,13 +63,34 @@ def _connect(path, tables, facts):
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
     connection.text_factory = lambda text: text.decode(errors="replace")  # flipped bits
     try:
-        _prepare(connection, tables, facts)
+        _wait_for_others(lambda: _prepare(connection, tables, facts))
     except BaseException as error:
         connection.close()
         if is_damage(error):
             raise _NotOursError from error
         raise
     return connection
+
+
+def _wait_for_others(prepare):
+    """Calls `prepare`, again and again for BUSY_SECONDS while another process locks the file.
+
+    SQLite waits by itself before it reads or writes, but not before it switches a file to WAL: of
+    two processes that switch a new file at once, it refuses one immediately.
+    """
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return prepare()
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error) or time.monotonic() > end:
+                raise
+        time.sleep(RETRY_SECONDS)
+
+
+def _is_locked(error):
+    primary = error.sqlite_errorcode & 0xFF  # the higher bits tell details
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 def is_damage(error):

@@ -20,7 +20,7 @@ from retraining.quiet_tensorflow import import_tensorflow
 
 BATCH_SIZE = 8  # images per call of the network; on a processor more are no faster
 GPU_BATCH_SIZE = 32
-IMAGE_MEMORY = 64 << 20  # bytes an image takes in the network, amply
+IMAGE_MEMORY = 64 << 20  # bytes that an image takes in the network, a generous estimate
 FLUSH = object()  # among items: no more is at hand now, so what was taken shall be answered
 
 
@@ -88,23 +88,21 @@ class Extractor:
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
         runner = Runner(network.graph_def, *ends, Running(chosen.precision, cores=chosen.cores))
-        batch_size = chosen.batch_size or choose_batch_size(
-            runner.parallel, images_per_photo(network)
-        )
-        runner.run(np.zeros((batch_size, *about.size, 3), np.float32))
+        batches = FixedBatches.of(runner, chosen.batch_size, images_per_photo(network))
+        batches.run(np.zeros((1, *about.size, 3), np.float32))
         reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
-        return reader, runner, batch_size
+        return reader, batches
 
     def run(self, jobs):
         """Yields (job, float32 [keys, width] or ImageError) for each Job, in order."""
         if not jobs:
             return
-        reader, runner, batch_size = self.start().result()
+        reader, batches = self.start().result()
 
         def load(job):
             return reader.read(job.example.path, job.example.key, job.distortions)
 
-        yield from stream(jobs, load, runner, batch_size)
+        yield from stream(jobs, load, batches, batches.size)
 
     def compute(self, jobs):
         """As `run`, for vectors that are to be stored: an engine may yield them in any order."""
@@ -147,31 +145,62 @@ def side_by_side(items, streams):
         yield item, errors[0] if errors else np.concatenate(answers, axis=1)
 
 
-def choose_batch_size(parallel, images_per_photo=1):
-    """Photos per call of the network, of which `parallel` run at once (1: on a GPU or one core).
+@dataclass(frozen=True)
+class FixedBatches:
+    """Runs a network on batches of one size, `parallel` of them at once.
 
-    The network makes `images_per_photo` of each; as many images are computed all the same. Halved
-    while the batches would take more than a quarter of the memory that is free, where the
-    system tells it.
+    The last bits of a vector depend on the number of images in its batch, but not on the other
+    images. With one size, a photo gets the same vector, bit for bit, whatever comes with it.
     """
-    size = BATCH_SIZE if parallel > 1 or not import_tensorflow().gpus() else GPU_BATCH_SIZE
-    size //= images_per_photo
+
+    runner: Runner
+    size: int  # photos
+    parallel: int
+
+    @classmethod
+    def of(cls, runner, size=None, images_per_photo=1):
+        """`size` None: as many as suit the device. The network makes `images_per_photo` of each."""
+        if runner.one_at_a_time:
+            size = 1
+        size = size or default_batch_size(runner.parallel) // images_per_photo
+        return cls(runner, size, batches_in_memory(size * images_per_photo, runner.parallel))
+
+    def run(self, images):
+        """float32 [n, width] for float32 [n, height, width, 3], n from 1 to `size`.
+
+        Raises:
+            GraphError: see Runner.run.
+        """
+        padding = np.zeros((self.size - len(images), *images.shape[1:]), images.dtype)
+        return self.runner.run(np.concatenate([images, padding]))[: len(images)]
+
+
+def default_batch_size(parallel):
+    """Images per call of the network, of which `parallel` run at once (1: on a GPU or one core)."""
+    return BATCH_SIZE if parallel > 1 or not import_tensorflow().gpus() else GPU_BATCH_SIZE
+
+
+def batches_in_memory(images, most):
+    """How many batches of so many images may run at once: 1 to `most`.
+
+    Together they take at most a quarter of the free memory, where the system tells it. Their size
+    stays, since the bits of a vector depend on it.
+    """
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return size
-    while size > 1 and size * images_per_photo * parallel * IMAGE_MEMORY > free / 4:
-        size //= 2
-    return size
+        return most
+    return max(1, min(most, free // 4 // (images * IMAGE_MEMORY)))
 
 
 def stream(items, load, runner, batch_size=BATCH_SIZE):
     """Yields (item, float32 [k, width] or ImageError) for each item, in order.
 
     `load(item)` gives the item's k input images, float32 [k, height, width, 3], or raises
-    ImageError; it is called on threads while `runner.run` computes the batches before. A bounded
-    number of images is held whatever the number of items. Where `items` yields FLUSH, all answers
-    up to there come before the next item is asked for.
+    ImageError; it is called on threads while `runner.run` computes the batches before. All batches
+    are of `batch_size` images but the last, and the last before a FLUSH. A bounded number of images
+    is held whatever the number of items. Where `items` yields FLUSH, all answers up to there come
+    before the next item is asked for.
     """
 
     def load_or_error(item):
@@ -180,16 +209,12 @@ def stream(items, load, runner, batch_size=BATCH_SIZE):
         except ImageError as error:
             return item, error
 
-    def answer(batch):
-        return list(_answers(batch, runner, batch_size))
-
-    threads = runner.parallel
+    threads, waiting = runner.parallel, deque()
     with thread_pool(max(2, threads)) as decoders, thread_pool(threads) as networks:
         # Enough decoded images for every thread's next batch and the one after.
         loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
-        batches = _batches(loaded, batch_size)
-        for answers in in_order(networks, answer, batches, ahead=threads):
-            yield from () if answers is FLUSH else answers
+        batches = _batches(loaded, batch_size, waiting)
+        yield from _answers(in_order(networks, runner.run, batches, ahead=threads), waiting)
 
 
 def in_order(pool, function, items, ahead):
@@ -222,38 +247,54 @@ def thread_pool(threads):
         pool.shutdown(wait, cancel_futures=True)
 
 
-def _batches(loaded, batch_size):
-    """Groups consecutive (item, images) until they hold `batch_size` images, or up to a FLUSH."""
-    batch, count = [], 0
+def _batches(loaded, batch_size, waiting):
+    """Yields float32 [batch_size, height, width, 3], fewer at the end and before each FLUSH.
+
+    Appends (item, number of its images, or its ImageError) to `waiting`, in order.
+    """
+    pieces, count = [], 0
     for answer in loaded:
-        if answer is not FLUSH:
-            batch.append(answer)
-            count += 0 if isinstance(answer[1], ImageError) else len(answer[1])
-        if batch and (count >= batch_size or answer is FLUSH):
-            yield batch
-            batch, count = [], 0
         if answer is FLUSH:
+            if count:
+                yield np.concatenate(pieces)
+            pieces, count = [], 0
             yield FLUSH
-    if batch:
-        yield batch
-
-
-def _answers(batch, runner, batch_size):
-    good = [images for _, images in batch if not isinstance(images, ImageError)]
-    if good:
-        images = np.concatenate(good)
-        parts = [
-            runner.run(images[start : start + batch_size])
-            for start in range(0, len(images), batch_size)
-        ]
-        outputs = np.concatenate(parts)
-    row = 0
-    for item, images in batch:
+            continue
+        item, images = answer
         if isinstance(images, ImageError):
-            yield item, images
-        else:
-            yield item, outputs[row : row + len(images)]
-            row += len(images)
+            waiting.append((item, images))
+            continue
+        waiting.append((item, len(images)))
+        pieces.append(images)
+        count += len(images)
+        if count >= batch_size:
+            images, full = np.concatenate(pieces), count - count % batch_size
+            yield from (images[at : at + batch_size] for at in range(0, full, batch_size))
+            pieces, count = [images[full:]], count - full
+    if count:
+        yield np.concatenate(pieces)
+
+
+def _answers(outputs, waiting):
+    """Yields (item, float32 [k, width] or ImageError) of the `waiting` items, in order.
+
+    `outputs` yields float32 [n, width], which hold the items' rows one after the other, and FLUSH.
+    """
+    rows = np.empty((0, 0), np.float32)
+    for output in outputs:
+        if output is not FLUSH:
+            rows = np.concatenate([rows, output]) if len(rows) else output
+        while waiting:
+            item, count = waiting[0]
+            if isinstance(count, ImageError):
+                yield item, count
+            elif count <= len(rows):
+                yield item, rows[:count]
+                rows = rows[count:]
+            else:
+                break
+            waiting.popleft()
+    yield from waiting  # none but bad images are left
 
 
 def fill_store(store, jobs, extractor, progress, broken=()):

@@ -14,7 +14,7 @@ import numpy as np
 
 from retraining import places
 from retraining.dataset import NO_IMAGE, hash_file
-from retraining.extract import BATCH_SIZE, in_order, stream, thread_pool
+from retraining.extract import in_order, stream, thread_pool
 from retraining.image_files import begins_like_image
 from retraining.images import ImageError, read_file
 
@@ -117,9 +117,9 @@ def read_here(extractor, paths):
     yield from read_and_run(paths, *extractor.start().result())
 
 
-def read_and_run(paths, reader, runner, batch_size=BATCH_SIZE):
+def read_and_run(paths, reader, batches):
     """Yields a Reading for each path, in order: files are fetched, decoded (images.ImageReader)
-    and run (graph.Runner) side by side, each fetched once.
+    and run (extract.FixedBatches) side by side, each fetched once.
 
     Of URLs, those that are too large must have been left out.
 
@@ -135,7 +135,7 @@ def read_and_run(paths, reader, runner, batch_size=BATCH_SIZE):
 
     with thread_pool(FETCHERS) as fetchers:
         files = in_order(fetchers, fetch, paths, FETCHED_AHEAD)
-        for file, vectors in stream(files, decode, runner, batch_size):
+        for file, vectors in stream(files, decode, batches, batches.size):
             failed = isinstance(vectors, ImageError)
             yield Reading(file.path, file.key, vectors if failed else vectors[0])
 

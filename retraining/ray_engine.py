@@ -19,7 +19,7 @@ from pathlib import Path
 
 from retraining import RetrainingError
 from retraining.command import signals_to
-from retraining.extract import BATCH_SIZE, Extractor
+from retraining.extract import BATCH_SIZE, GPU_BATCH_SIZE, Extractor
 from retraining.images import ImageError
 from retraining.lines import counted
 from retraining.places import is_url
@@ -111,7 +111,8 @@ class RayExtractor(Extractor):
 
         A multiple of the network's batch. Few where there are few, so that all end together.
         """
-        unit = self.settings.batch_size or BATCH_SIZE
+        on_device = GPU_BATCH_SIZE if self._cluster.gpus else BATCH_SIZE
+        unit = self.settings.batch_size or on_device
         fair = images // (2 * CALLS_PER_ACTOR * unit)
         return unit * max(1, min(fair, BATCHES_PER_CALL * self._cluster.cpus))
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 
 import numpy as np
@@ -270,6 +271,55 @@ def _put_range(folder, start):
             store.put(f"key{number}", vector(number))
             if number % 20 == 0:
                 store.commit()
+
+
+def _open_together(folder, together):
+    """Opens 20 new stores, each in the same moment as seven other processes."""
+    for number in range(20):
+        together.wait(60)
+        with open_store(folder / str(number)) as store:
+            store.put(f"key{os.getpid()}", vector(number))
+
+
+def test_eight_processes_open_a_new_store_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(8)
+    openers = [context.Process(target=_open_together, args=(tmp_path, together)) for _ in range(8)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert [opener.exitcode for opener in openers] == [0] * 8
+    for number in range(20):
+        with open_store(tmp_path / str(number)) as store:
+            assert store.missing([f"key{opener.pid}" for opener in openers]) == []
+            assert store.notes == []
+
+
+def test_a_new_store_waits_for_the_process_that_makes_it(tmp_path):
+    """SQLite itself refuses the switch to WAL at once while the file is reserved for a writer."""
+    with open_store(tmp_path) as store:
+        path = store.path
+    path.unlink()
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: maker.execute("COMMIT"))
+    timer.start()
+    with open_store(tmp_path) as store:
+        assert store.missing(["a"]) == ["a"]
+    timer.join()
+    maker.close()
+
+
+def test_a_store_that_stays_locked_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "BUSY_SECONDS", 0.2)
+    with open_store(tmp_path) as store:
+        path = store.path
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CacheError, match=r"cannot be used .*locked"):
+            open_store(tmp_path)
 
 
 def test_two_processes_share_a_store(tmp_path):

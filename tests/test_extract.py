@@ -9,7 +9,15 @@ import pytest
 from retraining import extract
 from retraining.cache import BottleneckStore
 from retraining.dataset import Example, hash_file
-from retraining.extract import Extractor, Job, choose_batch_size, fill_store, stream
+from retraining.extract import (
+    Extractor,
+    FixedBatches,
+    Job,
+    Settings,
+    batches_in_memory,
+    fill_store,
+    stream,
+)
 from retraining.graph import GraphError, load_network
 from retraining.images import Distortions, ImageError
 from retraining.networks import NETWORKS
@@ -46,11 +54,20 @@ def test_answers_come_in_order_whatever_the_batch(batch_size):
             np.testing.assert_array_equal(vectors, np.full((1 + item % 3, 1), 12.0 * item))
 
 
-def test_batches_are_never_larger_than_asked():
+def test_all_batches_but_the_last_are_of_the_size_asked_for():
     runner = SumRunner()
-    list(stream(range(50), load, runner, 4))
-    assert max(runner.batches) == 4
-    assert sum(runner.batches) == sum(1 + item % 3 for item in range(50))
+    list(stream([*range(25), -1, *range(25, 50)], load, runner, 4))
+    images = sum(1 + item % 3 for item in range(50))
+    assert sorted(runner.batches) == [images % 4, *[4] * (images // 4)]
+
+
+def test_many_bad_images_among_few_good_ones_keep_their_order():
+    items = [-1] * 30 + [1] + [-2] * 30 + [2] + [-3] * 30
+    answers = list(stream(items, load, SumRunner(), 4))
+    assert [item for item, _ in answers] == items
+    assert [str(vectors) for item, vectors in answers if item < 0] == [
+        f"bad {item}" for item in items if item < 0
+    ]
 
 
 def test_no_item_gives_no_answer():
@@ -207,11 +224,60 @@ def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, mo
         list(extractor.run([Job(examples(photos, 1)[0])]))
 
 
+# -- one size of batches ---------------------------------------------------------------------
+
+
+class WholeBatchRunner(SumRunner):
+    """Stands in for a network whose vectors show the size of their batch."""
+
+    one_at_a_time = False
+
+    def run(self, batch):
+        return super().run(batch) + len(batch) / 1000
+
+
+def test_a_vector_depends_on_no_neighbour():
+    fixed = FixedBatches.of(WholeBatchRunner(), 4)
+    alone = [vectors for _, vectors in stream([5], load, fixed, fixed.size)]
+    among = dict(stream(range(11), load, fixed, fixed.size))
+    np.testing.assert_array_equal(among[5], alone[0])
+    assert set(fixed.runner.batches) == {4}
+
+
+def test_a_graph_for_one_image_gets_no_padding():
+    runner = WholeBatchRunner()
+    runner.one_at_a_time = True
+    fixed = FixedBatches.of(runner, 4)
+    fixed.run(load(0))
+    assert runner.batches == [1]
+
+
+@pytest.mark.parametrize("distortions", [None, Distortions(True, random_crop=20, views=2)])
+@pytest.mark.parametrize("settings", [Settings(), Settings("bfloat16"), Settings(batch_size=5)])
+def test_broken_off_runs_store_the_same_bits(tmp_path, network, photos, settings, distortions):
+    """Whatever the order and the moment at which a run was broken off; see FixedBatches."""
+    jobs = [Job(example, distortions) for example in examples(photos, 30)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    cuts = [jobs[20:23], jobs[7:8], jobs[::-3], jobs]
+    found = []
+    for folder, runs in ((whole, [jobs]), (parts, cuts)):
+        with BottleneckStore(folder, "net", "0" * 40, network.width) as store:
+            for some_jobs in runs:
+                fill_store(store, some_jobs, Extractor(network, settings), plain)
+            found.append(store.read([key for job in jobs for key in job.keys]))
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
-    ("free", "size"),
-    [(1 << 40, 8), (4 << 30, 8), ((4 << 30) - 1, 4), (1 << 30, 2), (1, 1)],
+    ("free", "batches"),
+    [(1 << 40, 6), (12 << 30, 6), ((12 << 30) - 1, 5), (2 << 30, 1), (1, 1)],
 )
-def test_batches_are_smaller_where_memory_is_short(monkeypatch, free, size):
+def test_fewer_batches_run_at_once_where_memory_is_short(monkeypatch, free, batches):
     monkeypatch.setattr(extract.os, "sysconf", lambda name: free if "PAGES" in name else 1)
-    assert choose_batch_size(2) == size
-    assert choose_batch_size(2, images_per_photo=2) == max(1, size // 2)
+    assert batches_in_memory(8, 6) == batches
+    runner = WholeBatchRunner()
+    runner.parallel = 6
+    fixed = FixedBatches.of(runner)
+    assert (fixed.size, fixed.parallel) == (8, batches)
+    mirrored = FixedBatches.of(runner, images_per_photo=2)
+    assert (mirrored.size, mirrored.parallel) == (4, batches)
