@@ -420,7 +420,7 @@ def _add_network(parser):
         "--batch_size",
         type=number(int, 1, 256),
         help="images that go through the base network together, on each core; default: 8 (32 on "
-        "a GPU), less where memory is short",
+        "a GPU). Another size changes the last digits of the vectors",
     )
 
 

@@ -9,6 +9,8 @@ import pytest
 import label_image
 import retrain
 from retraining import keras_networks
+from retraining.dataset import Example, hash_file
+from retraining.extract import Extractor, Job, Settings
 from retraining.graph import BytesRunner, Runner, Running, load_network, read_graph
 from retraining.images import ImageReader, read_file
 from retraining.networks import NETWORKS, find, obtain
@@ -82,6 +84,34 @@ def test_one_photo_gets_the_same_vector_alone_and_among_others(inception, pixels
     )
     many = Runner(inception.graph_def, inception.input, inception.bottleneck, Running("bfloat16"))
     assert cosines(few.run(pixels[:1]), many.run(pixels[:8])[:1]).min() >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def mobilenet(shared):
+    path = shared / "models" / "mobilenet_v1_0.25_128" / "frozen_graph.pb"
+    return load_network(path, NETWORKS["mobilenet_0.25_128"])
+
+
+def extracted(network, paths, batch_size=None):
+    """float32 [n, width] of photos, by a network that starts anew."""
+    jobs = [Job(Example(path, "a", "training", hash_file(path))) for path in paths]
+    extractor = Extractor(network, Settings(batch_size=batch_size))
+    return np.concatenate([vectors for _, vectors in extractor.run(jobs)])
+
+
+def test_a_vectors_bits_depend_on_no_neighbour(mobilenet, some_photos):
+    """This network's do depend on the size of the batch, with TF_ENABLE_ONEDNN_OPTS=0."""
+    together = extracted(mobilenet, some_photos)
+    parts = [some_photos[:1], some_photos[1:4], some_photos[4:33], some_photos[33:]]
+    apart = np.concatenate([extracted(mobilenet, part) for part in parts])
+    np.testing.assert_array_equal(apart, together)
+
+
+def test_the_size_of_the_batch_changes_less_than_1e_5(mobilenet, some_photos):
+    eight, one, three = (extracted(mobilenet, some_photos, size) for size in (8, 1, 3))
+    bound = 1e-5 * np.abs(eight).max()
+    np.testing.assert_allclose(one, eight, rtol=0, atol=bound)
+    np.testing.assert_allclose(three, eight, rtol=0, atol=bound)
 
 
 @pytest.fixture(scope="module")
