@@ -56,6 +56,15 @@ def test_bfloat16_is_close(base, untouched, pixels, optimize):
     assert ((vectors * untouched).sum(axis=1) / norms).min() > 0.999
 
 
+def test_what_follows_the_last_convolution_stays_float32(base, pixels):
+    how = Running("bfloat16")
+    nodes = nodes_by_name(base.graph_def)
+    weights, bias = (constant(nodes, f"softmax/{name}") for name in ("weights", "biases"))
+    vectors = Runner(base.graph_def, base.input, base.bottleneck, how).run(pixels)
+    logits = Runner(base.graph_def, base.input, "softmax/logits", how).run(pixels)
+    np.testing.assert_allclose(logits, vectors @ weights + bias, atol=1e-5)
+
+
 def test_folding_removes_the_old_ops(base):
     folded = graph.cut(base.graph_def, "Mul", "pool_3/_reshape")
     graph.fold(folded, "pool_3/_reshape")
