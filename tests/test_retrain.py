@@ -1,5 +1,6 @@
 """retrain.py from end to end, on a tiny network and generated photos."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -37,7 +38,7 @@ def results(capsys):
 
 def rows(folder):
     (path,) = (folder / "bottleneck_cache").glob("*-*.sqlite")
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         return dict(connection.execute("SELECT key, vector FROM vectors"))
 
 
