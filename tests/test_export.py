@@ -17,6 +17,8 @@ from retraining.nodes import nodes_by_name, set_constant
 from retraining.train import Head
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 LABELS = ["Rote Blüte", "blue"]
 
 

@@ -13,6 +13,8 @@ from retraining.networks import NETWORKS
 from retraining.nodes import constant, nodes_by_name, set_constant
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 INCEPTION = NETWORKS["inception_v3"]
 MOBILENET = NETWORKS["mobilenet_0.25_128"]
 

@@ -42,6 +42,7 @@ def rows(folder):
         return dict(connection.execute("SELECT key, vector FROM vectors"))
 
 
+@pytest.mark.numbers
 def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, photos, capsys):
     assert run_retrain(tmp_path, photos) == 0
     out = results(capsys)
@@ -73,6 +74,7 @@ def test_the_summary_goes_to_stderr(tmp_path, run_retrain, photos, capsys):
     assert "bottlenecks: 100%" in err
 
 
+@pytest.mark.numbers
 def test_a_second_run_computes_nothing(tmp_path, run_retrain, photos, capsys, monkeypatch):
     run_retrain(tmp_path, photos)
     first = (tmp_path / "models" / "retrained_graph.pb").read_bytes()
@@ -142,6 +144,7 @@ def write_classic_cache(folder, finished, shift):
     return written
 
 
+@pytest.mark.numbers
 def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, capsys):
     classic = tmp_path / "classic"
     written = write_classic_cache(classic, finished, 0.001)
@@ -163,6 +166,7 @@ def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, 
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.numbers
 def test_the_final_test_is_of_the_network_where_vectors_are_imported(
     tmp_path, run_retrain, finished, photos
 ):
@@ -277,6 +281,7 @@ def read_scalars(folder):
             yield value.tag, event.step, value.simple_value
 
 
+@pytest.mark.numbers
 def test_mobilenet_by_its_file(tmp_path, run_retrain, photos, capsys):
     path = tiny.write_graph(str(tmp_path / "net" / "any.pb"), tiny.tiny_mobilenet())
     flags = ("--architecture", "mobilenet_0.25_128", "--model_file", path)
@@ -356,6 +361,7 @@ def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.numbers
 def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     work = tmp_path / "work"
     shutil.copytree(photos, work)
@@ -390,6 +396,7 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
 # -- other heads -----------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_hidden_layers_from_flags_to_labels(tmp_path, run_retrain, photos, capsys):
     flags = ("--hidden_units", "12,8", "--dropout", 0.1, "--optimizer", "adam", "--l2", 0.0001)
     assert run_retrain(tmp_path, photos, *flags, "--validation_percentage", 30) == 0
@@ -423,6 +430,7 @@ def retrain_auto(folder, photos, model_dir, *flags):
     )
 
 
+@pytest.mark.numbers
 def test_a_head_that_is_found_by_itself(tmp_path, model_dir, photos, capsys):
     assert retrain_auto(tmp_path, photos, model_dir) == 0
     captured = capsys.readouterr()

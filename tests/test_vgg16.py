@@ -104,6 +104,7 @@ def by_hand(layers, pixels, last):
 
 
 @pytest.mark.parametrize(("vector", "last"), [("relu6", 1), ("relu7", 2)])
+@pytest.mark.numbers
 def test_the_graph_gives_what_numpy_gives(layers, vector, last):
     pixels = np.random.default_rng(1).uniform(0, 255, (2, SIDE, SIDE, 3)).astype(np.float32)
     graph_def = build_graph(layers, SIDE, vector)
