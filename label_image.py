@@ -10,6 +10,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from retraining.python_version import refuse_old_python
+
+refuse_old_python()  # before imports that an old Python does not parse or have
+
 import argparse
 import math
 import os

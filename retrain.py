@@ -10,6 +10,10 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from retraining.python_version import refuse_old_python
+
+refuse_old_python()  # before imports that an old Python does not parse or have
+
 import math
 import os
 import time
@@ -171,7 +175,8 @@ def provide_example_images(options, log):
         reason = example_images.provide(folder, options.offline, bar)
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
-    if caveat := example_images.caveat(folder):
+    caveat = example_images.caveat(folder)
+    if caveat:
         options.caveats.append(caveat)
         log.warning(caveat)
 
@@ -353,7 +358,8 @@ def audit_photos(bottlenecks, options, log):
     if not options.label_audit:
         return None
     count = sum(map(len, bottlenecks.examples.values()))
-    if reason := audit.limit(count, len(bottlenecks.labels)):
+    reason = audit.limit(count, len(bottlenecks.labels))
+    if reason:
         log.warning(f"no label audit: {reason}")
         return None
     findings = audit.audit(undistorted(bottlenecks), options.seed)
@@ -521,7 +527,8 @@ def fit_trust(head, bottlenecks, log):
     validation = bottlenecks.labelled[VALIDATION]
     logits, count = head.logits(validation.vectors), len(validation.truth)
     temperature = trust.fit_temperature(logits, validation.truth)
-    if reason := trust.why_no_temperature(logits, validation.truth):
+    reason = trust.why_no_temperature(logits, validation.truth)
+    if reason:
         log.info(f"scores stay the plain softmax, since {reason}")
     else:
         before, after = trust.temperature_gain(logits, validation.truth, temperature)

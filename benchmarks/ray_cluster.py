@@ -311,7 +311,8 @@ def rows_of(folder):
     """{key: vector} of the vectors that are committed."""
     found = {}
     for path in Path(folder, "cache").glob("*-*.sqlite"):
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        with contextlib.closing(store) as connection:
             found |= connection.execute("SELECT key, vector FROM vectors").fetchall()
     return {key: np.frombuffer(vector, "<f4") for key, vector in found.items()}
 

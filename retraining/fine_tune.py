@@ -129,7 +129,8 @@ def read_state(path, like):
     """The State in a file of `state_bytes`; None if there is none, or none with arrays `like` those
     of another State."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a damaged file open.
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
             arrays = {p: {n: file[f"{p}:{n}"] for n in getattr(like, p)} for p in PARTS}
         about["course"] = [tuple(Evaluation(**e) for e in pair) for pair in about["course"]]

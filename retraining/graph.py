@@ -619,7 +619,8 @@ def _drop_identities(graph_def, output_name):
             del graph_def.node[number]
 
 
-LOWERED = ("Conv2D", "DepthwiseConv2dNative", "BiasAdd", "Relu", "Relu6", "Add", "AddV2")
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+LOWERED_BEHIND_THEM = ("BiasAdd", "Relu", "Relu6", "Add", "AddV2")
 LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # these only where a lowered one follows
 
 
@@ -631,8 +632,12 @@ def lower(graph_def):
     optimizer pass for this takes three times as long to start.
     """
     nodes = nodes_by_name(graph_def)
-    low = {node.name for node in graph_def.node if node.op in LOWERED}
-    for node in reversed(graph_def.node):  # frozen graphs list a node after its inputs
+    low = set()
+    for node in graph_def.node:  # frozen graphs list a node after its inputs
+        behind = any(node_name(name) in low for name in node.input)
+        if node.op in CONVOLUTIONS or (node.op in LOWERED_BEHIND_THEM and behind):
+            low.add(node.name)
+    for node in reversed(graph_def.node):
         if node.name in low:
             sources = (nodes[node_name(name)] for name in node.input)
             low.update(source.name for source in sources if source.op in LOWERED_BEFORE_THEM)

@@ -7,6 +7,7 @@ wait for a writer for ever. No TensorFlow.
 import io
 import os
 import stat
+import warnings
 
 import numpy as np
 
@@ -100,6 +101,14 @@ def named_like_image(path):
     return os.path.splitext(path)[1].lower() in Image.registered_extensions()
 
 
+def silence_pillow():
+    """Ignores Pillow's warnings about odd files: what they say, no user can mend.
+
+    Photos are read on threads, for which `warnings.catch_warnings` is not made.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 def open_image(file):
     """Pillow's Image of an open binary file; nothing but its header has been read.
 
@@ -109,6 +118,7 @@ def open_image(file):
     """
     from PIL import Image
 
+    silence_pillow()
     Image.init()
     Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, before anything is decoded
     try:
@@ -211,6 +221,7 @@ def _orientation(exif):
     """1 to 8 from an EXIF block; 1, upright, if it does not tell."""
     from PIL import Image
 
+    silence_pillow()
     tags = Image.Exif()
     try:
         tags.load(exif)

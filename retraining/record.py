@@ -9,7 +9,7 @@ import platform
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 
 import numpy as np
@@ -72,7 +72,7 @@ def make_record(setting, outcome):
     confusion = evaluate.confusion_matrix(result.truth, answers, len(labels))
     record = {
         "format": FORMAT,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(setting),
         "versions": versions(),
         "labels": list(labels),

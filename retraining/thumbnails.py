@@ -3,7 +3,7 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-from retraining.image_files import opaque
+from retraining.image_files import opaque, silence_pillow
 from retraining.images import read_file
 
 SIDE = 112  # pixels of the longer side
@@ -29,6 +29,7 @@ def make_thumbnail(path, side=SIDE):
     """JPEG bytes of the photo as a person sees it (EXIF orientation honoured), or None."""
     from PIL import Image, ImageOps
 
+    silence_pillow()
     try:
         with Image.open(io.BytesIO(read_file(path, max_pixels=None))) as image:
             image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction

@@ -259,7 +259,7 @@ def _rows(folder):
     if not path.exists():
         return 0
     try:
-        with sqlite3.connect(path, timeout=5) as connection:
+        with contextlib.closing(sqlite3.connect(path, timeout=5)) as connection:
             return connection.execute("SELECT count(*) FROM vectors").fetchone()[0]
     except sqlite3.OperationalError:  # not created yet
         return 0

@@ -405,6 +405,7 @@ def convolve(x, kernel, stride=1):
     return total
 
 
+@pytest.mark.numbers
 def test_folding_equals_batch_norm():
     random = np.random.default_rng(1)
     for depthwise, shape in ((False, (5, 4, 3, 3)), (True, (4, 1, 3, 3))):
@@ -494,6 +495,7 @@ def resize_like_the_legacy_kernel(pixels, side):
     return along_first_axis(along_first_axis(pixels).swapaxes(0, 1)).swapaxes(0, 1)
 
 
+@pytest.mark.numbers
 def test_the_bytes_path_equals_the_float_path(session, photo):
     fetches = ["DecodeJpeg:0", "Mul:0", *OUTPUTS]
     pixels, batch, *from_bytes = session.run(fetches, {"DecodeJpeg/contents:0": photo})
@@ -528,6 +530,7 @@ def run_in_numpy(x, weights):
     return x.mean(axis=(0, 1))
 
 
+@pytest.mark.numbers
 def test_the_graph_computes_what_the_network_is_defined_as(session, weights):
     x = np.random.default_rng(4).uniform(-1, 1, (224, 224, 3)).astype(np.float32)
     vector, logits = session.run(OUTPUTS[:2], {"Mul:0": x[None]})

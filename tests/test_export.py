@@ -17,6 +17,8 @@ from retraining.nodes import nodes_by_name, set_constant
 from retraining.train import Head
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 LABELS = ["Rote Blüte", "blue"]
 
 
@@ -64,7 +66,7 @@ def expected(base, head, examples):
 def test_bytes_in_probabilities_out(written, examples, expected):
     runner = BytesRunner(read_graph(written), "final_result")
     answers = np.concatenate([runner.run(read_file(e.path)) for e in examples])
-    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
 
 
 def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
@@ -80,8 +82,8 @@ def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, 
     feed = g.get_operation_by_name("import/Mul").outputs[0]
     fetch = g.get_operation_by_name("import/final_result").outputs[0]
     with tf.compat.v1.Session(graph=g) as session:
-        np.testing.assert_allclose(session.run(fetch, {feed: pixels}), expected, atol=1e-5)
-        np.testing.assert_allclose(session.run(fetch, {feed: pixels[:1]}), expected[:1], atol=1e-5)
+        np.testing.assert_allclose(session.run(fetch, {feed: pixels}), expected, atol=1e-4)
+        np.testing.assert_allclose(session.run(fetch, {feed: pixels[:1]}), expected[:1], atol=1e-4)
         bottleneck = g.get_tensor_by_name("import/input/BottleneckInputPlaceholder:0")
         zeros = session.run(fetch, {bottleneck: np.zeros((3, tiny.WIDTH), "f4")})
         assert zeros.shape == (3, 2)
@@ -139,8 +141,8 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     vectors = tf.compat.v1.Session(graph=graph.import_graph(base.graph_def)).run(
         "MobilenetV1/Predictions/Reshape:0", {"input:0": pixels[:1]}
     )
-    np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-5)
-    np.testing.assert_allclose(single[0], batch[1], atol=1e-5)
+    np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-4)
+    np.testing.assert_allclose(single[0], batch[1], atol=1e-4)
     assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
 
 
@@ -166,10 +168,10 @@ def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):
                          + layers[1][1], 0)  # fmt: skip
     np.testing.assert_allclose(features, by_hand, atol=1e-4)
     np.testing.assert_allclose(
-        answers, evaluate.softmax(by_hand @ layers[2][0] + layers[2][1]), atol=1e-5
+        answers, evaluate.softmax(by_hand @ layers[2][0] + layers[2][1]), atol=1e-4
     )
     bottleneck = BytesRunner(base.graph_def, base.bottleneck).run(content)
-    np.testing.assert_allclose(single, deep.probabilities(bottleneck), atol=1e-5)
+    np.testing.assert_allclose(single, deep.probabilities(bottleneck), atol=1e-4)
 
 
 def test_the_nodes_of_a_linear_head_are_the_classics_and_no_others(base, head, written):
@@ -198,7 +200,7 @@ def plain(items, total):
 
 def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
     result = export.test_exported(written, examples, extractor, plain)
-    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
     assert result.truth.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
     assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
@@ -219,7 +221,7 @@ def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, 
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
     write_files({tmp_path / "zeros.pb": export.graph_bytes(graph_def)})
     result = export.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
-    np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-6)
+    np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv/conv2d_params", "mixed/tower/batchnorm/beta"])
@@ -264,7 +266,7 @@ def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_
     png = Example(str(tmp_path / "a.png"), LABELS[0], "testing", "")
     path, answer = export.run_untouched(read_graph(written), "final_result", [png, *examples])
     assert path == examples[0].path
-    np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+    np.testing.assert_allclose(answer, expected[0], atol=1e-4)
     assert export.run_untouched(read_graph(written), "final_result", [png]) is None
 
 
@@ -283,4 +285,4 @@ def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, 
     gone = Example("nowhere.jpg", LABELS[0], "testing", "")
     result = export.test_exported(written, [gone, *examples], extractor, plain)
     assert result.paths == [example.path for example in examples]
-    np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)

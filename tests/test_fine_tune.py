@@ -28,6 +28,8 @@ from retraining.tuning_graph import (
 )
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 LABELS = ("blue", "green", "red")
 
 

@@ -41,6 +41,7 @@ def tsv(text):
     return [line.split("\t") for line in text.splitlines()]
 
 
+@pytest.mark.numbers
 def test_one_image_gives_the_classics_lines(finished, expected, capsys):
     path, answer = next(iter(expected.items()))
     assert run(finished, path, "--precision", "float32") == 0
@@ -48,7 +49,7 @@ def test_one_image_gives_the_classics_lines(finished, expected, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" (score=")[0] for line in lines] == [LABELS[i] for i in order]
     scores = [float(line.split("(score=")[1].rstrip(")")) for line in lines]
-    np.testing.assert_allclose(scores, answer[order], atol=2e-5)
+    np.testing.assert_allclose(scores, answer[order], atol=1e-4)
     assert lines[0].startswith("red (score=0.9")
     assert all(len(line.split("=")[1]) == len("0.12345)") for line in lines)
 
@@ -59,13 +60,14 @@ def test_the_classics_flag(finished, expected, capsys):
     assert capsys.readouterr().out.startswith("red (score=")
 
 
+@pytest.mark.numbers
 def test_several_images_are_rows_in_input_order(finished, expected, capsys):
     paths = list(reversed(expected))
     assert run(finished, *paths, "--precision", "float32", "--top_k", 2) == 0
     found = tsv(capsys.readouterr().out)
     assert [row[0] for row in found] == [path for path in paths for _ in range(2)]
     for path, label, score in found:
-        assert float(score) == pytest.approx(expected[path][LABELS.index(label)], abs=2e-5)
+        assert float(score) == pytest.approx(expected[path][LABELS.index(label)], abs=1e-4)
     assert [row[1] for row in found[::2]] == ["blue"] * 3 + ["red"] * 3
 
 
@@ -271,7 +273,7 @@ def test_columns_are_chosen_and_ordered(finished, expected, capsys, tmp_path):
 
 def test_rows_below_the_least_score_are_left_out(finished, expected, capsys):
     paths = list(expected)
-    least = sorted(answer.max() for answer in expected.values())[2] - 1e-3
+    least = np.mean(sorted(answer.max() for answer in expected.values())[1:3])
     assert run(finished, *paths, "--precision", "float32", "--min_score", least) == 0
     found = tsv(capsys.readouterr().out)
     assert [row[0] for row in found] == [p for p in paths if expected[p].max() >= least]
@@ -430,6 +432,7 @@ def stock(tmp_path_factory):
     return str(folder / "graph.pb"), str(folder / "labels.txt")
 
 
+@pytest.mark.numbers
 def test_a_stock_graph_is_labelled(stock, expected, capsys):
     graph, labels = stock
     path = next(iter(expected))
@@ -439,10 +442,11 @@ def test_a_stock_graph_is_labelled(stock, expected, capsys):
     best = int(answer.argmax())
     label, score = capsys.readouterr().out.splitlines()[0].rstrip(")").split(" (score=")
     assert label == f"thing {best}"
-    assert float(score) == pytest.approx(answer[best], abs=2e-5)
+    assert float(score) == pytest.approx(answer[best], abs=1e-4)
 
 
 @pytest.mark.parametrize("layer", ["DecodeJpeg/contents", "DecodeJpeg/contents:0", "Mul:0"])
+@pytest.mark.numbers
 def test_the_input_layer_can_be_named(stock, expected, capsys, layer):
     graph, labels = stock
     flags = ["--graph", graph, "--labels", labels, "--precision", "float32"]
@@ -451,7 +455,7 @@ def test_the_input_layer_can_be_named(stock, expected, capsys, layer):
     for path, label, score in tsv(capsys.readouterr().out):
         answer = runner.run(read_file(path))[0]
         assert label == f"thing {answer.argmax()}"
-        assert float(score) == pytest.approx(answer.max(), abs=2e-5)
+        assert float(score) == pytest.approx(answer.max(), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -486,7 +490,9 @@ def test_flags_count_before_what_is_usual_even_zero(
     assert label_image.main([*old_mobilenet, *output, *flags, path, "--top_k", "1"]) == 0
     captured = capsys.readouterr()
     answer = mobilenet_answer(path, mean, std)
-    assert captured.out == f"thing {answer.argmax()} (score={answer.max():.5f})\n"
+    label, score = captured.out.rstrip(")\n").split(" (score=")
+    assert label == f"thing {answer.argmax()}"
+    assert float(score) == pytest.approx(answer.max(), abs=1e-4)
     assert ("assuming" in captured.err) == (len(flags) < 4)
 
 
@@ -591,6 +597,7 @@ def test_the_graph_stores_temperature_and_score_beside_the_classics_nodes(truste
 
 
 @pytest.mark.parametrize("flags", [[], ["--input_layer", "DecodeJpeg/contents"]])
+@pytest.mark.numbers
 def test_the_temperature_is_applied_unless_raw_scores_are_wanted(trusted, capsys, flags):
     raw = BytesRunner(read_graph(trusted.graph), "final_result").run(read_file(trusted.known))
     temperature = read_metadata(read_graph(trusted.graph))["trust"]["temperature"]
@@ -600,10 +607,11 @@ def test_the_temperature_is_applied_unless_raw_scores_are_wanted(trusted, capsys
     ):
         run(trusted, trusted.known, "--precision", "float32", *flags, *more)
         line = capsys.readouterr().out.splitlines()[0]
-        assert float(line.split("=")[1].rstrip(")")) == pytest.approx(answer.max(), abs=3e-5)
+        assert float(line.split("=")[1].rstrip(")")) == pytest.approx(answer.max(), abs=1e-4)
     assert abs(answer - raw).max() > 1e-3
 
 
+@pytest.mark.numbers
 def test_unknown_comes_first_in_every_format(trusted, capsys):
     """Its name gives way to the class `unknown`, so that the two cannot be taken for each other."""
     flags = ["--unknown_threshold", "auto", "--top_k", 3]
@@ -620,6 +628,7 @@ def test_unknown_comes_first_in_every_format(trusted, capsys):
     assert first == {"path": trusted.strange, "rank": 1, "label": "(unknown)", "score": 1.0}
 
 
+@pytest.mark.numbers
 def test_the_bytes_path_knows_unknown_images_too(trusted, capsys, tmp_path):
     path = tmp_path / "strange.jpg"
     tiny.photo((250, 250, 0), np.random.default_rng(0)).save(path)
@@ -628,6 +637,7 @@ def test_the_bytes_path_knows_unknown_images_too(trusted, capsys, tmp_path):
     assert [row[1] for row in tsv(capsys.readouterr().out)] == ["(unknown)", "red"]
 
 
+@pytest.mark.numbers
 def test_the_threshold_is_a_share_of_known_photos(trusted, capsys):
     run(trusted, trusted.known, "--unknown_threshold", 1, "--top_k", 1)
     label, score = capsys.readouterr().out.rstrip(")\n").split(" (score=")

@@ -12,6 +12,8 @@ from retraining.networks import NETWORKS
 from retraining.train import Head
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 
 def read_network(name, folder):
     made = tiny.tiny_inception() if name == "inception_v3" else tiny.tiny_mobilenet()

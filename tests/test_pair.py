@@ -23,6 +23,8 @@ from retraining.pair import NetworkPair, fold_scale, scale_factors
 from retraining.train import Head
 from tests import tiny
 
+pytestmark = pytest.mark.numbers
+
 BOTH = "inception_v3+mobilenet_0.25_128"
 MOBILENET_WIDTH = 8
 

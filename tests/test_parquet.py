@@ -1,5 +1,6 @@
 """--export_vectors: what other tools read; --import_vectors: what is taken back."""
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -13,6 +14,12 @@ from retraining.dataset import Example
 from retraining.files import WriteError
 
 arrow = pytest.importorskip("pyarrow.parquet")
+
+
+def stored_in(path):
+    """{key: the vector's bytes} of a store."""
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        return dict(store.execute("SELECT key, vector FROM vectors"))
 
 
 def examples(count, split="training"):
@@ -83,7 +90,7 @@ def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
     assert {row["split"] for row in rows} == {"training", "validation", "testing"}
     assert all(row["path"].split(os.sep)[-2] == row["label"] for row in rows)
     (store,) = (tmp_path / "bottleneck_cache").glob("inception_v3-*.sqlite")
-    stored = dict(sqlite3.connect(store).execute("SELECT key, vector FROM vectors"))
+    stored = stored_in(store)
     for row in rows:
         assert row["vector"] == np.frombuffer(stored[row["key"]], "<f4").tolist()
     facts = arrow.read_schema(path).metadata
@@ -223,10 +230,7 @@ def test_a_flipped_bit_is_found(tmp_path):
 
 def stored(folder):
     """{store's name: {key: vector}} of the bottleneck cache in a folder."""
-    return {
-        path.name: dict(sqlite3.connect(path).execute("SELECT key, vector FROM vectors"))
-        for path in (folder / "bottleneck_cache").glob("*-*.sqlite")
-    }
+    return {path.name: stored_in(path) for path in (folder / "bottleneck_cache").glob("*-*.sqlite")}
 
 
 @pytest.fixture(scope="module")

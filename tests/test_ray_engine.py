@@ -1,5 +1,6 @@
 """Extraction on Ray: a small cluster on this machine gives what the local engine gives."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -198,7 +199,8 @@ def test_a_node_without_a_package_is_one_line(cluster, network, paths):
 def stored(folder):
     """{key: vector} of the one store in a folder."""
     (path,) = Path(folder).glob("inception_v3-*.sqlite")
-    rows = sqlite3.connect(path).execute("SELECT key, vector FROM vectors").fetchall()
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        rows = store.execute("SELECT key, vector FROM vectors").fetchall()
     return {key: np.frombuffer(vector, "<f4") for key, vector in rows}
 
 

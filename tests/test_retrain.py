@@ -1,5 +1,6 @@
 """retrain.py from end to end, on a tiny network and generated photos."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -21,7 +22,7 @@ import label_image
 import retrain
 from retraining.audit import DOUBT, DUPLICATE, LABEL, Finding
 from retraining.cache import BottleneckStore
-from retraining.dataset import SPLITS, hash_file
+from retraining.dataset import SPLITS, VALIDATION, SplitOptions, hash_file, load_dataset
 from retraining.flags import parse_flags
 from retraining.graph import nodes_by_name, read_graph, read_metadata
 from retraining.train import Evaluation
@@ -37,10 +38,11 @@ def results(capsys):
 
 def rows(folder):
     (path,) = (folder / "bottleneck_cache").glob("*-*.sqlite")
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         return dict(connection.execute("SELECT key, vector FROM vectors"))
 
 
+@pytest.mark.numbers
 def test_a_run_gives_a_graph_labels_and_its_accuracy(tmp_path, run_retrain, photos, capsys):
     assert run_retrain(tmp_path, photos) == 0
     out = results(capsys)
@@ -72,6 +74,7 @@ def test_the_summary_goes_to_stderr(tmp_path, run_retrain, photos, capsys):
     assert "bottlenecks: 100%" in err
 
 
+@pytest.mark.numbers
 def test_a_second_run_computes_nothing(tmp_path, run_retrain, photos, capsys, monkeypatch):
     run_retrain(tmp_path, photos)
     first = (tmp_path / "models" / "retrained_graph.pb").read_bytes()
@@ -141,6 +144,7 @@ def write_classic_cache(folder, finished, shift):
     return written
 
 
+@pytest.mark.numbers
 def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, capsys):
     classic = tmp_path / "classic"
     written = write_classic_cache(classic, finished, 0.001)
@@ -162,6 +166,7 @@ def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, 
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.numbers
 def test_the_final_test_is_of_the_network_where_vectors_are_imported(
     tmp_path, run_retrain, finished, photos
 ):
@@ -276,6 +281,7 @@ def read_scalars(folder):
             yield value.tag, event.step, value.simple_value
 
 
+@pytest.mark.numbers
 def test_mobilenet_by_its_file(tmp_path, run_retrain, photos, capsys):
     path = tiny.write_graph(str(tmp_path / "net" / "any.pb"), tiny.tiny_mobilenet())
     flags = ("--architecture", "mobilenet_0.25_128", "--model_file", path)
@@ -355,6 +361,7 @@ def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.numbers
 def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     work = tmp_path / "work"
     shutil.copytree(photos, work)
@@ -389,6 +396,7 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
 # -- other heads -----------------------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_hidden_layers_from_flags_to_labels(tmp_path, run_retrain, photos, capsys):
     flags = ("--hidden_units", "12,8", "--dropout", 0.1, "--optimizer", "adam", "--l2", 0.0001)
     assert run_retrain(tmp_path, photos, *flags, "--validation_percentage", 30) == 0
@@ -398,11 +406,18 @@ def test_hidden_layers_from_flags_to_labels(tmp_path, run_retrain, photos, capsy
     assert "final_training_ops/hidden_2/Relu" in nodes
     options = json.loads(Path(out["metrics"]).read_text())["options"]
     assert (options["hidden_units"], options["optimizer"]) == ([12, 8], "adam")
-    for share, expected in (("0", "red"), ("1", "unknown")):
-        arguments = ["--graph", out["graph"], "--unknown_threshold", share, "--top_k", "1"]
-        assert label_image.main([*arguments, f"{photos}/red"]) == 0
-        answers = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
-        assert answers.count(expected) > 25
+    held_out = load_dataset(photos, SplitOptions(validation=30)).split(VALIDATION)
+    truth = {example.path: example.label for example in held_out}
+    for share in (0.0, 0.5, 1.0):
+        arguments = ["--graph", out["graph"], "--unknown_threshold", str(share), "--top_k", "1"]
+        assert label_image.main([*arguments, *truth]) == 0
+        lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        unknown = [path for path, label, _ in lines if label == "unknown"]
+        known = [truth[path] == label for path, label, _ in lines if label != "unknown"]
+        # The threshold is a quantile of these photos' own scores, whatever the weights became;
+        # another precision may move the few next to it across.
+        assert len(unknown) == pytest.approx(share * len(truth), abs=4)
+        assert all(known)
 
 
 def retrain_auto(folder, photos, model_dir, *flags):
@@ -415,6 +430,7 @@ def retrain_auto(folder, photos, model_dir, *flags):
     )
 
 
+@pytest.mark.numbers
 def test_a_head_that_is_found_by_itself(tmp_path, model_dir, photos, capsys):
     assert retrain_auto(tmp_path, photos, model_dir) == 0
     captured = capsys.readouterr()

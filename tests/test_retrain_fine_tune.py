@@ -29,6 +29,7 @@ def results(capsys):
     return dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.numbers
 def test_a_fine_tuned_graph_is_exported_and_labels(tmp_path, run_retrain, photos, finished, capsys):
     assert run_retrain(tmp_path, photos, "--fine_tune", "all", *RATES) == 0
     out = results(capsys)

@@ -53,12 +53,14 @@ def cosines(one, other):
     return (one * other).sum(axis=1) / norms
 
 
+@pytest.mark.numbers
 def test_inception_vectors_equal_the_untouched_graphs(inception, some_photos, vectors):
     runner = BytesRunner(inception.graph_def, inception.bottleneck)
     untouched = np.concatenate([runner.run(read_file(path)) for path in some_photos[::5]])
     np.testing.assert_allclose(vectors[::5], untouched, atol=1e-4)
 
 
+@pytest.mark.numbers
 def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vectors):
     published = []
     for path in some_photos:
@@ -70,11 +72,13 @@ def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vect
     assert found.min() >= 0.89
 
 
+@pytest.mark.numbers
 def test_bfloat16_stays_near_float32(inception, pixels, vectors):
     runner = Runner(inception.graph_def, inception.input, inception.bottleneck, Running("bfloat16"))
     assert cosines(runner.run(pixels), vectors).min() >= 0.999
 
 
+@pytest.mark.numbers
 def test_one_photo_gets_the_same_vector_alone_and_among_others(inception, pixels):
     few = Runner(
         inception.graph_def,

@@ -127,7 +127,8 @@ def test_another_cluster_and_noise_score_below_the_known(fitted, head):
 def test_no_more_than_the_share_of_validation_photos_is_given_away(head, count, share):
     validation = known(count, 20)
     fitted = trust.fit_unknown(known(50, 10), head, validation)
-    below = (scores(fitted, head, validation) < fitted.threshold(share)).mean()
+    # The thresholds are scores of these very vectors, which another sum may round otherwise.
+    below = (scores(fitted, head, validation) < fitted.threshold(share) - 1e-4).mean()
     assert below <= share
     assert below >= share - 2 / len(validation)
 
@@ -142,10 +143,10 @@ def test_behind_hidden_layers_the_score_is_of_what_the_softmax_layer_is_fed(head
     assert fitted.origin.shape == (2 * WIDTH,)
     plain = Head(deep.weights, deep.bias)
     expected = trust.fit_unknown(deep.features(training), plain, deep.features(validation))
-    np.testing.assert_array_equal(fitted.origin, expected.origin)
-    np.testing.assert_allclose(fitted.quantiles, expected.quantiles)
-    below = fitted.score(deep.features(validation), deep.logits(validation)) < fitted.threshold(0.1)
-    assert 0.05 < below.mean() <= 0.1
+    np.testing.assert_allclose(fitted.origin, expected.origin, atol=1e-4)
+    np.testing.assert_allclose(fitted.quantiles, expected.quantiles, rtol=1e-4)
+    scored = fitted.score(deep.features(validation), deep.logits(validation))
+    assert 0.05 < (scored < fitted.threshold(0.1) - 1e-4).mean() <= 0.1
     strange = cluster(3, 50, 5)
     scored = fitted.score(deep.features(strange), deep.logits(strange))
     assert (scored < fitted.threshold(0.05)).mean() > 0.9

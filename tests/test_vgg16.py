@@ -62,7 +62,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"conv1_1": Evil()}, "asks for 'io.open', which is refused"),
+        ({"conv1_1": Evil()}, "asks for '_?io.open', which is refused"),
         ({"conv1_1": [np.zeros(3)]}, "not float32"),
         ({"conv1_1": 3}, "damaged"),
         ([1, 2], "damaged"),
@@ -104,6 +104,7 @@ def by_hand(layers, pixels, last):
 
 
 @pytest.mark.parametrize(("vector", "last"), [("relu6", 1), ("relu7", 2)])
+@pytest.mark.numbers
 def test_the_graph_gives_what_numpy_gives(layers, vector, last):
     pixels = np.random.default_rng(1).uniform(0, 255, (2, SIDE, SIDE, 3)).astype(np.float32)
     graph_def = build_graph(layers, SIDE, vector)
