@@ -584,7 +584,7 @@ def export_and_test(model, bottlenecks, extractor, options, log):
     graph = build(model, extractor, options)
     untested = export.metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph + untested) as path:
+    with export.candidate(options.output_graph, graph, untested) as path:
         result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     if result.total < len(rows):
         lost = counted(len(rows) - result.total, "test photo has", "test photos have")

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from retraining import RetrainingError, evaluate, to_onnx, to_saved_model, to_tflite
-from retraining.graph import BytesRunner, import_graph, keep_ancestors, read_graph
+from retraining.graph import BytesRunner, open_session, read_graph
 from retraining.images import ImageError, ImageReader, read_file
 from retraining.lines import one_line
-from retraining.quiet_tensorflow import import_tensorflow
 from retraining.source import Source
 
 FORMATS = {  # name: (file or folder, what writes it, what runs it)
@@ -87,11 +86,9 @@ def read_samples(graph_def, source, paths, max_pixels):
 
 def run_frozen(graph_def, source, feeds):
     """float32 [n, k]: the untouched graph's answers to `feeds`, in float32."""
-    tf = import_tensorflow()
-    graph = import_graph(keep_ancestors(graph_def, source.output))
     nodes = {each.feed: f"{each.node}:0" for each in source.inputs}
     rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
-    with tf.Session(graph=graph) as session:
+    with open_session(graph_def, source.output) as session:
         return np.concatenate(
             [
                 session.run(

@@ -260,14 +260,16 @@ class HeldOutResult:
 
 
 @contextlib.contextmanager
-def candidate(path, content):
-    """Writes a graph's bytes beside `path`, to be tested; yields that name and removes it after.
+def candidate(path, graph, description):
+    """Writes a graph's bytes and its description's beside `path`, to be tested.
+
+    Yields that name and removes it after.
 
     Raises:
         ExportError: it cannot be written.
     """
     name = temporary_name(Path(os.path.realpath(path)), "candidate")
-    write_files({name: content})
+    write_files({name: graph + description})  # joined only while they are written
     try:
         yield name
     finally:

@@ -9,12 +9,13 @@ and an output of a given name, no functions, no variables, and its constants in 
 import numpy as np
 
 from retraining import RetrainingError
-from retraining.graph import import_graph, keep_ancestors
+from retraining.graph import drop_others, import_shapes
 from retraining.lines import one_line
 from retraining.nodes import (
     add_constant,
     add_node,
     constant,
+    constant_shape,
     node_name,
     nodes_by_name,
     set_constant,
@@ -39,15 +40,13 @@ def freeze(function, size, output, batch=None, dtype="float32"):
         FreezeError: TensorFlow cannot trace it.
     """
     tf = import_whole_tensorflow()
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     spec = tf.TensorSpec([batch, *size, 3], tf.float32, name=INPUT)
     try:
         with muted_stderr():
             traced = tf.function(
                 lambda images: function(tf.cast(images, dtype)), input_signature=[spec]
             ).get_concrete_function()
-            frozen = convert_variables_to_constants_v2(traced, True, aggressive_inlining=True)
+            frozen, variables = _outlined(traced)
     except Exception as error:  # whatever a model's own code raises
         raise FreezeError(f"TensorFlow cannot freeze it: {one_line(error)}") from error
     result = node_name(frozen.outputs[0].name)
@@ -55,7 +54,39 @@ def freeze(function, size, output, batch=None, dtype="float32"):
     if shape.rank not in (2, None):  # what is unknown here is looked at when the graph is read
         raise FreezeError(f"it gives {shape}, not one vector per image")
     graph_def = _inlined(frozen.graph.as_graph_def(), result)
+    for node in graph_def.node:
+        if node.name in variables:
+            set_constant(node, variables[node.name].numpy())
     return _simplified(graph_def, result, output)
+
+
+def _outlined(traced):
+    """(a function with constants for variables, {name of such a constant: its variable}).
+
+    Each constant has its variable's type and shape but holds a single number, which by the
+    definition of TensorProto stands for all. TensorFlow copies a graph several times on its way;
+    the weights are put in after that.
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    variables = {}
+
+    class Outline(convert_to_constants._FunctionConverterDataInEager):
+        def _eval(self, tensor):
+            value = super()._eval(tensor)
+            return np.zeros((), value.dtype) if hasattr(tensor, "handle") else value
+
+    outline = Outline(traced, lower_control_flow=True, aggressive_inlining=True)
+    graph_def, indices = convert_to_constants._replace_variables_by_constants(outline)
+    handles = {variable.handle.ref(): variable for variable in traced.graph.variables}
+    for handle, placeholder in traced.graph.captures:
+        if handle.ref() in handles:
+            variables[placeholder.op.name] = handles[handle.ref()]
+    for node in graph_def.node:
+        if node.name in variables:
+            shape = variables[node.name].shape.as_proto()
+            node.attr["value"].tensor.tensor_shape.CopyFrom(shape)
+    return convert_to_constants._construct_concrete_function(traced, graph_def, indices), variables
 
 
 def _inlined(graph_def, output):
@@ -86,8 +117,12 @@ def _inlined(graph_def, output):
 
 
 def _simplified(graph_def, result, output):
-    """The part that `result` needs, in plain forms, with an Identity called `output` at its end."""
-    graph_def = keep_ancestors(graph_def, result)
+    """The part that `result` needs, in plain forms, with an Identity called `output` at its end.
+
+    All is done in place: protobuf gives the memory of what is replaced or deleted back only with
+    the whole graph, so that a copy would hold the weights twice.
+    """
+    drop_others(graph_def, result)
     if INPUT not in nodes_by_name(graph_def):
         raise FreezeError("its output does not depend on the image")
     for node in graph_def.node:
@@ -103,7 +138,7 @@ def _simplified(graph_def, result, output):
     _make_depthwise(graph_def)
     _flatten_vectors(graph_def)
     add_node(graph_def, output, "Identity", [_own_end(graph_def, result)], T="float32")
-    graph_def = keep_ancestors(graph_def, output)
+    drop_others(graph_def, output)
     del graph_def.library.function[:]
     sort_nodes(graph_def)
     return graph_def
@@ -167,14 +202,14 @@ def _make_depthwise(graph_def):
     The weights [k, k, 1, channels * m] become [k, k, channels, m].
     """
     nodes = nodes_by_name(graph_def)
-    weights = {n.name: constant(nodes, n.input[1]) for n in graph_def.node if n.op == "Conv2D"}
-    grouped = {k: v for k, v in weights.items() if v is not None and v.shape[2] == 1}
-    graph = import_graph(graph_def) if grouped else None
-    for name, value in grouped.items():
+    shapes = {n.name: constant_shape(nodes, n.input[1]) for n in graph_def.node if n.op == "Conv2D"}
+    grouped = {k: v for k, v in shapes.items() if v is not None and v[2] == 1}
+    graph = import_shapes(graph_def) if grouped else None
+    for name, shape in grouped.items():
         channels = graph.get_operation_by_name(name).inputs[0].shape[-1]
         if channels == 1:
             continue
-        kernel = value.reshape(*value.shape[:2], channels, -1)
+        kernel = constant(nodes, nodes[name].input[1]).reshape(*shape[:2], channels, -1)
         held = add_constant(graph_def, f"{name}/depthwise_weights", kernel)
         set_inputs(nodes[name], [nodes[name].input[0], held])
         nodes[name].op = "DepthwiseConv2dNative"

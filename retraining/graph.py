@@ -22,10 +22,12 @@ from retraining.nodes import (
     add_constant,
     add_node,
     constant,
+    dtype_of,
     node_name,
     nodes_by_name,
     set_constant,
     set_inputs,
+    shape_of,
 )
 from retraining.quiet_tensorflow import import_tensorflow
 
@@ -186,6 +188,8 @@ def load_network(path, network, allow_unsafe_ops=False):
         GraphError: not a frozen graph, one not known to be harmless, or not that network.
     """
     graph_def, content = load_graph(path, allow_unsafe_ops)
+    file_sha1 = hashlib.sha1(content).hexdigest()
+    del content  # as large as the graph
     nodes = nodes_by_name(graph_def)
     missing = sorted(network.required_nodes - set(nodes))
     if missing:
@@ -212,7 +216,7 @@ def load_network(path, network, allow_unsafe_ops=False):
             network.std if found.std is None else found.std,
         ),
         width=_width(path, graph_def, nodes, network.bottleneck),
-        file_sha1=hashlib.sha1(content).hexdigest(),
+        file_sha1=file_sha1,
     )
 
 
@@ -221,7 +225,7 @@ def _width(path, graph_def, nodes, name):
     node = nodes[name]
     shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
     if shape is None:
-        found = output_tensor(import_graph(keep_ancestors(graph_def, name)), name).shape
+        found = output_tensor(import_shapes(graph_def, name), name).shape
         shape = np.array(found.as_list() if found.rank is not None else ())
     if shape.shape != (2,) or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
@@ -243,6 +247,41 @@ def import_graph(graph_def):
         raise GraphError(f"TensorFlow cannot load this graph: {one_line(error)}") from error
     _check_shapes(graph)
     return graph
+
+
+def import_shapes(graph_def, output_name=None):
+    """A tf.Graph of what an output needs, or of all, that tells shapes but holds no weights.
+
+    Raises:
+        GraphError: TensorFlow does not accept it, or a node is missing.
+    """
+    return import_graph(outline(graph_def, output_name))
+
+
+def outline(graph_def, output_name=None):
+    """A copy of what an output needs, or of all, with Placeholders for weights.
+
+    Raises:
+        GraphError: a node is missing.
+    """
+    nodes = nodes_by_name(graph_def)
+    wanted = ancestors(nodes, output_name) if output_name else nodes
+    copy = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
+    for node in graph_def.node:
+        if node.name in wanted and is_weights(node):
+            placeholder = copy.node.add(name=node.name, op="Placeholder")
+            placeholder.attr["dtype"].CopyFrom(node.attr["dtype"])
+            placeholder.attr["shape"].shape.CopyFrom(node.attr["value"].tensor.tensor_shape)
+        elif node.name in wanted:
+            copy.node.append(node)
+    return copy
+
+
+def is_weights(node):
+    """Whether a node is a constant array of floats, on whose values no tensor's shape depends."""
+    tf = import_tensorflow()
+    floats = (tf.dtypes.float32.as_datatype_enum, tf.dtypes.bfloat16.as_datatype_enum)
+    return node.op == "Const" and node.attr["dtype"].type in floats and len(shape_of(node)) > 0
 
 
 def _check_shapes(graph):
@@ -314,6 +353,18 @@ def keep_ancestors(graph_def, output_name, stop=None):
     return kept
 
 
+def drop_others(graph_def, output_name):
+    """Keeps the nodes that `output_name` depends on and no others, in place.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    wanted = ancestors(nodes_by_name(graph_def), output_name)
+    for number in reversed(range(len(graph_def.node))):
+        if graph_def.node[number].name not in wanted:
+            del graph_def.node[number]
+
+
 def cut(graph_def, input_name, output_name):
     """A copy of the part between a float input, which becomes a Placeholder, and an output.
 
@@ -369,8 +420,13 @@ def batched_part(graph_def, input_name, output_name):
 
 def same_part(one, other, input_name, output_name):
     """Whether two graphs have the same nodes and weights between an input and an output."""
-    parts = (batched_part(each, input_name, output_name).node for each in (one, other))
-    return all(a == b for a, b in itertools.zip_longest(*parts))
+    outlines = (outline(each, output_name) for each in (one, other))
+    parts = [batched_part(each, input_name, output_name).node for each in outlines]
+    if not all(a == b for a, b in itertools.zip_longest(*parts)):
+        return False
+    ones, others = nodes_by_name(one), nodes_by_name(other)
+    pairs = [(ones[node.name], others[node.name]) for node in parts[0]]
+    return all(a == b for a, b in pairs if is_weights(a) or is_weights(b))
 
 
 @np.errstate(all="ignore")  # what makes NaN of its constants does so in TensorFlow, too
@@ -613,10 +669,7 @@ def _drop_identities(graph_def, output_name):
     nodes = nodes_by_name(graph_def)
     for node in graph_def.node:
         set_inputs(node, [_source(nodes, name) for name in node.input if name[0] != "^"])
-    used = ancestors(nodes, output_name)
-    for number in reversed(range(len(graph_def.node))):
-        if graph_def.node[number].name not in used:
-            del graph_def.node[number]
+    drop_others(graph_def, output_name)
 
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
@@ -672,6 +725,75 @@ def _cast(graph_def, nodes, name, dtype):
 
 
 # -- running ---------------------------------------------------------------------------------
+
+MOST_CONSTANT = 1 << 27  # bytes of weights that a session is given as constants
+AT_ONCE = 1 << 26  # bytes of weights, or one array, that are assigned together
+
+
+def open_session(graph_def, output_name, config=None):
+    """A tf.Session that runs what an output of a graph needs; its `graph` is a tf.Graph.
+
+    TensorFlow copies a constant some eight times while it prepares a graph, and holds six in the
+    end. A large network's weights are therefore variables, which it holds once. Small networks keep
+    constants, whose convolutions start sooner.
+
+    Raises:
+        GraphError: TensorFlow does not accept it, or a node is missing.
+    """
+    tf = import_tensorflow()
+    wanted = ancestors(nodes_by_name(graph_def), output_name)
+    kernels = [n for n in graph_def.node if n.name in wanted and _is_kernel(n)]
+    if sum(map(_bytes_of, kernels)) <= MOST_CONSTANT:
+        return tf.Session(graph=import_graph(keep_ancestors(graph_def, output_name)), config=config)
+    session = tf.Session(graph=import_graph(_with_variables(graph_def, wanted)), config=config)
+    values, size = {}, 0
+    for node in kernels:
+        values[node.name] = tf.make_ndarray(node.attr["value"].tensor)
+        size += values[node.name].nbytes
+        if size >= AT_ONCE:
+            _assign(session, values)
+            values, size = {}, 0
+    _assign(session, values)
+    return session
+
+
+def _is_kernel(node):
+    return is_weights(node) and len(shape_of(node)) > 1
+
+
+def _bytes_of(node):
+    """The size of a Const of floats in memory."""
+    return math.prod(shape_of(node)) * dtype_of(node).size
+
+
+HANDLE, ASSIGN, VALUE = "variable", "assign", "value"  # behind the name of a kernel
+
+
+def _with_variables(graph_def, wanted):
+    """A copy of the `wanted` nodes in which kernels are variables, each to be assigned."""
+    copy = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
+    for node in graph_def.node:
+        if node.name not in wanted:
+            continue
+        if not _is_kernel(node):
+            copy.node.append(node)
+            continue
+        name, dtype, shape = node.name, dtype_of(node).name, shape_of(node)
+        about = {"dtype": dtype, "shape": shape}
+        handle = add_node(
+            copy, f"{name}/{HANDLE}", "VarHandleOp", shared_name=name.encode(), **about
+        )
+        add_node(copy, name, "ReadVariableOp", [handle], dtype=dtype)
+        value = add_node(copy, f"{name}/{VALUE}", "Placeholder", **about)
+        add_node(copy, f"{name}/{ASSIGN}", "AssignVariableOp", [handle, value], dtype=dtype)
+    return copy
+
+
+def _assign(session, values):
+    """Gives variables their values, {name: array}."""
+    if values:
+        feed = {f"{name}/{VALUE}:0": value for name, value in values.items()}
+        session.run([f"{name}/{ASSIGN}" for name in values], feed)
 
 
 def native_precision():
@@ -729,10 +851,6 @@ class Runner:
         fold(part, output_name)
         if how.precision == "bfloat16":
             lower(part)
-        graph = import_graph(part)
-        self._input, self._output = _ends(graph, input_name, output_name)
-        self.width = width_of(self._output)
-        self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
         self.parallel = 1 if tf.gpus() else how.cores or os.cpu_count() or 1
         config = tf.ConfigProto()
         if (self.parallel > 1 or how.cores) and how.optimize:
@@ -740,8 +858,12 @@ class Runner:
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
-        also = [graph.get_tensor_by_name(name + ":0") for name in how.also]
-        self._fetch = _fetcher(tf.Session(graph=graph, config=config), self._output, also)
+        session = open_session(part, output_name, config)
+        self._input, self._output = _ends(session.graph, input_name, output_name)
+        self.width = width_of(self._output)
+        self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
+        also = [session.graph.get_tensor_by_name(name + ":0") for name in how.also]
+        self._fetch = _fetcher(session, self._output, also)
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch):
@@ -819,11 +941,11 @@ class BytesRunner:
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
-        graph = import_graph(keep_ancestors(graph_def, output_name))
-        self._bytes, output = _ends(graph, input_name, output_name)
+        session = open_session(graph_def, output_name, config)
+        self._bytes, output = _ends(session.graph, input_name, output_name)
         self.width = width_of(output)
-        also = [graph.get_tensor_by_name(name + ":0") for name in also]
-        self._fetch = _fetcher(tf.Session(graph=graph, config=config), output, also)
+        also = [session.graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(session, output, also)
 
     def run(self, content):
         """float32 [1, width] for the bytes of one image file.

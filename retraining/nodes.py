@@ -37,12 +37,32 @@ def users_of(graph_def):
 
 def constant(nodes, name):
     """The value of a Const node, seen through Identity nodes, as an array; None if it is none."""
+    node = _constant_node(nodes, name)
+    return None if node is None else import_tensorflow().make_ndarray(node.attr["value"].tensor)
+
+
+def constant_shape(nodes, name):
+    """The shape (tuple) of what `constant` gives, without copying it; None if it is none."""
+    node = _constant_node(nodes, name)
+    return None if node is None else shape_of(node)
+
+
+def _constant_node(nodes, name):
+    """The Const node behind a name, past Identity nodes; None if there is none."""
     node = nodes.get(node_name(name))
     while node is not None and node.op == "Identity":
         node = nodes.get(node_name(node.input[0]))
-    if node is None or node.op != "Const":
-        return None
-    return import_tensorflow().make_ndarray(node.attr["value"].tensor)
+    return node if node is not None and node.op == "Const" else None
+
+
+def shape_of(node):
+    """The shape (tuple) of a Const node's value."""
+    return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
+
+
+def dtype_of(node):
+    """The tf.DType of a Const node's value."""
+    return import_tensorflow().dtypes.as_dtype(node.attr["dtype"].type)
 
 
 def set_constant(node, value):

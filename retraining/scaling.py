@@ -48,7 +48,7 @@ def add_scaling(graph_def, scaling):
 
 
 def sort_nodes(graph_def):
-    """Puts each node after its inputs."""
+    """Puts each node after its inputs, in place."""
     nodes, ordered = nodes_by_name(graph_def), {}
     waiting = list(reversed(graph_def.node))
     while waiting:
@@ -57,10 +57,8 @@ def sort_nodes(graph_def):
         if missing:
             waiting += [node, *(nodes[name] for name in missing)]
         else:
-            ordered[node.name] = node
-    listed = list(ordered.values())
-    del graph_def.node[:]
-    graph_def.node.extend(listed)
+            ordered.setdefault(node.name, len(ordered))
+    graph_def.node.sort(key=lambda node: ordered[node.name])
 
 
 def scales_pixels(graph_def):
