@@ -1,0 +1,184 @@
+"""Describes what a command leaves behind as lines of text, by which two sides are compared.
+
+A file of which all bytes must be equal is one line with its SHA-1. The others:
+
+- frozen graphs: a line per node, the constants by their SHA-1; the description in them key by key,
+  without its seconds;
+- SQLite stores: a row a line, in order of their keys;
+- TensorBoard's event files: steps, tags and values, not when they were written;
+- checkpoints (.npz): each array by its SHA-1, the JSON beside them without seconds;
+- JSON, HTML, tables, logs: without seconds and dates;
+- SavedModels: see `saved_model`.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import sqlite3
+import struct
+import tempfile
+import zipfile
+from pathlib import Path
+
+from tests.golden import normalize
+
+JOURNALS = ("-wal", "-shm")  # of SQLite, whose rows are read with them
+
+
+def describe(folder, names):
+    """{name: lines} of all files and empty folders in a folder; `names` as for normalize.text."""
+    described = {}
+    for path in sorted(Path(folder).rglob("*")):
+        name = normalize.text(path.relative_to(folder).as_posix(), names)
+        if path.is_symlink():
+            described[name] = [f"link to {path.readlink()}"]
+        elif path.is_file() and not path.name.endswith(JOURNALS):
+            described[name] = lines_of(path, names)
+        elif path.is_dir() and not any(path.iterdir()):
+            described[f"{name}/"] = ["an empty folder"]
+    return described
+
+
+def lines_of(path, names):
+    """What is compared of one file; of a file that is not what its name says, its bytes."""
+    content = path.read_bytes()
+    try:
+        if path.name == "saved_model.pb":
+            return saved_model(content)
+        if path.name.startswith("events.out.tfevents"):
+            return events(content)
+        if path.suffix == ".sqlite":
+            return store(path)
+        if path.suffix in READERS:
+            return READERS[path.suffix](content)
+        if path.suffix in TEXTS:
+            return TEXTS[path.suffix](normalize.text(content.decode(), names)).split("\n")
+    except Exception as error:  # whatever a reader of a damaged file raises
+        return [f"{sha1(content)} (not read: {type(error).__name__})"]
+    return [sha1(content)]
+
+
+def sha1(content):
+    return f"{len(content)} bytes, SHA-1 {hashlib.sha1(content).hexdigest()}"
+
+
+def graph(content):
+    """A GraphDef: a line per node, and its description key by key."""
+    from tensorflow.core.framework.graph_pb2 import GraphDef
+
+    graph_def, lines = GraphDef.FromString(content), []
+    for node in graph_def.node:
+        value = node.attr["value"].tensor if node.op == "Const" else None
+        if value is not None and value.string_val and value.string_val[0].startswith(b"{"):
+            lines += description(node.name, json.loads(value.string_val[0]))
+        else:
+            digest = hashlib.sha1(node.SerializeToString(deterministic=True)).hexdigest()
+            lines.append(f"{node.op} {node.name}({', '.join(node.input)}) {digest}")
+    del graph_def.node[:]
+    return [*lines, f"versions and library {sha1(graph_def.SerializeToString(deterministic=True))}"]
+
+
+def description(name, about):
+    """JSON, a line per key, two levels deep."""
+    lines = []
+    for key, value in normalize.without_times(about).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        lines += [f"{name} {key} {part} {json.dumps(found)}" for part, found in inner]
+    return lines
+
+
+def store(original):
+    """A SQLite file with its journal: a line per table and row."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "store")
+        for suffix in ("", *JOURNALS):
+            if Path(f"{original}{suffix}").exists():
+                shutil.copy(f"{original}{suffix}", f"{path}{suffix}")
+        connection = sqlite3.connect(path)
+        tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"
+        for name, sql in connection.execute(tables).fetchall():
+            rows = [
+                [_cell(cell) for cell in r] for r in connection.execute(f"SELECT * FROM {name}")
+            ]
+            lines += [sql, *sorted(" ".join(row) for row in rows)]
+        connection.close()
+    return lines
+
+
+def _cell(value):
+    if isinstance(value, bytes):
+        return hashlib.sha1(value).hexdigest() if len(value) > 80 else repr(value)
+    return str(value)
+
+
+def events(content):
+    """An event file: a line per value."""
+    from tensorflow.core.util.event_pb2 import Event
+
+    lines, place = [], 0
+    while place < len(content):
+        (size,) = struct.unpack_from("<Q", content, place)
+        event = Event.FromString(content[place + 12 : place + 12 + size])
+        place += 16 + size  # the length, its check sum, the event, its check sum
+        if event.graph_def or event.file_version:
+            lines.append(f"{event.file_version} graph {sha1(event.graph_def)}")
+        for value in event.summary.value:
+            digest = hashlib.sha1(value.SerializeToString(deterministic=True)).hexdigest()
+            lines.append(f"{event.step} {value.tag} {value.simple_value} {digest}")
+    return lines
+
+
+def checkpoint(content):
+    """A .npz file: a line per array."""
+    lines = []
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            array = archive.read(name)
+            if name == "about.npy":
+                about = json.loads(array[array.index(b"{", 128) :])
+                lines += description(name, about)
+            else:
+                lines.append(f"{name} {sha1(array)}")
+    return lines
+
+
+def saved_model(content):
+    """A saved_model.pb: what its functions and signatures are called and which ops they have.
+
+    Bytes differ between two runs of the same code: names of functions hold counters, maps have no
+    order. The weights are compared by the bytes of variables/.
+    """
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    lines = []
+    for meta in SavedModel.FromString(content).meta_graphs:
+        library = meta.graph_def.library.function
+        ops = [node.op for function in library for node in function.node_def]
+        ops += [node.op for node in meta.graph_def.node]
+        lines += [f"{op} x {ops.count(op)}" for op in sorted(set(ops))]
+        lines += [f"signature {name}" for name in sorted(meta.signature_def)]
+        for name, signature in sorted(meta.signature_def.items()):
+            for part in ("inputs", "outputs"):
+                tensors = sorted(getattr(signature, part).items())
+                lines += [f"{name} {part} {key} {t.dtype} {_shape(t)}" for key, t in tensors]
+    return lines
+
+
+def _shape(tensor):
+    return [axis.size for axis in tensor.tensor_shape.dim]
+
+
+def record(content):
+    """A metrics file."""
+    return json.dumps(normalize.without_times(json.loads(content)), indent=1)
+
+
+READERS = {".pb": graph, ".npz": checkpoint}
+TEXTS = {
+    ".json": record,
+    ".html": normalize.page,
+    ".tsv": normalize.table,
+    **dict.fromkeys((".txt", ".pbtxt", ".csv", ".jsonl"), str),
+}
