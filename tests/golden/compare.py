@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tests.golden import fixtures, normalize
+from tests.golden import fixtures, normalize, outputs
 from tests.golden.commands import COMMANDS
 
 TREE = Path(__file__).resolve().parent.parent.parent
@@ -56,8 +56,6 @@ class Result:
 
     def described(self, names):
         """{what: lines} of all that is compared."""
-        from tests.golden import outputs
-
         streams = {name: self.text(name, names).split("\n") for name in ("stdout", "stderr")}
         code = {"exit code": [str(self.facts["code"])]}
         return {**code, **streams, **outputs.describe(self.folder / "files", names)}
@@ -239,7 +237,7 @@ def main(argv=None):
 
 def report(options, sides):
     """Compares the commands, a line each; 1 if one differs."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # for outputs.py, which reads graphs
+    outputs.load_tensorflow()
     bad, total = [], [0.0, 0.0]
     for name in options.only:
         lines, *seconds = compare(BY_NAME[name], sides)

@@ -4,7 +4,8 @@ A file of which all bytes must be equal is one line with its SHA-1. The others:
 
 - frozen graphs: a line per node, the constants by their SHA-1; the description in them key by key,
   without its seconds;
-- SQLite stores: a row a line, in order of their keys;
+- SQLite stores: a row a line, in order of their keys; of the keys of files only those of the
+  fixtures and the bucket, since the others' rows hold when the files were made;
 - TensorBoard's event files: steps, tags and values, not when they were written;
 - checkpoints (.npz): each array by its SHA-1, the JSON beside them without seconds;
 - JSON, HTML, tables, logs: without seconds and dates;
@@ -12,8 +13,10 @@ A file of which all bytes must be equal is one line with its SHA-1. The others:
 """
 
 import hashlib
+import importlib
 import io
 import json
+import os
 import shutil
 import sqlite3
 import struct
@@ -23,7 +26,20 @@ from pathlib import Path
 
 from tests.golden import normalize
 
+MADE_NOW = "/run/"  # in the path of a file that the command itself made, or its setup
 JOURNALS = ("-wal", "-shm")  # of SQLite, whose rows are read with them
+
+
+def load_tensorflow():
+    """Imports what reads graphs, without what TensorFlow says on stderr while it is loaded."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        importlib.import_module("tensorflow.core.framework.graph_pb2")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def describe(folder, names):
@@ -100,9 +116,9 @@ def store(original):
         tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"
         for name, sql in connection.execute(tables).fetchall():
             rows = [
-                [_cell(cell) for cell in r] for r in connection.execute(f"SELECT * FROM {name}")
+                " ".join(map(_cell, row)) for row in connection.execute(f"SELECT * FROM {name}")
             ]
-            lines += [sql, *sorted(" ".join(row) for row in rows)]
+            lines += [sql, *sorted(row for row in rows if MADE_NOW not in row)]
         connection.close()
     return lines
 
