@@ -134,7 +134,8 @@ HEADS = [
     ),
     Command(
         "epochs",
-        f"retrain --image_dir ../fixtures/mixed {NETWORKS} --epochs 4 --optimizer rmsprop --class_weights none",
+        f"retrain --image_dir ../fixtures/mixed {NETWORKS} --epochs 4 --optimizer rmsprop "
+        "--class_weights none",
         after="mixed",
     ),
     Command(

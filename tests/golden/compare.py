@@ -10,7 +10,6 @@ comparison runs this tree only. Exit code 1: something differs.
 
 import argparse
 import difflib
-import fcntl
 import hashlib
 import inspect
 import json
@@ -230,6 +229,8 @@ def main(argv=None):
         parser.error("--base names the commit to compare with")
     cache = options.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
+    import fcntl  # which Windows has not
+
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # there is one folder in which commands run
         return report(options, Sides(cache, options.base))

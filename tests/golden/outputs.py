@@ -2,14 +2,14 @@
 
 A file of which all bytes must be equal is one line with its SHA-1. The others:
 
-- frozen graphs: a line per node, the constants by their SHA-1; the description in them key by key,
-  without its seconds;
+- frozen graphs: all bytes, and for whoever looks for a difference a line per node and per key of
+  the description in them;
 - SQLite stores: a row a line, in order of their keys; of the keys of files only those of the
   fixtures and the bucket, since the others' rows hold when the files were made;
 - TensorBoard's event files: steps, tags and values, not when they were written;
 - checkpoints (.npz): each array by its SHA-1, the JSON beside them without seconds;
 - JSON, HTML, tables, logs: without seconds and dates;
-- SavedModels: see `saved_model`.
+- a SavedModel's fingerprint.pb: without its random `uuid`.
 """
 
 import hashlib
@@ -43,7 +43,10 @@ def load_tensorflow():
 
 
 def describe(folder, names):
-    """{name: lines} of all files and empty folders in a folder; `names` as for normalize.text."""
+    """{name: lines} of all files and empty folders in a folder; `names` as for normalize.text.
+
+    Of files whose names differ only by a date, as logs of two runs, the last is compared.
+    """
     described = {}
     for path in sorted(Path(folder).rglob("*")):
         name = normalize.text(path.relative_to(folder).as_posix(), names)
@@ -60,8 +63,8 @@ def lines_of(path, names):
     """What is compared of one file; of a file that is not what its name says, its bytes."""
     content = path.read_bytes()
     try:
-        if path.name == "saved_model.pb":
-            return saved_model(content)
+        if path.name in NAMES:
+            return NAMES[path.name](content)
         if path.name.startswith("events.out.tfevents"):
             return events(content)
         if path.suffix == ".sqlite":
@@ -83,7 +86,7 @@ def graph(content):
     """A GraphDef: a line per node, and its description key by key."""
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
-    graph_def, lines = GraphDef.FromString(content), []
+    graph_def, lines = GraphDef.FromString(content), [sha1(content)]
     for node in graph_def.node:
         value = node.attr["value"].tensor if node.op == "Const" else None
         if value is not None and value.string_val and value.string_val[0].startswith(b"{"):
@@ -91,8 +94,7 @@ def graph(content):
         else:
             digest = hashlib.sha1(node.SerializeToString(deterministic=True)).hexdigest()
             lines.append(f"{node.op} {node.name}({', '.join(node.input)}) {digest}")
-    del graph_def.node[:]
-    return [*lines, f"versions and library {sha1(graph_def.SerializeToString(deterministic=True))}"]
+    return lines
 
 
 def description(name, about):
@@ -161,25 +163,31 @@ def checkpoint(content):
 
 
 def saved_model(content):
-    """A saved_model.pb: what its functions and signatures are called and which ops they have.
+    """A saved_model.pb: its functions, ops and signatures, and all of its bytes.
 
-    Bytes differ between two runs of the same code: names of functions hold counters, maps have no
-    order. The weights are compared by the bytes of variables/.
+    They are the same in two runs of the same code, but hold names of Python's functions.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     lines = []
     for meta in SavedModel.FromString(content).meta_graphs:
-        library = meta.graph_def.library.function
-        ops = [node.op for function in library for node in function.node_def]
-        ops += [node.op for node in meta.graph_def.node]
-        lines += [f"{op} x {ops.count(op)}" for op in sorted(set(ops))]
-        lines += [f"signature {name}" for name in sorted(meta.signature_def)]
+        for function in meta.graph_def.library.function:
+            ops = [node.op for node in function.node_def]
+            lines.append(f"function {function.signature.name}: {' '.join(ops)}")
         for name, signature in sorted(meta.signature_def.items()):
             for part in ("inputs", "outputs"):
                 tensors = sorted(getattr(signature, part).items())
                 lines += [f"{name} {part} {key} {t.dtype} {_shape(t)}" for key, t in tensors]
-    return lines
+    return [*lines, sha1(content)]
+
+
+def fingerprint(content):
+    """A fingerprint.pb, without its `uuid`, which is drawn at random."""
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+
+    return [
+        line for line in str(FingerprintDef.FromString(content)).split("\n") if "uuid" not in line
+    ]
 
 
 def _shape(tensor):
@@ -191,6 +199,7 @@ def record(content):
     return json.dumps(normalize.without_times(json.loads(content)), indent=1)
 
 
+NAMES = {"saved_model.pb": saved_model, "fingerprint.pb": fingerprint}
 READERS = {".pb": graph, ".npz": checkpoint}
 TEXTS = {
     ".json": record,
