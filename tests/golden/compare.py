@@ -126,6 +126,8 @@ class Sides:
         exit_code = _execute(command.line, run, environment, folder)
         seconds = round(time.monotonic() - started, 2)
         run.rename(folder / "files")
+        if changed := fixtures.changed(self.cache / "fixtures"):
+            raise SystemExit(f"{command.name} changed {changed[0]}; remove the fixtures")
         facts = {"code": exit_code, "seconds": seconds, "line": command.line}
         (folder / "result.json").write_text(json.dumps(facts))
 

@@ -29,6 +29,11 @@ def make(folder):
         os.utime(path, (TIME, TIME))
 
 
+def changed(folder):
+    """The paths below `folder` that were written to since they were made."""
+    return [path for path in folder.rglob("*") if path.stat().st_mtime != TIME]
+
+
 def _write_networks(folder):
     import keras
 
@@ -146,6 +151,7 @@ def damaged_checkpoint(run):
 
 def full_folder(run):
     """A file where the folder of outputs should be."""
+    shutil.rmtree(run / "models")
     (run / "models").write_text("a file\n")
 
 
@@ -157,10 +163,13 @@ def foreign_tables(run):
 
 
 def wrong_classic_vectors(run):
-    """A classic cache of another network: every vector's numbers the other way round."""
+    """A classic cache of another network: numbers drawn at random."""
+    import numpy as np
+
     classic_vectors(run)
-    for file in (run / "classic").glob("*/*.txt"):
-        file.write_text(",".join(reversed(file.read_text().split(","))))
+    rng = np.random.default_rng(0)
+    for file in sorted((run / "classic").glob("*/*.txt")):
+        file.write_text(",".join(map(str, rng.uniform(1, 2, 24).astype("f4"))))
 
 
 def ten_labels(run):

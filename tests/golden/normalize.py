@@ -46,8 +46,11 @@ def bars(content):
 
     if "\r" not in content:
         return content
-    lines = BAR.sub(last, content.replace("\r", "\n")).split("\n")
-    return "\n".join(line.rstrip() for line in lines if line.strip()) + "\n"
+    lines = [""]
+    for line in BAR.sub(last, content.replace("\r", "\n")).split("\n"):
+        if line.strip() and line.rstrip() != lines[-1]:  # a bar may come to its end twice
+            lines.append(line.rstrip())
+    return "\n".join(lines[1:]) + "\n"
 
 
 def without_times(value):
