@@ -105,8 +105,9 @@ def test_outputs_are_described(tmp_path):
 def test_differences_are_named():
     assert differences({"stdout": ["a"]}, {"stdout": ["a"]}) == []
     lines = differences({"stdout": ["a"], "gone.pb": ["x"]}, {"stdout": ["b"]})
-    assert [line for line in lines if line[:4] in ("--- ", "+++ ")] == [
-        *("--- old gone.pb", "+++ new gone.pb", "--- old stdout", "+++ new stdout"),
+    assert lines == [
+        *("--- old stdout", "+++ new stdout", "@@ -1 +1 @@", "-a", "+b"),
+        *("--- old gone.pb", "+++ new gone.pb", "@@ -1 +0,0 @@", "-x"),
     ]
-    assert "-a" in lines
-    assert "+b" in lines
+    lines = differences({"x": list("abcdef")}, {"x": list("ghijkl")}, most=4)
+    assert lines[-1] == "... and 11 more lines"

@@ -34,7 +34,7 @@ retrain() { "$PYTHON" "$CODE/retrain.py" "$@"; }
 label_image() { "$PYTHON" "$CODE/label_image.py" "$@"; }
 """
 SECONDS = 300  # that a command may take
-SHOWN = 40  # lines of a difference, unless all are asked for
+SHOWN = 12  # lines of each difference, unless all are asked for
 PACKAGES = ("tensorflow", "numpy", "pillow", "keras", "ray", "onnx")
 
 
@@ -181,15 +181,16 @@ def _execute(line, run, environment, folder):
                 process.wait()
 
 
-def differences(old, new):
-    """Lines of unified diffs between two {what: lines}; none if they are equal."""
+def differences(old, new, most=SHOWN):
+    """Lines of unified diffs between two {what: lines}, `most` of each; none if they are equal."""
     lines = []
-    for name in sorted(old.keys() | new.keys()):
+    for name in {**old, **new}:  # the exit code, what was said, then the files
         before, after = old.get(name, []), new.get(name, [])
         if before != after:
-            lines += difflib.unified_diff(
-                before, after, f"old {name}", f"new {name}", "", "", 1, ""
-            )
+            diff = difflib.unified_diff(before, after, f"old {name}", f"new {name}", "", "", 1, "")
+            found = list(diff)
+            left = len(found) - most
+            lines += found[:most] + ([f"... and {left} more lines"] if left > 0 else [])
     return lines
 
 
@@ -206,12 +207,12 @@ def unexpected(command, result, names):
     return [*lines, *said.split("\n")] if lines else []
 
 
-def compare(command, sides):
+def compare(command, sides, most=SHOWN):
     """(the difference in lines, seconds of the old and of the new side)"""
     old = sides.old_result(command)
     lines = unexpected(command, old, sides.names)
     new = sides.new_result(command)
-    lines += differences(old.described(sides.names), new.described(sides.names))
+    lines += differences(old.described(sides.names), new.described(sides.names), most)
     return lines, old.facts["seconds"], new.facts["seconds"]
 
 
@@ -243,12 +244,13 @@ def report(options, sides):
     outputs.load_tensorflow()
     bad, total = [], [0.0, 0.0]
     for name in options.only:
-        lines, *seconds = compare(BY_NAME[name], sides)
+        most = sys.maxsize if options.all_lines else SHOWN
+        lines, *seconds = compare(BY_NAME[name], sides, most)
         total = [a + b for a, b in zip(total, seconds, strict=True)]
         print(
             f"{'DIFFERS' if lines else 'same'}\t{name}\t{seconds[0]} s\t{seconds[1]} s", flush=True
         )
-        for line in lines if options.all_lines else lines[:SHOWN]:
+        for line in lines:
             print(f"    {line if options.all_lines else line[:200]}")
         bad += [name] * bool(lines)
     print(
