@@ -145,6 +145,29 @@ def read_state(path, like):
     return state if same else None
 
 
+def options_text(options):
+    """TuningOptions as the digest of a checkpoint spells them.
+
+    Old checkpoints depend on every character; the names of the class and its fields may change.
+    """
+    return (
+        f"TuningOptions(base_rate={options.base_rate!r}, head_rate={options.head_rate!r}, "
+        f"epochs={options.epochs!r}, batch_size={options.batch_size!r}, "
+        f"freeze_until={options.freeze_until!r}, scratch={options.scratch!r}, "
+        f"precision={options.precision!r}, seed={options.seed!r})"
+    )
+
+
+def distortions_text(distortions):
+    """Distortions likewise."""
+    return (
+        f"Distortions(flip_left_right={distortions.flip_left_right!r}, "
+        f"random_crop={distortions.random_crop!r}, random_scale={distortions.random_scale!r}, "
+        f"random_brightness={distortions.random_brightness!r}, views={distortions.views!r}, "
+        f"seed={distortions.seed!r})"
+    )
+
+
 # -- the photos ------------------------------------------------------------------------------
 
 
@@ -252,11 +275,11 @@ class Tuner:
     def digest(self):
         """Hex SHA-1 of all that the weights after an epoch depend on."""
         material = self.material
-        facts = [FORMAT, self.options, material.distortions]
-        facts += [material.network.fingerprint(self.options.precision), SHARD]
+        facts = [repr(FORMAT), options_text(self.options), distortions_text(material.distortions)]
+        facts += [repr(material.network.fingerprint(self.options.precision)), repr(SHARD)]
         for photos in (material.training, material.validation):
-            facts += [[e.key for e in photos.examples], photos.truth.tolist()]
-        digest = hashlib.sha1(repr(facts).encode())
+            facts += [repr([e.key for e in photos.examples]), repr(photos.truth.tolist())]
+        digest = hashlib.sha1(f"[{', '.join(facts)}]".encode())
         for array in head_weights(material.head).values():
             digest.update(array.tobytes())
         return digest.hexdigest()
