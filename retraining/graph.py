@@ -672,7 +672,6 @@ def _drop_identities(graph_def, output_name):
     drop_others(graph_def, output_name)
 
 
-CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 LOWERED_BEHIND_THEM = ("BiasAdd", "Relu", "Relu6", "Add", "AddV2")
 LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # these only where a lowered one follows
 

@@ -331,20 +331,29 @@ def test_every_network_gives_what_keras_gives(name, keras, monkeypatch):
     """At 96 x 96 pixels, with random weights."""
     recipe = KerasRecipe.named(name, Choice("random", height=96, width=96))
     pixels = np.random.default_rng(1).uniform(0, 255, (8, 96, 96, 3)).astype(np.float32)
-    modules = [m for m in vars(keras.applications).values() if hasattr(m, name)]
-    prepare = modules[0].preprocess_input if modules else lambda x: x
+    graph_def, expected = freeze_settled(recipe, pixels, keras, monkeypatch)
+    scaled = (pixels[:2] - recipe.mean) / np.float32(recipe.std)
+    assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected)
+
+
+def freeze_settled(recipe, pixels, keras, monkeypatch):
+    """(the GraphDef of a settled model, what the model itself gives for two images)."""
+    modules = [m for m in vars(keras.applications).values() if hasattr(m, recipe.stock)]
+    prepared = modules[0].preprocess_input(pixels.copy()) if modules else pixels
     model = recipe._model()
-    settle(model, prepare(pixels.copy()))
-    expected = model.predict(prepare(pixels[:2].copy()), verbose=0)
+    settle(model, prepared)
+    expected = model.predict(prepared[:2], verbose=0)
     monkeypatch.setattr(KerasRecipe, "_model", lambda _: model)
     graph_def = recipe.build(Place(Path(), offline=True))
     monkeypatch.undo()
-    del model
+    forget_models(keras)
+    return graph_def, expected
+
+
+def forget_models(keras):
+    """Frees the memory of models that nothing uses, whose layers refer to each other."""
     keras.utils.clear_session()
-    gc.collect()  # Keras's layers refer to each other
-    runner = Runner(graph_def, "input", "bottleneck")
-    scaled = (pixels[:2] - recipe.mean) / np.float32(recipe.std)
-    assert_close(runner.run(scaled), expected)
+    gc.collect()
 
 
 @pytest.mark.slow
@@ -353,6 +362,5 @@ def test_every_network_has_the_size_that_keras_gives_it(name, keras):
     """MobileNetV3, which takes any, has the size that its weights were trained with."""
     side = STOCK[name][0]
     default = getattr(keras.applications, name)(weights=None).input_shape[1:3]
-    keras.utils.clear_session()
-    gc.collect()
+    forget_models(keras)
     assert default == ((None, None) if "MobileNetV3" in name else (side, side))
