@@ -20,9 +20,9 @@ import os
 import sys
 from dataclasses import replace
 
-from retraining import RetrainingError, rows, scoring
-from retraining.classify import Overrides, load_classifier, read_labels
-from retraining.command import (
+from retraining.bottlenecks.extract import FLUSH
+from retraining.cli import rows
+from retraining.cli.command import (
     ALLOW_UNSAFE_OPS,
     DONE,
     FAILED,
@@ -34,18 +34,25 @@ from retraining.command import (
     reports_errors,
     say,
 )
-from retraining.dataset import NO_IMAGE, files_below, why_no_image
-from retraining.extract import FLUSH
-from retraining.graph import PRECISIONS
-from retraining.image_files import MAX_PIXELS, named_like_image
-from retraining.images import ImageError
-from retraining.keras_networks import PREFIX, KerasRecipe, imagenet_labels, without_background
-from retraining.lines import counted
-from retraining.networks import made_by, obtain
-from retraining.places import is_url
-from retraining.recipes import Choice, Place
-from retraining.sorting import WAYS, Sorter
-from retraining.trust import STRANGEST_SHARE
+from retraining.errors import RetrainingError
+from retraining.evaluation.trust import STRANGEST_SHARE
+from retraining.graphs.graph import PRECISIONS
+from retraining.labelling import scoring
+from retraining.labelling.classify import Overrides, load_classifier, read_labels
+from retraining.labelling.sorting import WAYS, Sorter
+from retraining.networks.keras_networks import (
+    PREFIX,
+    KerasRecipe,
+    imagenet_labels,
+    without_background,
+)
+from retraining.networks.networks import made_by, obtain
+from retraining.networks.recipes import Choice, Place
+from retraining.photos.dataset import NO_IMAGE, files_below, why_no_image
+from retraining.photos.image_files import MAX_PIXELS, named_like_image
+from retraining.photos.images import ImageError
+from retraining.photos.places import is_url
+from retraining.system.lines import counted
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 STDIN = "-"

@@ -21,19 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 
-from retraining import (
-    audit,
-    changes,
-    evaluate,
-    example_images,
-    export,
-    formats,
-    heads,
-    html_report,
-    networks,
-    trust,
-)
-from retraining.bottlenecks import (
+from retraining.bottlenecks.bottlenecks import (
     compute_bottlenecks,
     export_vectors,
     import_exported,
@@ -41,8 +29,9 @@ from retraining.bottlenecks import (
     open_store,
     tell_notes,
 )
-from retraining.cache import FileKeys
-from retraining.command import (
+from retraining.bottlenecks.cache import FileKeys
+from retraining.bottlenecks.prefill import learn_keys, prefill, read_here
+from retraining.cli.command import (
     DONE,
     escaped,
     is_quiet,
@@ -51,7 +40,16 @@ from retraining.command import (
     reports_errors,
     set_verbosity,
 )
-from retraining.dataset import (
+from retraining.cli.flags import RAY, bad_images_path, network_choice, output_paths, parse_flags
+from retraining.evaluation import audit, trust
+from retraining.examples import example_images
+from retraining.examples.example_images import is_example_folder
+from retraining.export import changes, export, formats
+from retraining.metrics import evaluate
+from retraining.networks import networks
+from retraining.networks.networks import DEFAULT, EMBEDDED, NetworkError, obtain
+from retraining.networks.pair import JOINT, fold_scale
+from retraining.photos.dataset import (
     FEW_IMAGES,
     SPLITS,
     TESTING,
@@ -66,26 +64,23 @@ from retraining.dataset import (
     load_dataset,
     without,
 )
-from retraining.example_images import is_example_folder
-from retraining.files import check_writable, write_files
-from retraining.flags import (
-    RAY,
-    bad_images_path,
-    network_choice,
-    output_paths,
-    parse_flags,
+from retraining.photos.listing import list_url
+from retraining.photos.places import facts_of as facts_of_file
+from retraining.photos.places import is_url
+from retraining.photos.thumbnails import Thumbnails
+from retraining.report import html_report
+from retraining.report.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
+from retraining.report.report import Projected, TensorBoardLog, write_confusion, write_projector
+from retraining.run.tuning import (
+    check_fine_tuning,
+    comparison_contents,
+    fine_tune,
+    print_comparison,
 )
-from retraining.lines import counted, table
-from retraining.listing import list_url
-from retraining.networks import DEFAULT, EMBEDDED, NetworkError, obtain
-from retraining.pair import JOINT, fold_scale
-from retraining.places import facts_of as facts_of_file
-from retraining.places import is_url
-from retraining.prefill import learn_keys, prefill, read_here
-from retraining.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
-from retraining.report import Projected, TensorBoardLog, write_confusion, write_projector
-from retraining.thumbnails import Thumbnails
-from retraining.train import (
+from retraining.system.files import check_writable, write_files
+from retraining.system.lines import counted, table
+from retraining.training import heads
+from retraining.training.train import (
     Head,
     Labelled,
     Trained,
@@ -94,13 +89,7 @@ from retraining.train import (
     describe_step,
     train,
 )
-from retraining.train import evaluate as evaluate_head
-from retraining.tuning import (
-    check_fine_tuning,
-    comparison_contents,
-    fine_tune,
-    print_comparison,
-)
+from retraining.training.train import evaluate as evaluate_head
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared

@@ -23,11 +23,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining import audit
-from retraining.dataset import list_photos
-from retraining.extract import stream
-from retraining.graph import Runner, Running, resolve_precision
-from retraining.images import ImageReader
+from retraining.bottlenecks.extract import stream
+from retraining.evaluation import audit
+from retraining.graphs.graph import Runner, Running, resolve_precision
+from retraining.photos.dataset import list_photos
+from retraining.photos.images import ImageReader
 
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10

@@ -20,11 +20,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining import heads
-from retraining.cache import BottleneckStore
-from retraining.dataset import load_dataset
-from retraining.graph import resolve_precision
-from retraining.train import Labelled, TrainingOptions, evaluate, train
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.graphs.graph import resolve_precision
+from retraining.photos.dataset import load_dataset
+from retraining.training import heads
+from retraining.training.train import Labelled, TrainingOptions, evaluate, train
 
 AUTO = "--head auto"
 CLASSIC = "classic"

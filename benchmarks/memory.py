@@ -105,8 +105,8 @@ def watch(pid, running):
 
 def train_many(folder, count):
     """Stores `count` vectors, reads them back as a run does and trains 4,000 steps on them."""
-    from retraining.cache import BottleneckStore
-    from retraining.train import Labelled, TrainingOptions, train
+    from retraining.bottlenecks.cache import BottleneckStore
+    from retraining.training.train import Labelled, TrainingOptions, train
 
     done = threading.Event()
     peaks = []

@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import retrain
-from retraining import flags
+from retraining.cli import flags
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH = 8

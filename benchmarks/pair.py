@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.cache import BottleneckStore
-from retraining.dataset import Example, hash_file, list_photos
-from retraining.extract import Extractor, Job, Settings, fill_store
-from retraining.graph import load_network, resolve_precision
-from retraining.mirror import mirror_average
-from retraining.networks import find, obtain
-from retraining.pair import scale_factors
-from retraining.train import Labelled, TrainingOptions, train
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.extract import Extractor, Job, Settings, fill_store
+from retraining.graphs.graph import load_network, resolve_precision
+from retraining.networks.mirror import mirror_average
+from retraining.networks.networks import find, obtain
+from retraining.networks.pair import scale_factors
+from retraining.photos.dataset import Example, hash_file, list_photos
+from retraining.training.train import Labelled, TrainingOptions, train
 
 HELD_OUT = 0.2
 

@@ -16,10 +16,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.dataset import list_photos
-from retraining.extract import stream
-from retraining.graph import Runner, Running
-from retraining.images import ImageReader
+from retraining.bottlenecks.extract import stream
+from retraining.graphs.graph import Runner, Running
+from retraining.photos.dataset import list_photos
+from retraining.photos.images import ImageReader
 
 WARM_UP = 32  # photos
 

@@ -31,14 +31,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.cache import BottleneckStore
-from retraining.dataset import list_photos
-from retraining.extract import Extractor, Settings
-from retraining.graph import load_network, resolve_precision
-from retraining.networks import find, obtain
-from retraining.prefill import read_and_run
-from retraining.ray_engine import BATCHES_PER_CALL, ClusterOptions, RayExtractor, connected
-from retraining.ray_worker import Worker
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.extract import Extractor, Settings
+from retraining.bottlenecks.prefill import read_and_run
+from retraining.bottlenecks.ray_engine import (
+    BATCHES_PER_CALL,
+    ClusterOptions,
+    RayExtractor,
+    connected,
+)
+from retraining.bottlenecks.ray_worker import Worker
+from retraining.graphs.graph import load_network, resolve_precision
+from retraining.networks.networks import find, obtain
+from retraining.photos.dataset import list_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("benchmark")

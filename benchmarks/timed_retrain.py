@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import bench
 
 import retrain
-from retraining import extract
-from retraining.command import leave
+from retraining.bottlenecks import extract
+from retraining.cli.command import leave
 
 figures = {}
 

@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from retraining import RetrainingError
-from retraining.classify import Overrides, load_classifier
-from retraining.graph import METADATA, Runner, Running, load_network
-from retraining.graph_check import ALLOWED_OPS
-from retraining.images import ImageReader
-from retraining.networks import NETWORKS
-from retraining.nodes import set_constant
+from retraining.errors import RetrainingError
+from retraining.graphs.graph import METADATA, Runner, Running, load_network
+from retraining.graphs.graph_check import ALLOWED_OPS
+from retraining.graphs.nodes import set_constant
+from retraining.labelling.classify import Overrides, load_classifier
+from retraining.networks.networks import NETWORKS
+from retraining.photos.images import ImageReader
 from tests import tiny
 
 OVERRIDES = {

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from retraining import methods, record
-from retraining.dataset import Example
-from retraining.train import Evaluation, SizePoint, Step
+from retraining.photos.dataset import Example
+from retraining.report import record
+from retraining.training import methods
+from retraining.training.train import Evaluation, SizePoint, Step
 
 
 def result_of(paths, truth, probabilities):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.audit import read_vectors, swapped
-from retraining import audit
-from retraining.audit import Finding, Photos
-from retraining.dataset import ScanOptions, load_dataset, read_listed
+from retraining.evaluation import audit
+from retraining.evaluation.audit import Finding, Photos
+from retraining.photos.dataset import ScanOptions, load_dataset, read_listed
 
 
 def clusters(counts, width=40, seed=0):

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from retraining import cache
-from retraining.cache import BottleneckStore, CacheError, FileKeys
+from retraining.bottlenecks import cache
+from retraining.bottlenecks.cache import BottleneckStore, CacheError, FileKeys
 
 FINGERPRINT = "0123456789abcdef" * 2
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from retraining.changes import describe_changes, read_description
-from retraining.export import HeldOutResult, describe_result
+from retraining.export.changes import describe_changes, read_description
+from retraining.export.export import HeldOutResult, describe_result
 
 KEYS = ["k0", "k1", "k2", "k3"]
 

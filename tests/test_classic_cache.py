@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retraining import classic_cache
-from retraining.cache import BottleneckStore
-from retraining.classic_cache import ClassicCache, ClassicCacheError, UnusableError, take_over
-from retraining.dataset import Example, load_dataset
+from retraining.bottlenecks import classic_cache
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.classic_cache import (
+    ClassicCache,
+    ClassicCacheError,
+    UnusableError,
+    take_over,
+)
+from retraining.photos.dataset import Example, load_dataset
 
 WIDTH = 24
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from retraining.dataset import (
+from retraining.photos.dataset import (
     BadImage,
     DatasetError,
     ScanOptions,

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining.cache import BottleneckStore
-from retraining.dataset import Example
-from retraining.fine_tune import (
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.graphs.graph import BaseNetwork, Preprocessing
+from retraining.photos.dataset import Example
+from retraining.photos.images import Distortions
+from retraining.training.fine_tune import (
     Material,
     Photos,
     State,
@@ -24,9 +26,7 @@ from retraining.fine_tune import (
     read_state,
     state_bytes,
 )
-from retraining.graph import BaseNetwork, Preprocessing
-from retraining.images import Distortions
-from retraining.train import Evaluation, Head
+from retraining.training.train import Evaluation, Head
 
 NETWORK = BaseNetwork(
     name="inception_v3",

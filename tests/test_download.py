@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from retraining import RetrainingError, download
-from retraining.download import (
+from retraining.errors import RetrainingError
+from retraining.system import download
+from retraining.system.download import (
     ArchiveError,
     DownloadError,
     Remote,
@@ -592,11 +593,11 @@ def test_two_threads_fetch_once(server, target, capsys):
 def test_two_processes_fetch_once(server, target):
     server.replies = [slowly]
     lines = (
-        "import sys; from pathlib import Path; from retraining.download import Remote, fetch",
+        "import sys; from pathlib import Path; from retraining.system.download import Remote, fetch",
         "fetch(Remote((sys.argv[1],)), Path(sys.argv[2]))",
     )
     command = [sys.executable, "-c", "\n".join(lines), f"{server.url}/f", str(target)]
-    root = Path(download.__file__).parents[1]
+    root = Path(__file__).resolve().parents[1]
     runs = [subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert target.read_bytes() == BODY
@@ -907,7 +908,7 @@ def test_folder_that_cannot_be_unpacked_into(archive, tmp_path):
 
 def test_module_does_without_slow_imports():
     slow = "{'tensorflow', 'requests', 'tqdm'}"
-    code = f"import sys, retraining.download; print({slow} & {{*sys.modules}})"
-    root = Path(download.__file__).parents[1]
+    code = f"import sys, retraining.system.download; print({slow} & {{*sys.modules}})"
+    root = Path(__file__).resolve().parents[1]
     shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert shown.stdout == "set()\n"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining import drawings
-from retraining.drawings import DrawingError, draw_flower, draw_flower_photos
+from retraining.examples import drawings
+from retraining.examples.drawings import DrawingError, draw_flower, draw_flower_photos
 
 LABELS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 PER_CLASS = 6

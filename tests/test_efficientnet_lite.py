@@ -1,4 +1,4 @@
-"""retraining/efficientnet_lite.py: hostile and damaged files, the arithmetic, the graph's contract.
+"""retraining/networks/efficientnet_lite.py: hostile and damaged files, the arithmetic, the graph's contract.
 
 Torch's file format is written here by hand, opcode by opcode, so that no torch is needed and a
 file can lie. The network is tested with random weights against a plain NumPy one, and with the real
@@ -17,8 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining import efficientnet_lite as lite
-from retraining.efficientnet_lite import WeightsError, build_graph, read_torch_file, weights_file
+from retraining.networks import efficientnet_lite as lite
+from retraining.networks.efficientnet_lite import (
+    WeightsError,
+    build_graph,
+    read_torch_file,
+    weights_file,
+)
 
 DAISIES = Path(__file__).resolve().parents[2] / "shared" / "flower_photos" / "daisy"
 DAISY_CLASS = 985

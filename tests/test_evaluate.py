@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from retraining import evaluate
+from retraining.metrics import evaluate
 
 
 def test_the_truth_is_in_the_rows():

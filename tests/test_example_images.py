@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from retraining import example_images
-from retraining.dataset import holds_images, load_dataset
-from retraining.download import Remote
+from retraining.examples import example_images
+from retraining.photos.dataset import holds_images, load_dataset
+from retraining.system.download import Remote
 from tests import tiny
 
 

@@ -5,16 +5,18 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from retraining import evaluate, export, graph
-from retraining.dataset import Example
-from retraining.export import ExportError
-from retraining.extract import Extractor
-from retraining.files import write_files
-from retraining.graph import BytesRunner, load_network, read_graph, read_metadata
-from retraining.images import ImageReader, read_file
-from retraining.networks import NETWORKS
-from retraining.nodes import nodes_by_name, set_constant
-from retraining.train import Head
+from retraining.bottlenecks.extract import Extractor
+from retraining.export import export
+from retraining.export.export import ExportError
+from retraining.graphs import graph
+from retraining.graphs.graph import BytesRunner, load_network, read_graph, read_metadata
+from retraining.graphs.nodes import nodes_by_name, set_constant
+from retraining.metrics import evaluate
+from retraining.networks.networks import NETWORKS
+from retraining.photos.dataset import Example
+from retraining.photos.images import ImageReader, read_file
+from retraining.system.files import write_files
+from retraining.training.train import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers

@@ -6,10 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from retraining import extract
-from retraining.cache import BottleneckStore
-from retraining.dataset import Example, hash_file
-from retraining.extract import (
+from retraining.bottlenecks import extract
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.extract import (
     Extractor,
     FixedBatches,
     Job,
@@ -18,9 +17,10 @@ from retraining.extract import (
     fill_store,
     stream,
 )
-from retraining.graph import GraphError, load_network
-from retraining.images import Distortions, ImageError
-from retraining.networks import NETWORKS
+from retraining.graphs.graph import GraphError, load_network
+from retraining.networks.networks import NETWORKS
+from retraining.photos.dataset import Example, hash_file
+from retraining.photos.images import Distortions, ImageError
 
 
 class SumRunner:

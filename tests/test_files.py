@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from retraining import files
-from retraining.files import WriteError, check_writable, write_files
+from retraining.system import files
+from retraining.system.files import WriteError, check_writable, write_files
 
 
 def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):

@@ -6,16 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retraining import fine_tune
-from retraining.dataset import Example, hash_file
-from retraining.fine_tune import Material, Photos, Tuner, TuningOptions, read_state, shares_of
-from retraining.graph import Runner, load_network
-from retraining.images import Distortions, ImageReader
-from retraining.methods import ALL, SCRATCH, TWO_RATES, options_of, tops
-from retraining.networks import NETWORKS
-from retraining.nodes import GraphError, constant, nodes_by_name
-from retraining.train import Head, TrainingError
-from retraining.tuning_graph import (
+from retraining.graphs.graph import Runner, load_network
+from retraining.graphs.nodes import GraphError, constant, nodes_by_name
+from retraining.networks.networks import NETWORKS
+from retraining.photos.dataset import Example, hash_file
+from retraining.photos.images import Distortions, ImageReader
+from retraining.training import fine_tune
+from retraining.training.fine_tune import (
+    Material,
+    Photos,
+    Tuner,
+    TuningOptions,
+    read_state,
+    shares_of,
+)
+from retraining.training.methods import ALL, SCRATCH, TWO_RATES, options_of, tops
+from retraining.training.train import Head, TrainingError
+from retraining.training.tuning_graph import (
     OWN,
     Batch,
     TuningGraph,
@@ -138,7 +145,7 @@ def test_a_prefix_ends_where_a_number_does():
 
 
 def load_like(input_name, output, graph_def):
-    from retraining.graph import BaseNetwork, Preprocessing
+    from retraining.graphs.graph import BaseNetwork, Preprocessing
 
     return BaseNetwork("x", graph_def, input_name, output, Preprocessing((8, 8), 0, 1), 3, "")
 

@@ -20,18 +20,19 @@ import pytest
 import tensorflow as tf
 from flatbuffers.table import Table
 
-from retraining import convert, export, formats, graph, to_onnx
-from retraining.convert import convert_and_run, read_samples
-from retraining.graph import load_network, read_graph, read_metadata
-from retraining.images import ImageReader, read_file
-from retraining.mirror import mirror_average
-from retraining.networks import NETWORKS
-from retraining.nodes import nodes_by_name, set_constant
-from retraining.pair import NetworkPair
-from retraining.quiet_tensorflow import import_tensorflow
-from retraining.source import Source
-from retraining.to_tflite import TFLiteModel
-from retraining.train import Head
+from retraining.export import convert, export, formats, to_onnx
+from retraining.export.convert import convert_and_run, read_samples
+from retraining.export.source import Source
+from retraining.export.to_tflite import TFLiteModel
+from retraining.graphs import graph
+from retraining.graphs.graph import load_network, read_graph, read_metadata
+from retraining.graphs.nodes import nodes_by_name, set_constant
+from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.networks.mirror import mirror_average
+from retraining.networks.networks import NETWORKS
+from retraining.networks.pair import NetworkPair
+from retraining.photos.images import ImageReader, read_file
+from retraining.training.train import Head
 from tests import tiny
 
 LABELS = ["blue", "green", "red"]

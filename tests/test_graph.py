@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retraining import graph
-from retraining.graph import BytesRunner, GraphError, Runner, Running, load_network, read_graph
-from retraining.images import ImageReader, read_file
-from retraining.networks import NETWORKS
-from retraining.nodes import constant, nodes_by_name, set_constant
+from retraining.graphs import graph
+from retraining.graphs.graph import (
+    BytesRunner,
+    GraphError,
+    Runner,
+    Running,
+    load_network,
+    read_graph,
+)
+from retraining.graphs.nodes import constant, nodes_by_name, set_constant
+from retraining.networks.networks import NETWORKS
+from retraining.photos.images import ImageReader, read_file
 from tests import tiny
 
 pytestmark = pytest.mark.numbers

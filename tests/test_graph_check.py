@@ -12,8 +12,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.classify import LabelsError, Overrides, load_classifier
-from retraining.graph import (
+from retraining.graphs.graph import (
     METADATA,
     BytesRunner,
     Preprocessing,
@@ -24,15 +23,16 @@ from retraining.graph import (
     read_graph,
     read_preprocessing,
 )
-from retraining.graph_check import (
+from retraining.graphs.graph_check import (
     ALLOWED_OPS,
     MAX_ELEMENTS,
     MAX_NODES,
     describe_unsafe,
     load_graph,
 )
-from retraining.networks import NETWORKS
-from retraining.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.labelling.classify import LabelsError, Overrides, load_classifier
+from retraining.networks.networks import NETWORKS
 from tests import fuzz, tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from retraining.evaluate import accuracy, cross_entropy
-from retraining.heads import STRENGTHS, best, candidates, course_of
-from retraining.train import Labelled, TrainingError, TrainingOptions
+from retraining.metrics.evaluate import accuracy, cross_entropy
+from retraining.training.heads import STRENGTHS, best, candidates, course_of
+from retraining.training.train import Labelled, TrainingError, TrainingOptions
 
 
 def photos(count, seed, width=30, apart=1.0):

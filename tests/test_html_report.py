@@ -11,11 +11,12 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from retraining import advice, html_report, methods
-from retraining.audit import DUPLICATE, LABEL, Finding
-from retraining.dataset import BadImage
-from retraining.thumbnails import Thumbnails, make_thumbnail
-from retraining.train import Evaluation
+from retraining.evaluation.audit import DUPLICATE, LABEL, Finding
+from retraining.photos.dataset import BadImage
+from retraining.photos.thumbnails import Thumbnails, make_thumbnail
+from retraining.report import advice, html_report
+from retraining.training import methods
+from retraining.training.train import Evaluation
 from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from retraining import image_files
-from retraining.image_files import ImageFileError, NotAnImageError, decode
+from retraining.photos import image_files
+from retraining.photos.image_files import ImageFileError, NotAnImageError, decode
 
 
 def encoded(image, **settings):

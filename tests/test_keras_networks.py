@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining import keras_networks
-from retraining.graph import Runner, fold, load_network, read_graph, read_metadata
-from retraining.graph_check import describe_unsafe
-from retraining.keras_networks import STOCK, KerasRecipe, parse, random_weights
-from retraining.networks import NetworkError, find, obtain
-from retraining.nodes import constant, nodes_by_name, read_notes
-from retraining.recipes import Choice, ChoiceError, Place
-from retraining.train import Head
-from retraining.tuning_graph import Batch, TuningGraph, find_weights, fold_network, head_weights
+from retraining.graphs.graph import Runner, fold, load_network, read_graph, read_metadata
+from retraining.graphs.graph_check import describe_unsafe
+from retraining.graphs.nodes import constant, nodes_by_name, read_notes
+from retraining.networks import keras_networks
+from retraining.networks.keras_networks import STOCK, KerasRecipe, parse, random_weights
+from retraining.networks.networks import NetworkError, find, obtain
+from retraining.networks.recipes import Choice, ChoiceError, Place
+from retraining.training.train import Head
+from retraining.training.tuning_graph import (
+    Batch,
+    TuningGraph,
+    find_weights,
+    fold_network,
+    head_weights,
+)
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining import trust
-from retraining.graph import BytesRunner, read_graph, read_metadata
-from retraining.images import ImageReader, read_file
-from retraining.nodes import nodes_by_name
+from retraining.evaluation import trust
+from retraining.graphs.graph import BytesRunner, read_graph, read_metadata
+from retraining.graphs.nodes import nodes_by_name
+from retraining.photos.images import ImageReader, read_file
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -468,7 +468,7 @@ def old_mobilenet(tmp_path_factory):
 
 
 def mobilenet_answer(path, mean, std, size=(128, 128)):
-    from retraining.graph import Runner
+    from retraining.graphs.graph import Runner
 
     runner = Runner(tiny.tiny_mobilenet(), "input", "MobilenetV1/Predictions/Softmax")
     return runner.run(ImageReader(size, mean, std).read(path))[0]

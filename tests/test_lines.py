@@ -2,7 +2,7 @@
 
 import pytest
 
-from retraining.lines import counted
+from retraining.system.lines import counted
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from retraining import export
-from retraining.graph import BytesRunner, Runner, Running, load_network
-from retraining.graph_check import describe_unsafe
-from retraining.images import ImageReader, read_file
-from retraining.mirror import mirror_average
-from retraining.networks import NETWORKS
-from retraining.train import Head
+from retraining.export import export
+from retraining.graphs.graph import BytesRunner, Runner, Running, load_network
+from retraining.graphs.graph_check import describe_unsafe
+from retraining.networks.mirror import mirror_average
+from retraining.networks.networks import NETWORKS
+from retraining.photos.images import ImageReader, read_file
+from retraining.training.train import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers

@@ -10,10 +10,9 @@ from functools import partial
 
 import pytest
 
-from retraining.download import Remote
-from retraining.efficientnet_lite import WeightsError
-from retraining.graph import Preprocessing, load_network
-from retraining.networks import (
+from retraining.graphs.graph import Preprocessing, load_network
+from retraining.networks.efficientnet_lite import WeightsError
+from retraining.networks.networks import (
     EMBEDDED,
     NETWORKS,
     Network,
@@ -23,6 +22,7 @@ from retraining.networks import (
     locate,
     obtain,
 )
+from retraining.system.download import Remote
 from tests import tiny
 
 INCEPTION = NETWORKS["inception_v3"]
@@ -160,7 +160,7 @@ def test_the_embedded_network_is_built_once(tmp_path, monkeypatch):
     path = obtain(network, tmp_path, offline=True)
     assert path == tmp_path / "efficientnet_lite0" / "efficientnet_lite0.pb"
     assert [p.name for p in tmp_path.rglob("*.pb")] == [path.name]
-    monkeypatch.setattr("retraining.efficientnet_lite.build_graph", None)
+    monkeypatch.setattr("retraining.networks.efficientnet_lite.build_graph", None)
     assert obtain(network, tmp_path) == path
     base = load_network(path, network)
     assert base.width == 1280

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from retraining.graph import read_graph, read_metadata
+from retraining.graphs.graph import read_graph, read_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from retraining.objective import Objective, balancing_weights
-from retraining.train import Head, first_head
+from retraining.training.objective import Objective, balancing_weights
+from retraining.training.train import Head, first_head
 
 
 def batch(count=7, width=4, classes=3, seed=0):

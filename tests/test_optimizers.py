@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from retraining.batches import ClassUniform, Shuffled, passes_to_steps
-from retraining.optimizers import RATES, Frame, by_batches, lbfgs
+from retraining.training.batches import ClassUniform, Shuffled, passes_to_steps
+from retraining.training.optimizers import RATES, Frame, by_batches, lbfgs
 
 
 def after(name, slopes, rate=0.1):

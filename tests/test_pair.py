@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining import export, graph, trust
-from retraining.classify import load_classifier
-from retraining.export import ExportError
-from retraining.extract import FLUSH, side_by_side
-from retraining.files import write_files
-from retraining.graph import BytesRunner, Runner, load_network, read_graph, read_metadata
-from retraining.images import ImageError, ImageReader, read_file
-from retraining.networks import NETWORKS
-from retraining.nodes import constant, nodes_by_name, set_constant
-from retraining.pair import NetworkPair, fold_scale, scale_factors
-from retraining.train import Head
+from retraining.bottlenecks.extract import FLUSH, side_by_side
+from retraining.evaluation import trust
+from retraining.export import export
+from retraining.export.export import ExportError
+from retraining.graphs import graph
+from retraining.graphs.graph import BytesRunner, Runner, load_network, read_graph, read_metadata
+from retraining.graphs.nodes import constant, nodes_by_name, set_constant
+from retraining.labelling.classify import load_classifier
+from retraining.networks.networks import NETWORKS
+from retraining.networks.pair import NetworkPair, fold_scale, scale_factors
+from retraining.photos.images import ImageError, ImageReader, read_file
+from retraining.system.files import write_files
+from retraining.training.train import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -108,7 +110,9 @@ def test_a_run_tells_the_classes_apart_and_describes_both(done):
 def test_each_network_is_cached_on_its_own(done, run_pair, photos, tmp_path, monkeypatch):
     shutil.copytree(done.folder / "bottleneck_cache", tmp_path / "bottleneck_cache")
     before = written(tmp_path)
-    monkeypatch.setattr("retraining.cache.BottleneckStore.put", None)  # a use of it would fail
+    monkeypatch.setattr(
+        "retraining.bottlenecks.cache.BottleneckStore.put", None
+    )  # a use of it would fail
     for name in BOTH.split("+"):
         assert run_pair(tmp_path, photos, architecture=name) == 0
     assert written(tmp_path) == before

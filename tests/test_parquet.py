@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retraining import parquet
-from retraining.dataset import Example
-from retraining.files import WriteError
+from retraining.bottlenecks import parquet
+from retraining.photos.dataset import Example
+from retraining.system.files import WriteError
 
 arrow = pytest.importorskip("pyarrow.parquet")
 
@@ -249,7 +249,7 @@ def no_network(monkeypatch):
     def fail(*_):
         raise AssertionError("a vector is computed")
 
-    monkeypatch.setattr("retraining.extract.Extractor.compute", fail)
+    monkeypatch.setattr("retraining.bottlenecks.extract.Extractor.compute", fail)
     monkeypatch.setattr("retrain.read_here", fail)
 
 

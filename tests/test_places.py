@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining import places
-from retraining.cache import BottleneckStore, FileKeys
-from retraining.dataset import (
+from retraining.bottlenecks.cache import BottleneckStore, FileKeys
+from retraining.bottlenecks.prefill import NoImageError, Reading, prefill
+from retraining.photos import places
+from retraining.photos.dataset import (
     DatasetError,
     ScanOptions,
     hash_file,
@@ -23,10 +24,9 @@ from retraining.dataset import (
     load_dataset,
     without,
 )
-from retraining.images import ImageError, read_file
-from retraining.listing import Listing, list_url
-from retraining.places import Facts, PlaceError
-from retraining.prefill import NoImageError, Reading, prefill
+from retraining.photos.images import ImageError, read_file
+from retraining.photos.listing import Listing, list_url
+from retraining.photos.places import Facts, PlaceError
 from tests import tiny
 
 SETTLED = Facts(5, 1, True)

@@ -12,14 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retraining import flags
-from retraining.dataset import Example, hash_file
-from retraining.extract import Extractor, Job, Settings
-from retraining.graph import load_network
-from retraining.images import Distortions, ImageError
-from retraining.networks import find
-from retraining.prefill import NoImageError, read_here
-from retraining.ray_engine import (
+from retraining.bottlenecks.extract import Extractor, Job, Settings
+from retraining.bottlenecks.prefill import NoImageError, read_here
+from retraining.bottlenecks.ray_engine import (
     ClusterOptions,
     RayEngineError,
     RayExtractor,
@@ -27,7 +22,7 @@ from retraining.ray_engine import (
     _room,
     _undisturbed,
 )
-from retraining.ray_worker import (
+from retraining.bottlenecks.ray_worker import (
     ENDED,
     UnreadableHereError,
     Work,
@@ -36,6 +31,11 @@ from retraining.ray_worker import (
     check_machine,
     versions,
 )
+from retraining.cli import flags
+from retraining.graphs.graph import load_network
+from retraining.networks.networks import find
+from retraining.photos.dataset import Example, hash_file
+from retraining.photos.images import Distortions, ImageError
 
 LOG = logging.getLogger("test")
 
@@ -406,10 +406,10 @@ def test_another_version_on_a_worker_is_refused(network):
 
 
 def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
-    monkeypatch.setattr("retraining.ray_worker.native_precision", lambda: "bfloat16")
+    monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "bfloat16")
     work = Work.of(network, Settings("bfloat16"), 1)
     check_machine(work)
-    monkeypatch.setattr("retraining.ray_worker.native_precision", lambda: "float32")
+    monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "float32")
     with pytest.raises(WorkerError, match="use --precision float32"):
         check_machine(work)
     check_machine(Work.of(network, Settings("float32"), 1))

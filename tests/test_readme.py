@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import label_image
-from retraining import flags
+from retraining.cli import flags
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

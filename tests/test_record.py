@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining import evaluate, record
-from retraining.audit import Finding
-from retraining.dataset import BadImage, Example
-from retraining.train import Evaluation, SizePoint, Step
+from retraining.evaluation.audit import Finding
+from retraining.metrics import evaluate
+from retraining.photos.dataset import BadImage, Example
+from retraining.report import record
+from retraining.training.train import Evaluation, SizePoint, Step
 from tests.records import COMPARISON
 
 LABELS = ["cat", "dog", "owl"]

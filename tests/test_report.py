@@ -9,8 +9,9 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.framework.summary_pb2 import Summary
 
-from retraining.dataset import Example
-from retraining.report import (
+from retraining.photos.dataset import Example
+from retraining.photos.thumbnails import Thumbnails
+from retraining.report.report import (
     SPRITE_SIDE,
     Projected,
     TensorBoardLog,
@@ -19,8 +20,7 @@ from retraining.report import (
     write_confusion,
     write_projector,
 )
-from retraining.thumbnails import Thumbnails
-from retraining.train import Evaluation, Step
+from retraining.training.train import Evaluation, Step
 
 
 def values(folder):

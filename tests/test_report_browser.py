@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from retraining import html_report
-from retraining.thumbnails import Thumbnails
+from retraining.photos.thumbnails import Thumbnails
+from retraining.report import html_report
 from tests.records import COMPARISON, made_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.fine_tune import RANDOM_VIEWS
-from retraining.flags import parse_flags
-from retraining.graph import read_graph, read_metadata
-from retraining.images import Distortions
-from retraining.nodes import constant, nodes_by_name
-from retraining.tuning import Tuned, views_of
+from retraining.cli.flags import parse_flags
+from retraining.graphs.graph import read_graph, read_metadata
+from retraining.graphs.nodes import constant, nodes_by_name
+from retraining.photos.images import Distortions
+from retraining.run.tuning import Tuned, views_of
+from retraining.training.fine_tune import RANDOM_VIEWS
 
 ROOT = Path(__file__).resolve().parent.parent
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)

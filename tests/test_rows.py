@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from retraining.images import ImageError
-from retraining.rows import make_writer
+from retraining.cli.rows import make_writer
+from retraining.photos.images import ImageError
 
 RANKING = [("red, dark", 0.70049), ('"b"\nlue', 0.2)]
 BROKEN = ImageError("is broken")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining import keras_networks
-from retraining.graph import Runner, load_network
-from retraining.networks import NetworkError, find, obtain
-from retraining.nodes import read_notes
-from retraining.recipes import Choice, ChoiceError
-from retraining.saved_models import load_keras
+from retraining.graphs.graph import Runner, load_network
+from retraining.graphs.nodes import read_notes
+from retraining.networks import keras_networks
+from retraining.networks.networks import NetworkError, find, obtain
+from retraining.networks.recipes import Choice, ChoiceError
+from retraining.networks.saved_models import load_keras
 
 ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from retraining import rows, scoring
-from retraining.dataset import DatasetError
-from retraining.images import ImageError
+from retraining.cli import rows
+from retraining.labelling import scoring
+from retraining.photos.dataset import DatasetError
+from retraining.photos.images import ImageError
 from tests import tiny
 
 

@@ -8,14 +8,14 @@ import pytest
 
 import label_image
 import retrain
-from retraining import keras_networks
-from retraining.dataset import Example, hash_file
-from retraining.extract import Extractor, Job, Settings
-from retraining.graph import BytesRunner, Runner, Running, load_network, read_graph
-from retraining.images import ImageReader, read_file
-from retraining.networks import NETWORKS, find, obtain
-from retraining.nodes import constant, nodes_by_name
-from retraining.recipes import Choice
+from retraining.bottlenecks.extract import Extractor, Job, Settings
+from retraining.graphs.graph import BytesRunner, Runner, Running, load_network, read_graph
+from retraining.graphs.nodes import constant, nodes_by_name
+from retraining.networks import keras_networks
+from retraining.networks.networks import NETWORKS, find, obtain
+from retraining.networks.recipes import Choice
+from retraining.photos.dataset import Example, hash_file
+from retraining.photos.images import ImageReader, read_file
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 

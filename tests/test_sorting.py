@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from retraining import sorting
-from retraining.sorting import Sorter, SortError, folder_names
+from retraining.labelling import sorting
+from retraining.labelling.sorting import Sorter, SortError, folder_names
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retraining import evaluate
-from retraining.objective import Objective
-from retraining.optimizers import OPTIMIZERS, RATES
-from retraining.train import (
+from retraining.metrics import evaluate
+from retraining.training.objective import Objective
+from retraining.training.optimizers import OPTIMIZERS, RATES
+from retraining.training.train import (
     Descender,
     Head,
     Labelled,

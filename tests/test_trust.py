@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from retraining import trust
-from retraining.evaluate import calibration_error, softmax
-from retraining.train import Head
+from retraining.evaluation import trust
+from retraining.metrics.evaluate import calibration_error, softmax
+from retraining.training.train import Head
 
 
 def drawn(count=5000, classes=4, spread=2.0, seed=0):

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 import label_image
 import retrain
-from retraining import cache, flags
-from retraining.cache import BottleneckStore
-from retraining.dataset import DatasetError, Example, ScanOptions, hash_file, load_dataset
-from retraining.extract import Extractor, Job, fill_store
-from retraining.graph import load_network
-from retraining.networks import NETWORKS
+from retraining.bottlenecks import cache
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.extract import Extractor, Job, fill_store
+from retraining.cli import flags
+from retraining.graphs.graph import load_network
+from retraining.networks.networks import NETWORKS
+from retraining.photos.dataset import DatasetError, Example, ScanOptions, hash_file, load_dataset
 from tests import hostile, tiny
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")

@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
-from retraining import vgg16
-from retraining.graph import Runner, load_network
-from retraining.networks import NetworkError, find, obtain
-from retraining.recipes import Choice, ChoiceError
-from retraining.vgg16 import LAYERS, build_graph, read_npy
+from retraining.graphs.graph import Runner, load_network
+from retraining.networks import vgg16
+from retraining.networks.networks import NetworkError, find, obtain
+from retraining.networks.recipes import Choice, ChoiceError
+from retraining.networks.vgg16 import LAYERS, build_graph, read_npy
 
 SIDE = 32
 

@@ -1,0 +1,247 @@
+"""Photos -> vectors per split: the network that is asked for, its store, and what is read back."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.classic_cache import ClassicCache, take_over
+from retraining.bottlenecks.extract import Extractor, Job, PairExtractor, Settings, fill_store
+from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
+from retraining.bottlenecks.ray_engine import ClusterOptions, RayExtractor
+from retraining.cli.command import is_quiet, progress_bar
+from retraining.cli.flags import RAY
+from retraining.graphs.graph import load_network, resolve_precision
+from retraining.graphs.graph_check import describe_unsafe
+from retraining.graphs.nodes import read_notes
+from retraining.networks.mirror import mirror_average
+from retraining.networks.pair import JOINT, scale_alike
+from retraining.photos.dataset import SPLITS, TESTING, TRAINING, BadImage, Example
+from retraining.photos.images import Distortions
+from retraining.report.record import Outcome
+from retraining.system.lines import counted, some
+from retraining.training.train import Labelled
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    """What the softmax layer is trained and tested on, per split (a dict each).
+
+    `labelled[part]` holds the vectors of `examples[part]` in their order; in training each
+    example's distorted views follow all undistorted ones.
+    """
+
+    labels: list[str]
+    examples: dict[str, list[Example]]
+    labelled: dict[str, Labelled]
+    bad: list[BadImage]
+    imported: set[str]  # keys of photos whose vectors are the classic's
+    # Of two networks: float32 [width], by which their vectors were multiplied.
+    factors: object = None
+
+    def outcome(self, result, course, sizes, findings):
+        """The record.Outcome of a run on these photos."""
+        return Outcome(self.labels, self.examples, result, course, sizes, self.bad, findings)
+
+
+def make_extractor(chosen, options, log):
+    """What computes vectors: the [(Network, its file)], at the precision asked for."""
+    parts = [make_part(known, path, options, log) for known, path in chosen]
+    return parts[0] if len(parts) == 1 else PairExtractor(*parts)
+
+
+def make_part(known, path, options, log):
+    """The Extractor of one network, which may average the vectors of mirror images."""
+    network = load_network(path, known, options.allow_unsafe_ops)
+    if unsafe := describe_unsafe(network.graph_def):
+        log.warning(f"{path} is run though it holds {unsafe}")
+    for note in read_notes(network.graph_def):
+        options.caveats.append(note)
+        log.warning(note)
+    precision = resolve_precision(options.precision, network.graph_def)
+    if options.mirror_average:
+        network = mirror_average(network)
+    settings = Settings(precision, options.batch_size, options.max_image_pixels)
+    if options.engine != RAY:
+        return Extractor(network, settings)
+    cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
+    return RayExtractor(network, settings, cluster, log)
+
+
+def compute_bottlenecks(dataset, extractor, options, log):
+    """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
+    good, reasons = make_jobs(dataset.examples, options), {}
+    bar = progress_bar("bottlenecks", "img", is_quiet(options))
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
+        for store, part in zip(stores, extractor.parts, strict=True):
+            import_vectors(store, dataset, part, options, log)
+            reasons |= fill_store(store, good, part, bar, dataset.broken)
+            good = [job for job in good if job.example.key not in reasons]
+        labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
+        imported = imported_into(stores, [job.example.key for job in good])
+        tell_notes(stores, log)
+    factors = scale_alike(labelled, TRAINING, extractor.network)
+    examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
+    if examples[TESTING]:
+        extractor.start()  # beside what follows: the final test needs it
+    unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
+    bad = [*dataset.bad, *unreadable]
+    return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
+
+
+def open_store(extractor, options):
+    """The BottleneckStore of one network at its precision."""
+    network, fingerprint = extractor.network, fingerprint_of(extractor)
+    return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
+
+
+def tell_notes(stores, log):
+    """Says what had to be moved aside, or is computed again."""
+    for store in stores:
+        for note in store.notes:
+            log.warning(note)
+
+
+def imported_into(stores, keys):
+    """Which of the keys have a vector of the classic in one of the stores."""
+    return set().union(*(store.imported(keys) for store in stores))
+
+
+def import_vectors(store, dataset, extractor, options, log):
+    """Takes vectors over from the classic's folder, if one is given; says what became of them."""
+    if not options.import_classic_bottlenecks:
+        return
+    folder, network = options.import_classic_bottlenecks, extractor.network
+    cache = ClassicCache(folder, network.name, network.width, dataset.labels)
+    examples = dataset.examples
+
+    def compute(sample):
+        fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
+
+    outcome = take_over(store, examples, cache, compute)
+    warn_of_import(outcome, examples, cache, log)
+    skipped = sum(map(len, outcome.skipped.values()))
+    taken = counted(outcome.taken, "vector")
+    log.info(
+        f"{taken} taken over from {cache.folder}; {outcome.checked} computed to "
+        f"check them, {outcome.known} known before, {skipped} skipped, {outcome.absent} without "
+        f"a file"
+    )
+
+
+def warn_of_import(outcome, examples, cache, log):
+    """Says what is doubtful in a classic_cache.Outcome, and which files were skipped."""
+    if outcome.times_are_of_a_copy:
+        log.warning(
+            f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
+            f"so a photo changed since cannot be told by its time"
+        )
+    if outcome.absent == len({example.key for example in examples}):
+        log.warning(
+            f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
+        )
+    for reason, paths in outcome.skipped.items():
+        names = some([os.path.relpath(path, cache.folder) for path in paths])
+        files = counted(len(paths), "file")
+        log.warning(f"{files} in {cache.folder} not taken over, {reason}: {names}")
+        for path in paths:
+            log.debug(f"not taken over, {reason}: {path}")
+
+
+def import_exported(extractor, options, log):
+    """Takes over the vectors of --import_vectors that the stores lack; says how many.
+
+    Raises:
+        VectorFileError: they are not of this run's networks, or cannot be read.
+    """
+    if not options.import_vectors:
+        return
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(VectorFile(options.import_vectors))
+        parts = {fingerprint_of(part): part for part in extractor.parts}
+        stores = [
+            (stack.enter_context(open_store(parts[name], options)), columns)
+            for name, columns in file.columns.items()
+            if name in parts and columns.stop - columns.start == parts[name].network.width
+        ]
+        if not stores:
+            raise VectorFileError(
+                f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
+                f", this run needs {extractor.network.name} in {extractor.settings.precision}; if "
+                f"that is the same, its file or --mirror_average is not; give the flags with which "
+                f"they were exported"
+            )
+        bar = progress_bar("importing vectors", "row", is_quiet(options))
+        sound = taken = 0
+        with bar(None, total=len(file)) as shown:
+            for keys, vectors in file.rows():
+                counts = [put_lacking(store, keys, vectors[:, cut]) for store, cut in stores]
+                sound, taken = sound + len(keys), taken + max(counts)
+                shown.update(len(keys))
+        invalid = len(file) - sound
+        tell_notes([store for store, _ in stores], log)
+    known = f", {sound - taken} known before" * (sound > taken)
+    log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
+    if invalid:
+        log.warning(
+            f"left out: {counted(invalid, 'row')} of {file.path} without a valid key and vector"
+        )
+
+
+def put_lacking(store, keys, vectors):
+    """Puts those vectors, a row per key, of which the store has none; returns how many."""
+    rows = dict(zip(keys, vectors, strict=True))
+    lacking = store.missing(rows)
+    for key in lacking:
+        store.put(key, rows[key])
+    return len(lacking)
+
+
+def fingerprint_of(extractor):
+    """Of one network at its precision."""
+    return extractor.network.fingerprint(extractor.settings.precision)
+
+
+def make_jobs(examples, options):
+    """A Job per photo; those for training with their distorted views, if any are asked for."""
+    distortions = distortions_of(options)
+    return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
+
+
+def distortions_of(options):
+    """The flags as Distortions."""
+    return Distortions(
+        options.flip_left_right,
+        options.random_crop,
+        options.random_scale,
+        options.random_brightness,
+        options.distorted_views,
+        options.seed,
+    )
+
+
+def read_split(stores, jobs, part, labels):
+    """The Labelled vectors of one split; those of several stores side by side."""
+    jobs = [job for job in jobs if job.example.split == part]
+    views = max((len(job.keys) for job in jobs), default=1)
+    ordered = [(job, view) for view in range(views) for job in jobs]
+    vectors = stores[0].read_beside(stores[1:], [job.keys[view] for job, view in ordered])
+    return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
+
+
+def export_vectors(bottlenecks, extractor, options, log):
+    """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
+    if not options.export_vectors:
+        return
+    facts = {
+        "network": extractor.network.name,
+        "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
+        "precision": extractor.settings.precision,
+        "width": JOINT.join(str(part.network.width) for part in extractor.parts),
+    }
+    parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
+    if bottlenecks.factors is not None:  # as the networks give them
+        parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
+    write_vectors(options.export_vectors, parts, extractor.network.width, facts)
+    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {options.export_vectors}")

@@ -1,0 +1,198 @@
+"""Vectors of photos as a Parquet file, for other tools (pandas, DuckDB, Spark ...), and back.
+
+The schema's metadata says of what network the vectors are: `network`, `fingerprint`, `precision`
+and `width`; of two networks with `+` between what each has.
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from retraining.errors import RetrainingError
+from retraining.networks.pair import JOINT
+from retraining.photos.places import INSTALL
+from retraining.system.files import WriteError, temporary_name
+from retraining.system.lines import one_line
+
+GROUP_BYTES = 64 << 20  # of vectors in a row group: what is held in memory, and what readers skip
+BATCH_ROWS = 1_000  # read at a time
+FACTS = ("network", "fingerprint", "precision", "width")
+
+
+class VectorFileError(RetrainingError):
+    """A file of vectors cannot be read, or holds others than are wanted; says what to do."""
+
+
+def why_no_parquet():
+    """Why no Parquet file can be written here, or None."""
+    if importlib.util.find_spec("pyarrow"):
+        return None
+    return f"needs the package pyarrow: {INSTALL}"
+
+
+def write_vectors(path, parts, width, facts):
+    """Writes a row per photo: path, label, split, key (SHA-1 of its bytes, hex) and vector, a
+    fixed-size list of `width` float32.
+
+    `parts` are ([Example, ...], float32 [n, width]) each, further rows of vectors being ignored;
+    `facts` (dict of str) go into the schema's metadata. What was at `path` is replaced once the
+    new file is complete.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    import pyarrow
+
+    place = Path(os.path.realpath(path))
+    temporary = temporary_name(place, "vectors")
+    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                _write(file, parts, _schema(width, facts))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, place)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WriteError(f"cannot write {path}: {reason}") from error
+
+
+def _schema(width, facts):
+    import pyarrow
+
+    texts = [(name, pyarrow.string()) for name in ("path", "label", "split", "key")]
+    vector = ("vector", pyarrow.list_(pyarrow.float32(), width))
+    return pyarrow.schema([*texts, vector], metadata=facts)
+
+
+def _write(file, parts, schema):
+    from pyarrow.parquet import ParquetWriter
+
+    width = schema.field("vector").type.list_size
+    rows = max(1, GROUP_BYTES // (4 * width))
+    # Neither a dictionary nor compression makes floats that are all different much smaller.
+    texts = ["label", "split"]
+    compression = dict.fromkeys(("path", "label", "split", "key"), "snappy")
+    compression["vector.list.element"] = "none"
+    how = {"use_dictionary": texts, "compression": compression, "write_page_checksum": True}
+    with ParquetWriter(file, schema, **how) as writer:
+        for examples, vectors in parts:
+            for start in range(0, len(examples), rows):
+                chosen = examples[start : start + rows]
+                writer.write_table(_table(chosen, vectors[start : start + len(chosen)], schema))
+
+
+def _table(examples, vectors, schema):
+    import pyarrow
+
+    flat = pyarrow.array(np.asarray(vectors).reshape(-1))
+    columns = [
+        pyarrow.array([_text(example.path) for example in examples]),
+        *(
+            pyarrow.array([getattr(example, name) for example in examples])
+            for name in ("label", "split", "key")
+        ),
+        pyarrow.FixedSizeListArray.from_arrays(flat, schema.field("vector").type.list_size),
+    ]
+    return pyarrow.table(columns, schema=schema)
+
+
+def _text(path):
+    """The path in UTF-8; bytes that are no such text as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+class VectorFile:
+    """A file that `write_vectors` wrote, to be read back. Use as a context manager.
+
+    `facts` (dict of str) is what it says of itself; `columns` {fingerprint of a network: slice of
+    the vectors that is its}.
+    """
+
+    def __init__(self, path):
+        """Opens it.
+
+        Raises:
+            VectorFileError: it is not such a file.
+        """
+        self.path = path
+        from pyarrow.parquet import ParquetFile
+
+        with contextlib.ExitStack() as opened, self._explained():
+            content = opened.enter_context(open(path, "rb"))
+            self._file = ParquetFile(content, page_checksum_verification=True)
+            self.facts, self._width, self.columns = self._about()
+            self._opened = opened.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._opened.close()
+
+    def __len__(self):
+        return self._file.metadata.num_rows
+
+    def _about(self):
+        schema = self._file.schema_arrow
+        told = schema.metadata or {}
+        facts = {name: told.get(name.encode(), b"").decode() for name in FACTS}
+        widths, prints = (facts[name].split(JOINT) for name in ("width", "fingerprint"))
+        sound = all(re.fullmatch("[0-9]{1,6}", width) for width in widths)
+        sound &= len(widths) == len(prints) and all(map(str.isprintable, facts.values()))
+        if not sound or not {"key", "vector"} <= set(schema.names):
+            raise VectorFileError(
+                f"{self.path} does not say what network its vectors are of, as files of "
+                f"--export_vectors do; give one of these, as it was written"
+            )
+        ends = list(itertools.accumulate(map(int, widths), initial=0))
+        return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))
+
+    def rows(self):
+        """Yields ([key, ...], float32 [n, width]), a bounded number at a time; rows whose key is no
+        SHA-1, or whose numbers are not all finite, are left out.
+
+        Raises:
+            VectorFileError: the file is damaged.
+        """
+        batches = self._file.iter_batches(BATCH_ROWS, columns=["key", "vector"])
+        while True:
+            with self._explained():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                keys, vectors = self._arrays(batch)
+            sound = np.isfinite(vectors).all(axis=1)
+            sound &= [re.fullmatch("[0-9a-f]{40}", key) is not None for key in keys]
+            yield [key for key, good in zip(keys, sound, strict=True) if good], vectors[sound]
+
+    def _arrays(self, batch):
+        """(list of keys, float32 [n, width]) of a record batch; what is null has the key ""."""
+        import pyarrow
+
+        vectors = batch["vector"].cast(pyarrow.list_(pyarrow.float32(), self._width))
+        nulls = vectors.is_null().to_numpy(zero_copy_only=False)
+        vectors = vectors.fill_null([0.0] * self._width) if nulls.any() else vectors
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        keys = batch["key"].cast(pyarrow.string()).to_pylist()
+        keys = ["" if null else key or "" for key, null in zip(keys, nulls, strict=True)]
+        return keys, flat.reshape(len(keys), self._width)
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except VectorFileError:
+            raise
+        except Exception as error:  # of many kinds, by what is damaged
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise VectorFileError(f"cannot read the vectors in {self.path}: {reason}") from error

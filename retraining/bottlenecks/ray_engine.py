@@ -1,0 +1,410 @@
+"""Vectors computed by actors on a Ray cluster: what extract.Extractor does, on other machines.
+
+Ray places the actors, hands them batches, starts dead ones again and repeats what they had begun;
+here is only what is sent and what becomes of the answers. Plain actors, not Ray Data, which takes
+ten times the driver's time for a batch (see README). Ray is an optional requirement, imported when
+it is needed.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retraining.bottlenecks.extract import BATCH_SIZE, GPU_BATCH_SIZE, Extractor
+from retraining.bottlenecks.prefill import Reading
+from retraining.bottlenecks.ray_worker import (
+    ENDED,
+    READ,
+    RUN,
+    Attempts,
+    UnreadableHereError,
+    Work,
+    Worker,
+)
+from retraining.cli.command import signals_to
+from retraining.errors import RetrainingError
+from retraining.graphs.quiet_tensorflow import muted_stderr
+from retraining.photos.images import ImageError
+from retraining.photos.places import is_url
+from retraining.system.lines import counted
+
+BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
+CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
+REACH_SECONDS = 10.0  # to wait for a cluster's port
+MOST_LOST = 20  # photos that end their workers; beyond, and if one in a hundred, it is the workers
+OBJECT_STORE = 256 << 20  # bytes of shared memory of a Ray started here, beside the network's
+
+
+class RayEngineError(RetrainingError):
+    """Ray is missing, its cluster out of reach or unfit, or its workers fail; says what to do."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Where Ray runs: `local` (started here, and ended), `auto` (the cluster that RAY_ADDRESS
+    names or this machine is part of) or an address; how many actors (None: as many as there is
+    room for); and the CPUs and GPUs of each."""
+
+    address: str = "auto"
+    actors: int | None = None
+    cpus: int = 1
+    gpus: float = 0
+
+    @property
+    def resources(self):
+        """Of one actor, in words."""
+        gpus = f" and {self.gpus:g} GPU{'' if self.gpus == 1 else 's'}"
+        return counted(self.cpus, "CPU") + gpus * bool(self.gpus)
+
+
+class RayExtractor(Extractor):
+    """An Extractor whose `compute` and `read` use a Ray cluster; `start` and `run` still this
+    machine, for the final test."""
+
+    worker = Worker  # the class of the actors
+
+    def __init__(self, network, settings, cluster, log):
+        """`cluster`: ClusterOptions; `log` is told what is odd but no error."""
+        super().__init__(network, settings)
+        self._cluster, self._log = cluster, log
+
+    def compute(self, jobs):
+        """Yields (job, float32 [keys, width] or ImageError) for each Job, as they are ready.
+
+        Raises:
+            RayEngineError: see there.
+        """
+        jobs = list(jobs)
+        images = max((len(job.keys) for job in jobs), default=1)
+        yield from self._answers(RUN, jobs, images)
+
+    def read(self, paths):
+        """Yields a prefill.Reading for each path, as they are ready; raises as `compute`."""
+        for path, (key, vector) in self._answers(READ, list(paths), 1):
+            yield Reading(path, key, vector)
+
+    def _answers(self, kind, items, images):
+        """Yields (item, the answer of ray_worker.Worker), `images` computed for each item."""
+        if not items:
+            return
+        with connected(self._cluster, self.network.graph_def.ByteSize()) as ray:
+            nodes = _alive(ray)
+            actors, shared = self._start_actors(ray)
+            self._log.info(
+                f"{counted(len(actors), 'worker')} with {self._cluster.resources} each on a Ray "
+                f"cluster of {counted(len(nodes), 'node')}; they take some seconds to start"
+            )
+            size = self._images_per_call(len(items) * images // len(actors)) // images
+            batches = _split(items, max(1, size))
+            pool = ray.util.ActorPool(actors * CALLS_PER_ACTOR)
+            for number, batch in enumerate(batches):
+                pool.submit(_ask, (kind, number, [_absolute(item) for item in batch]))
+            yield from _in_order_of_arrival(ray, pool, batches)
+            if dead := nodes - _alive(ray):
+                self._log.warning(
+                    f"{len(dead)} of {counted(len(nodes), 'node')} of the Ray cluster died; the "
+                    f"others did their work"
+                )
+            del shared  # Ray forgets what nobody here holds, even if an actor will need it again
+
+    def _images_per_call(self, images):
+        """How many images to send at once to an actor that will compute so many in all.
+
+        A multiple of the network's batch. Few where there are few, so that all end together.
+        """
+        on_device = GPU_BATCH_SIZE if self._cluster.gpus else BATCH_SIZE
+        unit = self.settings.batch_size or on_device
+        fair = images // (2 * CALLS_PER_ACTOR * unit)
+        return unit * max(1, min(fair, BATCHES_PER_CALL * self._cluster.cpus))
+
+    def _start_actors(self, ray):
+        """(the actors, a list of what they share)"""
+        chosen, count = self._cluster, self._count_actors(ray.nodes())
+        restarting = {"max_restarts": -1, "max_task_retries": -1}  # Worker says what is enough
+        attempts = ray.remote(num_cpus=0, **restarting)(Attempts).remote()
+        cores = None if chosen.gpus else chosen.cpus
+        work = ray.put(Work.of(self.network, replace(self.settings, cores=cores), count))
+        worker = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, **restarting)(self.worker)
+        return [worker.remote([work], attempts) for _ in range(count)], [work, attempts]
+
+    def _count_actors(self, nodes):
+        """How many actors to start: as asked for, or as many as there is room for."""
+        chosen, room = self._cluster, sum(_room(node, self._cluster) for node in nodes)
+        if not room and not chosen.actors:
+            raise RayEngineError(
+                f"no node of the Ray cluster has {chosen.resources}; see --ray_resources"
+            )
+        if chosen.actors and chosen.actors > room:
+            self._log.warning(
+                f"the Ray cluster has room for {room} of {chosen.actors} actors with "
+                f"{chosen.resources} each; the others wait until there is more"
+            )
+        return chosen.actors or room
+
+
+def _alive(ray):
+    """The IDs of the cluster's nodes, a set."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _room(node, chosen):
+    """How many actors of ClusterOptions a node can hold, as ray.nodes() tells of it."""
+    if not node["Alive"]:
+        return 0
+    has = node["Resources"]
+    fits = has.get("CPU", 0) // chosen.cpus
+    return int(min(fits, has.get("GPU", 0) // chosen.gpus) if chosen.gpus else fits)
+
+
+def _split(items, size):
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _ask(actor, call):
+    return actor.answer.remote(*call)
+
+
+def _absolute(item):
+    """A path or Job as a worker has to name it, which runs in another folder."""
+    if isinstance(item, str):
+        return item if is_url(item) else os.path.abspath(item)
+    return replace(item, example=replace(item.example, path=_absolute(item.example.path)))
+
+
+def _in_order_of_arrival(ray, pool, batches):
+    """Yields (item, answer) of the batches that were submitted to a ray.util.ActorPool."""
+    health, idle = _Health(), Counter()
+    while pool.has_next():
+        number, answers = pool.get_next_unordered()
+        while actor := pool.pop_idle():
+            idle[actor] += 1
+            if idle[actor] == CALLS_PER_ACTOR:  # its place is needed if another's node has died
+                ray.kill(actor)
+        for item, answer in zip(batches[number], answers, strict=True):
+            health.check(item, answer)
+            yield item, answer
+
+
+class _Health:
+    """Tells workers that are unfit from photos that are bad."""
+
+    def __init__(self):
+        self._all, self._ended = 0, 0
+
+    def check(self, item, answer):
+        """Looks at the answer to an item.
+
+        Raises:
+            RayEngineError: it tells, with those before, that the workers are at fault.
+        """
+        self._all += 1
+        error = answer[1] if isinstance(answer, tuple) else answer
+        if not isinstance(error, ImageError):
+            return
+        path = item if isinstance(item, str) else item.example.path
+        if isinstance(error, UnreadableHereError) and _is_readable(path):
+            raise RayEngineError(
+                f"the Ray worker on {error.host} cannot read {path}, but this machine can; photos "
+                f"must be under the same path on all nodes (a shared mount), or at a URL"
+            )
+        self._ended += str(error) == ENDED
+        if self._ended > max(MOST_LOST, self._all / 100):
+            raise RayEngineError(
+                f"{self._ended} of {self._all} photos ended the Ray workers that read them, {path} "
+                f"the last; if memory is short, start fewer on a node: raise the CPUs of "
+                f"--ray_resources"
+            )
+
+
+def _is_readable(path):
+    try:
+        with open(path, "rb"):
+            return True
+    except OSError:
+        return False
+
+
+# -- the connection --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def connected(cluster, network_bytes):
+    """The module ray, connected to the cluster of ClusterOptions, and disconnected in the end.
+
+    What Ray says in the meantime, on stdout, too, is not shown.
+
+    Raises:
+        RayEngineError: Ray is missing, nobody answers there, or it fails in what is done within.
+    """
+    ray = _import_ray()
+    address = _find(cluster.address)
+    with (
+        contextlib.redirect_stdout(_WithoutRay(sys.stdout)),
+        _explained(ray, address),
+        _folder() if address == "local" else contextlib.nullcontext() as folder,
+    ):
+        try:
+            with _signals_as_they_are(), muted_stderr():
+                _connect(ray, address, cluster, network_bytes, folder)
+            yield ray
+        finally:
+            with (
+                _undisturbed(),
+                open(os.devnull, "w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+            ):
+                ray.shutdown()
+
+
+def _folder():
+    """A context: a folder for the files of a Ray started here, which else would stay, and be taken
+    for those of the machine's cluster. Not TMPDIR, which may be too long for names of sockets."""
+    place = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
+    return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+
+
+class _WithoutRay:
+    """A stream that leaves out what threads of Ray write: news of its workers."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+
+def _import_ray():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray
+        import ray.util
+    except ImportError as error:
+        raise RayEngineError(
+            "--engine ray needs Ray: pip install -r requirements-ray.txt"
+        ) from error
+    return ray
+
+
+def _find(address):
+    """Where the cluster is, or `local`, after a try whether anybody answers there.
+
+    Ray itself would try for minutes, and then end the program.
+
+    Raises:
+        RayEngineError: nobody does.
+    """
+    if address == "auto":
+        from ray._private.utils import read_ray_address  # what `ray start` leaves behind
+
+        address = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if not address:
+        raise RayEngineError(
+            "no Ray cluster runs on this machine; start one (`ray start --head`), name one with "
+            "--ray_address, or use --ray_address local"
+        )
+    if address != "local":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise RayEngineError(
+                f"no Ray cluster answers at {address} ({error}); check --ray_address, and that it "
+                f"runs"
+            ) from error
+    return address
+
+
+def _connect(ray, address, cluster, network_bytes, folder):
+    """Calls ray.init. To `auto` it is left to find the cluster, whose token it then uses, too."""
+    settings = {"address": cluster.address, "log_to_driver": False, "logging_level": "CRITICAL"}
+    package = Path(__file__).resolve().parents[1]
+    settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
+    if address == "local":
+        settings |= {"address": address, "_temp_dir": folder}
+        cores = os.cpu_count() or 1
+        if cluster.cpus > cores:
+            raise RayEngineError(f"this machine has no {cluster.resources}; see --ray_resources")
+        settings |= {
+            "num_cpus": max(cores, (cluster.actors or 1) * cluster.cpus),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE + 4 * network_bytes,
+        }
+    try:
+        ray.init(**settings)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        if address == "local":
+            raise RayEngineError(
+                f"Ray cannot be started here: {_reason(error)}; it writes to the home folder and "
+                f"to {folder} (RAY_TMPDIR names another place; its path must be short)"
+            ) from error
+        raise RayEngineError(
+            f"no connection to the Ray cluster at {address}: {_reason(error)}; it must have the "
+            f"same versions of Ray and Python; if it asks for a token, set RAY_AUTH_MODE=token "
+            f"(and copy ~/.ray/auth_token from its head)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _undisturbed():
+    """Puts Ctrl-C and SIGTERM off until the end: cut short, Ray's own would end the process."""
+    arrived = []
+    with signals_to(lambda number, _: arrived.append(number)):
+        yield
+    if arrived:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _signals_as_they_are():
+    """Undoes what ray.init sets: SIGTERM shall go on to end a run tidily."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as stop:  # by Ray's own handler
+        raise KeyboardInterrupt from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _explained(ray, address):
+    """Makes what Ray raises a RayEngineError of one line."""
+    known = ray.exceptions
+    try:
+        yield
+    except known.RayTaskError as error:
+        told = isinstance(error.cause, RetrainingError)
+        message = str(error.cause) if told else f"a Ray worker failed: {_reason(error.cause)}"
+        raise RayEngineError(message) from error
+    except known.ActorDiedError as error:  # which is started again, unless it cannot be started
+        help_ = "see that requirements-ray.txt is installed on all its nodes"
+        if "never ran" in str(error):  # which is all that Ray says of it
+            help_ = "RAY_AUTH_MODE (token, disabled) must be the same here and on all its nodes"
+        raise RayEngineError(
+            f"the Ray cluster at {address} starts no worker: {_reason(error)}; {help_}"
+        ) from error
+    except (known.RayError, OSError, RuntimeError, ValueError) as error:
+        raise RayEngineError(
+            f"the Ray cluster at {address} failed: {_reason(error)}; vectors computed so far are "
+            f"kept, the same command goes on from there"
+        ) from error
+
+
+def _reason(error):
+    """An error's kind and the last line of its text, which tells most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

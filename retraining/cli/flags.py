@@ -1,0 +1,787 @@
+"""The flags of retrain.py: names, help and checks. Names and defaults are the classic's, if any."""
+
+import argparse
+import importlib.util
+import itertools
+import math
+import os
+import re
+import sys
+
+from retraining.bottlenecks.parquet import why_no_parquet
+from retraining.cli.command import (
+    ALLOW_UNSAFE_OPS,
+    VERBOSITIES,
+    Parser,
+    add_weights,
+    batch_size,
+    number,
+)
+from retraining.graphs.graph import PRECISIONS
+from retraining.networks.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.networks.pair import JOINT
+from retraining.networks.recipes import Choice
+from retraining.photos.dataset import DatasetError, read_listed
+from retraining.photos.image_files import MAX_PIXELS
+from retraining.photos.images import Distortions
+from retraining.photos.places import is_url, local
+from retraining.system.files import is_within
+from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
+from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH
+from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
+from retraining.training.train import CLASS_WEIGHTS, TrainingOptions
+
+PERCENT = number(int, 0, 100)
+COUNT = number(int, 0)
+POSITIVE = number(int, 1)
+MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the latter, in one machine
+BESIDE_THE_GRAPH = {
+    "output_labels": "retrained_labels.txt",
+    "label_audit": "label_audit.tsv",
+    "report": "retrained_report.html",
+    "metrics": "retrained_metrics.json",
+}
+PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
+MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
+MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
+ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
+LOCAL, RAY = ENGINES = ("local", "ray")
+MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
+
+
+def parse_flags(argv, description):
+    """The checked flags. Bad ones end the program with one line and exit code 2."""
+    parser = build_parser(description)
+    options = parser.parse_args(argv)
+    for flag, name in BESIDE_THE_GRAPH.items():
+        if getattr(options, flag) is None:
+            setattr(options, flag, os.path.join(os.path.dirname(options.output_graph), name))
+    options.image_dir = local(options.image_dir)
+    options.caveats = []  # what must be said of the result, filled on the way
+    try:
+        options.listed = read_listed(options.exclude) if options.exclude else []
+    except DatasetError as error:
+        parser.error(f"--exclude: {error}")
+    if options.testing_percentage + options.validation_percentage >= 100:
+        parser.error("--testing_percentage and --validation_percentage leave no training images")
+    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
+        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
+    _check_network(parser, options)
+    _check_head(parser, options, given_flags(argv))
+    if options.stratified and options.split_by == "path":
+        parser.error("--stratified goes by the photos' bytes; drop --split_by path")
+    _check_tuning(parser, options)
+    _check_urls(parser, options)
+    _check_engine(parser, options)
+    _check_output_flags(parser, options)
+    _check_places(parser, options)
+    if not re.fullmatch(
+        r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
+    ):
+        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
+    if options.tflite_quantize != "none" and not options.tflite_file:
+        parser.error("--tflite_quantize needs --tflite_file")
+    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
+        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+    folder = options.import_classic_bottlenecks
+    if folder is not None and not os.path.isdir(folder):
+        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
+    return options
+
+
+def network_choice(options, name):
+    """The recipes.Choice that the flags make of the network `name`, one of --architecture's.
+
+    --model_file is in it only where it is to be frozen. Of two networks, the flags are for those
+    that are made to order.
+    """
+    if name in NETWORKS and JOINT in (options.architecture or ""):
+        return Choice()
+    return Choice(
+        options.weights,
+        options.bottleneck_layer,
+        options.input_height,
+        options.input_width,
+        options.input_mean,
+        options.input_std,
+        options.model_file if name == SAVED_MODEL else None,
+        options.allow_unsafe_ops,
+    )
+
+
+def _check_network(parser, options):
+    """Ends the program if a network leaves no such choice, as far as no file need be read."""
+    names = (options.architecture or DEFAULT).split(JOINT)
+    for name in names:
+        try:
+            find(name, network_choice(options, name))
+        except NetworkError as error:
+            parser.error(str(error))
+    if SAVED_MODEL in names and not options.model_file:
+        parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
+    _check_pair(parser, options)
+
+
+def _check_pair(parser, options):
+    """Ends the program if a flag has no meaning with two networks or with mirror images."""
+    both = JOINT in (options.architecture or "")
+    if both and options.model_file:
+        parser.error("--model_file names one network's file; put both into --model_dir")
+    if options.import_classic_bottlenecks and (both or options.mirror_average):
+        parser.error(
+            "--import_classic_bottlenecks is for one network and photos as they are; import in a "
+            "run without the other network and --mirror_average"
+        )
+
+
+def given_flags(argv=None):
+    """The flags on the command line, whatever their values."""
+    words = sys.argv[1:] if argv is None else argv
+    return {word.split("=")[0] for word in words if word.startswith("--")}
+
+
+# What says how the softmax layer is trained step by step.
+STEPWISE = ("--learning_rate", "--epochs", "--early_stopping", "--train_batch_size", "--dropout")
+NOT_WITH_LBFGS = (*STEPWISE, "--intermediate_store_frequency")
+NOT_WITH_AUTO = (
+    *("--hidden_units", "--optimizer", "--l2", "--how_many_training_steps", "--eval_step_interval"),
+    *("--validation_batch_size", *NOT_WITH_LBFGS),
+)
+
+
+def _check_head(parser, options, given):
+    """Ends the program if flags of the head contradict each other; sets the learning rate."""
+    auto, by_lbfgs = options.head == "auto", options.optimizer == LBFGS
+    for about, applies, flags in (
+        ("--head auto finds the softmax layer by itself", auto, NOT_WITH_AUTO),
+        ("--optimizer lbfgs takes all photos at once", by_lbfgs, NOT_WITH_LBFGS),
+    ):
+        if meaningless := [flag for flag in flags if applies and flag in given]:
+            parser.error(f"{about}; {', '.join(meaningless)} cannot go with it")
+    if options.epochs and "--how_many_training_steps" in given:
+        parser.error("--epochs and --how_many_training_steps both say how long; give one of them")
+    if options.dropout and not options.hidden_units:
+        parser.error("--dropout is for hidden layers; add --hidden_units")
+    if options.validation_percentage == 0 and (auto or options.early_stopping):
+        flag = "--head auto" if auto else "--early_stopping"
+        parser.error(f"{flag} needs validation photos; raise --validation_percentage")
+    if options.learning_rate is None and not (auto or by_lbfgs):
+        options.learning_rate = RATES[options.optimizer]
+
+
+def _check_urls(parser, options):
+    """Ends the program if anything but --image_dir is a URL, or would not go with one."""
+    flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
+    flags += ["saved_model_dir", "import_vectors"]
+    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
+    folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
+    for flag, path in {**output_paths(options), **folders}.items():
+        if path and is_url(path):
+            parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
+    if is_url(options.image_dir) and options.import_classic_bottlenecks:
+        parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
+    if (path := options.import_vectors) is not None and not os.path.isfile(path):
+        parser.error(f"--import_vectors {path} is no file")
+    for flag in ("export_vectors", "import_vectors"):
+        if getattr(options, flag) is not None and (reason := why_no_parquet()):
+            parser.error(f"--{flag} {reason}")
+
+
+def _check_engine(parser, options):
+    """Ends the program if Ray is asked for and missing, or its flags are given without it."""
+    if options.engine == RAY:
+        options.ray_resources = options.ray_resources or ONE_CPU
+        if importlib.util.find_spec("ray") is None:
+            parser.error("--engine ray needs Ray: pip install -r requirements-ray.txt")
+        return
+    for flag in ("ray_address", "ray_actors", "ray_resources"):
+        if getattr(options, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} needs --engine ray")
+
+
+def _check_output_flags(parser, options):
+    """Ends the program if an output has no name, or would replace another or what is read."""
+    read = {"--exclude": options.exclude, "--import_vectors": options.import_vectors}
+    first = {os.path.realpath(path): flag for flag, path in read.items() if path}
+    for flag, path in output_paths(options).items():
+        if not path:
+            parser.error(f"{flag} must name a file")
+        other = first.setdefault(os.path.realpath(path), flag)
+        if other in read:
+            parser.error(f"{flag} would replace the file of {other}; copy that elsewhere")
+        if other != flag:
+            parser.error(f"{other} and {flag} name the same file")
+
+
+def output_paths(options):
+    """{flag, or what it is: path} of the files that a run writes."""
+    flags = ["output_graph", "output_labels", "metrics"]
+    flags += ["export_vectors"] * (options.export_vectors is not None)
+    flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
+    flags += [flag for flag in ("tflite_file", "onnx_file") if getattr(options, flag)]
+    paths = {f"--{flag}": getattr(options, flag) for flag in flags}
+    paths |= {"the table of --compare": comparison_path(options)} if options.compare else {}
+    return {**paths, "the list of bad images": bad_images_path(options)}
+
+
+def bad_images_path(options):
+    """Where the list of files that were left out goes: beside the graph."""
+    return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
+
+
+def comparison_path(options):
+    """Where the table of --compare goes: beside the graph."""
+    return os.path.join(os.path.dirname(options.output_graph), "comparison.tsv")
+
+
+TUNING_FLAGS = (
+    "base_learning_rate",
+    "head_learning_rate",
+    "freeze_until",
+    "fine_tune_epochs",
+    "fine_tune_batch_size",
+    "fine_tune_views",
+)
+
+
+def _check_tuning(parser, options):
+    """Ends the program if flags of fine-tuning contradict each other or would do nothing."""
+    if options.compare and options.fine_tune == "all":
+        parser.error("--compare names the ways of fine-tuning; drop --fine_tune all")
+    if options.fine_tune == "none" and not options.compare:
+        for flag in TUNING_FLAGS:
+            if getattr(options, flag) != parser.get_default(flag):
+                parser.error(f"--{flag} needs --fine_tune all or --compare")
+        return
+    if options.base_learning_rate == options.head_learning_rate == 0:
+        parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
+    if JOINT in (options.architecture or ""):
+        parser.error("fine-tuning is for one network; name one --architecture")
+    if not options.base_learning_rate and {ALL, SCRATCH}.intersection(options.compare or ()):
+        parser.error("--compare all and scratch need a --base_learning_rate above 0")
+    if options.compare and not options.validation_percentage:
+        parser.error("--compare needs validation photos; raise --validation_percentage")
+
+
+def _check_places(parser, options):
+    """Ends the program if it would write into the photos' folder or among the stored vectors."""
+    folders = {
+        "--bottleneck_dir": options.bottleneck_dir,
+        "--summaries_dir": options.summaries_dir,
+        "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
+    }
+    if options.saved_model_dir:
+        folders["--saved_model_dir"] = options.saved_model_dir
+    photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
+    for flag, path in {**output_paths(options), **folders}.items():
+        if is_within(os.path.realpath(path), photos):
+            parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
+    versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
+    for flag, path in {**output_paths(options), **versions}.items():
+        if is_within(os.path.realpath(path), vectors):
+            parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
+
+
+def build_parser(description=None):
+    """All flags, in groups; names and defaults are the classic's where it had them."""
+    parser = Parser(prog="retrain.py", description=description)
+    for add in (_add_data, _add_network, _add_cluster, _add_training, _add_head, _add_fine_tuning):
+        add(parser)
+    for add in (_add_distortions, _add_outputs, _add_formats, _add_words):
+        add(parser)
+    return parser
+
+
+def _add_data(parser):
+    add = parser.add_argument_group("photos").add_argument
+    add(
+        "--image_dir",
+        required=True,
+        help="folder with one sub-folder of photos per class, or the URL of such a place in object "
+        "storage (s3://, gs:// ...; needs requirements-remote.txt)",
+    )
+    add(
+        "--exclude",
+        metavar="FILE",
+        help="leave out the photos listed there: a path a line, or a label_audit.tsv",
+    )
+    add(
+        "--testing_percentage",
+        type=PERCENT,
+        default=10,
+        help="percent of the photos held out for the final test",
+    )
+    add(
+        "--validation_percentage",
+        type=PERCENT,
+        default=10,
+        help="percent of the photos held out to look at while training",
+    )
+    add(
+        "--split_by",
+        choices=("content", "path"),
+        default="content",
+        help="what decides a photo's split: its bytes, so that moving or renaming changes "
+        "nothing, or its path, as in the classic retrain.py",
+    )
+    add(
+        "--stratified",
+        action="store_true",
+        help="split each class by exactly the percentages, still by the photos' bytes; unlike "
+        "without it, photos that are added later may move others to another split",
+    )
+    add(
+        "--recursive",
+        action="store_true",
+        help="take photos from folders below the class folders, too",
+    )
+    add(
+        "--max_image_pixels",
+        type=POSITIVE,
+        default=MAX_PIXELS,
+        help="larger images are left out, before they are decoded",
+    )
+    add(
+        "--max_bad_fraction",
+        type=number(float, 0, 1),
+        default=0.5,
+        help="share of unreadable images above which the run ends",
+    )
+
+
+def _network(name):
+    """A flag type: the name of a network that is known, or of two, with JOINT between."""
+    try:
+        names = [find(part).name for part in name.split(JOINT)]
+    except NetworkError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{name} is not one network or two different ones")
+    return JOINT.join(names)
+
+
+def _add_network(parser):
+    add = parser.add_argument_group("network").add_argument
+    add(
+        "--architecture",
+        type=_network,
+        metavar="NAME",
+        help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
+        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
+        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
+        "model in --model_file. NAME+NAME takes two together, for a better answer that takes "
+        "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
+        "efficientnet_lite0, which comes with the requirements",
+    )
+    add(
+        "--mirror_average",
+        action="store_true",
+        help="average the vectors of each image and of its mirror image, here and in the exported "
+        "graph; takes twice as long",
+    )
+    add("--offline", action="store_true", help="use no network connection: fetch nothing")
+    add("--model_dir", default="models", help="where network files are looked for and fetched to")
+    add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    add_weights(add)
+    add(
+        "--bottleneck_layer",
+        metavar="LAYER",
+        help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
+        "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
+        "relu6, the only output",
+    )
+    add("--input_height", type=POSITIVE, help="pixels; of networks that take images of any size")
+    add("--input_width", type=POSITIVE, help="pixels, likewise")
+    any_number = number(float, -math.inf)
+    add("--input_mean", type=any_number, help="saved_model: subtracted from pixels of 0..255")
+    add("--input_std", type=any_number, help="saved_model: what pixels are then divided by")
+    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
+    add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
+    add(
+        "--import_classic_bottlenecks",
+        metavar="DIR",
+        help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
+        "the photos and the network (float32 ones, whatever --precision is); needed once",
+    )
+    add(
+        "--import_vectors",
+        metavar="FILE",
+        help="take over the vectors that a run with --export_vectors wrote, of the same network "
+        "and precision, for photos of the same bytes (needs requirements-remote.txt)",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
+        "processor has it, else float32",
+    )
+    add(
+        "--batch_size",
+        type=number(int, 1, 256),
+        help="images that go through the base network together, on each core; default: 8 (32 on "
+        "a GPU). Another size changes the last digits of the vectors",
+    )
+
+
+def _address(text):
+    """A flag type: where Ray runs."""
+    if text in ("auto", "local") or re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"must be auto, local, [ray://]HOST:PORT, not {text}")
+
+
+def _resources(text):
+    """A flag type: (CPUs, GPUs) of "CPUS" or "CPUS,GPUS"."""
+    cpus, _, gpus = text.partition(",")
+    try:
+        return number(int, 1, MOST_CPUS)(cpus), number(float, 0, MOST_CPUS)(gpus or "0")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be CPUS or CPUS,GPUS, not {text}") from error
+
+
+def _add_cluster(parser):
+    add = parser.add_argument_group("beyond one machine").add_argument
+    add(
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="what computes the vectors: this machine, or actors on a Ray cluster (needs "
+        "requirements-ray.txt)",
+    )
+    add(
+        "--ray_address",
+        type=_address,
+        default="auto",
+        metavar="ADDRESS",
+        help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
+        "HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts one here and "
+        "ends it",
+    )
+    add(
+        "--ray_actors",
+        type=number(int, 1, MOST_ACTORS),
+        metavar="N",
+        help="how many actors compute; default: as many as the cluster has room for",
+    )
+    add(
+        "--ray_resources",
+        type=_resources,
+        metavar="CPUS[,GPUS]",
+        help="what each actor gets, one CPU unless told otherwise; it computes as many batches at "
+        "once as it has CPUs, or uses its GPUs",
+    )
+
+
+def _add_training(parser):
+    add = parser.add_argument_group("training").add_argument
+    defaults = TrainingOptions()
+    add(
+        "--how_many_training_steps",
+        type=POSITIVE,
+        default=defaults.steps,
+        help="steps to train; of --optimizer lbfgs iterations, at most",
+    )
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
+    add(
+        "--learning_rate",
+        type=number(float, 0),
+        help=f"step size of the optimizer; default: {rates}",
+    )
+    for part, default, unit in (
+        ("train", defaults.train_batch_size, "a training step"),
+        ("validation", defaults.validation_batch_size, "an evaluation while training"),
+        ("test", -1, "the final test, and never more than 200"),
+    ):
+        add(
+            f"--{part}_batch_size",
+            type=batch_size,
+            default=default,
+            help=f"images in {unit}; -1 for all there are",
+        )
+    add(
+        "--eval_step_interval",
+        type=POSITIVE,
+        default=defaults.eval_step_interval,
+        help="steps between evaluations",
+    )
+    add("--seed", type=COUNT, default=defaults.seed, help="the same seed gives the same result")
+
+
+def hidden_units(text):
+    """A flag type: the sizes of hidden layers, positive whole numbers between commas."""
+    try:
+        sizes = tuple(int(word) for word in text.split(","))
+    except ValueError as error:
+        message = f"must be whole numbers, as 256 or 256,64, not {text}"
+        raise argparse.ArgumentTypeError(message) from error
+    if not all(1 <= size <= MOST_UNITS for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be numbers from 1 to {MOST_UNITS}, not {text}")
+    if sum(map(math.prod, itertools.pairwise(sizes))) > MOST_WEIGHTS:
+        raise argparse.ArgumentTypeError(f"{text} asks for more than {MOST_WEIGHTS:,} weights")
+    return sizes
+
+
+def _add_head(parser):
+    add = parser.add_argument_group("the head").add_argument
+    defaults = TrainingOptions()
+    add(
+        "--head",
+        choices=("classic", "auto"),
+        default="classic",
+        help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
+        "to convergence for several strengths of --l2, chosen by the validation photos",
+    )
+    add(
+        "--hidden_units",
+        type=hidden_units,
+        metavar="N[,N]",
+        help="hidden layers of so many units with ReLU before the softmax layer",
+    )
+    add(
+        "--dropout",
+        type=number(float, 0, 0.99),
+        default=defaults.dropout,
+        help="share of the hidden units left out at random in each training step",
+    )
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=defaults.optimizer,
+        help="how the weights are changed; lbfgs takes all training photos at once, to convergence",
+    )
+    add(
+        "--epochs",
+        type=number(int, 1, 1_000_000),
+        help="passes over all training photos, in place of --how_many_training_steps",
+    )
+    add(
+        "--l2",
+        type=number(float, 0, 1e6),
+        default=defaults.l2,
+        help="times half the sum of the squared weights (not biases) is added to the loss",
+    )
+    add(
+        "--label_smoothing",
+        type=number(float, 0, 0.99),
+        default=defaults.label_smoothing,
+        help="share of each label that is spread evenly over all classes in training",
+    )
+    add(
+        "--class_weights",
+        choices=CLASS_WEIGHTS,
+        help="balanced: each class counts as much as any other, whatever its number of photos (in "
+        "batches of steps by drawing a class first, as in the classic, else by weights); none: "
+        "each photo counts the same. Default: balanced, but none with --train_batch_size -1, as in "
+        "the classic",
+    )
+    add(
+        "--early_stopping",
+        type=number(int, 1, 1_000_000),
+        metavar="N",
+        help="stop after N evaluations without a lower cross entropy on all validation photos, and "
+        "keep the head that had the lowest",
+    )
+
+
+def _methods(text):
+    """A flag type: names of METHODS between commas, each once."""
+    names = text.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(METHODS)}")
+    if len(set(names)) < len(names) or names == [HEAD]:
+        raise argparse.ArgumentTypeError(f"{text} names a method twice, or only {HEAD}")
+    return names
+
+
+def _layer(text):
+    """A flag type: what may be the name of a layer."""
+    if not text.strip("/ "):
+        raise argparse.ArgumentTypeError("must be the name of a layer")
+    return text
+
+
+def _add_fine_tuning(parser):
+    add = parser.add_argument_group("fine-tuning").add_argument
+    defaults = TuningOptions()
+    add(
+        "--fine_tune",
+        choices=("none", "all"),
+        default="none",
+        help="all trains the base network's weights as well, from the trained layer on",
+    )
+    add(
+        "--base_learning_rate",
+        type=number(float, 0),
+        default=defaults.base_rate,
+        help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
+    )
+    add(
+        "--head_learning_rate",
+        type=number(float, 0),
+        default=defaults.head_rate,
+        help="that of the new layer's weights while fine-tuning",
+    )
+    add(
+        "--freeze_until",
+        type=_layer,
+        metavar="LAYER",
+        help="leave this layer (as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all it depends "
+        "on as they are",
+    )
+    add(
+        "--fine_tune_epochs",
+        type=number(int, 1, 10_000),
+        default=defaults.epochs,
+        help="passes over the training photos at most; fewer if validation gets no better",
+    )
+    add(
+        "--fine_tune_batch_size",
+        type=number(int, 1, 1024),
+        default=defaults.batch_size,
+        help="photos per step",
+    )
+    add(
+        "--fine_tune_views",
+        choices=("random", "plain"),
+        default="random",
+        help="random: each epoch sees the training photos mirrored and cropped at random, by "
+        f"{RANDOM_VIEWS.random_crop} percent, or as the distortion flags say; plain: as they are",
+    )
+    add(
+        "--compare",
+        type=_methods,
+        metavar="METHODS",
+        help="fine-tune in several ways, tell how each does, and export the best on validation: "
+        "head (the layer alone), two_rates (as the flags say), all (--base_learning_rate for "
+        "the layer, too), scratch (two_rates from random weights), with commas between",
+    )
+
+
+def _add_distortions(parser):
+    add = parser.add_argument_group("distortions of the training photos").add_argument
+    defaults = Distortions()
+    add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
+    add(
+        "--random_crop",
+        type=PERCENT,
+        default=0,
+        help="percent of its size by which a view is enlarged, to be cropped at random",
+    )
+    add(
+        "--random_scale",
+        type=PERCENT,
+        default=0,
+        help="percent by which a view is enlarged at most, at random",
+    )
+    add(
+        "--random_brightness",
+        type=PERCENT,
+        default=0,
+        help="percent by which a view is brightened or darkened at most",
+    )
+    add(
+        "--distorted_views",
+        type=number(int, 1, 1000),
+        default=defaults.views,
+        help="distorted versions of each training photo, if any distortion is asked for",
+    )
+
+
+def _add_outputs(parser):
+    add = parser.add_argument_group("outputs").add_argument
+    add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
+    add(
+        "--output_labels",
+        help="its labels, one a line; default: retrained_labels.txt beside the graph",
+    )
+    add(
+        "--label_audit",
+        help="table of photos whose label looks wrong and of near-duplicates, '' for none; "
+        "default: label_audit.tsv beside the graph",
+    )
+    add(
+        "--report",
+        help="a page on how good the model is; default: retrained_report.html beside the graph",
+    )
+    add("--no_report", action="store_true", help="write no such page")
+    add(
+        "--metrics",
+        help="the same figures as JSON; default: retrained_metrics.json beside the graph",
+    )
+    add(
+        "--export_vectors",
+        metavar="FILE",
+        help="write the photos' vectors to a Parquet file, for other tools (needs "
+        "requirements-remote.txt)",
+    )
+    add("--final_tensor_name", default="final_result", help="name of the graph's output")
+    add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
+    add(
+        "--projector_photos",
+        type=number(int, 0, MOST_PROJECTED),
+        default=PROJECTED,
+        help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
+    )
+    add(
+        "--intermediate_store_frequency",
+        type=COUNT,
+        default=0,
+        help="steps between graphs stored while training; 0 is none",
+    )
+    add(
+        "--intermediate_output_graphs_dir",
+        default="intermediate_graphs",
+        help="where these graphs go",
+    )
+    add(
+        "--assert_accuracy_at_least",
+        type=number(float, 0, 1),
+        help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
+        "1 as in test_accuracy, is lower",
+    )
+
+
+def _add_formats(parser):
+    add = parser.add_argument_group("other formats").add_argument
+    add(
+        "--saved_model_dir",
+        metavar="DIR",
+        help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
+    )
+    add("--tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
+    add(
+        "--tflite_quantize",
+        choices=("none", "dynamic"),
+        default="none",
+        help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
+    )
+    add(
+        "--onnx_file",
+        metavar="FILE",
+        help="write an ONNX file as well; needs requirements-onnx.txt",
+    )
+
+
+def _add_words(parser):
+    add = parser.add_argument_group("what is said").add_argument
+    add(
+        "--print_misclassified_test_images",
+        action="store_true",
+        help="list the test photos that the new graph gets wrong",
+    )
+    add(
+        "--logging_verbosity",
+        choices=VERBOSITIES,
+        default="INFO",
+        help="the least level of what is said on stderr",
+    )
+    add(
+        "--quiet",
+        dest="logging_verbosity",
+        action="store_const",
+        const="WARN",
+        default=argparse.SUPPRESS,
+        help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
+    )

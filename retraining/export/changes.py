@@ -1,0 +1,51 @@
+"""How a retrained graph differs from the one it replaces: its classes, its answers."""
+
+from retraining.graphs.graph import GraphError, read_graph, read_metadata
+from retraining.system.lines import some
+
+NAMED = 5  # photos that are named
+
+
+def read_description(path):
+    """What the retrained graph at `path` says of itself (dict); {} if there is none."""
+    try:
+        return read_metadata(read_graph(path)) or {}
+    except GraphError:
+        return {}  # whatever it is, it is no graph of ours
+
+
+def describe_changes(before, result, labels):
+    """Yields lines on how a new graph differs from the one it replaces.
+
+    `before` is what the latter says of itself, `result` the export.HeldOutResult of the new one,
+    `labels` are its labels. Answers are compared on the photos that were tested both times; a
+    photo's class is the one it has now.
+    """
+    old_labels = before.get("labels", labels)
+    for verb, these, others in (("added", labels, old_labels), ("removed", old_labels, labels)):
+        if names := [label for label in these if label not in others]:
+            yield f"classes {verb} since the graph that is replaced: {', '.join(names)}"
+    earlier = before.get("results", {}).get("held_out", [])
+    then = {key: old_labels[number] for key, number, _ in earlier}
+    both = [
+        (path, labels[truth], then[key], labels[answer.argmax()])
+        for path, key, truth, answer in zip(
+            result.paths, result.keys, result.truth, result.probabilities, strict=True
+        )
+        if key in then
+    ]
+    if both:
+        yield from _compare_answers(both)
+
+
+def _compare_answers(both):
+    """Lines on photos tested both times, [(path, true label, label then, label now), ...]."""
+    right_then = sum(truth == then for _, truth, then, _ in both) / len(both)
+    right_now = sum(truth == now for _, truth, _, now in both) / len(both)
+    yield (
+        f"{len(both)} of these photos tested the graph that is replaced, too: {right_then:.1%} "
+        f"right then, {right_now:.1%} now"
+    )
+    changed = [f"{path} ({then} -> {now})" for path, _, then, now in both if then != now]
+    if changed:
+        yield f"{len(changed)} of them got another answer: {some(changed, NAMED)}"

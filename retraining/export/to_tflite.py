@@ -1,0 +1,58 @@
+"""A retrained graph as a TensorFlow Lite (LiteRT) file, with labels and normalisation inside."""
+
+import os
+
+import numpy as np
+
+from retraining.export.tflite_metadata import add_metadata
+from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
+
+
+def save(source, path):
+    """Writes a source.Source to `path`, in float32.
+
+    The input `images` is float32 [1, height, width, 3] of `(pixel - mean) / std`, or of another
+    batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k].
+    """
+    _convert(source, path, [])
+
+
+def save_quantized(source, path):
+    """The same with weights in int8, a quarter of the size (dynamic-range quantization)."""
+    _convert(source, path, [import_whole_tensorflow().lite.Optimize.DEFAULT])
+
+
+def _convert(source, path, optimizations):
+    tf = import_whole_tensorflow()
+    module = tf.Module()
+
+    def network(*pixels):
+        names = [f"{each.node}:0" for each in source.inputs]
+        inputs = dict(zip(names, pixels, strict=True))
+        output = tf.graph_util.import_graph_def(
+            source.graph_def, inputs, [f"{source.output}:0"], name=""
+        )[0]
+        return {"probabilities": output}
+
+    module.network = tf.function(network, autograph=False)
+    specs = [tf.TensorSpec([1, *each.size, 3], tf.float32, each.feed) for each in source.inputs]
+    function = module.network.get_concrete_function(*specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    converter.optimizations = optimizations
+    with open(path, "wb") as file:
+        file.write(add_metadata(converter.convert(), source))
+
+
+class TFLiteModel:
+    """A TensorFlow Lite file as read by TensorFlow's own interpreter."""
+
+    def __init__(self, path):
+        tf = import_whole_tensorflow()
+        interpreter = tf.lite.Interpreter(path, num_threads=os.cpu_count())
+        self._run = interpreter.get_signature_runner()
+
+    def run(self, feeds):
+        """float32 [n, k] for {name of an input: float32 [n, height, width, 3]}, one by one."""
+        count = len(next(iter(feeds.values())))
+        rows = ({name: all_[n : n + 1] for name, all_ in feeds.items()} for n in range(count))
+        return np.concatenate([self._run(**row)["probabilities"] for row in rows])

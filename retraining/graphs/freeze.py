@@ -1,0 +1,218 @@
+"""A TensorFlow function of images -> a frozen GraphDef as `graph.load_network` reads it.
+
+This is the one part that needs all of TensorFlow, not its graph mode only (seconds to import). The
+graph has the nodes `input` (float32 [n, height, width, 3], pixels 0..255 unless said otherwise)
+and an output of a given name, no functions, no variables, and its constants in the plain form that
+`graph.fold` knows.
+"""
+
+import numpy as np
+
+from retraining.errors import RetrainingError
+from retraining.graphs.graph import drop_others, import_shapes
+from retraining.graphs.nodes import (
+    add_constant,
+    add_node,
+    constant,
+    constant_shape,
+    node_name,
+    nodes_by_name,
+    set_constant,
+    set_inputs,
+    users_of,
+)
+from retraining.graphs.quiet_tensorflow import import_whole_tensorflow, muted_stderr
+from retraining.graphs.scaling import INPUT, sort_nodes
+from retraining.system.lines import one_line
+
+
+class FreezeError(RetrainingError):
+    """A model cannot be read, or cannot be made a frozen graph; says why in one line."""
+
+
+def freeze(function, size, output, batch=None, dtype="float32"):
+    """The GraphDef of `function`, which maps float32 [batch, *size, 3] to [batch, width].
+
+    `size` = (height, width); `output` names the node that gives the vectors. With `dtype` uint8,
+    the function is given such pixels.
+
+    Raises:
+        FreezeError: TensorFlow cannot trace it.
+    """
+    tf = import_whole_tensorflow()
+    spec = tf.TensorSpec([batch, *size, 3], tf.float32, name=INPUT)
+    try:
+        with muted_stderr():
+            traced = tf.function(
+                lambda images: function(tf.cast(images, dtype)), input_signature=[spec]
+            ).get_concrete_function()
+            frozen, variables = _outlined(traced)
+    except Exception as error:  # whatever a model's own code raises
+        raise FreezeError(f"TensorFlow cannot freeze it: {one_line(error)}") from error
+    result = node_name(frozen.outputs[0].name)
+    shape = traced.outputs[0].shape
+    if shape.rank not in (2, None):  # what is unknown here is looked at when the graph is read
+        raise FreezeError(f"it gives {shape}, not one vector per image")
+    graph_def = _inlined(frozen.graph.as_graph_def(), result)
+    for node in graph_def.node:
+        if node.name in variables:
+            set_constant(node, variables[node.name].numpy())
+    return _simplified(graph_def, result, output)
+
+
+def _outlined(traced):
+    """(a function with constants for variables, {name of such a constant: its variable}).
+
+    Each constant has its variable's type and shape but holds a single number, which by the
+    definition of TensorProto stands for all. TensorFlow copies a graph several times on its way;
+    the weights are put in after that.
+    """
+    from tensorflow.python.framework import convert_to_constants
+
+    variables = {}
+
+    class Outline(convert_to_constants._FunctionConverterDataInEager):
+        def _eval(self, tensor):
+            value = super()._eval(tensor)
+            return np.zeros((), value.dtype) if hasattr(tensor, "handle") else value
+
+    outline = Outline(traced, lower_control_flow=True, aggressive_inlining=True)
+    graph_def, indices = convert_to_constants._replace_variables_by_constants(outline)
+    handles = {variable.handle.ref(): variable for variable in traced.graph.variables}
+    for handle, placeholder in traced.graph.captures:
+        if handle.ref() in handles:
+            variables[placeholder.op.name] = handles[handle.ref()]
+    for node in graph_def.node:
+        if node.name in variables:
+            shape = variables[node.name].shape.as_proto()
+            node.attr["value"].tensor.tensor_shape.CopyFrom(shape)
+    return convert_to_constants._construct_concrete_function(traced, graph_def, indices), variables
+
+
+def _inlined(graph_def, output):
+    """The graph without functions that were compiled by themselves, as grouped convolutions are."""
+    if not graph_def.library.function:
+        return graph_def
+    tf = import_whole_tensorflow()
+    from tensorflow.python.grappler import tf_optimizer
+
+    for holder in (*graph_def.library.function, *graph_def.node):
+        for mark in ("_XlaMustCompile", "_noinline"):
+            if mark in holder.attr:
+                del holder.attr[mark]
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        meta = tf.compat.v1.train.export_meta_graph(graph_def=graph_def, graph=graph)
+    meta.collection_def["train_op"].node_list.value.extend([f"{INPUT}:0", f"{output}:0"])
+    config = tf.compat.v1.ConfigProto()
+    rewrites = config.graph_options.rewrite_options
+    rewrites.min_graph_nodes = -1  # small graphs as well
+    rewrites.optimizers.append("function")
+    rewrites.function_optimization = rewrites.AGGRESSIVE
+    with muted_stderr():
+        return tf_optimizer.OptimizeGraph(config, meta)
+
+
+# -- plain forms -----------------------------------------------------------------------------
+
+
+def _simplified(graph_def, result, output):
+    """The part that `result` needs, in plain forms, with an Identity called `output` at its end.
+
+    All is done in place: protobuf gives the memory of what is replaced or deleted back only with
+    the whole graph, so that a copy would hold the weights twice.
+    """
+    drop_others(graph_def, result)
+    if INPUT not in nodes_by_name(graph_def):
+        raise FreezeError("its output does not depend on the image")
+    for node in graph_def.node:
+        set_inputs(node, [name for name in node.input if name[0] != "^"])
+        node.device = ""
+        for mark in [key for key in node.attr if key.startswith("_")]:
+            del node.attr[mark]
+    _bypass(graph_def)
+    nodes = nodes_by_name(graph_def)
+    for node in graph_def.node:
+        if node.op in ("Reshape", "Squeeze"):
+            _compute_shape_change(node, nodes)
+    _make_depthwise(graph_def)
+    _flatten_vectors(graph_def)
+    add_node(graph_def, output, "Identity", [_own_end(graph_def, result)], T="float32")
+    drop_others(graph_def, output)
+    del graph_def.library.function[:]
+    sort_nodes(graph_def)
+    return graph_def
+
+
+def _own_end(graph_def, result):
+    """What the traced function's last Identity passes on."""
+    node = nodes_by_name(graph_def)[result]
+    return node.input[0] if node.op == "Identity" else result
+
+
+def _bypass(graph_def):
+    """Lets each node read past Identity and IdentityN (which a gradient of one's own leaves)."""
+    nodes = nodes_by_name(graph_def)
+
+    def source(reference):
+        node = nodes[node_name(reference)]
+        while node.op in ("Identity", "IdentityN", "StopGradient"):
+            _, _, number = reference.partition(":")
+            reference = node.input[int(number or 0)]
+            node = nodes[node_name(reference)]
+        return reference
+
+    for node in graph_def.node:
+        set_inputs(node, [source(name) for name in node.input])
+
+
+def _compute_shape_change(node, nodes):
+    """Makes a Reshape or Squeeze of a constant, as Keras has around batch norms, a constant."""
+    value = constant(nodes, node.input[0])
+    if value is None or value.dtype != np.float32:
+        return
+    if node.op == "Squeeze":
+        axes = tuple(node.attr["squeeze_dims"].list.i) or None
+        set_constant(node, np.squeeze(value, axes))
+    elif (shape := constant(nodes, node.input[1])) is not None:
+        set_constant(node, value.reshape(shape))
+
+
+BROADCASTING = ("Add", "AddV2", "Sub", "Mul", "Rsqrt", "RealDiv")
+
+
+def _flatten_vectors(graph_def):
+    """Makes constants [1, 1, 1, c] that only arithmetic uses [c], to which they broadcast alike.
+
+    That holds as long as a tensor [n, height, width, c] is what they meet in the end.
+    """
+    users = users_of(graph_def)
+    for node in graph_def.node:
+        value = constant({node.name: node}, node.name) if node.op == "Const" else None
+        flat = value is not None and value.dtype == np.float32 and value.ndim == 4
+        if not flat or value.shape[:3] != (1, 1, 1) or node.name not in users:
+            continue
+        if all(user.op in BROADCASTING for user in users[node.name]):
+            set_constant(node, value.reshape(-1))
+
+
+def _make_depthwise(graph_def):
+    """Makes convolutions with a group per channel the op for that: few processors run the other.
+
+    The weights [k, k, 1, channels * m] become [k, k, channels, m].
+    """
+    nodes = nodes_by_name(graph_def)
+    shapes = {n.name: constant_shape(nodes, n.input[1]) for n in graph_def.node if n.op == "Conv2D"}
+    grouped = {k: v for k, v in shapes.items() if v is not None and v[2] == 1}
+    graph = import_shapes(graph_def) if grouped else None
+    for name, shape in grouped.items():
+        channels = graph.get_operation_by_name(name).inputs[0].shape[-1]
+        if channels == 1:
+            continue
+        kernel = constant(nodes, nodes[name].input[1]).reshape(*shape[:2], channels, -1)
+        held = add_constant(graph_def, f"{name}/depthwise_weights", kernel)
+        set_inputs(nodes[name], [nodes[name].input[0], held])
+        nodes[name].op = "DepthwiseConv2dNative"
+        for key in ("use_cudnn_on_gpu", "explicit_paddings"):
+            if key in nodes[name].attr:
+                del nodes[name].attr[key]

@@ -1,0 +1,469 @@
+"""Reads a frozen graph's file and judges it before TensorFlow sees it: a graph is a program.
+
+TensorFlow has ops that read and write files, open connections and run Python. A frozen image
+classifier needs none of them, so only ops that are known to compute and nothing else pass. Neither
+may a few bytes ask for terabytes, nor a damaged graph get as far as a traceback.
+
+Covered: constants and static shapes that say how large a tensor is, here and (for what TensorFlow
+infers) in `graph.import_graph`. Not covered: sizes that are computed from the image, time (a large
+graph is slow), and the memory of parsing, up to ten times the file's size if it is made for that.
+"""
+
+import math
+import os
+import re
+import stat
+from collections import Counter
+
+import numpy as np
+
+from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.quiet_tensorflow import import_tensorflow
+
+MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
+MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
+MAX_ELEMENTS = 1 << 28  # of one tensor: 1 GiB of float32
+MAX_DIMENSIONS = 254  # of a tensor in TensorFlow (TensorShape::MaxDimensions)
+SPARE_BYTES = 64 << 20  # that constants may have beyond the file's size, as repeated values
+
+# Ops that give values for values. Not among them: all that touch files, connections, Python,
+# variables, queues, tables or devices; all that call functions; loops (Enter, NextIteration), which
+# may never end, and TensorArrays, which only they need; what makes strings longer, which no shape
+# tells; Print and PrintV2, of which the latter writes into files. Assert is: it can only end the
+# run. Random ops are dropout's.
+LISTED = """
+Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
+PreventGradient Snapshot CheckNumerics Assert Switch Merge
+
+Abs Add AddN AddV2 Ceil Cos Div DivNoNan Elu Erf Erfc Exp Expm1 Floor FloorDiv FloorMod Inv
+LeakyRelu Log Log1p LogSoftmax Max Maximum Mean Min Minimum Mod Mul MulNoNan Neg Pow Prod
+RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Softmax Softplus Softsign
+Sqrt Square SquaredDifference Sub Sum Tan Tanh TruncateDiv TruncateMod Xdivy Xlogy Cumsum
+L2Loss ClipByValue
+
+All Any Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual LogicalAnd LogicalNot
+LogicalOr NotEqual Select SelectV2 Where
+ArgMax ArgMin InTopK InTopKV2 TopK TopKV2
+
+BatchMatMul BatchMatMulV2 BatchMatMulV3 BiasAdd BiasAddV1 Einsum MatMul
+Conv2D Conv2DBackpropInput DepthwiseConv2dNative Dilation2D FusedPadConv2D
+FusedResizeAndPadConv2D AvgPool FractionalAvgPool FractionalMaxPool MaxPool MaxPoolV2
+MaxPoolWithArgmax LRN BatchNormWithGlobalNormalization FusedBatchNorm FusedBatchNormV2
+FusedBatchNormV3
+
+BatchToSpace BatchToSpaceND BroadcastArgs BroadcastTo Cast Bitcast Concat ConcatOffset ConcatV2
+DepthToSpace EnsureShape ExpandDims Fill Gather GatherNd GatherV2 InvertPermutation LinSpace
+MirrorPad OneHot OnesLike Pack Pad PadV2 Range Rank Reshape Reverse ReverseV2 ScatterNd Shape
+ShapeN Size Slice SpaceToBatch SpaceToBatchND SpaceToDepth Split SplitV Squeeze StridedSlice
+Tile Transpose Unpack ZerosLike BroadcastGradientArgs MatrixBandPart
+
+AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation CropAndResize DecodeAndCropJpeg
+DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePng DrawBoundingBoxes EncodeJpeg EncodePng
+ExtractGlimpse ExtractImagePatches ExtractJpegShape HSVToRGB RGBToHSV ResizeArea ResizeBicubic
+ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate
+DecodeBase64 DecodeRaw StringLength Substr
+
+Multinomial RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomNormal
+StatelessRandomUniform StatelessTruncatedNormal TruncatedNormal
+
+Dequantize FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
+QuantizeAndDequantize QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
+QuantizeAndDequantizeV4 QuantizeDownAndShrinkRange QuantizeV2 QuantizedAdd QuantizedAvgPool
+QuantizedBatchNormWithGlobalNormalization QuantizedBiasAdd QuantizedConcat QuantizedConv2D
+QuantizedInstanceNorm QuantizedMatMul QuantizedMaxPool QuantizedMul QuantizedRelu QuantizedRelu6
+QuantizedReluX QuantizedReshape QuantizedResizeBilinear RequantizationRange Requantize
+"""
+ALLOWED_OPS = frozenset(LISTED.split())
+
+
+def load_graph(path, allow_unsafe_ops=False):
+    """(GraphDef, the file's bytes): a checked graph; every file either script loads comes by here.
+
+    `allow_unsafe_ops` lets ops and functions pass that are not known to be harmless; see
+    `describe_unsafe`. The other checks stay.
+
+    Raises:
+        GraphError: no frozen graph, a damaged one, or one with such ops.
+    """
+    content = read_bytes(path)
+    graph_def = parse(path, content)
+    unsafe = describe_unsafe(graph_def)
+    if unsafe and not allow_unsafe_ops:
+        raise GraphError(
+            f"{path} was not run, since it could do more than compute: it holds {unsafe}; if you "
+            f"trust whoever made it, add --allow_unsafe_ops"
+        )
+    try:
+        check(graph_def, len(content))
+    except GraphError as error:
+        raise GraphError(f"{path} is damaged or not safe to load: {error}") from error
+    return graph_def, content
+
+
+# -- the file --------------------------------------------------------------------------------
+
+
+def read_bytes(path):
+    """The content of a file that may be a graph.
+
+    Raises:
+        GraphError: there is none, it cannot be read, or it is something else.
+    """
+    try:
+        _check_kind(path, os.stat(path))  # before it is opened: a pipe would wait for its writer
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise GraphError(f"cannot read the graph {path}: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise GraphError(f"cannot read the graph {path!r}: {error}") from error
+    if kind := _other_kind(content):
+        raise GraphError(f"{path} is not a frozen graph but {kind}")
+    return content
+
+
+def _check_kind(path, status):
+    if stat.S_ISDIR(status.st_mode):
+        if os.path.exists(os.path.join(path, "saved_model.pb")):
+            raise GraphError(f"{path} is a SavedModel folder, not a frozen graph; {FREEZE}")
+        raise GraphError(f"{path} is a folder, not a frozen graph; name the .pb file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise GraphError(f"{path} is a pipe or device, not a frozen graph; copy it into a file")
+    if status.st_size == 0:
+        raise GraphError(f"{path} is not a frozen graph: it is empty; fetch it again")
+    if status.st_size > MAX_BYTES:
+        raise GraphError(
+            f"{path} is not a frozen graph: it has {status.st_size / (1 << 30):.1f} GB, and they "
+            f"have less than 2; name the .pb file"
+        )
+
+
+FREEZE = (
+    "freeze it first (convert_variables_to_constants_v2 of TensorFlow) and name the .pb file "
+    "that gives, or use it as a base network with --architecture saved_model"
+)
+UNPACK = "unpack it and name the .pb file in it"
+FETCH = "what was fetched is not the file; fetch it again"
+
+SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
+    (b"PK\x03\x04", f"a zip archive (as .keras and .pt files are); {UNPACK}"),
+    (b"\x1f\x8b", f"a gzip archive; {UNPACK}"),
+    (b"BZh", f"a bzip2 archive; {UNPACK}"),
+    (b"\xfd7zXZ\x00", f"an xz archive; {UNPACK}"),
+    (b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {UNPACK}"),
+    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file of Keras (.h5); {FREEZE}"),
+    (b"\x80\x02", "a pickle of Python (as of PyTorch), which is not read"),
+    (b"\xff\xd8\xff", "a JPEG image; the graph is another file"),
+    (b"\x89PNG", "a PNG image; the graph is another file"),
+)
+TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # of a LevelDB table: a checkpoint or its index
+PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
+TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")  # no control characters
+TEXT_GRAPH = re.compile(rb"(\s|#.*\n)*(node|versions|library)\s*\{")
+
+
+def _other_kind(content):
+    """What other, known kind of file begins (or ends) so, as an end of a sentence; or None."""
+    head = content[:4096]
+    for start, kind in SIGNATURES:
+        if content.startswith(start):
+            return kind
+    if content[4:8] == b"TFL3":
+        return "a TensorFlow Lite model, which is not read; use the frozen graph it was made of"
+    if content[257:262] == b"ustar":
+        return f"a tar archive; {UNPACK}"
+    if content.endswith(TABLE_END):
+        return f"a TensorFlow checkpoint, which holds no graph; {FREEZE}"
+    if PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
+        return f"a web page (HTML); {FETCH}"
+    if TEXT_GRAPH.match(head):
+        return "a graph in text form (.pbtxt); write it as binary (text_format.Parse) first"
+    return f"a text file; {FETCH}" if TEXT.fullmatch(head) else None
+
+
+def parse(path, content):
+    """The GraphDef whose bytes these are.
+
+    Raises:
+        GraphError: they are not those of a GraphDef with nodes.
+    """
+    graph_def = _parsed(import_tensorflow().GraphDef, content)
+    whole = graph_def is not None and graph_def.node and all(n.op for n in graph_def.node)
+    if not whole and (kind := _other_message(path, content)):
+        raise GraphError(f"{path} is not a frozen graph but {kind}")
+    if graph_def is None:
+        raise GraphError(f"{path} is not a frozen graph (.pb), or cut short; fetch it again")
+    if not graph_def.node:
+        raise GraphError(f"{path} is not a frozen graph: it has no nodes; name another file")
+    return graph_def
+
+
+def _parsed(message, content):
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message.FromString(content)
+    except DecodeError:
+        return None
+
+
+def _other_message(path, content):
+    """What other kind of protobuf message this is, as an end of a sentence; None if unknown."""
+    tf = import_tensorflow()
+    saved = _parsed(tf.SavedModel, content)
+    if saved and any(each.graph_def.node for each in saved.meta_graphs):
+        return f"the saved_model.pb of a SavedModel, without its weights; {FREEZE}"
+    meta = _parsed(tf.MetaGraphDef, content)
+    if meta and meta.graph_def.node:
+        return f"the .meta file of a checkpoint, without its weights; {FREEZE}"
+    if str(path).lower().endswith(".onnx"):
+        return "an ONNX model, which is not read; use the frozen graph it was made of"
+    return None
+
+
+# -- the ops ---------------------------------------------------------------------------------
+
+NAMED = 5  # refused ops that are named
+
+
+def describe_unsafe(graph_def):
+    """What in the graph is not known to be harmless, a node each; empty if there is nothing.
+
+    Nodes that the wanted output does not depend on count too, though they are never run here:
+    other programs run such files whole, and what is left of training can be stripped. So does
+    a function library, although functions could be checked as graphs are: they can call each
+    other without end, and what freezes graphs inlines them.
+    """
+    found = {}
+    for node in graph_def.node:
+        if node.op not in ALLOWED_OPS or _holds_function(node):
+            found.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
+    ops = list(found.values())
+    ops += [f"the function {_shown(f.signature.name)}" for f in graph_def.library.function]
+    more = [f"{len(ops) - NAMED} more"] if len(ops) > NAMED else []
+    return ", ".join(ops[:NAMED] + more)
+
+
+def _holds_function(node):
+    return any(value.HasField("func") or value.list.func for value in node.attr.values())
+
+
+def _shown(name):
+    """A name from the file in quotes, on one line and not too long, whatever is in it."""
+    return ascii(name if len(name) <= 80 else name[:77] + "...")
+
+
+# -- the nodes -------------------------------------------------------------------------------
+
+
+def check(graph_def, file_size):
+    """Whether the nodes make a graph, and no tensor in it is larger than its file explains.
+
+    After it, every input names a node, none depends on itself, each has the inputs its op takes,
+    and the constants can be read.
+
+    Raises:
+        GraphError: it is not so.
+    """
+    if len(graph_def.node) > MAX_NODES:
+        raise GraphError(f"it has {len(graph_def.node)} nodes, more than {MAX_NODES}")
+    nodes = nodes_by_name(graph_def)
+    if len(nodes) < len(graph_def.node):
+        name = Counter(node.name for node in graph_def.node).most_common(1)[0][0]
+        raise GraphError(f"two of its nodes are called {_shown(name)}")
+    for node in graph_def.node:
+        _check_names(node, nodes)
+        _check_inputs(node)
+    _check_order(graph_def)
+    spare = file_size + SPARE_BYTES
+    for node in graph_def.node:
+        spare -= _check_attributes(node)
+        if spare < 0:
+            raise GraphError(f"its constants are far larger than the file, as {_shown(node.name)}")
+    for node in graph_def.node:
+        _check_asked_size(node, nodes)
+
+
+NAME = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"  # graph.cc and node_def_util.cc of TensorFlow
+NODE_NAME = re.compile(NAME)
+REFERENCE = re.compile(rf"\^{NAME}|{NAME}(:\d{{1,9}})?")
+
+
+def _check_names(node, nodes):
+    if not NODE_NAME.fullmatch(node.name):
+        raise GraphError(f"{_shown(node.name)} is no name of a node")
+    for reference in node.input:
+        if not REFERENCE.fullmatch(reference):
+            raise GraphError(f"{_shown(reference)} is no name of an input ({_shown(node.name)})")
+        if node_name(reference) not in nodes:
+            raise GraphError(f"the node {_shown(reference)}, which others need, is missing")
+
+
+def _check_inputs(node):
+    """As many inputs as TensorFlow's definition of the op says, and control inputs last."""
+    op = import_tensorflow().op_definition(node.op)
+    kinds = [name.startswith("^") for name in node.input]
+    if kinds != sorted(kinds):
+        raise GraphError(f"the inputs of {_shown(node.name)} are out of order")
+    if op is None:  # one of another version, or somebody's own: TensorFlow tells when it loads it
+        return
+    expected = sum(_length(argument, node) for argument in op.input_arg)
+    if kinds.count(False) != expected:
+        raise GraphError(
+            f"the node {_shown(node.name)} has {kinds.count(False)} inputs, and {node.op} takes "
+            f"{expected}"
+        )
+
+
+def _length(argument, node):
+    """How many inputs an argument of an op's definition stands for."""
+    if argument.number_attr:
+        return node.attr[argument.number_attr].i if argument.number_attr in node.attr else 0
+    if argument.type_list_attr:
+        listed = argument.type_list_attr in node.attr
+        return len(node.attr[argument.type_list_attr].list.type) if listed else 0
+    return 1
+
+
+def _check_order(graph_def):
+    """Whether there is an order in which each node comes after its inputs (Kahn's algorithm)."""
+    waiting, users = {}, {}
+    for node in graph_def.node:
+        # A loop's way back is no input that has to be there first.
+        sources = [] if node.op == "NextIteration" else map(node_name, node.input)
+        waiting[node.name] = 0
+        for source in sources:
+            waiting[node.name] += 1
+            users.setdefault(source, []).append(node.name)
+    ready = [name for name, count in waiting.items() if count == 0]
+    for name in ready:  # grows on the way
+        for user in users.get(name, ()):
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+    if len(ready) < len(waiting):
+        name = next(name for name, count in waiting.items() if count)
+        raise GraphError(f"the node {_shown(name)} depends on itself")
+
+
+# -- the tensors -----------------------------------------------------------------------------
+
+# Bytes of an element, and the field that holds values one by one (tensor.proto).
+FIELDS = {
+    "float32": (4, "float_val"),
+    "float64": (8, "double_val"),
+    "float16": (2, "half_val"),
+    "bfloat16": (2, "half_val"),
+    "bool": (1, "bool_val"),
+    "int64": (8, "int64_val"),
+    "uint32": (4, "uint32_val"),
+    "uint64": (8, "uint64_val"),
+    "string": (24, "string_val"),  # and its characters
+    **dict.fromkeys(("int8", "uint8", "qint8", "quint8"), (1, "int_val")),
+    **dict.fromkeys(("int16", "uint16", "qint16", "quint16"), (2, "int_val")),
+    **dict.fromkeys(("int32", "qint32"), (4, "int_val")),
+}
+
+
+def _check_attributes(node):
+    """The bytes that the tensors in a node's attributes take in memory."""
+    total = 0
+    try:
+        if node.op == "Const":
+            _check_constant(node)
+        for value in node.attr.values():
+            for shape in (value.shape, *value.list.shape):
+                _elements(shape)
+            tensors = (value.tensor,) if value.HasField("tensor") else value.list.tensor
+            total += sum(map(_tensor_bytes, tensors))
+    except GraphError as error:
+        raise GraphError(f"the node {_shown(node.name)} has {error}") from error
+    return total
+
+
+def _check_constant(node):
+    """Whether a Const says its type and value; TensorFlow aborts where the two are at odds."""
+    if not {"value", "dtype"} <= set(node.attr) or not node.attr["value"].HasField("tensor"):
+        raise GraphError("no value")
+    if node.attr["dtype"].type != node.attr["value"].tensor.dtype:
+        raise GraphError("a value of another type than its own")
+
+
+def _elements(shape):
+    """Elements of a tensor of that TensorShapeProto, unknown dimensions counted as 1."""
+    sizes = [dimension.size for dimension in shape.dim]
+    if len(sizes) > MAX_DIMENSIONS or any(size < -1 for size in sizes):
+        raise GraphError("an impossible shape")
+    elements = math.prod(size for size in sizes if size != -1)
+    if elements > MAX_ELEMENTS:
+        raise GraphError(f"a shape of {elements} elements, more than {MAX_ELEMENTS}")
+    return elements
+
+
+def _tensor_bytes(tensor):
+    """What a TensorProto takes in memory, in bytes, once its values are those of its own shape."""
+    try:
+        name = import_tensorflow().dtypes.as_dtype(tensor.dtype).name
+        size, field = FIELDS[name]
+    except (TypeError, KeyError) as error:
+        raise GraphError("a tensor of a type that no classifier has") from error
+    shape = tensor.tensor_shape
+    if shape.unknown_rank or any(dimension.size < 0 for dimension in shape.dim):
+        raise GraphError("a tensor without a definite shape")
+    elements, values = _elements(shape), getattr(tensor, field)
+    given = len(tensor.tensor_content)
+    if given and (name == "string" or values):
+        raise GraphError("a tensor in a form that is not read here")
+    if given and given != elements * size:
+        raise GraphError(f"{given} bytes for {elements} elements of {name}")
+    if len(values) > elements:
+        raise GraphError(f"{len(values)} values for {elements} elements")
+    if field == "int_val" and size < 4 and values and not _fit(values, name):
+        raise GraphError(f"values beyond {name}")
+    # The last value stands for all that follow.
+    characters = len(values[-1]) if name == "string" and values else 0
+    return elements * (size + characters)
+
+
+def _fit(values, name):
+    limits = np.iinfo(name.removeprefix("q"))
+    return limits.min <= min(values) and max(values) <= limits.max
+
+
+# Which input says how large the output is. TensorFlow computes some of it while loading a graph.
+SIZE_INPUT = {
+    **dict.fromkeys(("Fill", "RandomUniform", "RandomStandardNormal", "TruncatedNormal"), 0),
+    **dict.fromkeys(("RandomUniformInt", "StatelessRandomUniform", "StatelessRandomNormal"), 0),
+    **dict.fromkeys(("StatelessTruncatedNormal",), 0),
+    **dict.fromkeys(("BroadcastTo", "Tile", "OneHot", "Pad", "PadV2", "MirrorPad"), 1),
+    **dict.fromkeys(("ResizeArea", "ResizeBicubic", "ResizeBilinear"), 1),
+    **dict.fromkeys(("ResizeNearestNeighbor", "ExtractGlimpse", "ScaleAndTranslate"), 1),
+    **dict.fromkeys(("FusedPadConv2D", "FusedResizeAndPadConv2D", "Multinomial"), 1),
+    **dict.fromkeys(("LinSpace", "ScatterNd"), 2),
+    "CropAndResize": 3,
+}
+PADDINGS = ("Pad", "PadV2", "MirrorPad", "FusedPadConv2D")
+
+
+def _check_asked_size(node, nodes):
+    """Refuses ops whose constant inputs ask for a tensor of more than MAX_ELEMENTS."""
+    if node.op == "Range":
+        start, limit, step = (constant(nodes, name) for name in node.input[:3])
+        if start is None or limit is None or step is None:
+            return
+        if not all(value.size == 1 and value.dtype.kind in "iuf" for value in (start, limit, step)):
+            raise GraphError(f"the node {_shown(node.name)} has no range")
+        start, limit, step = (value.item() for value in (start, limit, step))
+        asked = abs(limit - start) / abs(step) if step else math.inf
+    elif node.op in SIZE_INPUT:
+        sizes = constant(nodes, node.input[SIZE_INPUT[node.op]])
+        if sizes is None or sizes.dtype.kind not in "iu" or sizes.size > 2 * MAX_DIMENSIONS:
+            return
+        if node.op in PADDINGS:
+            sizes = 1 + np.atleast_1d(sizes.astype(float)).sum(axis=-1)
+        asked = math.prod(abs(float(size)) for size in sizes.ravel())
+    else:
+        return
+    if not asked <= MAX_ELEMENTS:
+        raise GraphError(f"the node {_shown(node.name)} asks for a tensor of {asked:.3g} elements")

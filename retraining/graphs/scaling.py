@@ -1,0 +1,86 @@
+"""Pixel arithmetic as nodes behind a graph's `input`: BGR, a mean and a scale per channel."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining.graphs.nodes import (
+    add_constant,
+    add_node,
+    constant,
+    node_name,
+    nodes_by_name,
+    set_inputs,
+    users_of,
+)
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """`(pixel - mean) / std` for pixels 0..255, per channel or for all, of RGB or (`flip`) BGR."""
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
+def add_scaling(graph_def, scaling):
+    """Puts the arithmetic of a Scaling behind `input`, in place."""
+    if scaling == Scaling():
+        return
+    readers = list(graph_def.node)
+    x = INPUT
+    if scaling.flip:
+        axis = add_constant(graph_def, f"{INPUT}/channels", np.array([3], np.int32))
+        reverse = {"T": "float32", "Tidx": "int32"}
+        x = add_node(graph_def, f"{INPUT}/bgr", "ReverseV2", [x, axis], **reverse)
+    if any(scaling.mean):
+        mean = add_constant(graph_def, f"{INPUT}/mean", np.array(scaling.mean, np.float32))
+        x = add_node(graph_def, f"{INPUT}/centred", "Sub", [x, mean], T="float32")
+    if any(value != 1 for value in scaling.std):
+        std = add_constant(graph_def, f"{INPUT}/std", np.array(scaling.std, np.float32))
+        x = add_node(graph_def, f"{INPUT}/scaled", "RealDiv", [x, std], T="float32")
+    for node in readers:
+        set_inputs(node, [x if name in (INPUT, f"{INPUT}:0") else name for name in node.input])
+    sort_nodes(graph_def)
+
+
+def sort_nodes(graph_def):
+    """Puts each node after its inputs, in place."""
+    nodes, ordered = nodes_by_name(graph_def), {}
+    waiting = list(reversed(graph_def.node))
+    while waiting:
+        node = waiting.pop()
+        missing = [n for n in map(node_name, node.input) if n not in ordered]
+        if missing:
+            waiting += [node, *(nodes[name] for name in missing)]
+        else:
+            ordered.setdefault(node.name, len(ordered))
+    graph_def.node.sort(key=lambda node: ordered[node.name])
+
+
+def scales_pixels(graph_def):
+    """Whether the graph begins by scaling pixels, as a model does that takes them as 0..255.
+
+    Its first arithmetic then has a constant to match: one that divides by tens or hundreds (or
+    multiplies by their inverse), or subtracts as much.
+    """
+    nodes = nodes_by_name(graph_def)
+    users = users_of(graph_def)
+    current = INPUT
+    passed_on = ("Cast", "ReverseV2", "Mul", "RealDiv", "Sub", "Add", "AddV2", "Identity")
+    while len(users.get(current, ())) == 1 and users[current][0].op in passed_on:
+        node = users[current][0]
+        values = [constant(nodes, name) for name in node.input]
+        size = max((np.abs(v).max() for v in values if v is not None and v.size), default=None)
+        if size is not None and _is_scale(node.op, size):
+            return True
+        current = node.name
+    return False
+
+
+def _is_scale(op, size):
+    large = size > 20
+    return (op == "Mul" and 0 < size < 0.05) or (op in ("RealDiv", "Sub", "Add", "AddV2") and large)

@@ -1,0 +1,181 @@
+"""Puts images into a folder per label. Overwrites nothing; done again, it changes nothing."""
+
+import filecmp
+import hashlib
+import os
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from retraining.errors import RetrainingError
+from retraining.photos.dataset import hash_file
+from retraining.system.files import is_within
+
+NAME_BYTES = 120  # of a label's folder; file systems take 143 to 255
+STEM_BYTES = 180  # of a file's name before the mark that tells it from others of that name
+MARK_DIGITS = 8  # of a SHA-1, in hex
+
+# Windows refuses these characters and a dot or space at the end; a dot in front hides a folder;
+# `%` is escaped where it could be taken for an escape.
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\udc80-\udcff]|%(?=[0-9A-Fa-f]{2})|^\.|[. ]\Z')
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces"
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|\Z)", re.IGNORECASE)
+
+
+class SortError(RetrainingError):
+    """An image cannot be put into its label's folder; says why."""
+
+
+class Sorter:
+    """Puts images into `folder/<label>/`, as copies or as hard links.
+
+    `placed` and `known` count the images that were put there and those that were there already.
+    """
+
+    def __init__(self, folder, labels, by="copy"):
+        """`by` is `copy` or `link`. Raises SortError if the folder cannot be made."""
+        self.folder, self.placed, self.known = Path(folder), 0, 0
+        self._put = WAYS[by]
+        self._folders = {label: self.folder / name for label, name in folder_names(labels).items()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SortError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+    def check_apart(self, sources):
+        """Refuses to sort into folders that are still to be read, since copies would be found.
+
+        The sorted folder inside a source is no harm, as it is left out of the search.
+
+        Raises:
+            SortError: some label's folder lies in one of the folders `sources`.
+        """
+        for source in map(os.path.realpath, sources):
+            here = os.path.realpath(self.folder)
+            if here != source and is_within(here, source):
+                continue
+            for target in self._folders.values():
+                if is_within(os.path.realpath(target), source):
+                    raise SortError(
+                        f"{target} lies in {source}, whose images are to be labelled; choose "
+                        f"another folder to sort into"
+                    )
+
+    def place(self, path, label):
+        """Puts the image at `path` into the label's folder, unless it is there.
+
+        If another image has its name there, a part of its SHA-1 is added to the name.
+
+        Raises:
+            SortError: it cannot be read, copied or linked.
+        """
+        folder = self._folders[label]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for target in _targets(folder, path):
+                if not os.path.lexists(target):
+                    self._put(path, target)
+                    self.placed += 1
+                    return
+                if os.path.isfile(target) and filecmp.cmp(path, target, shallow=False):
+                    self.known += 1
+                    return
+        except OSError as error:
+            raise SortError(f"cannot put {path} into {folder}: {error.strerror}") from error
+        raise SortError(f"every name for {path} in {folder} is taken")
+
+
+def folder_names(labels):
+    """{label: name of its folder}: the label itself wherever every system takes it for a name.
+
+    What is unsafe is percent-encoded (RFC 3986, 2.1), a long label is cut. Labels that were cut,
+    or that differ only in case or in the form of accents, which some systems take for one name,
+    end in a part of their SHA-1, so that no two labels share a folder.
+    """
+    names = {label: safe_name(label) for label in labels}
+    alike = Counter(_as_some_systems_see(name) for name in names.values())
+    return {
+        label: f"{name}~{_mark(label)}" if alike[_as_some_systems_see(name)] > 1 else name
+        for label, name in names.items()
+    }
+
+
+def safe_name(label):
+    """The label as a folder's name, percent-encoded and cut where it must be."""
+    name = UNSAFE.sub(lambda found: _percent(found[0]), label) or "%"
+    if RESERVED.match(name):
+        name = _percent(name[0]) + name[1:]
+    cut = _cut(name, NAME_BYTES)
+    return name if cut == name else f"{cut}~{_mark(label)}"
+
+
+def _percent(character):
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def _as_some_systems_see(name):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _mark(label):
+    return hashlib.sha1(label.encode("utf-8", "surrogateescape")).hexdigest()[:MARK_DIGITS]
+
+
+def _cut(text, size):
+    """The text, or its beginning of at most `size` bytes of UTF-8."""
+    encoded = text.encode("utf-8", "surrogateescape")
+    return text if len(encoded) <= size else encoded[:size].decode("utf-8", "ignore")
+
+
+def _targets(folder, path):
+    """The paths an image may get, the first choice first; those that follow need its SHA-1."""
+    name = os.path.basename(path)
+    yield folder / name
+    stem, suffix = os.path.splitext(name)
+    key = hash_file(path)
+    for digits in (MARK_DIGITS, len(key)):
+        yield folder / f"{_cut(stem, STEM_BYTES)}~{key[:digits]}{suffix}"
+
+
+def copy(path, target):
+    """Copies a file with its times; `target` appears when it is complete and was free before."""
+    temporary = target.with_name(f".sort-{os.getpid()}.part")
+    try:
+        with open(path, "rb") as source, open(temporary, "wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copystat(path, temporary)
+        _name(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _name(temporary, target):
+    """Gives a file its name. Raises FileExistsError if that is taken."""
+    if os.name != "nt":  # elsewhere renaming replaces what has that name, so link first
+        try:
+            os.link(temporary, target)
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # as on FAT, which has no links
+            if os.path.lexists(target):
+                raise
+    os.rename(temporary, target)
+
+
+def link(path, target):
+    """Makes a second name of the same file, on the same disk. Raises OSError with what to do."""
+    try:
+        os.link(os.path.realpath(path), target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        reason = f"it cannot be linked ({error.strerror}); use --sort_by copy"
+        raise OSError(error.errno, reason, path) from error
+
+
+WAYS = {"copy": copy, "link": link}

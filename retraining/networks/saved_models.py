@@ -1,0 +1,312 @@
+"""Anybody's TF2 SavedModel or Keras model file that maps images to vectors -> a frozen GraphDef.
+
+Loading either can run code that is not ours: a SavedModel has functions that restore it, a Keras
+file names classes and may hold Python. So what they hold is looked at first.
+"""
+
+import json
+import re
+import zipfile
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retraining.graphs.nodes import add_notes
+from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
+from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
+from retraining.networks.keras_networks import BOTTLENECK, import_keras, output_of
+from retraining.networks.recipes import Choice, ChoiceError, short_hash
+from retraining.system.lines import one_line
+
+KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
+ASSUMED_STD = 255.0  # of models that do not scale pixels: 0..1, as those of TensorFlow Hub want it
+
+
+@dataclass(frozen=True)
+class SavedModelRecipe:
+    """The model in --model_file: a SavedModel's folder, or a .keras or .h5 file."""
+
+    choice: Choice = field(default_factory=Choice)
+    name: str = "saved_model"
+    folder: str = "saved_model"
+    mean: float = 0.0  # all arithmetic is in the graph
+    std: float = 1.0
+
+    def __post_init__(self):
+        self.choice.refuse(self.name, "weights")
+        if self.choice.std == 0:
+            raise ChoiceError("--input_std 0 would divide by zero; give the model's own value")
+
+    @property
+    def size(self):
+        """(height, width) in pixels as asked for; 0 where the model shall tell."""
+        return self.choice.height or 0, self.choice.width or 0
+
+    def _path(self):
+        if not self.choice.model_file:
+            raise ChoiceError(
+                "--architecture saved_model needs --model_file: a SavedModel's folder, or a .keras "
+                "or .h5 file"
+            )
+        return Path(self.choice.model_file)
+
+    def file_name_in(self, _place):
+        """Differs by the model's files and by what is asked for. Raises ChoiceError."""
+        path, asked = self._path(), self.choice
+        is_model = (path / "saved_model.pb").is_file() or (
+            path.is_file() and path.suffix in KERAS_ENDINGS
+        )
+        if not is_model:
+            raise ChoiceError(
+                f"{path} is no SavedModel's folder (the one with saved_model.pb in it) and no "
+                f".keras or .h5 file; see --model_file"
+            )
+        try:
+            parts = [path.resolve().stem, short_hash(path)]
+        except OSError as error:
+            raise ChoiceError(f"cannot read {path}: {error.strerror}") from error
+        fields = ("layer", "height", "width", "mean", "std")
+        parts += [f"{f}_{getattr(asked, f)}" for f in fields if getattr(asked, f) is not None]
+        return re.sub(r"[^\w.-]", "_", "-".join(parts)) + ".pb"
+
+    def build(self, _place):
+        """The GraphDef `input` (pixels 0..255) -> `bottleneck`, with notes on what was assumed.
+
+        Raises:
+            ChoiceError: it cannot be used, or not as asked.
+            FreezeError: TensorFlow cannot freeze it.
+        """
+        from retraining.graphs.freeze import freeze
+
+        path, notes = self._path(), []
+        found = load_folder(path, self.choice) if path.is_dir() else load_keras(path, self.choice)
+        size = self._size(found.size)
+        graph_def = freeze(
+            averaged(found.function, notes), size, BOTTLENECK, found.batch, found.dtype
+        )
+        add_scaling(graph_def, self._scaling(graph_def, found.dtype, notes))
+        add_notes(graph_def, notes)
+        return graph_def
+
+    def _size(self, found):
+        """(height, width) in pixels: the model's, or as asked. Raises ChoiceError."""
+        size = tuple(own or asked for own, asked in zip(found, self.size, strict=True))
+        if not all(size):
+            raise ChoiceError(
+                "the model does not tell its image size; give --input_height and --input_width"
+            )
+        if any(asked and asked != own for asked, own in zip(self.size, size, strict=True)):
+            raise ChoiceError(
+                f"the model takes images of {size[0]} x {size[1]} pixels; drop --input_height and "
+                f"--input_width"
+            )
+        return size
+
+    def _scaling(self, graph_def, dtype, notes):
+        """What was given, or what the model's first operations or its type tell, or a guess."""
+        mean, std = self.choice.mean, self.choice.std
+        if mean is not None or std is not None:
+            return Scaling((mean or 0.0,), (1.0 if std is None else std,))
+        if dtype == "uint8" or scales_pixels(graph_def):
+            return Scaling()
+        notes.append(
+            f"the model does not tell how it wants its pixels; assuming 0..1, as --input_mean 0 "
+            f"--input_std {ASSUMED_STD:g} would say"
+        )
+        return Scaling(std=(ASSUMED_STD,))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that was loaded: what computes, and which images it takes."""
+
+    function: object  # of a tensor [batch, height, width, 3] of `dtype`
+    size: tuple  # (height, width); None where it takes any
+    batch: int | None = None
+    dtype: str = "float32"
+
+
+def averaged(function, notes):
+    """The function, its output averaged over the image where it has one; that is noted."""
+
+    def vectors(images):
+        tf = import_whole_tensorflow()
+        output = function(images)
+        if output.shape.rank == 4:
+            notes.append(f"the model gives {output.shape}; its average over the image is used")
+            output = tf.reduce_mean(output, (1, 2))
+        return tf.cast(output, tf.float32)
+
+    return vectors
+
+
+# -- Keras files -----------------------------------------------------------------------------
+
+
+def load_keras(path, choice):
+    """A Loaded .keras or .h5 model. Raises ChoiceError."""
+    check_config(path, _read_config(path))
+    keras = import_keras()
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever a damaged file makes Keras, h5py or zipfile raise
+        raise ChoiceError(f"Keras cannot load {path}: {one_line(error)}") from error
+    if choice.layer:
+        model = output_of(model, choice.layer)
+    shape = getattr(model, "input_shape", None)
+    size = _image_size([shape] if isinstance(shape, tuple) else shape, path)
+    if len(model.outputs or ()) > 1:
+        raise ChoiceError(f"{path} has several outputs; name a layer with --bottleneck_layer")
+    return Loaded(lambda images: model(images, training=False), size)
+
+
+def _image_size(shapes, path):
+    """(height, width) of a model's one input [n, height, width, 3]. Raises ChoiceError."""
+    shape = shapes[0] if shapes and len(shapes) == 1 else None
+    if shape is None or len(shape) != 4 or shape[3] not in (3, None):
+        raise ChoiceError(
+            f"{path} does not take one image [n, height, width, 3] but {shapes}; it cannot be used"
+        )
+    return tuple(shape[1:3])
+
+
+def _read_config(path):
+    """The JSON that describes the layers of a Keras file. Raises ChoiceError."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return json.loads(archive.read("config.json"))
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return json.loads(file.attrs["model_config"])
+    except KeyError as error:
+        raise ChoiceError(
+            f"{path} holds weights only; give --architecture keras:NAME and this file as --weights"
+        ) from error
+    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
+
+
+def check_config(path, config):
+    """Refuses layers that are code: Lambda, and classes that are not Keras's own.
+
+    Raises:
+        ChoiceError: there is one.
+    """
+    waiting = [config]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            name, module = each.get("class_name"), each.get("module") or "keras"
+            registered = str(each.get("registered_name"))  # a class of one's own: `package>name`
+            own = str(module).split(".")[0] == "keras" and ">" not in registered
+            if name in ("Lambda", "__lambda__", "function") or (name and not own):
+                raise ChoiceError(
+                    f"{path} was not loaded, since it holds code of its own ({str(name)[:60]!r}); "
+                    f"export it as a SavedModel (model.export) and name that folder"
+                )
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+
+
+# -- SavedModels -----------------------------------------------------------------------------
+
+# What restoring a TF2 SavedModel and calling its functions needs beside ops that compute.
+LISTED = """
+VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 PartitionedCall
+StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
+"""
+LOADING = frozenset(LISTED.split())
+
+
+def load_folder(path, choice):
+    """A Loaded SavedModel: its signature's or its own call. Raises ChoiceError."""
+    _check_saved_model(path, choice.allow_unsafe_ops)
+    import_keras()
+    tf = import_whole_tensorflow()
+    try:
+        model = tf.saved_model.load(str(path))
+    except Exception as error:  # whatever a damaged folder makes TensorFlow raise
+        raise ChoiceError(f"TensorFlow cannot load {path}: {one_line(error)}") from error
+    signatures = dict(model.signatures)
+    signature = signatures.get("serving_default") or next(iter(signatures.values()), None)
+    if signature is not None:
+        return _signed(path, model, signature, choice.layer)
+    if not callable(model):
+        raise ChoiceError(f"{path} has no signature and cannot be called; export it with one")
+    # `model` must live as long as its function.
+    return Loaded(lambda images: model(images), (None, None))
+
+
+def _signed(path, model, signature, wanted):
+    """The Loaded function of a signature; `model` is kept alive by it."""
+    inputs = signature.structured_input_signature[1]
+    shapes = [spec.shape.as_list() if spec.shape.rank else [] for spec in inputs.values()]
+    size = _image_size(shapes, path)
+    (name, spec), *_ = inputs.items()
+    outputs = signature.structured_outputs
+    if len(outputs) > 1 and wanted not in outputs:
+        raise ChoiceError(
+            f"{path} has the outputs {', '.join(sorted(outputs))}; name one with --bottleneck_layer"
+        )
+    if wanted is not None and wanted not in outputs:
+        raise ChoiceError(f"{path} has no output {wanted!r}, only {', '.join(sorted(outputs))}")
+    key = wanted or next(iter(outputs))
+    kept = (model, signature)
+    if spec.dtype.name not in ("float32", "uint8"):
+        raise ChoiceError(f"{path} takes {spec.dtype.name}, not images of float32 or uint8")
+    return Loaded(
+        lambda images: kept[1](**{name: images})[key], size, shapes[0][0], spec.dtype.name
+    )
+
+
+def _check_saved_model(path, allow_unsafe_ops):
+    """Refuses a SavedModel whose functions could do more than compute when it is loaded.
+
+    Saving is left out: every SavedModel holds functions for it, and nothing here calls them.
+
+    Raises:
+        ChoiceError: it is such, or damaged, or not of TensorFlow 2.
+    """
+    from google.protobuf.message import DecodeError
+
+    from retraining.graphs.graph_check import ALLOWED_OPS
+    from retraining.graphs.quiet_tensorflow import import_tensorflow
+
+    try:
+        saved = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        meta = saved.meta_graphs[0]
+    except (OSError, DecodeError, IndexError) as error:
+        raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
+    if not meta.object_graph_def.nodes:
+        raise ChoiceError(
+            f"{path} is a SavedModel of TensorFlow 1; freeze it and name the .pb file that gives"
+        )
+    odd = sorted(_callable_ops(meta) - ALLOWED_OPS - LOADING)
+    if odd and not allow_unsafe_ops:
+        raise ChoiceError(
+            f"{path} was not loaded, since it could do more than compute: it holds "
+            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add --allow_unsafe_ops"
+        )
+
+
+def _callable_ops(meta):
+    """The ops of all functions that a SavedModel's objects or signatures can call."""
+    ops, calls = defaultdict(set), defaultdict(set)
+    for function in meta.graph_def.library.function:
+        name = function.signature.name
+        for node in function.node_def:
+            ops[name].add(node.op)
+            for value in node.attr.values():
+                calls[name] |= {value.func.name, *(each.name for each in value.list.func)}
+            calls[name].add(node.op)  # a function may be called as if it were an op
+    waiting, seen = list(meta.object_graph_def.concrete_functions), set()
+    while waiting:
+        name = waiting.pop()
+        if name in ops and name not in seen:
+            seen.add(name)
+            waiting += calls[name]
+    return {op for name in seen for op in ops[name] if op not in ops}

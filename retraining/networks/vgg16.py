@@ -1,0 +1,264 @@
+"""VGG16 from the well-known `vgg16.npy`: its weights read safely, and a frozen GraphDef of them.
+
+The file (of machrisaa/tensorflow-vgg, converted from Simonyan and Zisserman's Caffe model) is a
+pickled dict {layer: [kernel, bias]} of 16 layers, for BGR pixels less ImageNet's means. An ordinary
+`numpy.load` would run whatever such a pickle asks for; the reader here makes arrays only.
+Neither Keras nor all of TensorFlow is needed.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from retraining.graphs.nodes import add_constant, add_node
+from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.scaling import Scaling, add_scaling
+from retraining.networks.keras_networks import BOTTLENECK
+from retraining.networks.recipes import Choice, ChoiceError, short_hash
+
+FILE = "vgg16.npy"
+SIDE = 224  # height and width in pixels
+BLOCKS = (2, 2, 3, 3, 3)  # convolutions before each pooling
+CONVOLUTIONS = [f"conv{b}_{n}" for b, count in enumerate(BLOCKS, 1) for n in range(1, count + 1)]
+DENSE = ("fc6", "fc7")
+LAYERS = [*CONVOLUTIONS, *DENSE, "fc8"]
+VECTORS = {
+    "relu6": "relu6",
+    "relu7": "relu7",
+    "fc1": "relu6",
+    "fc2": "relu7",
+}  # the latter: Keras's
+MEANS = (103.939, 116.779, 123.68)  # of blue, green, red
+MAX_BYTES = 1 << 30  # the file has 553 MB
+
+
+@dataclass(frozen=True)
+class Vgg16Recipe:
+    """VGG16 with the weights of a vgg16.npy; `relu6` or `relu7` is the vector, 4,096 wide."""
+
+    choice: Choice = field(default_factory=Choice)
+    name: str = "vgg16"
+    folder: str = "vgg16"
+    size: tuple[int, int] = (SIDE, SIDE)
+    mean: float = 0.0  # the means are in the graph
+    std: float = 1.0
+
+    def __post_init__(self):
+        self.choice.refuse(self.name, "height", "width", "mean", "std")
+        if self.choice.layer and self.choice.layer not in VECTORS:
+            raise ChoiceError(f"{self.name} gives relu6 or relu7, no {self.choice.layer!r}")
+
+    @property
+    def vector(self):
+        """The node that gives the vectors."""
+        return VECTORS[self.choice.layer or "relu6"]
+
+    def weights_file(self, place):
+        """The vgg16.npy that is named, or found in --model_dir. Raises ChoiceError."""
+        if self.choice.weights:
+            return Path(self.choice.weights)
+        places = [place.model_dir / self.folder / FILE, place.model_dir / FILE]
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise ChoiceError(
+                f"there is no {FILE} in {place.model_dir}; put it there or name it with --weights, "
+                f"or use --architecture keras:VGG16"
+            )
+        return found
+
+    def file_name_in(self, place):
+        """Differs by weights and layer. Raises ChoiceError."""
+        path = self.weights_file(place)
+        try:
+            return f"vgg16-{short_hash(path)}-{self.vector}.pb"
+        except OSError as error:
+            raise ChoiceError(f"cannot read the weights {path}: {error.strerror}") from error
+
+    def build(self, place):
+        """The GraphDef `input` -> `bottleneck`. Raises ChoiceError: the file is not VGG16's."""
+        path = self.weights_file(place)
+        try:
+            return build_graph(read_npy(path), SIDE, self.vector)
+        except ChoiceError as error:
+            raise ChoiceError(
+                f"{path} is not a usable {FILE}: {error}; put that of machrisaa/tensorflow-vgg "
+                f"(553 MB) there, or use --architecture keras:VGG16"
+            ) from error
+
+
+# -- the file --------------------------------------------------------------------------------
+
+# All that NumPy writes for a dict of lists of arrays, by Python 2 and 3, protocols 2 to 5.
+LISTED = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
+BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
+EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
+BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+OPCODES = frozenset(LISTED.split())
+
+
+class _Array:
+    """What a pickled array becomes: `state` is what the file says of it, checked by `value`."""
+
+    def __init__(self, *_):
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def value(self):
+        """float32 array, or the list of an array of objects. Raises ChoiceError."""
+        try:
+            _, shape, dtype, fortran, data = self.state
+            if type(data) is list:
+                return data
+            data = data.encode("latin-1") if type(data) is str else data
+            sizes = [int(size) for size in shape]
+        except (TypeError, ValueError) as error:
+            raise ChoiceError("it holds a malformed array") from error
+        if type(dtype) is not _DType or dtype.name != "f4" or type(data) is not bytes:
+            raise ChoiceError("it holds an array that is not float32")
+        if min(sizes, default=1) < 1 or math.prod(sizes) * 4 != len(data):
+            raise ChoiceError("it holds an array whose size and content differ")
+        values = np.frombuffer(data, dtype.order + "f4")
+        return values.reshape(sizes, order="F" if fortran else "C").astype(np.float32)
+
+
+class _DType:
+    """What a pickled dtype becomes."""
+
+    def __init__(self, name="", *_):
+        self.name, self.order = name, "<"
+
+    def __setstate__(self, state):
+        self.order = ">" if type(state) is tuple and state[1:2] == (">",) else "<"
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes _Array and _DType; refuses to look up anything else."""
+
+    def find_class(self, module, name):
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda *_: _Array()
+        if (module, name) == ("numpy", "dtype"):
+            return lambda *arguments: _DType(*arguments)
+        if (module, name) == ("numpy", "ndarray"):
+            return None
+        if (module, name) == ("_codecs", "encode"):  # bytes, written by Python 3 for Python 2
+            return lambda text, _: text.encode("latin-1")
+        raise ChoiceError(f"it asks for {(module + '.' + name)[:80]!r}, which is refused")
+
+
+def read_npy(path):
+    """{layer: [kernel, bias]} (float32) of a .npy file that holds a pickled dict of them.
+
+    Raises:
+        ChoiceError: it cannot be read, or holds anything else.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ChoiceError("it is larger than 1 GiB")
+        with open(path, "rb") as file:
+            _check_header(file)
+            pickled = file.read()
+        _check_opcodes(pickled)
+        root = _Unpickler(io.BytesIO(pickled), encoding="latin-1").load()
+        (layers,) = root.value()
+        return {str(name): [part.value() for part in parts] for name, parts in layers.items()}
+    except ChoiceError:
+        raise
+    except OSError as error:
+        raise ChoiceError(f"cannot read it: {error.strerror}") from error
+    except Exception as error:  # a damaged pickle may raise anything (Python's documentation)
+        raise ChoiceError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _check_header(file):
+    """Reads a .npy header; raises ChoiceError unless it announces one pickled object."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[version[0]](file)
+    except (ValueError, KeyError) as error:
+        raise ChoiceError("it is no .npy file") from error
+    if shape != () or not dtype.hasobject:
+        raise ChoiceError("it holds an array, not a dict of layers")
+
+
+def _check_opcodes(pickled):
+    """Walks the pickle without running it: no other opcodes, nothing longer than the file."""
+    for opcode, argument, position in pickletools.genops(pickled):
+        if opcode.name not in OPCODES:
+            raise ChoiceError(f"it uses the pickle opcode {opcode.name}, which is refused")
+        # The unpickler's memo is an array as long as the largest index.
+        if opcode.name == "LONG_BINPUT" and argument > position:
+            raise ChoiceError("it numbers its pickled objects absurdly")
+
+
+# -- the graph -------------------------------------------------------------------------------
+
+
+def build_graph(layers, side=SIDE, vector="relu6"):
+    """The frozen GraphDef: `input` float32 [n, side, side, 3], RGB of 0..255 -> `bottleneck`.
+
+    `layers` as read_npy gives them; the vector is that after fc6 or fc7 and their ReLU.
+
+    Raises:
+        ChoiceError: a layer is missing or does not fit the one before.
+    """
+    if missing := sorted(set(LAYERS) - set(layers)):
+        raise ChoiceError(f"it lacks the layer {missing[0]}")
+    graph_def = import_tensorflow().GraphDef()
+    graph_def.versions.producer = 30
+    x = add_node(graph_def, "input", "Placeholder", dtype="float32", shape=(-1, side, side, 3))
+    shape, taken = (side, side, 3), iter(CONVOLUTIONS)
+    for block, count in enumerate(BLOCKS, 1):
+        for _ in range(count):
+            name = next(taken)
+            shape = (*shape[:2], _check(name, layers[name], (3, 3, shape[2])))
+            x = _add_layer(graph_def, name, x, layers[name])
+        x = _add_pool(graph_def, f"pool{block}", x)
+        shape = (shape[0] // 2, shape[1] // 2, shape[2])
+    flat = add_constant(graph_def, "flat/shape", np.array([-1, math.prod(shape)], np.int32))
+    x = add_node(graph_def, "flat", "Reshape", [x, flat], T="float32", Tshape="int32")
+    width = math.prod(shape)
+    for name in DENSE[: DENSE.index("fc" + vector[-1]) + 1]:
+        width = _check(name, layers[name], (width,))
+        x = _add_layer(graph_def, name, x, layers[name])
+    add_node(graph_def, BOTTLENECK, "Identity", [x], T="float32")
+    add_scaling(graph_def, Scaling(MEANS, flip=True))
+    return graph_def
+
+
+def _check(name, layer, inputs):
+    """How many outputs a layer has; raises ChoiceError if it does not take `inputs`."""
+    fits = len(layer) == 2 and layer[0].shape[:-1] == inputs
+    fits = fits and layer[1].shape == layer[0].shape[-1:]
+    if not fits or not all(np.isfinite(part).all() for part in layer):
+        raise ChoiceError(f"its {name} does not fit the layer before, or is damaged")
+    return layer[0].shape[-1]
+
+
+def _add_layer(graph_def, name, x, layer):
+    """A convolution or, with a kernel of two dimensions, a product; bias; ReLU."""
+    kernel = add_constant(graph_def, f"{name}/weights", layer[0])
+    bias = add_constant(graph_def, f"{name}/biases", layer[1])
+    if layer[0].ndim == 4:
+        options = {"T": "float32", "strides": [1, 1, 1, 1], "padding": b"SAME"}
+        x = add_node(graph_def, f"{name}/conv", "Conv2D", [x, kernel], **options)
+    else:
+        x = add_node(graph_def, f"{name}/product", "MatMul", [x, kernel], T="float32")
+    x = add_node(graph_def, name, "BiasAdd", [x, bias], T="float32")
+    relu = name.replace("fc", "relu") if name in DENSE else f"{name}/relu"
+    return add_node(graph_def, relu, "Relu", [x], T="float32")
+
+
+def _add_pool(graph_def, name, x):
+    options = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": b"VALID"}
+    return add_node(graph_def, name, "MaxPool", [x], T="float32", **options)

@@ -1,0 +1,229 @@
+"""Fine-tuning as a step of a run: each way that is asked for is tried, the best is kept."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retraining.bottlenecks.bottlenecks import Bottlenecks, distortions_of
+from retraining.bottlenecks.extract import Extractor, Job
+from retraining.cli.command import escaped, is_quiet, progress_bar
+from retraining.cli.flags import comparison_path
+from retraining.export import export
+from retraining.photos.dataset import SPLITS, TESTING, TRAINING, VALIDATION
+from retraining.photos.images import Distortions
+from retraining.report.report import TensorBoardLog
+from retraining.system.files import write_files
+from retraining.system.lines import counted
+from retraining.training import methods, tuning_graph
+from retraining.training.fine_tune import (
+    RANDOM_VIEWS,
+    Material,
+    Photos,
+    Tuner,
+    TuningOptions,
+    read_state,
+)
+from retraining.training.train import Labelled, Trained, describe_step, evaluation_of
+
+
+def methods_of(options):
+    """The names of the methods of training that are asked for; none without fine-tuning."""
+    return options.compare or [methods.TWO_RATES] * (options.fine_tune == "all")
+
+
+def tuning_options(extractor, options):
+    """The flags as TuningOptions."""
+    return TuningOptions(
+        options.base_learning_rate,
+        options.head_learning_rate,
+        options.fine_tune_epochs,
+        options.fine_tune_batch_size,
+        options.freeze_until,
+        precision=extractor.settings.precision,
+        seed=options.seed,
+    )
+
+
+def check_fine_tuning(network, options):
+    """Refuses, before hours are spent, a network that has nothing to be trained.
+
+    Raises:
+        GraphError: there is no layer of the name of --freeze_until.
+        TrainingError: no weights are left to be trained.
+    """
+    if methods_of(options):
+        tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is exported, all of it as it was where no fine-tuning is asked for."""
+
+    extractor: Extractor
+    bottlenecks: Bottlenecks
+    trained: Trained
+    attempts: list[methods.Attempt] = ()
+    comparison: list[dict] | None = None  # of --compare, as methods.describe gives it
+
+    def remove_checkpoints(self):
+        """Removes those of this run, once its outputs are written."""
+        for attempt in self.attempts:
+            if attempt.checkpoint:
+                attempt.checkpoint.unlink(missing_ok=True)
+
+
+def fine_tune(bottlenecks, extractor, trained, options, log):
+    """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
+    names = methods_of(options)
+    if not names:
+        return Tuned(extractor, bottlenecks, trained)
+    frozen = Frozen(bottlenecks, extractor, trained)
+    attempts = [try_method(name, frozen, options, log) for name in names]
+    best, comparison = methods.best_of(attempts), None
+    if options.compare:
+        comparison = methods.describe(attempts, best.method)
+        log.info(
+            f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
+        )
+    if best.network is not extractor.network:
+        network = replace(best.network, name=f"{extractor.network.name}, fine-tuned")
+        extractor = Extractor(network, extractor.settings)
+        bottlenecks = recompute(bottlenecks, extractor, options)
+    first = trained.course[-1].number + 1 if trained.course else 0
+    course = [replace(step, number=first + step.number) for step in best.course]
+    trained = replace(trained, head=best.head, course=[*trained.course, *course])
+    return Tuned(extractor, bottlenecks, trained, attempts, comparison)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What every method starts from: the network as it came, its vectors, the head on them."""
+
+    bottlenecks: Bottlenecks
+    extractor: Extractor
+    trained: Trained
+
+
+def try_method(method, frozen, options, log):
+    """The methods.Attempt that comes of one method."""
+    if method == methods.HEAD:
+        return attempt_head(frozen)
+    tuner = make_tuner(method, frozen, options)
+    path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    if state := read_state(path, tuner.state):
+        tuner.state = state
+        log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+    elif path.exists():
+        log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
+    steps = tuner.run(lambda content: write_files({path: content}))
+    bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
+    bar = bar(steps, total=tuner.steps_left())
+    with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
+        for step in bar:
+            if step.training:
+                tensorboard.add(step)
+                log.debug(describe_step(step))
+                bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
+    log.info(describe_tuning(tuner, method))
+    return attempt_of(tuner, method, frozen.bottlenecks, path)
+
+
+def attempt_head(frozen):
+    """The methods.Attempt that is the trained head as it is."""
+    head, labelled = frozen.trained.head, frozen.bottlenecks.labelled
+    validation, testing = labelled[VALIDATION], labelled[TESTING]
+    return methods.Attempt(
+        methods.HEAD,
+        frozen.extractor.network,
+        head,
+        evaluation_of(head.probabilities(validation.vectors), validation.truth),
+        *methods.tops(head.probabilities(testing.vectors), testing.truth),
+        frozen.trained.seconds,
+    )
+
+
+def make_tuner(method, frozen, options):
+    """The fine_tune.Tuner of a method, at its start."""
+    examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
+    training, validation = (  # without the distorted views, which follow
+        Photos(examples[part], labelled[part].truth[: len(examples[part])])
+        for part in (TRAINING, VALIDATION)
+    )
+    network, head = frozen.extractor.network, frozen.trained.head
+    most = options.max_image_pixels
+    material = Material(network, head, training, validation, views_of(options), most)
+    return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
+
+
+def views_of(options):
+    """The Distortions in which fine-tuning sees the training photos."""
+    if options.fine_tune_views == "plain":
+        return Distortions()
+    return distortions_of(options) or replace(RANDOM_VIEWS, seed=options.seed)
+
+
+def describe_tuning(tuner, method):
+    """One line on a Tuner that has ended."""
+    state = tuner.state
+    first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
+    line = f"fine-tuning {method}: {counted(state.epoch, 'epoch')} in {state.seconds:.0f} s"
+    if not best.count:
+        return f"{line}; no validation photos, so the last one's weights are kept"
+    return (
+        f"{line}, the best is {state.best_epoch} (0: as it was); on "
+        f"{counted(best.count, 'validation photo')}: accuracy {first.accuracy:.1%} -> "
+        f"{best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> {best.cross_entropy:.3f}"
+    )
+
+
+def attempt_of(tuner, method, bottlenecks, checkpoint):
+    """The methods.Attempt of a Tuner that has ended; `checkpoint` is its file."""
+    state, testing = tuner.state, bottlenecks.labelled[TESTING]
+    network, head = tuner.result()
+    scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
+    return methods.Attempt(
+        method,
+        network,
+        head,
+        state.course[state.best_epoch][1],
+        *methods.tops(scores, testing.truth),
+        state.seconds,
+        state.epoch,
+        state.best_epoch,
+        tuner.course(),
+        checkpoint,
+    )
+
+
+def recompute(bottlenecks, extractor, options):
+    """The Bottlenecks of another network, in memory; without distorted views."""
+    examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
+    bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
+    answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
+    kept, vectors = export.collect(answers, examples, extractor.network.width)
+    chosen, labelled = {}, {}
+    for part in SPLITS:
+        rows = [row for row, example in enumerate(kept) if example.split == part]
+        chosen[part] = [kept[row] for row in rows]
+        names = [example.label for example in chosen[part]]
+        labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
+    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+
+
+def comparison_contents(tuned, options):
+    """{path: bytes} of the table of --compare; without that, an earlier run's becomes empty, as it
+    tells of a graph that is replaced. A file that is no such table is left alone."""
+    path = comparison_path(options)
+    if options.compare or methods.is_table(path):
+        return {path: methods.table_bytes(tuned.comparison or ())}
+    return {}
+
+
+def print_comparison(tuned, options):
+    """The methods of --compare on stdout: name, top-1 and top-5 on the test photos, seconds."""
+    if not options.compare:
+        return
+    for each in tuned.attempts:
+        print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+    exported = next(row["method"] for row in tuned.comparison if row["exported"])
+    print(f"exported_method\t{exported}")
+    print(f"comparison\t{escaped(comparison_path(options))}")

@@ -1,0 +1,674 @@
+"""Fetch, verify and unpack files from the web. No TensorFlow.
+
+`fetch` brings one file whole or not at all; `unpack` does the same with an archive's members.
+"""
+
+import gzip
+import hashlib
+import ipaddress
+import os
+import re
+import socket
+import stat
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from retraining.errors import RetrainingError
+
+REACH_TIMEOUT = 6.0  # seconds in which some address must answer, all of them asked at once
+CONNECT_TIMEOUT = 4.0  # seconds, for each IP address of a host
+READ_TIMEOUT = 20.0  # seconds without a byte
+TRIES = 4  # in a row that bring nothing new
+BACKOFF = 0.5  # seconds before the second try, doubled for each further one
+LOCK_POLL = 0.1  # seconds
+CHUNK = 1 << 16  # bytes
+MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive we know of
+MAX_MEMBERS = 100_000
+MAX_READ = 1 << 20  # bytes that a header of an archive may have
+
+
+class DownloadError(RetrainingError):
+    """A file cannot be had. The text is one line: what and why; the caller appends the remedy."""
+
+
+class UnreachableError(DownloadError):
+    """Not one of a file's addresses could be reached: no network, no such host, refused."""
+
+
+class ArchiveError(DownloadError):
+    """An archive is broken, hostile, or not an archive."""
+
+
+class _BrokenOffError(DownloadError):
+    """The transfer failed on the way; another try may go further."""
+
+
+class _WrongContentError(DownloadError):
+    """The address answers, but with another file than the one meant."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the web: where it lies, and what is known of it."""
+
+    urls: tuple[str, ...]  # tried in this order, each http:// one as https:// first
+    size: int | None = None  # bytes
+    sha256: str | None = None  # hexadecimal
+
+
+def fetch(remote: Remote, target: Path, quiet: bool = False) -> Path:
+    """Download `remote` to `target` unless that exists, and return `target`.
+
+    What has arrived is kept in `target`.part, from which a later call goes on. Of several calls
+    for one target, in whatever process, one downloads and the others wait for it.
+
+    Raises UnreachableError if no address can be reached, DownloadError if the file cannot be had,
+    is not the one described, or cannot be written.
+    """
+    if target.is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(target, quiet):
+            if not target.is_file():
+                part = _Part(target)
+                _fetch_from_any(remote, part, quiet)
+                part.publish()
+    except OSError as error:
+        raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def unpack(
+    archive: Path,
+    folder: Path,
+    wanted: Collection[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+    strip: int = 0,
+) -> list[Path]:
+    """Unpack a zip, tar or tar.gz file and return where its files now are, in archive order.
+
+    `wanted` limits this to the members of those file names; `strip` drops that many leading
+    folders from each member's path. A file that is there already is left as it is. `max_bytes`
+    bounds all that is decompressed, for a tar including headers and what is not wanted.
+
+    Raises ArchiveError if the archive is broken, holds anything but plain files and folders inside
+    itself, or is too large; DownloadError if files cannot be written. Either way nothing that this
+    call has written is left.
+    """
+    placed, written = [], []
+    try:
+        with _archive_errors(archive, folder):
+            for name, open_member in _members(archive, _Budget(max_bytes)):
+                path = _destination(name, folder, strip)
+                if path is None or (wanted is not None and path.name not in wanted):
+                    continue
+                if not os.path.lexists(path):
+                    _write_member(open_member, path)
+                    written.append(path)
+                placed.append(path)
+    except BaseException:
+        # A checksum may be at the archive's very end: none of the files is known to be good.
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+    return placed
+
+
+# ------------------------------------------------------------------------------- fetching
+
+
+class _Part:
+    """The unfinished download beside its target, and the mark of the remote file it is part of.
+
+    The mark is the server's ETag or Last-Modified. It is kept so that the rest of a remote file
+    that has changed meanwhile is never appended to the beginning of the old one.
+    """
+
+    def __init__(self, target: Path):
+        self.target = target
+        self.path = target.with_name(target.name + ".part")
+        self.mark_path = target.with_name(target.name + ".part.mark")
+
+    def size(self) -> int:
+        """Bytes received so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def mark(self) -> str | None:
+        """The mark of what is there, if the server gave one."""
+        return self.mark_path.read_text("latin-1") if self.mark_path.exists() else None
+
+    def restart(self, mark: str | None = None) -> None:
+        """Begin anew with an empty file."""
+        self.drop()  # before the new mark is set, so that it never stands beside the old bytes
+        self.path.touch()
+        if mark is not None:
+            self.mark_path.write_text(mark, "latin-1")
+
+    def drop(self) -> None:
+        """Remove what has arrived."""
+        self.mark_path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        with open(self.path, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(self.path, self.target)
+        self.mark_path.unlink(missing_ok=True)
+
+
+def _fetch_from_any(remote: Remote, part: _Part, quiet: bool) -> None:
+    """Fill `part` from the first address that has the file. Raises DownloadError if none has."""
+    errors: dict[str, DownloadError] = {}
+    spoilt = set()
+    addresses = [(url, address) for url in remote.urls for address in _https_first(url)]
+    knocks = {address: _Knock(address) for _, address in addresses}  # all at once
+    deadline = time.monotonic() + REACH_TIMEOUT
+    for url, address in addresses:
+        if url in spoilt:
+            continue
+        try:
+            knocks[address].wait(deadline)
+            _download(address, remote, part, quiet)
+            _verify(part, remote)
+            return
+        except DownloadError as error:
+            errors[address] = error
+            if isinstance(error, _WrongContentError):
+                spoilt.add(url)  # http:// would only bring the same again
+    raise _summary(errors)
+
+
+def _https_first(url: str) -> list[str]:
+    """The addresses to try for `url`: for http:// on a public host, https:// comes first."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise DownloadError(f"cannot download {url}: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise DownloadError(f"cannot download {url}: not an http:// or https:// address")
+    if parts.scheme == "http" and port is None and _is_public(host):
+        return [parts._replace(scheme="https").geturl(), url]
+    return [url]
+
+
+def _is_public(host: str) -> bool:
+    """Whether `host` may be on the internet, going by its name or number alone."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        private = (".local", ".localhost", ".internal", ".lan", ".home.arpa")
+        return "." in host and not host.endswith(private)
+
+
+def _summary(errors: dict[str, DownloadError]) -> DownloadError:
+    """One error for all addresses; https:// and http:// of a host that fail alike appear once."""
+    unreachable = all(isinstance(error, UnreachableError) for error in errors.values())
+    said = {(urlsplit(url).hostname, str(error)): url for url, error in errors.items()}
+    text = "; ".join(f"{url}: {reason}" for (_, reason), url in said.items())
+    return (UnreachableError if unreachable else DownloadError)(f"cannot download {text}")
+
+
+class _Knock(threading.Thread):
+    """Opens and closes a connection to the host of `url`, to see whether it answers.
+
+    This is not left to requests, whose timeout counts anew for each IP address of a host and does
+    not cover the look-up of its name: without a network, either can take minutes.
+    """
+
+    def __init__(self, url: str):
+        super().__init__(daemon=True)  # a look-up that hangs must not hold up the program's end
+        self.url = url
+        self.problem: str | None = "no answer"
+        self.start()
+
+    def run(self) -> None:
+        via = ""
+        try:
+            host, port = _first_hop(self.url)
+            via = "" if host == urlsplit(self.url).hostname else f"the proxy {host}:{port}: "
+            socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
+            self.problem = None
+        except Exception as error:  # whichever it is, the address is of no use
+            self.problem = via + _in_words(error)
+
+    def wait(self, deadline: float) -> None:
+        """Raises UnreachableError if the host has refused, or not answered by `deadline`."""
+        self.join(max(0.0, deadline - time.monotonic()))
+        if self.problem is not None:
+            raise UnreachableError(self.problem)
+
+
+def _first_hop(url: str) -> tuple[str, int]:
+    """Host and port to connect to for `url`: its own or, where one is set, the proxy's."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    hop = select_proxy(url, get_environ_proxies(url)) or url
+    parts = urlsplit(hop if "://" in hop else f"http://{hop}")
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 1080)
+    return parts.hostname or "", port
+
+
+def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
+    """Complete `part` from `url`, trying again while that brings it further.
+
+    Raises DownloadError if the server has no such file, or after TRIES tries without progress.
+    """
+    failed, furthest, reached = 0, part.size(), False
+    while remote.size is None or part.size() != remote.size:
+        try:
+            _receive(url, remote, part, quiet)
+            return
+        except (_BrokenOffError, UnreachableError) as error:
+            failed = 1 if part.size() > furthest else failed + 1
+            furthest = max(furthest, part.size())
+            reached = reached or isinstance(error, _BrokenOffError)
+            if failed >= TRIES or not reached:
+                raise
+        time.sleep(BACKOFF * 2 ** (failed - 1))
+
+
+def _receive(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
+    """Ask `url` once for what `part` lacks, and append it.
+
+    Raises _BrokenOffError if it is worth another try, else DownloadError.
+    """
+    with _network_errors(), _get(url, _resume_headers(remote, part)) as response:
+        _check_status(response, part)
+        offset, total = _span(response, part)
+        if None not in (total, remote.size) and total != remote.size:
+            # Known before a byte is written: what an earlier run has received stays.
+            raise _WrongContentError(f"{total} bytes instead of {remote.size}")
+        if offset == 0:
+            part.restart(_mark(response))
+        _append(response, part, total or remote.size, quiet)
+    if total is not None and part.size() < total:
+        raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
+
+
+def _get(url: str, headers: dict[str, str]):
+    import requests  # here, because it takes a while and is seldom needed
+
+    # Uncompressed, as sizes and ranges would otherwise be those of the compressed bytes.
+    headers = {"Accept-Encoding": "identity", **headers}
+    return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+
+
+def _resume_headers(remote: Remote, part: _Part) -> dict[str, str]:
+    """The headers that ask for the rest of `part`; none if its rest could not be recognised."""
+    size, mark = part.size(), part.mark()
+    if size == 0 or not (mark or remote.sha256):
+        return {}
+    return {"Range": f"bytes={size}-", **({"If-Range": mark} if mark else {})}
+
+
+def _check_status(response, part: _Part) -> None:
+    if response.status_code in (200, 206):
+        return
+    if response.status_code == 416:  # no such range
+        part.drop()
+        raise _BrokenOffError("the server cannot go on where the last transfer broke off")
+    if response.status_code == 407:
+        raise UnreachableError("the proxy wants a user name and password")
+    kind = _BrokenOffError if response.status_code >= 500 else DownloadError
+    raise kind(f"the server answers {response.status_code} {response.reason}".rstrip())
+
+
+def _span(response, part: _Part) -> tuple[int, int | None]:
+    """Where in the file the body of `response` begins, and the size of the whole file if told.
+
+    Raises _BrokenOffError, having dropped `part`, if the body does not fit on to it.
+    """
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdecimal() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(?:(\d+)|\*)", response.headers.get("Content-Range", ""))
+    same = _mark(response) in (None, part.mark()) or part.size() == 0
+    if not found or int(found[1]) != part.size() or not same:
+        part.drop()
+        raise _BrokenOffError("the server answers with a range not asked for")
+    return part.size(), int(found[2]) if found[2] else None
+
+
+def _mark(response) -> str | None:
+    """What If-Range may name: a strong ETag, else the date of change (RFC 9110, 13.1.5)."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _append(response, part: _Part, total: int | None, quiet: bool) -> None:
+    """Write the body of `response` to the end of `part`, but never much more than `total` bytes."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        desc=part.target.name,
+        total=total,
+        initial=part.size(),
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        mininterval=0.5,
+        file=sys.stderr,
+        disable=quiet,
+    )
+    with bar, open(part.path, "ab") as file:
+        # The raw bytes, since some servers label a .tgz file as a compressed transfer of a .tar.
+        for chunk in response.raw.stream(CHUNK, decode_content=False):
+            file.write(chunk)
+            bar.update(len(chunk))
+            if total is not None and file.tell() > total:
+                break
+
+
+def _verify(part: _Part, remote: Remote) -> None:
+    """Drop `part` and raise _WrongContentError if it is not the file that `remote` describes."""
+    size, problem = part.size(), None
+    if remote.size not in (None, size):
+        problem = f"{size} bytes instead of {remote.size}"
+    elif remote.sha256 and _sha256(part.path) != remote.sha256.lower():
+        problem = "the SHA-256 is not the expected one"
+    if problem:
+        part.drop()
+        raise _WrongContentError(problem)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Turn what requests and urllib3 raise into our errors; those of the disk pass."""
+    import requests
+    import urllib3
+
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> DownloadError:
+    """The error of this module, in plain words, for one of requests or urllib3."""
+    from requests import exceptions as of_requests
+    from urllib3 import exceptions as of_urllib3
+
+    words = _in_words(error)
+    if isinstance(error, of_requests.ProxyError):
+        return UnreachableError(f"not through the proxy: {words}")
+    not_connected = any(isinstance(e, of_urllib3.NewConnectionError) for e in _causes(error))
+    if isinstance(error, of_requests.ConnectTimeout) or not_connected:
+        return UnreachableError(words)
+    if isinstance(error, of_requests.ReadTimeout | of_urllib3.ReadTimeoutError):
+        return _BrokenOffError(f"nothing came for {READ_TIMEOUT:g} seconds")
+    if isinstance(error, of_requests.SSLError):
+        return DownloadError(f"no secure connection: {words}")
+    if isinstance(error, of_requests.ConnectionError | of_urllib3.HTTPError):
+        return _BrokenOffError("the connection broke off")
+    return DownloadError(" ".join(str(error).split()))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, the error it wraps, and so on down to the one of the operating system.
+
+    Not by way of __context__, where whatever error the caller is handling would come in too.
+    """
+    while error is not None:
+        yield error
+        wrapped = (error.__cause__, getattr(error, "reason", None), *error.args)
+        error = next((each for each in wrapped if isinstance(each, BaseException)), None)
+
+
+def _in_words(error: BaseException) -> str:
+    """Why a connection failed, without the wrappings of requests and urllib3."""
+    *_, origin = _causes(error)
+    if isinstance(origin, socket.gaierror | UnicodeError):
+        return "the host's name cannot be resolved"
+    if isinstance(origin, TimeoutError):
+        return "no answer"
+    if not isinstance(origin, OSError):
+        return "no connection"
+    certificate_problem = getattr(origin, "verify_message", None)
+    return certificate_problem or getattr(origin, "strerror", None) or str(origin)
+
+
+# -------------------------------------------------------------------------------- locking
+
+
+@contextmanager
+def _lock(target: Path, quiet: bool) -> Iterator[None]:
+    """Hold `target`.lock; while another thread or process has it, wait, saying so once."""
+    path = target.with_name(target.name + ".lock")
+    file = _open_locked(path)
+    if file is None and not quiet:
+        print(f"waiting for another run that downloads {target}", file=sys.stderr)
+    while file is None:
+        time.sleep(LOCK_POLL)
+        file = _open_locked(path)
+    try:
+        yield
+    finally:
+        if sys.platform == "win32":
+            file.close()  # Windows removes no open file, be it ours or that of one who waits
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+
+
+def _open_locked(path: Path) -> BinaryIO | None:
+    """Open and lock `path`; None if another has it."""
+    file = open(path, "ab")  # noqa: SIM115 - the lock lasts as long as the file is open
+    if _try_lock(file) and _still_there(path, file):
+        return file
+    file.close()
+    return None
+
+
+def _still_there(path: Path, file: BinaryIO) -> bool:
+    """Whether `file` is still at `path`: the last holder may have removed it before we locked it.
+
+    Not on Windows, where a file that we have open cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        return sys.platform == "win32" or os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Whether the lock could be had at once. The system frees it when `file` is closed."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        with suppress(OSError):
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return True
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems have no locks: rather unlocked than not at all
+    return True
+
+
+# ------------------------------------------------------------------------------ unpacking
+
+_Member = tuple[str, Callable[[], BinaryIO]]  # path inside the archive, and what opens it
+
+
+@contextmanager
+def _archive_errors(archive: Path, folder: Path) -> Iterator[None]:
+    """Turn whatever a broken archive or a full disk can raise into our one-line errors."""
+    broken = (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        gzip.BadGzipFile,  # an OSError, hence caught before those
+        zlib.error,
+        EOFError,
+        RuntimeError,  # zipfile: encrypted, or a compression it does not know
+        ValueError,
+    )
+    try:
+        yield
+    except ArchiveError as error:
+        raise ArchiveError(f"cannot unpack {archive}: {error}") from error
+    except broken as error:
+        raise ArchiveError(f"cannot unpack {archive}: it is damaged ({error})") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise DownloadError(f"cannot unpack {archive} into {folder}: {reason}") from error
+
+
+class _Budget:
+    """The bytes that may still come out of an archive, whatever it says of its sizes."""
+
+    def __init__(self, left: int):
+        self.left = left
+
+    def spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ArchiveError("it unpacks to more bytes than allowed")
+
+
+class _Metered:
+    """A stream read forwards only, each byte of which is charged to `budget`.
+
+    A read of more than MAX_READ bytes is refused: only for a hostile header does tarfile ask for
+    so much at once, to keep it in memory.
+    """
+
+    def __init__(self, stream: BinaryIO, budget: _Budget):
+        self.stream = stream
+        self.budget = budget
+        self.position = 0
+        self.last = b""  # what the last read returned
+
+    def tell(self) -> int:
+        return self.position
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_READ:
+            raise ArchiveError("it has an oversized header")
+        self.last = self.stream.read(size)
+        self.position += len(self.last)
+        self.budget.spend(len(self.last))
+        return self.last
+
+    def seek(self, position: int) -> None:
+        if position < self.position:
+            raise ArchiveError("its members overlap")
+        while self.position < position and self.read(min(CHUNK, position - self.position)):
+            pass
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
+    """The plain files in `archive`, each to be read before the next is asked for."""
+    with open(archive, "rb") as file:
+        start = file.read(tarfile.BLOCKSIZE)
+        file.seek(0)
+        if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            yield from _zip_members(file, budget)
+        elif start.startswith(b"\x1f\x8b"):
+            with gzip.open(file) as unzipped:
+                yield from _tar_members(unzipped, budget)
+        elif start[257:262] == b"ustar":
+            yield from _tar_members(file, budget)
+        else:
+            hint = " but a web page" if start.lstrip().startswith(b"<") else ""
+            raise ArchiveError(f"it is not a zip or tar file{hint}")
+
+
+def _zip_members(file: BinaryIO, budget: _Budget) -> Iterator[_Member]:
+    with zipfile.ZipFile(file) as archive:
+        for count, info in enumerate(archive.infolist(), 1):
+            # Not .filename, in which zipfile on Windows has turned backslashes into slashes.
+            name = info.orig_filename
+            _check_member(name, count)
+            if info.is_dir():
+                continue
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise ArchiveError(f"its member {name!r} is a link or a device")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ArchiveError(f"its member {name!r} is compressed in an unusual way")
+            yield name, partial(_open_zip_member, archive, info, budget)
+
+
+def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Budget) -> _Metered:
+    return _Metered(archive.open(info), budget)
+
+
+def _tar_members(stream: BinaryIO, budget: _Budget) -> Iterator[_Member]:
+    metered = _Metered(stream, budget)
+    with tarfile.open(fileobj=metered, mode="r:") as archive:
+        for count, member in enumerate(archive, 1):
+            _check_member(member.name, count)
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():  # a hole is a bomb not metered
+                raise ArchiveError(f"its member {member.name!r} is a link, a device or sparse")
+            yield member.name, partial(archive.extractfile, member)
+    # tarfile takes a damaged header for the end, which is really marked by a block of zeros.
+    if metered.last != bytes(tarfile.BLOCKSIZE):
+        raise ArchiveError("it is damaged (its end is missing)")
+    while metered.read(CHUNK):
+        pass  # the gzip checksum comes last
+
+
+def _check_member(name: str, count: int) -> None:
+    """Raise ArchiveError for a path that leads, on any system, out of the folder unpacked into."""
+    if count > MAX_MEMBERS:
+        raise ArchiveError(f"it has more than {MAX_MEMBERS} members")
+    parts = name.split("/")
+    # Windows drops trailing dots and spaces, so that '.. ' would be '..' there.
+    dots = any(part != "." and part and not part.strip(". ") for part in parts)
+    drive = any(re.match("[A-Za-z]:", part) for part in parts)
+    if name.startswith("/") or "\\" in name or "\0" in name or dots or drive:
+        raise ArchiveError(f"its member {name!r} has a forbidden path")
+
+
+def _destination(name: str, folder: Path, strip: int) -> Path | None:
+    """Where a member goes; None if nothing of its path is left. Raises ArchiveError."""
+    parts = [part for part in name.split("/") if part not in ("", ".")][strip:]
+    if not parts:
+        return None
+    path = folder.joinpath(*parts)
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise ArchiveError(f"its member {name!r} would follow a link out of {folder}")
+    return path
+
+
+def _write_member(open_member: Callable[[], BinaryIO], path: Path) -> None:
+    """Write a member to `path` under a temporary name, which it loses when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.urandom(8).hex()}.part")
+    try:
+        with closing(open_member()) as source, open(temporary, "wb") as file:
+            while chunk := source.read(CHUNK):
+                file.write(chunk)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
