@@ -22,37 +22,22 @@ from dataclasses import replace
 
 from retraining.bottlenecks.extract import FLUSH
 from retraining.cli import rows
-from retraining.cli.command import (
-    ALLOW_UNSAFE_OPS,
-    DONE,
-    FAILED,
-    Parser,
-    add_weights,
-    leave,
-    number,
-    progress_bar,
-    reports_errors,
-    say,
-)
+from retraining.cli.console import DONE, FAILED, leave, progress_bar, reports_errors, say
+from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
 from retraining.errors import RetrainingError
-from retraining.evaluation.trust import STRANGEST_SHARE
-from retraining.graphs.graph import PRECISIONS
+from retraining.evaluation.unknown import STRANGEST_SHARE
+from retraining.graphs.precision import PRECISIONS
 from retraining.labelling import scoring
-from retraining.labelling.classify import Overrides, load_classifier, read_labels
+from retraining.labelling.classifier import Overrides, load_classifier, read_labels
 from retraining.labelling.sorting import WAYS, Sorter
-from retraining.networks.keras_networks import (
-    PREFIX,
-    KerasRecipe,
-    imagenet_labels,
-    without_background,
-)
-from retraining.networks.networks import made_by, obtain
+from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, Place
-from retraining.photos.dataset import NO_IMAGE, files_below, why_no_image
-from retraining.photos.image_files import MAX_PIXELS, named_like_image
-from retraining.photos.images import ImageError
+from retraining.networks.registry import made_by, obtain
+from retraining.photos.decode import MAX_PIXELS, named_like_image
 from retraining.photos.places import is_url
-from retraining.system.lines import counted
+from retraining.photos.reader import ImageError
+from retraining.photos.scan import NO_IMAGE, files_below, why_no_image
+from retraining.system.text import counted
 
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 STDIN = "-"

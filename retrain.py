@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 
-from retraining.bottlenecks.bottlenecks import (
+from retraining.bottlenecks.compute import (
     compute_bottlenecks,
     export_vectors,
     import_exported,
@@ -29,11 +29,11 @@ from retraining.bottlenecks.bottlenecks import (
     open_store,
     tell_notes,
 )
-from retraining.bottlenecks.cache import FileKeys
+from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill, read_here
-from retraining.cli.command import (
+from retraining.bottlenecks.vectors import Labelled
+from retraining.cli.console import (
     DONE,
-    escaped,
     is_quiet,
     leave,
     progress_bar,
@@ -41,55 +41,60 @@ from retraining.cli.command import (
     set_verbosity,
 )
 from retraining.cli.flags import RAY, bad_images_path, network_choice, output_paths, parse_flags
-from retraining.evaluation import audit, trust
-from retraining.examples import example_images
-from retraining.examples.example_images import is_example_folder
-from retraining.export import changes, export, formats
-from retraining.metrics import evaluate
-from retraining.networks import networks
-from retraining.networks.networks import DEFAULT, EMBEDDED, NetworkError, obtain
-from retraining.networks.pair import JOINT, fold_scale
-from retraining.photos.dataset import (
-    FEW_IMAGES,
-    SPLITS,
-    TESTING,
-    TRAINING,
-    VALIDATION,
-    DatasetError,
-    ScanOptions,
-    SplitOptions,
-    hash_file,
-    holds_images,
-    list_photos,
-    load_dataset,
-    without,
+from retraining.evaluation import label_audit, trust
+from retraining.evaluation.learning_curve import compare_sizes
+from retraining.evaluation.temperature import (
+    FEWEST_PHOTOS,
+    apply_temperature,
+    fit_temperature,
+    temperature_gain,
+    why_no_temperature,
 )
+from retraining.evaluation.unknown import UnknownScore, fit_unknown
+from retraining.examples import provide
+from retraining.examples.provide import is_example_folder
+from retraining.export import changes, formats, verify
+from retraining.export.build import (
+    ExportError,
+    build_graph,
+    describe,
+    features_node,
+    labels_bytes,
+    metadata_bytes,
+)
+from retraining.graphs import write
+from retraining.metrics import classification
+from retraining.networks import registry
+from retraining.networks.pair import JOINT, fold_scale
+from retraining.networks.registry import DEFAULT, EMBEDDED, NetworkError, obtain
+from retraining.photos.dataset import FEW_IMAGES, load_dataset
+from retraining.photos.exclude import without
 from retraining.photos.listing import list_url
 from retraining.photos.places import facts_of as facts_of_file
 from retraining.photos.places import is_url
+from retraining.photos.scan import DatasetError, ScanOptions, hash_file, holds_images, list_photos
+from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION, SplitOptions
 from retraining.photos.thumbnails import Thumbnails
-from retraining.report import html_report
+from retraining.report import html
 from retraining.report.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
-from retraining.report.report import Projected, TensorBoardLog, write_confusion, write_projector
+from retraining.report.tensorboard import (
+    Projected,
+    TensorBoardLog,
+    write_confusion,
+    write_projector,
+)
 from retraining.run.tuning import (
     check_fine_tuning,
     comparison_contents,
     fine_tune,
     print_comparison,
 )
-from retraining.system.files import check_writable, write_files
-from retraining.system.lines import counted, table
-from retraining.training import heads
-from retraining.training.train import (
-    Head,
-    Labelled,
-    Trained,
-    TrainingOptions,
-    compare_sizes,
-    describe_step,
-    train,
-)
-from retraining.training.train import evaluate as evaluate_head
+from retraining.system.atomic import check_writable, write_files
+from retraining.system.text import counted, escaped, table
+from retraining.training import search
+from retraining.training.head import Head
+from retraining.training.head import evaluate as evaluate_head
+from retraining.training.loop import Trained, TrainingOptions, describe_step, train
 
 PROJECT = os.path.dirname(os.path.abspath(__file__))
 MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
@@ -161,10 +166,10 @@ def provide_example_images(options, log):
     folder = options.image_dir
     if is_example_folder(folder, PROJECT) and not holds_images(folder):
         bar = progress_bar("drawing", "img", is_quiet(options))
-        reason = example_images.provide(folder, options.offline, bar)
+        reason = provide.provide(folder, options.offline, bar)
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
-    caveat = example_images.caveat(folder)
+    caveat = provide.caveat(folder)
     if caveat:
         options.caveats.append(caveat)
         log.warning(caveat)
@@ -256,15 +261,15 @@ def choose_networks(options, log):
     if len(names) == 1:
         return [choose_network(options, log)]
     places = options.model_dir, is_quiet(options), options.offline
-    both = [networks.find(name, network_choice(options, name)) for name in names]
+    both = [registry.find(name, network_choice(options, name)) for name in names]
     return [(known, obtain(known, *places, by_file=False)) for known in both]
 
 
 def choose_network(options, log):
     """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
     name = options.architecture or DEFAULT
-    wanted = networks.find(name, network_choice(options, name))
-    if options.model_file and options.architecture != networks.SAVED_MODEL:
+    wanted = registry.find(name, network_choice(options, name))
+    if options.model_file and options.architecture != registry.SAVED_MODEL:
         return wanted, options.model_file
     quiet, folder = is_quiet(options), options.model_dir
     try:
@@ -274,7 +279,7 @@ def choose_network(options, log):
             raise
         options.caveats.append(f"{EMBEDDED} is used, since {error}")
         log.warning(options.caveats[-1])
-    return networks.find(EMBEDDED), obtain(networks.find(EMBEDDED), folder, quiet, options.offline)
+    return registry.find(EMBEDDED), obtain(registry.find(EMBEDDED), folder, quiet, options.offline)
 
 
 def check_outputs(network_paths, options):
@@ -287,7 +292,7 @@ def check_outputs(network_paths, options):
     taken = set(map(os.path.realpath, network_paths))
     for path in output_paths(options).values():
         if os.path.realpath(path) in taken:
-            raise export.ExportError(f"{path} is the base network; choose another output")
+            raise ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
     formats.check_possible(formats.asked_for(options))
     folders = [options.summaries_dir]
@@ -296,7 +301,7 @@ def check_outputs(network_paths, options):
     if options.intermediate_store_frequency:
         folders.append(options.intermediate_output_graphs_dir)
         if os.path.realpath(folders[-1]) in map(os.path.dirname, taken):
-            raise export.ExportError(f"{folders[-1]} holds the base network; choose another folder")
+            raise ExportError(f"{folders[-1]} holds the base network; choose another folder")
     for folder in folders:
         check_writable(os.path.join(folder, "any file"))
 
@@ -347,11 +352,11 @@ def audit_photos(bottlenecks, options, log):
     if not options.label_audit:
         return None
     count = sum(map(len, bottlenecks.examples.values()))
-    reason = audit.limit(count, len(bottlenecks.labels))
+    reason = label_audit.limit(count, len(bottlenecks.labels))
     if reason:
         log.warning(f"no label audit: {reason}")
         return None
-    findings = audit.audit(undistorted(bottlenecks), options.seed)
+    findings = label_audit.audit(undistorted(bottlenecks), options.seed)
     log.info(f"{describe_audit(findings)}: {options.label_audit}")
     return findings
 
@@ -365,7 +370,7 @@ def undistorted(bottlenecks):
     ]
     examples = [example for of_split, _ in parts for example in of_split]
     photos = Labelled.join([labelled.first(len(of_split)) for of_split, labelled in parts])
-    return audit.Photos(
+    return label_audit.Photos(
         [example.path for example in examples],
         [example.key for example in examples],
         bottlenecks.labels,
@@ -377,11 +382,11 @@ def undistorted(bottlenecks):
 def describe_audit(findings):
     """One line on audit.Findings."""
     counts = Counter(finding.reason for finding in findings)
-    wrong = counted(counts[audit.LABEL], "label looks", "labels look")
-    doubles = counted(counts[audit.DUPLICATE], "near-duplicate")
+    wrong = counted(counts[label_audit.LABEL], "label looks", "labels look")
+    doubles = counted(counts[label_audit.DUPLICATE], "near-duplicate")
     return (
-        f"label audit: {wrong} wrong, {counts[audit.DOUBT]} doubtful, {doubles}, "
-        f"{counts[audit.ELSEWHERE]} in another class"
+        f"label audit: {wrong} wrong, {counts[label_audit.DOUBT]} doubtful, {doubles}, "
+        f"{counts[label_audit.ELSEWHERE]} in another class"
     )
 
 
@@ -410,10 +415,10 @@ def find_head(bottlenecks, options, log):
     found, started = [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     classes, settings = len(bottlenecks.labels), training_options(options)
-    for candidate in heads.candidates(training, validation, classes, settings):
+    for candidate in search.candidates(training, validation, classes, settings):
         found.append(candidate)
         log.info(describe_candidate(candidate))
-    best, course = heads.best(found), heads.course_of(found)
+    best, course = search.best(found), search.course_of(found)
     with TensorBoardLog(options.summaries_dir) as tensorboard:
         for step in course:
             tensorboard.add(step)
@@ -488,7 +493,7 @@ class Trusted:
     """How far to trust the head's answers, as fitted on the validation photos."""
 
     temperature: float = 1.0
-    unknown: trust.UnknownScore | None = None
+    unknown: UnknownScore | None = None
 
 
 @dataclass(frozen=True)
@@ -515,23 +520,23 @@ def fit_trust(head, bottlenecks, log):
     """The temperature and the score for unknown images, each with a line on how it was fitted."""
     validation = bottlenecks.labelled[VALIDATION]
     logits, count = head.logits(validation.vectors), len(validation.truth)
-    temperature = trust.fit_temperature(logits, validation.truth)
-    reason = trust.why_no_temperature(logits, validation.truth)
+    temperature = fit_temperature(logits, validation.truth)
+    reason = why_no_temperature(logits, validation.truth)
     if reason:
         log.info(f"scores stay the plain softmax, since {reason}")
     else:
-        before, after = trust.temperature_gain(logits, validation.truth, temperature)
+        before, after = temperature_gain(logits, validation.truth, temperature)
         log.info(
             f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
             f"{before:.3f} -> {after:.3f}"
         )
     # The photos themselves come first, before their distorted views.
     training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
-    unknown = trust.fit_unknown(training, head, validation.vectors)
+    unknown = fit_unknown(training, head, validation.vectors)
     log.info(
         f"a score for unknown images fitted on {count} validation photos"
         if unknown
-        else f"no score for unknown images: it needs {trust.FEWEST_PHOTOS} validation photos; see "
+        else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos; see "
         "--validation_percentage"
     )
     return Trusted(temperature, unknown)
@@ -545,15 +550,13 @@ def store_intermediate(step, bottlenecks, extractor, options):
     path = os.path.join(options.intermediate_output_graphs_dir, f"intermediate_{step.number}.pb")
     graph = build(Model(step.head, Trusted(), bottlenecks.factors), extractor, options)
     description = describe_model(bottlenecks.labels, extractor, options)
-    write_files({path: graph + export.metadata_bytes(description)})
+    write_files({path: graph + metadata_bytes(description)})
 
 
 def build(model, extractor, options):
     """The bytes of the retrained graph, without its description."""
     head = model.head if model.factors is None else fold_scale(model.head, model.factors)
-    return export.graph_bytes(
-        export.build_graph(extractor.network, head, options.final_tensor_name)
-    )
+    return write.graph_bytes(build_graph(extractor.network, head, options.final_tensor_name))
 
 
 def describe_model(labels, extractor, options, **facts):
@@ -562,32 +565,32 @@ def describe_model(labels, extractor, options, **facts):
     del chosen["listed"]
     facts |= {"precision": extractor.settings.precision}
     facts |= {"caveats": chosen.pop("caveats"), "options": chosen}
-    return export.describe(extractor.network, labels, options.final_tensor_name, facts)
+    return describe(extractor.network, labels, options.final_tensor_name, facts)
 
 
 def export_and_test(model, bottlenecks, extractor, options, log):
     """(export.HeldOutResult, bytes of the graph): written beside its place and tried there."""
     labels, held_out = bottlenecks.labels, bottlenecks.examples[TESTING]
-    most = export.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
-    rows = evaluate.choose_rows(len(held_out), min(most, export.MOST_TESTED))
+    most = verify.MOST_TESTED if options.test_batch_size == -1 else options.test_batch_size
+    rows = classification.choose_rows(len(held_out), min(most, verify.MOST_TESTED))
     graph = build(model, extractor, options)
-    untested = export.metadata_bytes(describe_model(labels, extractor, options))
+    untested = metadata_bytes(describe_model(labels, extractor, options))
     bar = progress_bar("final test", "img", is_quiet(options))
-    with export.candidate(options.output_graph, graph, untested) as path:
-        result = export.test_exported(path, [held_out[row] for row in rows], extractor, bar)
+    with verify.candidate(options.output_graph, graph, untested) as path:
+        result = verify.test_exported(path, [held_out[row] for row in rows], extractor, bar)
     if result.total < len(rows):
         lost = counted(len(rows) - result.total, "test photo has", "test photos have")
         log.warning(f"{lost} vanished or changed meanwhile")
     expected = model.head.probabilities(expected_vectors(result, bottlenecks))
-    export.check_agreement(result, expected)
-    export.check_accuracy(result, options.assert_accuracy_at_least)
+    verify.check_agreement(result, expected)
+    verify.check_accuracy(result, options.assert_accuracy_at_least)
     facts = {
-        "features": export.features_node(extractor.network, model.head),
-        "results": export.describe_result(result),
+        "features": features_node(extractor.network, model.head),
+        "results": verify.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
     }
     description = describe_model(labels, extractor, options, **facts)
-    tested = export.metadata_bytes(description, trust.constants(model.unknown))
+    tested = metadata_bytes(description, trust.constants(model.unknown))
     before = changes.read_description(options.output_graph)
     if result.total < len(held_out):
         log.info(f"{result.total} of {len(held_out)} test photos were tested")
@@ -606,7 +609,7 @@ def make_other_formats(graph, bottlenecks, options, log):
     log.info(f"converting to {', '.join(each.kind for each in wanted)}")
     # Whether answers agree can be seen on any photos; those held out for testing are kept to.
     photos = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
-    rows = evaluate.choose_rows(len(photos), formats.MOST_PHOTOS)
+    rows = classification.choose_rows(len(photos), formats.MOST_PHOTOS)
     paths = [photos[row].path for row in rows]
     made = formats.make(wanted, graph, paths, options.max_image_pixels)
     for each in made:
@@ -632,9 +635,9 @@ def expected_vectors(result, bottlenecks):
 def describe_calibration(result, temperature):
     """One line on how far the scores of the test photos are from how often they are right."""
     scores = result.probabilities
-    before = evaluate.calibration_error(scores, result.truth)
-    scores = trust.apply_temperature(scores, temperature)
-    after = evaluate.calibration_error(scores, result.truth)
+    before = classification.calibration_error(scores, result.truth)
+    scores = apply_temperature(scores, temperature)
+    after = classification.calibration_error(scores, result.truth)
     return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
 
 
@@ -642,7 +645,7 @@ def describe_test(result):
     """One line on an export.HeldOutResult."""
     if result.total == 0:
         return "no test photos: the accuracy of this model is unknown"
-    low, high = evaluate.wilson_interval(result.correct, result.total)
+    low, high = classification.wilson_interval(result.correct, result.total)
     return (
         f"final test accuracy = {result.accuracy:.1%} (N={result.total}, 95 % interval "
         f"{low:.1%} to {high:.1%}), measured on the exported graph"
@@ -672,20 +675,20 @@ def describe_network(extractor):
 
 def trust_scores(result, temperature):
     """The HeldOutResult with the probabilities that label_image.py gives."""
-    scores = trust.apply_temperature(result.probabilities, temperature)
+    scores = apply_temperature(result.probabilities, temperature)
     return replace(result, probabilities=scores)
 
 
 def make_outputs(record, findings, labels, thumbnails, options):
     """{path: bytes} of the files that a run writes beside the graph, the list of bad ones apart."""
     contents = {
-        options.output_labels: export.labels_bytes(labels),
+        options.output_labels: labels_bytes(labels),
         options.metrics: metrics_bytes(record),
     }
     if findings is not None:
-        contents[options.label_audit] = audit.table_bytes(findings)
+        contents[options.label_audit] = label_audit.table_bytes(findings)
     if not options.no_report:
-        contents[options.report] = html_report.render(record, thumbnails)
+        contents[options.report] = html.render(record, thumbnails)
     return contents
 
 
@@ -703,7 +706,7 @@ def choose_projected(bottlenecks, most):
     chosen = []
     for part in (TESTING, VALIDATION, TRAINING):
         examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors
-        rows = evaluate.choose_rows(len(examples), most - len(chosen))
+        rows = classification.choose_rows(len(examples), most - len(chosen))
         chosen += [Projected(examples[row], vectors[row]) for row in rows]
     return chosen
 

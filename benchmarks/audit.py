@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
 from retraining.bottlenecks.extract import stream
-from retraining.evaluation import audit
-from retraining.graphs.graph import Runner, Running, resolve_precision
-from retraining.photos.dataset import list_photos
-from retraining.photos.images import ImageReader
+from retraining.evaluation import label_audit
+from retraining.graphs.precision import resolve_precision
+from retraining.graphs.run import Runner, Running
+from retraining.photos.reader import ImageReader
+from retraining.photos.scan import list_photos
 
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10
@@ -53,11 +54,11 @@ def main():
 def labels(options):
     """Prints a line per ranking: share of the swapped labels found, mean and least."""
     vectors, truth = read_vectors(options.vectors)
-    unit = audit.normalised(vectors)
+    unit = label_audit.normalised(vectors)
     shares = {}
     for seed in range(SEEDS):
         given, rows = swapped(truth, seed)
-        found = audit.out_of_fold(unit, given, np.arange(len(given)), seed)
+        found = label_audit.out_of_fold(unit, given, np.arange(len(given)), seed)
         for name, scores in rankings(found, given).items():
             top = np.argsort(-scores, kind="stable")[: len(rows)]
             shares.setdefault(name, []).append(np.isin(rows, top).mean())
@@ -71,7 +72,7 @@ def rankings(probabilities, truth):
     rows = np.arange(len(truth))
     own, others = probabilities[rows, truth], probabilities.copy()
     others[rows, truth] = 0
-    best, wrong = others.max(axis=1), audit.confidently_wrong(probabilities, truth)
+    best, wrong = others.max(axis=1), label_audit.confidently_wrong(probabilities, truth)
     return {
         "1 - P(given)": 1 - own,
         "P(best other) - P(given)": best - own,
@@ -107,14 +108,16 @@ def duplicates(options):
     paths = [path for of_class in photos for path in of_class]
     truth = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
     network = base_network.load(options)
-    unit = audit.normalised(vectors_of(network, paths))
-    for row, other, cosine in audit.near_duplicates(unit, truth):
+    unit = label_audit.normalised(vectors_of(network, paths))
+    for row, other, cosine in label_audit.near_duplicates(unit, truth):
         print(f"pair {cosine:.4f} {paths[other]} {paths[row]}")
     cosines = np.sort((unit @ unit.T)[np.triu_indices(len(unit), 1)])[::-1]
     print("nearest pairs:", " ".join(f"{cosine:.4f}" for cosine in cosines[:8]))
     kinds, vectors = altered_vectors(network, paths[::EVERY])
-    least = audit.least_cosines(unit, truth)[truth[::EVERY]]
-    found = audit.normalised(vectors).reshape(len(least), len(kinds), -1) * unit[::EVERY, None]
+    least = label_audit.least_cosines(unit, truth)[truth[::EVERY]]
+    found = (
+        label_audit.normalised(vectors).reshape(len(least), len(kinds), -1) * unit[::EVERY, None]
+    )
     for kind, cosines in zip(kinds, found.sum(axis=2).T, strict=True):
         print(f"{kind:20} {(cosines >= least).mean():4.0%} found of {len(least)}")
 
@@ -177,9 +180,11 @@ def how_long(options):
     centres = rng.random((options.classes, 2048), np.float32)
     vectors = rng.random((options.photos, 2048), np.float32) + centres[truth] / 4
     names = [str(number) for number in range(options.photos)]
-    photos = audit.Photos(names, names, [str(n) for n in range(options.classes)], truth, vectors)
+    photos = label_audit.Photos(
+        names, names, [str(n) for n in range(options.classes)], truth, vectors
+    )
     started, cpu = time.perf_counter(), time.process_time()
-    audit.audit(photos)
+    label_audit.audit(photos)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(
         f"{options.photos} photos, {options.classes} classes: {seconds:.1f} s, {cpu:.1f} s of CPU"

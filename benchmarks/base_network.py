@@ -1,7 +1,7 @@
 """The flags by which a benchmark is told its photos and its base network, and that network."""
 
-from retraining.graphs.graph import load_network
-from retraining.networks.networks import NETWORKS, obtain
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS, obtain
 
 
 def add_flags(parser):

@@ -20,11 +20,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.bottlenecks.cache import BottleneckStore
-from retraining.graphs.graph import resolve_precision
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.vectors import Labelled
+from retraining.graphs.precision import resolve_precision
 from retraining.photos.dataset import load_dataset
-from retraining.training import heads
-from retraining.training.train import Labelled, TrainingOptions, evaluate, train
+from retraining.training import search
+from retraining.training.head import evaluate
+from retraining.training.loop import TrainingOptions, train
 
 AUTO = "--head auto"
 CLASSIC = "classic"
@@ -93,7 +95,7 @@ def measure(way, parts, classes, seed):
     training, validation, testing = parts
     options, started = TrainingOptions(seed=seed, **WAYS[way]), time.process_time()
     if way == AUTO:
-        head = heads.best(list(heads.candidates(training, validation, classes, options))).head
+        head = search.best(list(search.candidates(training, validation, classes, options))).head
     else:
         head = list(train(training, validation, classes, options))[-1].head
     seconds = time.process_time() - started

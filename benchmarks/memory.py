@@ -105,8 +105,9 @@ def watch(pid, running):
 
 def train_many(folder, count):
     """Stores `count` vectors, reads them back as a run does and trains 4,000 steps on them."""
-    from retraining.bottlenecks.cache import BottleneckStore
-    from retraining.training.train import Labelled, TrainingOptions, train
+    from retraining.bottlenecks.store import BottleneckStore
+    from retraining.bottlenecks.vectors import Labelled
+    from retraining.training.loop import TrainingOptions, train
 
     done = threading.Event()
     peaks = []

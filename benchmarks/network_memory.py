@@ -70,8 +70,8 @@ def take_step(step, name, folder):
     if step == "export":
         retrain_on_few(name, folder)
         return
-    from retraining.networks.networks import find, obtain
     from retraining.networks.recipes import Choice
+    from retraining.networks.registry import find, obtain
 
     network = find(name, Choice("random"))
     path = obtain(network, folder / "models", quiet=True, offline=True)
@@ -81,7 +81,8 @@ def take_step(step, name, folder):
 
 def run(path, network):
     """Computes the vectors of two images."""
-    from retraining.graphs.graph import Runner, load_network
+    from retraining.graphs.run import Runner
+    from retraining.networks.network import load_network
 
     base = load_network(path, network)
     runner = Runner(base.graph_def, base.input, base.bottleneck)

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
 from retraining.bottlenecks.extract import stream
-from retraining.graphs.graph import Runner, Running
-from retraining.photos.dataset import list_photos
-from retraining.photos.images import ImageReader
+from retraining.graphs.run import Runner, Running
+from retraining.photos.reader import ImageReader
+from retraining.photos.scan import list_photos
 
 WARM_UP = 32  # photos
 

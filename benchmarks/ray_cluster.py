@@ -31,7 +31,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.bottlenecks.cache import BottleneckStore
 from retraining.bottlenecks.extract import Extractor, Settings
 from retraining.bottlenecks.prefill import read_and_run
 from retraining.bottlenecks.ray_engine import (
@@ -41,9 +40,11 @@ from retraining.bottlenecks.ray_engine import (
     connected,
 )
 from retraining.bottlenecks.ray_worker import Worker
-from retraining.graphs.graph import load_network, resolve_precision
-from retraining.networks.networks import find, obtain
-from retraining.photos.dataset import list_photos
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.graphs.precision import resolve_precision
+from retraining.networks.network import load_network
+from retraining.networks.registry import find, obtain
+from retraining.photos.scan import list_photos
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = logging.getLogger("benchmark")

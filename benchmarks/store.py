@@ -35,7 +35,7 @@ def main():
 
 def measure(folder, count, width):
     """Fills a store, opens it again and reads it, and prints how long each took."""
-    from retraining.bottlenecks.cache import BottleneckStore
+    from retraining.bottlenecks.store import BottleneckStore
 
     # Keys are hashes: their order is not that in which they are stored.
     keys = [hashlib.sha1(str(number).encode()).hexdigest() for number in range(count)]

@@ -11,7 +11,7 @@ import bench
 
 import retrain
 from retraining.bottlenecks import extract
-from retraining.cli.command import leave
+from retraining.cli.console import leave
 
 figures = {}
 

@@ -24,9 +24,10 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.evaluation.trust import principal_axes
-from retraining.photos.dataset import list_photos
-from retraining.training.train import Labelled, TrainingOptions, train
+from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation.unknown import principal_axes
+from retraining.photos.scan import list_photos
+from retraining.training.loop import TrainingOptions, train
 
 KNOWN_KEPT = 0.95
 SHRINKAGE = 0.1

@@ -13,12 +13,14 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 from retraining.errors import RetrainingError
-from retraining.graphs.graph import METADATA, Runner, Running, load_network
-from retraining.graphs.graph_check import ALLOWED_OPS
+from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import set_constant
-from retraining.labelling.classify import Overrides, load_classifier
-from retraining.networks.networks import NETWORKS
-from retraining.photos.images import ImageReader
+from retraining.graphs.run import Runner, Running
+from retraining.graphs.safety import ALLOWED_OPS
+from retraining.labelling.classifier import Overrides, load_classifier
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.reader import ImageReader
 from tests import tiny
 
 OVERRIDES = {

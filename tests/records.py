@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from retraining.evaluation.learning_curve import SizePoint
 from retraining.photos.dataset import Example
 from retraining.report import record
 from retraining.training import methods
-from retraining.training.train import Evaluation, SizePoint, Step
+from retraining.training.head import Evaluation
+from retraining.training.loop import Step
 
 
 def result_of(paths, truth, probabilities):

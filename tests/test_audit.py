@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.audit import read_vectors, swapped
-from retraining.evaluation import audit
-from retraining.evaluation.audit import Finding, Photos
-from retraining.photos.dataset import ScanOptions, load_dataset, read_listed
+from retraining.evaluation import label_audit
+from retraining.evaluation.label_audit import Finding, Photos
+from retraining.photos.dataset import load_dataset
+from retraining.photos.exclude import read_listed
+from retraining.photos.scan import ScanOptions
 
 
 def clusters(counts, width=40, seed=0):
@@ -35,7 +37,7 @@ def of_reason(findings, reason):
 def test_swapped_labels_rank_first_with_their_own_class_suggested():
     vectors, truth = clusters([60, 40, 50])
     given, rows = swapped(truth, seed=1)
-    found = of_reason(audit.audit(photos_of(vectors, given)), audit.LABEL)
+    found = of_reason(label_audit.audit(photos_of(vectors, given)), label_audit.LABEL)
     assert {finding.path for finding in found} == {f"{row}.jpg" for row in rows}
     assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
     for finding in found:
@@ -47,16 +49,16 @@ def test_swapped_labels_rank_first_with_their_own_class_suggested():
 
 def test_right_labels_are_not_listed_even_of_tiny_and_unequal_classes():
     vectors, truth = clusters([200, 2, 30])
-    assert of_reason(audit.audit(photos_of(vectors, truth)), audit.LABEL) == []
+    assert of_reason(label_audit.audit(photos_of(vectors, truth)), label_audit.LABEL) == []
 
 
 def test_a_class_that_is_one_photo_has_no_prediction():
     vectors, truth = clusters([20, 20, 2, 1])
     groups = np.arange(43)
     groups[41] = groups[40]
-    found = audit.out_of_fold(audit.normalised(vectors), truth, groups)
+    found = label_audit.out_of_fold(label_audit.normalised(vectors), truth, groups)
     assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [40, 41, 42]
-    findings = audit.label_findings(photos_of(vectors, truth), found)
+    findings = label_audit.label_findings(photos_of(vectors, truth), found)
     assert {"40.jpg", "41.jpg", "42.jpg"}.isdisjoint(f.path for f in findings)
 
 
@@ -65,12 +67,12 @@ def test_copies_do_not_vouch_for_each_other():
     odd = vectors[40] + np.float32(0.3)
     vectors = np.concatenate([vectors, np.repeat(odd[None], 4, axis=0)])
     truth = np.append(truth, [0] * 4)
-    own = audit.out_of_fold(audit.normalised(vectors), truth, np.arange(64))[60:, 0]
+    own = label_audit.out_of_fold(label_audit.normalised(vectors), truth, np.arange(64))[60:, 0]
     together = np.minimum(np.arange(64), 60)
-    alone = audit.out_of_fold(audit.normalised(vectors), truth, together)[60:, 0]
+    alone = label_audit.out_of_fold(label_audit.normalised(vectors), truth, together)[60:, 0]
     assert alone.max() < 0.1 < own.min()
     keys = [str(row) for row in together]
-    found = of_reason(audit.audit(photos_of(vectors, truth, keys)), audit.LABEL)
+    found = of_reason(label_audit.audit(photos_of(vectors, truth, keys)), label_audit.LABEL)
     assert {f.path for f in found} == {f"{row}.jpg" for row in range(60, 64)}
 
 
@@ -78,7 +80,7 @@ def test_folds_keep_groups_together_and_spread_classes():
     truth = np.repeat([0, 1, 2], [50, 5, 2])
     groups = np.arange(57)
     groups[:6] = 0
-    folds = audit.assign_folds(truth, groups)
+    folds = label_audit.assign_folds(truth, groups)
     assert len(set(folds[:6])) == 1
     assert sorted(folds[truth == 1]) == [0, 1, 2, 3, 4]
     assert len(set(folds[truth == 2])) == 2
@@ -90,22 +92,22 @@ def test_confident_joint_by_hand():
     own = np.array([0.9, 0.8, 0.3, 0.6, 0.9, 0.45])  # means 2/3 and 0.65
     probabilities = np.where(np.eye(2, dtype=bool)[truth], own[:, None], 1 - own[:, None])
     # Row 2: P(1) = 0.7 >= 0.65. Row 5: rather 0, but P(0) = 0.55 < 2/3.
-    found = audit.confidently_wrong(probabilities, truth)
+    found = label_audit.confidently_wrong(probabilities, truth)
     assert found.tolist() == [False, False, True, False, False, False]
-    reasons = [f.reason for f in audit.label_findings(photos_of(own, truth), probabilities)]
-    assert reasons == [audit.LABEL, audit.DOUBT]
+    reasons = [f.reason for f in label_audit.label_findings(photos_of(own, truth), probabilities)]
+    assert reasons == [label_audit.LABEL, label_audit.DOUBT]
 
 
 def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeypatch):
-    monkeypatch.setattr(audit, "ANSWERS_AT_ONCE", 100)  # several blocks
+    monkeypatch.setattr(label_audit, "ANSWERS_AT_ONCE", 100)  # several blocks
     rng = np.random.default_rng(0)
     features, truth = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
-    folds, weights = np.arange(40) % audit.FOLDS, rng.random(40)
-    objective = audit.Objective(features, truth, folds, weights)
+    folds, weights = np.arange(40) % label_audit.FOLDS, rng.random(40)
+    objective = label_audit.Objective(features, truth, folds, weights)
     at = rng.normal(size=objective.shape)
     value, gradient = objective(at)
-    expected = audit.PENALTY / 2 * (at**2).sum()
-    for fold in range(audit.FOLDS):
+    expected = label_audit.PENALTY / 2 * (at**2).sum()
+    for fold in range(label_audit.FOLDS):
         seen = folds != fold
         logits = features[seen] @ at[:, fold]
         logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -123,12 +125,12 @@ def test_minimise_finds_known_minima():
     rng = np.random.default_rng(0)
     root = rng.normal(size=(30, 30))
     matrix, right = root @ root.T + np.eye(30), rng.normal(size=30)
-    solution = audit.minimise(
+    solution = label_audit.minimise(
         lambda x: (x @ matrix @ x / 2 - right @ x, matrix @ x - right), np.zeros(30), 1e-10
     )
     np.testing.assert_allclose(solution, np.linalg.solve(matrix, right), atol=1e-8)
     # ln(1 + e^-x) + x / 4 is least at ln 3.
-    found = audit.minimise(
+    found = label_audit.minimise(
         lambda x: (np.logaddexp(0, -x)[0] + x[0] / 4, 0.25 - 1 / (1 + np.exp(x))), np.zeros(1), 1e-9
     )
     assert found[0] == pytest.approx(np.log(3), abs=1e-6)
@@ -137,8 +139,8 @@ def test_minimise_finds_known_minima():
 def test_reduced_vectors_keep_distances_of_what_has_few_directions():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 10)) @ rng.normal(size=(10, 600))
-    features = audit.reduced(vectors)
-    assert features.shape == (50, audit.COMPONENTS)
+    features = label_audit.reduced(vectors)
+    assert features.shape == (50, label_audit.COMPONENTS)
     assert (features**2).sum(axis=1).mean() == pytest.approx(1)
     ratio = np.linalg.norm(features[1:] - features[0], axis=1)
     ratio /= np.linalg.norm(vectors[1:] - vectors[0], axis=1)
@@ -148,7 +150,7 @@ def test_reduced_vectors_keep_distances_of_what_has_few_directions():
 def test_the_same_seed_gives_the_same_findings():
     vectors, truth = clusters([20, 20])
     photos = photos_of(vectors, swapped(truth, seed=0)[0])
-    assert audit.audit(photos, seed=3) == audit.audit(photos, seed=3)
+    assert label_audit.audit(photos, seed=3) == label_audit.audit(photos, seed=3)
 
 
 def test_swapped_labels_of_real_photos_are_found(shared):
@@ -156,9 +158,11 @@ def test_swapped_labels_of_real_photos_are_found(shared):
     shares = []
     for seed in range(2):
         given, rows = swapped(truth, seed)
-        found = audit.label_findings(
+        found = label_audit.label_findings(
             photos_of(vectors, given),
-            audit.out_of_fold(audit.normalised(vectors), given, np.arange(len(truth)), seed),
+            label_audit.out_of_fold(
+                label_audit.normalised(vectors), given, np.arange(len(truth)), seed
+            ),
         )
         top = {int(finding.path[:-4]) for finding in found[: len(rows)]}
         shares.append(len(top.intersection(rows)) / len(rows))
@@ -169,14 +173,14 @@ def test_swapped_labels_of_real_photos_are_found(shared):
 
 
 def test_duplicates_name_the_nearest_earlier_photo_within_and_across_classes(monkeypatch):
-    monkeypatch.setattr(audit, "BLOCK", 7)
+    monkeypatch.setattr(label_audit, "BLOCK", 7)
     rng = np.random.default_rng(0)
     vectors = rng.random((30, 300)).astype(np.float32)
     truth = np.repeat([0, 1], 15)
     vectors[[9, 12]] = 3 * vectors[2]  # a cosine knows no length
     vectors[20] = vectors[2] + np.float32(0.001)
     vectors[28] = vectors[20]
-    pairs = audit.near_duplicates(audit.normalised(vectors), truth)
+    pairs = label_audit.near_duplicates(label_audit.normalised(vectors), truth)
     assert {(row, min(other, 2) if row < 15 else other) for row, other, _ in pairs} >= {
         (9, 2),
         (12, 2),
@@ -189,11 +193,11 @@ def test_duplicates_name_the_nearest_earlier_photo_within_and_across_classes(mon
 def test_duplicates_are_findings_that_name_the_other():
     vectors, truth = clusters([20, 20], width=400)
     vectors[5], vectors[25] = vectors[3], vectors[3]
-    findings = audit.audit(photos_of(vectors, truth))
-    assert of_reason(findings, audit.DUPLICATE) == [
-        Finding("5.jpg", "class 0", "class 0", pytest.approx(1), audit.DUPLICATE, "3.jpg")
+    findings = label_audit.audit(photos_of(vectors, truth))
+    assert of_reason(findings, label_audit.DUPLICATE) == [
+        Finding("5.jpg", "class 0", "class 0", pytest.approx(1), label_audit.DUPLICATE, "3.jpg")
     ]
-    (elsewhere,) = of_reason(findings, audit.ELSEWHERE)
+    (elsewhere,) = of_reason(findings, label_audit.ELSEWHERE)
     assert (elsewhere.path, elsewhere.given, elsewhere.suggested) == (
         "25.jpg",
         "class 1",
@@ -206,8 +210,8 @@ def test_duplicates_are_findings_that_name_the_other():
 def test_vectors_of_zeros_do_no_harm():
     vectors, truth = clusters([40, 40])
     vectors[[3, 60]] = 0
-    findings = audit.audit(photos_of(vectors, truth))
-    assert {f.path for f in of_reason(findings, audit.LABEL)} <= {"3.jpg", "60.jpg"}
+    findings = label_audit.audit(photos_of(vectors, truth))
+    assert {f.path for f in of_reason(findings, label_audit.LABEL)} <= {"3.jpg", "60.jpg"}
     assert all(np.isfinite(f.score) for f in findings)
 
 
@@ -222,10 +226,12 @@ def test_the_table_can_be_read_back_as_a_list(tmp_path):
         for name in names:
             content = b"\xff\xd8\xff" + os.fsencode(label + name)
             (folder / label / name).write_bytes(content)
-    findings = [Finding(f"{folder}/a/{name}", "a", "b", 0.98765, audit.LABEL) for name in names[:4]]
+    findings = [
+        Finding(f"{folder}/a/{name}", "a", "b", 0.98765, label_audit.LABEL) for name in names[:4]
+    ]
     table = tmp_path / "new" / "label_audit.tsv"
     table.parent.mkdir()
-    table.write_bytes(audit.table_bytes(findings))
+    table.write_bytes(label_audit.table_bytes(findings))
     lines = table.read_bytes().split(b"\n")
     assert lines[0] == b"path\tgiven\tsuggested\tscore\treason"
     assert lines[1] == os.fsencode(f"{folder}/a/plain.jpg\ta\tb\t0.9877\tlabel")
@@ -236,14 +242,14 @@ def test_the_table_can_be_read_back_as_a_list(tmp_path):
 
 
 def test_a_duplicates_reason_names_the_other_and_a_hash_is_no_comment(tmp_path):
-    finding = Finding("#p/a/1.jpg", "a", "a", 1.0, audit.DUPLICATE, "#p/a/0.jpg")
-    (tmp_path / "t.tsv").write_bytes(audit.table_bytes([finding]))
+    finding = Finding("#p/a/1.jpg", "a", "a", 1.0, label_audit.DUPLICATE, "#p/a/0.jpg")
+    (tmp_path / "t.tsv").write_bytes(label_audit.table_bytes([finding]))
     line = (tmp_path / "t.tsv").read_text().splitlines()[1]
     assert line == "./#p/a/1.jpg\ta\ta\t1.0000\tduplicate of #p/a/0.jpg"
     assert read_listed(tmp_path / "t.tsv") == ["./#p/a/1.jpg"]
 
 
 def test_limits_are_said():
-    assert audit.limit(1500, 5) is None
-    assert "20001 photos are more" in audit.limit(20_001, 2)
-    assert "classes are more" in audit.limit(20_000, 1000)
+    assert label_audit.limit(1500, 5) is None
+    assert "20001 photos are more" in label_audit.limit(20_001, 2)
+    assert "classes are more" in label_audit.limit(20_000, 1000)

@@ -11,8 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from retraining.bottlenecks import cache
-from retraining.bottlenecks.cache import BottleneckStore, CacheError, FileKeys
+from retraining.bottlenecks import database
+from retraining.bottlenecks import store as store_module
+from retraining.bottlenecks.file_keys import FileKeys
+from retraining.bottlenecks.store import BottleneckStore, CacheError
 
 FINGERPRINT = "0123456789abcdef" * 2
 
@@ -235,7 +237,7 @@ def _put_until_full(folder):
 
 
 def _put_until_killed(folder):
-    cache.COMMIT_SECONDS = 0.0
+    store_module.COMMIT_SECONDS = 0.0
     with open_store(folder) as store:
         for number in range(10**9):
             store.put(f"key{number}", vector(number))
@@ -312,7 +314,7 @@ def test_a_new_store_waits_for_the_process_that_makes_it(tmp_path):
 
 
 def test_a_store_that_stays_locked_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
     with open_store(tmp_path) as store:
         path = store.path
     with contextlib.closing(sqlite3.connect(path)) as other:
@@ -336,7 +338,7 @@ def test_two_processes_share_a_store(tmp_path):
 
 
 def test_many_vectors_are_mapped_from_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MEMORY_BYTES", 100)
+    monkeypatch.setattr(store_module, "MEMORY_BYTES", 100)
     values = np.random.default_rng(0).normal(size=(50, 4)).astype("f4")
     with open_store(tmp_path) as store:
         for number, value in enumerate(values):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from retraining.export.changes import describe_changes, read_description
-from retraining.export.export import HeldOutResult, describe_result
+from retraining.export.verify import HeldOutResult, describe_result
 
 KEYS = ["k0", "k1", "k2", "k3"]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks import classic_cache
-from retraining.bottlenecks.cache import BottleneckStore
 from retraining.bottlenecks.classic_cache import (
     ClassicCache,
     ClassicCacheError,
     UnusableError,
     take_over,
 )
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.photos.dataset import Example, load_dataset
 
 WIDTH = 24

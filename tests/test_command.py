@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retraining.system.lines import escaped
+from retraining.system.text import escaped
 
 ROOT = Path(__file__).resolve().parent.parent
 

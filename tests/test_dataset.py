@@ -7,17 +7,10 @@ from collections import Counter
 
 import pytest
 
-from retraining.photos.dataset import (
-    BadImage,
-    DatasetError,
-    ScanOptions,
-    SplitOptions,
-    hash_file,
-    list_photos,
-    load_dataset,
-    percentage,
-    read_listed,
-)
+from retraining.photos.dataset import load_dataset
+from retraining.photos.exclude import read_listed
+from retraining.photos.scan import BadImage, DatasetError, ScanOptions, hash_file, list_photos
+from retraining.photos.split import SplitOptions, percentage
 
 JPEG = b"\xff\xd8\xff\xe0"
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining.bottlenecks.cache import BottleneckStore
-from retraining.graphs.graph import BaseNetwork, Preprocessing
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.graphs.description import Preprocessing
+from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example
-from retraining.photos.images import Distortions
+from retraining.photos.reader import Distortions
 from retraining.training.fine_tune import (
     Material,
     Photos,
@@ -26,7 +27,7 @@ from retraining.training.fine_tune import (
     read_state,
     state_bytes,
 )
-from retraining.training.train import Evaluation, Head
+from retraining.training.head import Evaluation, Head
 
 NETWORK = BaseNetwork(
     name="inception_v3",

@@ -21,15 +21,9 @@ from pathlib import Path
 import pytest
 
 from retraining.errors import RetrainingError
-from retraining.system import download
-from retraining.system.download import (
-    ArchiveError,
-    DownloadError,
-    Remote,
-    UnreachableError,
-    fetch,
-    unpack,
-)
+from retraining.system import archives, download, locks
+from retraining.system.archives import ArchiveError, unpack
+from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
 
 CHUNK = 1000  # bytes, instead of the module's own size, so that small files have many
 BODY = bytes(range(256)) * 40  # 10,240 bytes
@@ -142,7 +136,7 @@ def surroundings(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "BACKOFF", 0.01)
-    monkeypatch.setattr(download, "LOCK_POLL", 0.01)
+    monkeypatch.setattr(locks, "LOCK_POLL", 0.01)
     monkeypatch.setattr(download, "CHUNK", CHUNK)
 
 
@@ -612,18 +606,18 @@ def test_lock_left_by_a_killed_run_does_not_hold(server, target):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no open file")
 def test_lock_of_a_file_removed_meanwhile_is_none(tmp_path, monkeypatch):
-    path, try_lock = tmp_path / "net.zip.lock", download._try_lock
+    path, try_lock = tmp_path / "net.zip.lock", locks._try_lock
 
     def removed_before_locked(file):
         path.unlink()
         return try_lock(file)
 
-    monkeypatch.setattr(download, "_try_lock", removed_before_locked)
-    assert download._open_locked(path) is None
+    monkeypatch.setattr(locks, "_try_lock", removed_before_locked)
+    assert locks._open_locked(path) is None
     monkeypatch.undo()
-    with download._open_locked(path) as file:
+    with locks._open_locked(path) as file:
         assert not file.closed
-        assert download._open_locked(path) is None
+        assert locks._open_locked(path) is None
 
 
 # --------------------------------------------------------------------------------- unpacking
@@ -679,7 +673,7 @@ def archive(request, tmp_path):
     return tarred(path, folder, *FILES.items(), mode="w:gz" if request.param == "tgz" else "w")
 
 
-def assert_refused(path, into, match, max_bytes=download.MAX_BYTES):
+def assert_refused(path, into, match, max_bytes=archives.MAX_BYTES):
     """Unpacking fails in one line and leaves nothing behind, inside or out."""
     with pytest.raises(ArchiveError, match=match) as error:
         unpack(path, into, max_bytes=max_bytes)
@@ -829,9 +823,9 @@ def test_too_many_members(tmp_path, into, monkeypatch, kind):
     files = {str(number): b"" for number in range(11)}
     path = tmp_path / "many"
     path = zipped(path, files) if kind == "zip" else tarred(path, *files.items())
-    monkeypatch.setattr(download, "MAX_MEMBERS", 10)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
     assert_refused(path, into, "more than 10 members")
-    monkeypatch.setattr(download, "MAX_MEMBERS", 11)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 11)
     assert len(unpack(path, into)) == 11
 
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from retraining.examples import example_images
-from retraining.photos.dataset import holds_images, load_dataset
+from retraining.examples import provide
+from retraining.photos.dataset import load_dataset
+from retraining.photos.scan import holds_images
 from retraining.system.download import Remote
 from tests import tiny
 
@@ -23,7 +24,7 @@ def bar(total):
 
 @pytest.fixture
 def few(monkeypatch):
-    monkeypatch.setattr(example_images, "PER_CLASS", 3)
+    monkeypatch.setattr(provide, "PER_CLASS", 3)
 
 
 @pytest.fixture
@@ -55,42 +56,42 @@ def test_the_photos_are_fetched_and_the_archive_removed(tmp_path, archive):
     folder = tmp_path / "flower_photos"
     folder.mkdir()
     (folder / "README.md").write_text("mine")
-    assert example_images.provide(folder, False, bar, archive) is None
+    assert provide.provide(folder, False, bar, archive) is None
     assert len(load_dataset(str(folder)).examples) == 8
     assert sorted(os.listdir(folder)) == ["README.md", "blue", "red"]
     assert (folder / "README.md").read_text() == "mine"
-    assert example_images.caveat(folder) is None
+    assert provide.caveat(folder) is None
 
 
 def test_what_is_there_stays(tmp_path, archive):
     folder = tmp_path / "flower_photos"
     (folder / "red").mkdir(parents=True)
     (folder / "red" / "photo_00.jpg").write_text("mine")
-    assert example_images.provide(folder, False, bar, archive) is None
+    assert provide.provide(folder, False, bar, archive) is None
     assert (folder / "red" / "photo_00.jpg").read_text() == "mine"
     assert len(os.listdir(folder / "red")) == 4
 
 
 def test_without_a_network_flowers_are_drawn_and_marked(tmp_path, few):
     folder = tmp_path / "flower_photos"
-    assert "127.0.0.1:9" in example_images.provide(folder, False, bar, NOWHERE)
+    assert "127.0.0.1:9" in provide.provide(folder, False, bar, NOWHERE)
     dataset = load_dataset(str(folder))
     assert dataset.labels == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
     assert len(dataset.examples) == 15
-    assert "drawings" in example_images.caveat(folder)
+    assert "drawings" in provide.caveat(folder)
     assert sorted(os.listdir(folder)) == ["THESE_ARE_DRAWINGS.txt", *dataset.labels]
 
 
 def test_offline_draws_without_asking(tmp_path, few, archive):
     folder = tmp_path / "flower_photos"
-    assert example_images.provide(folder, True, bar, archive) == "--offline was given"
+    assert provide.provide(folder, True, bar, archive) == "--offline was given"
     assert (folder / "THESE_ARE_DRAWINGS.txt").exists()
 
 
 def test_a_wrong_archive_is_not_unpacked(tmp_path, few, archive):
     wrong = Remote(archive.urls, archive.size, "0" * 64)
     folder = tmp_path / "flower_photos"
-    assert "SHA-256" in example_images.provide(folder, False, bar, wrong)
+    assert "SHA-256" in provide.provide(folder, False, bar, wrong)
     assert not (folder / "red").exists()
     assert (folder / "daisy").exists()
 
@@ -103,22 +104,22 @@ def test_an_interrupted_drawing_leaves_nothing_half_done(tmp_path, few, monkeypa
 
     folder = tmp_path / "flower_photos"
     with monkeypatch.context() as patch:
-        patch.setattr(example_images, "draw_flower_photos", interrupted)
+        patch.setattr(provide, "draw_flower_photos", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            example_images.provide(folder, True, bar, NOWHERE)
+            provide.provide(folder, True, bar, NOWHERE)
     assert not holds_images(folder)
-    example_images.provide(folder, True, bar, NOWHERE)
+    provide.provide(folder, True, bar, NOWHERE)
     assert len(load_dataset(str(folder)).examples) == 15
 
 
 def test_which_folder_is_the_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     project = tmp_path / "project"
-    assert example_images.is_example_folder("flower_photos", project)
-    assert example_images.is_example_folder("./flower_photos/", project)
-    assert example_images.is_example_folder(project / "flower_photos", project)
-    assert not example_images.is_example_folder("other", project)
-    assert not example_images.is_example_folder("typo/flower_photos", project)
+    assert provide.is_example_folder("flower_photos", project)
+    assert provide.is_example_folder("./flower_photos/", project)
+    assert provide.is_example_folder(project / "flower_photos", project)
+    assert not provide.is_example_folder("other", project)
+    assert not provide.is_example_folder("typo/flower_photos", project)
 
 
 def test_holds_images(tmp_path):
@@ -131,5 +132,5 @@ def test_holds_images(tmp_path):
 
 
 def test_the_public_archive_is_pinned():
-    assert example_images.PHOTOS.size == 228_813_984
-    assert example_images.PHOTOS.sha256.startswith("4c54ace7911a")
+    assert provide.PHOTOS.size == 228_813_984
+    assert provide.PHOTOS.sha256.startswith("4c54ace7911a")

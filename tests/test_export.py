@@ -6,17 +6,20 @@ import tensorflow as tf
 from PIL import Image
 
 from retraining.bottlenecks.extract import Extractor
-from retraining.export import export
-from retraining.export.export import ExportError
-from retraining.graphs import graph
-from retraining.graphs.graph import BytesRunner, load_network, read_graph, read_metadata
-from retraining.graphs.nodes import nodes_by_name, set_constant
-from retraining.metrics import evaluate
-from retraining.networks.networks import NETWORKS
+from retraining.export import build, verify
+from retraining.export.build import ExportError
+from retraining.graphs import description, read, write
+from retraining.graphs.description import read_metadata
+from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner
+from retraining.metrics import classification
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
-from retraining.photos.images import ImageReader, read_file
-from retraining.system.files import write_files
-from retraining.training.train import Head
+from retraining.photos.reader import ImageReader, read_file
+from retraining.system.atomic import write_files
+from retraining.training.head import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -43,9 +46,9 @@ def extractor(base):
 @pytest.fixture(scope="module")
 def written(base, head, tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / "graph.pb"
-    content = export.graph_bytes(export.build_graph(base, head, "final_result"))
-    about = export.describe(base, LABELS, "final_result", {"options": {"seed": 7}})
-    write_files({path: content + export.metadata_bytes(about)})
+    content = write.graph_bytes(build.build_graph(base, head, "final_result"))
+    about = build.describe(base, LABELS, "final_result", {"options": {"seed": 7}})
+    write_files({path: content + build.metadata_bytes(about)})
     return str(path)
 
 
@@ -123,9 +126,9 @@ def test_the_graph_describes_itself(written):
 @pytest.mark.parametrize("text", [b"{broken", b"5", b"{}", b'{"size": null}', b"\xff"])
 def test_a_damaged_description_is_an_error(written, text):
     graph_def = read_graph(written)
-    node = nodes_by_name(graph_def)[graph.METADATA]
+    node = nodes_by_name(graph_def)[description.METADATA]
     set_constant(node, np.array(text, object))
-    with pytest.raises(graph.GraphError, match="damaged"):
+    with pytest.raises(GraphError, match="damaged"):
         read_metadata(graph_def)
 
 
@@ -133,14 +136,14 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
     base = load_network(path, NETWORKS["mobilenet_0.25_128"])
     head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
-    graph_def = export.build_graph(base, head, "final_result")
+    graph_def = build.build_graph(base, head, "final_result")
     reader = ImageReader((128, 128), 127.5, 127.5)
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
-    with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
+    with tf.compat.v1.Session(graph=read.import_graph(graph_def)) as session:
         batch = session.run("final_result:0", {"input:0": pixels})
         content = read_file(examples[1].path)
         single = session.run("final_result:0", {"DecodeJpeg/contents:0": content})
-    vectors = tf.compat.v1.Session(graph=graph.import_graph(base.graph_def)).run(
+    vectors = tf.compat.v1.Session(graph=read.import_graph(base.graph_def)).run(
         "MobilenetV1/Predictions/Reshape:0", {"input:0": pixels[:1]}
     )
     np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-4)
@@ -156,11 +159,11 @@ def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):
         for size in sizes
     ]
     deep = Head(*layers[-1], tuple(layers[:-1]))
-    graph_def = export.build_graph(base, deep, "final_result")
+    graph_def = build.build_graph(base, deep, "final_result")
     vectors = rng.normal(size=(6, tiny.WIDTH)).astype("f4")
-    inner = export.features_node(base, deep)
+    inner = build.features_node(base, deep)
     assert inner == "final_training_ops/hidden_2/Relu"
-    with tf.compat.v1.Session(graph=graph.import_graph(graph_def)) as session:
+    with tf.compat.v1.Session(graph=read.import_graph(graph_def)) as session:
         answers, features = session.run(
             ["final_result:0", f"{inner}:0"], {"input/BottleneckInputPlaceholder:0": vectors}
         )
@@ -170,7 +173,7 @@ def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):
                          + layers[1][1], 0)  # fmt: skip
     np.testing.assert_allclose(features, by_hand, atol=1e-4)
     np.testing.assert_allclose(
-        answers, evaluate.softmax(by_hand @ layers[2][0] + layers[2][1]), atol=1e-4
+        answers, classification.softmax(by_hand @ layers[2][0] + layers[2][1]), atol=1e-4
     )
     bottleneck = BytesRunner(base.graph_def, base.bottleneck).run(content)
     np.testing.assert_allclose(single, deep.probabilities(bottleneck), atol=1e-4)
@@ -187,13 +190,13 @@ def test_the_nodes_of_a_linear_head_are_the_classics_and_no_others(base, head, w
         ("Wx_plus_b/MatMul", "MatMul"),
         ("Wx_plus_b/add", "Add"),
     ]
-    assert nodes[4].input[0] == export.features_node(base, head)
+    assert nodes[4].input[0] == build.features_node(base, head)
 
 
 @pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
 def test_a_taken_tensor_name_is_refused(base, head, name):
     with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):
-        export.build_graph(base, head, name)
+        build.build_graph(base, head, name)
 
 
 def plain(items, total):
@@ -201,28 +204,28 @@ def plain(items, total):
 
 
 def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
-    result = export.test_exported(written, examples, extractor, plain)
+    result = verify.test_exported(written, examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
     assert result.truth.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
     assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
-    export.check_agreement(result, expected)
+    verify.check_agreement(result, expected)
 
 
 def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path):
-    result = export.test_exported(written, [], extractor, plain)
+    result = verify.test_exported(written, [], extractor, plain)
     assert result.probabilities.shape == (0, 2)
     (tmp_path / "cut.pb").write_bytes(b"no graph")
-    with pytest.raises(graph.GraphError):
-        export.test_exported(tmp_path / "cut.pb", [], extractor, plain)
+    with pytest.raises(GraphError):
+        verify.test_exported(tmp_path / "cut.pb", [], extractor, plain)
 
 
 def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path):
     graph_def = read_graph(written)
     zeros = np.zeros((tiny.WIDTH, 2), "f4")
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
-    write_files({tmp_path / "zeros.pb": export.graph_bytes(graph_def)})
-    result = export.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
+    write_files({tmp_path / "zeros.pb": write.graph_bytes(graph_def)})
+    result = verify.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-4)
 
 
@@ -231,60 +234,60 @@ def test_a_file_with_another_base_network_fails(written, extractor, examples, tm
     graph_def = read_graph(written)
     node = nodes_by_name(graph_def)[name]
     set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
-    write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
+    write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
-    content = export.graph_bytes(export.build_graph(base, head, "final_result"))
-    about = {**export.describe(base, LABELS, "final_result", {}), "mean": 127.0}
-    write_files({tmp_path / "wrong.pb": content + export.metadata_bytes(about)})
+    content = write.graph_bytes(build.build_graph(base, head, "final_result"))
+    about = {**build.describe(base, LABELS, "final_result", {}), "mean": 127.0}
+    write_files({tmp_path / "wrong.pb": content + build.metadata_bytes(about)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_disagreement_fails(written, extractor, examples, expected):
-    result = export.test_exported(written, examples, extractor, plain)
+    result = verify.test_exported(written, examples, extractor, plain)
     with pytest.raises(ExportError, match="nothing was replaced"):
-        export.check_agreement(result, expected + np.float32([0.03, -0.03]))
+        verify.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
-        export.check_agreement(result, expected[:, ::-1])
+        verify.check_agreement(result, expected[:, ::-1])
     with pytest.raises(ExportError, match="nothing was replaced"):
-        export.check_agreement(result, expected * np.float32("nan"))
+        verify.check_agreement(result, expected * np.float32("nan"))
 
 
 def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, tmp_path):
     graph_def = read_graph(written)
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
-    write_files({tmp_path / "wrong.pb": export.graph_bytes(graph_def)})
+    write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        export.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_path, expected):
     with Image.open(examples[0].path) as image:
         image.save(tmp_path / "a.png")
     png = Example(str(tmp_path / "a.png"), LABELS[0], "testing", "")
-    path, answer = export.run_untouched(read_graph(written), "final_result", [png, *examples])
+    path, answer = verify.run_untouched(read_graph(written), "final_result", [png, *examples])
     assert path == examples[0].path
     np.testing.assert_allclose(answer, expected[0], atol=1e-4)
-    assert export.run_untouched(read_graph(written), "final_result", [png]) is None
+    assert verify.run_untouched(read_graph(written), "final_result", [png]) is None
 
 
 def test_labels_are_a_line_each_in_utf8():
-    assert export.labels_bytes(LABELS) == "Rote Blüte\nblue\n".encode()
+    assert build.labels_bytes(LABELS) == "Rote Blüte\nblue\n".encode()
 
 
 @pytest.mark.parametrize(
     ("count", "most", "rows"), [(3, 5, [0, 1, 2]), (5, 3, [0, 2, 4]), (0, 5, [])]
 )
 def test_tested_photos_are_spread_evenly(count, most, rows):
-    assert evaluate.choose_rows(count, most).tolist() == rows
+    assert classification.choose_rows(count, most).tolist() == rows
 
 
 def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
     gone = Example("nowhere.jpg", LABELS[0], "testing", "")
-    result = export.test_exported(written, [gone, *examples], extractor, plain)
+    result = verify.test_exported(written, [gone, *examples], extractor, plain)
     assert result.paths == [example.path for example in examples]
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)

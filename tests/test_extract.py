@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks import extract
-from retraining.bottlenecks.cache import BottleneckStore
 from retraining.bottlenecks.extract import (
     Extractor,
     FixedBatches,
@@ -17,10 +16,13 @@ from retraining.bottlenecks.extract import (
     fill_store,
     stream,
 )
-from retraining.graphs.graph import GraphError, load_network
-from retraining.networks.networks import NETWORKS
-from retraining.photos.dataset import Example, hash_file
-from retraining.photos.images import Distortions, ImageError
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.graphs.nodes import GraphError
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.dataset import Example
+from retraining.photos.reader import Distortions, ImageError
+from retraining.photos.scan import hash_file
 
 
 class SumRunner:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from retraining.system import files
-from retraining.system.files import WriteError, check_writable, write_files
+from retraining.system import atomic
+from retraining.system.atomic import WriteError, check_writable, write_files
 
 
 def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
@@ -20,7 +20,7 @@ def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(WriteError, match="No space left"):
         write_files({one: b"new"})
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["one", "two"]
@@ -35,7 +35,7 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="it is a folder"):
         write_files({tmp_path / "file": b"4", tmp_path / "new" / "1": content})
     assert (tmp_path / "file").read_bytes() == b"3"
-    monkeypatch.setattr(files.os, "fsync", lambda _: 1 / 0)
+    monkeypatch.setattr(atomic.os, "fsync", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_files({tmp_path / "new" / "2": content})
     assert os.listdir(tmp_path / "new") == ["1"]

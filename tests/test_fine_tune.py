@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retraining.graphs.graph import Runner, load_network
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
-from retraining.networks.networks import NETWORKS
-from retraining.photos.dataset import Example, hash_file
-from retraining.photos.images import Distortions, ImageReader
+from retraining.graphs.run import Runner
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.dataset import Example
+from retraining.photos.reader import Distortions, ImageReader
+from retraining.photos.scan import hash_file
 from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
@@ -20,8 +22,9 @@ from retraining.training.fine_tune import (
     read_state,
     shares_of,
 )
+from retraining.training.head import Head
+from retraining.training.loop import TrainingError
 from retraining.training.methods import ALL, SCRATCH, TWO_RATES, options_of, tops
-from retraining.training.train import Head, TrainingError
 from retraining.training.tuning_graph import (
     OWN,
     Batch,
@@ -145,7 +148,8 @@ def test_a_prefix_ends_where_a_number_does():
 
 
 def load_like(input_name, output, graph_def):
-    from retraining.graphs.graph import BaseNetwork, Preprocessing
+    from retraining.graphs.description import Preprocessing
+    from retraining.networks.network import BaseNetwork
 
     return BaseNetwork("x", graph_def, input_name, output, Preprocessing((8, 8), 0, 1), 3, "")
 

@@ -20,19 +20,21 @@ import pytest
 import tensorflow as tf
 from flatbuffers.table import Table
 
-from retraining.export import convert, export, formats, to_onnx
+from retraining.export import build, convert, formats, to_onnx
 from retraining.export.convert import convert_and_run, read_samples
-from retraining.export.source import Source
+from retraining.export.pixels_graph import Source
 from retraining.export.to_tflite import TFLiteModel
-from retraining.graphs import graph
-from retraining.graphs.graph import load_network, read_graph, read_metadata
+from retraining.graphs import description, write
+from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name, set_constant
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.read import import_graph, read_graph
+from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import mirror_average
-from retraining.networks.networks import NETWORKS
+from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
-from retraining.photos.images import ImageReader, read_file
-from retraining.training.train import Head
+from retraining.networks.registry import NETWORKS
+from retraining.photos.reader import ImageReader, read_file
+from retraining.training.head import Head
 from tests import tiny
 
 LABELS = ["blue", "green", "red"]
@@ -79,7 +81,7 @@ def pixels(run, some):
 @pytest.fixture(scope="module")
 def expected(run, some):
     """The frozen graph's own answers, by TensorFlow 1's ways, one file's bytes at a time."""
-    with tf.compat.v1.Session(graph=graph.import_graph(run.graph)) as session:
+    with tf.compat.v1.Session(graph=import_graph(run.graph)) as session:
         feed = "DecodeJpeg/contents:0"
         answers = [session.run("final_result:0", {feed: read_file(path)}) for path in some]
     return np.concatenate(answers)
@@ -240,9 +242,9 @@ def random_head(*widths):
 
 def retrained(network, *hidden):
     """The GraphDef of a network, or two, with random layers to three classes."""
-    graph_def = export.build_graph(network, random_head(network.width, *hidden, 3), "result")
-    about = export.describe(network, ["a", "b", "Blüte"], "result", {})
-    graph_def.MergeFromString(export.metadata_bytes(about))
+    graph_def = build.build_graph(network, random_head(network.width, *hidden, 3), "result")
+    about = build.describe(network, ["a", "b", "Blüte"], "result", {})
+    graph_def.MergeFromString(build.metadata_bytes(about))
     return graph_def
 
 
@@ -301,7 +303,7 @@ def test_int8_weights_are_a_quarter_of_the_size(tmp_path):
     b.float_op("output", "Softmax", "product")
     about = {"labels": [str(n) for n in range(5000)], "input": "input", "output": "output"}
     about |= {"size": [4, 4], "mean": 0.0, "std": 1.0, "network": "none"}
-    b.const(graph.METADATA, json.dumps(about).encode())
+    b.const(description.METADATA, json.dumps(about).encode())
     source = Source.of(b.graph_def)
     for kind in ("tflite", "tflite_int8"):
         convert.FORMATS[kind][1](source, str(tmp_path / kind))
@@ -372,7 +374,7 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
 def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
     monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
-    with pytest.raises(export.ExportError, match="ended with exit code -9; nothing was replaced"):
+    with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
         formats.make([formats.Format("tflite", "x")], b"", [], 1)
 
 
@@ -381,7 +383,7 @@ def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path):
     graph_def = retrained(networks[1])
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = formats.Format("saved_model", str(tmp_path / "saved"))
-    content = export.graph_bytes(graph_def)
+    content = write.graph_bytes(graph_def)
     (made,) = formats.make([wanted], content, [tmp_path / "photo.webp"], 10**6)
     assert "from pixels the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
@@ -433,11 +435,11 @@ def test_judging():
         "the same first label for 50 of 50 photos, probabilities up to 0.012 apart"
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
-        with pytest.raises(export.ExportError, match="does not answer"):
+        with pytest.raises(build.ExportError, match="does not answer"):
             formats._judge(wanted, 50, same, difference)
     quantized = formats.Format("tflite_int8", "x")
     assert formats._judge(quantized, 50, 0.9, 0.5)
-    with pytest.raises(export.ExportError):
+    with pytest.raises(build.ExportError):
         formats._judge(quantized, 50, 0.7, 0.5)
 
 

@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retraining.graphs import graph
-from retraining.graphs.graph import (
-    BytesRunner,
-    GraphError,
-    Runner,
-    Running,
-    load_network,
-    read_graph,
-)
-from retraining.graphs.nodes import constant, nodes_by_name, set_constant
-from retraining.networks.networks import NETWORKS
-from retraining.photos.images import ImageReader, read_file
+from retraining.graphs import description, precision, read, surgery
+from retraining.graphs import fold as fold_module
+from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.reader import ImageReader, read_file
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -75,8 +71,8 @@ def test_what_follows_the_last_convolution_stays_float32(base, pixels):
 
 
 def test_folding_removes_the_old_ops(base):
-    folded = graph.cut(base.graph_def, "Mul", "pool_3/_reshape")
-    graph.fold(folded, "pool_3/_reshape")
+    folded = surgery.cut(base.graph_def, "Mul", "pool_3/_reshape")
+    fold_module.fold(folded, "pool_3/_reshape")
     ops = {node.op for node in folded.node}
     assert ops == {
         *("Placeholder", "Const", "Conv2D", "BiasAdd", "Relu"),
@@ -113,15 +109,15 @@ def spelled_out_batch_norm(depthwise):
 def test_a_spelled_out_batch_norm_goes_into_the_weights(depthwise):
     graph_def = spelled_out_batch_norm(depthwise)
     images = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype("f4")
-    folded = graph.cut(graph_def, "input", "output")
-    graph.fold(folded, "output")
+    folded = surgery.cut(graph_def, "input", "output")
+    fold_module.fold(folded, "output")
     convolution = "DepthwiseConv2dNative" if depthwise else "Conv2D"
     assert sorted(node.op for node in folded.node) == sorted(
         ["Placeholder", "Const", convolution, "Const", "BiasAdd", "Relu6"]
     )
     answers = []
     for each in (graph_def, folded):
-        session = tf.compat.v1.Session(graph=graph.import_graph(each))
+        session = tf.compat.v1.Session(graph=read.import_graph(each))
         answers.append(session.run("output:0", {"input:0": images}))
     np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
 
@@ -151,11 +147,11 @@ class Convolution:
     def folded_ops(self, output="output"):
         """The ops of the folded graph, sorted, having seen that it gives what it gave before."""
         images = self.rng.normal(size=(1, 6, 6, 4)).astype("f4")
-        part = graph.cut(self.builder.graph_def, "input", output)
+        part = surgery.cut(self.builder.graph_def, "input", output)
         answers = []
-        for fold in (lambda *_: None, graph.fold):
+        for fold in (lambda *_: None, fold_module.fold):
             fold(part, output)
-            session = tf.compat.v1.Session(graph=graph.import_graph(part))
+            session = tf.compat.v1.Session(graph=read.import_graph(part))
             answers.append(session.run(f"{output}:0", {"input:0": images}))
         assert np.abs(answers[0]).max() > 0.1
         np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
@@ -271,20 +267,20 @@ def test_batch_norm_of_shared_weights_is_left_alone():
     nodes["mixed/tower/Conv2D"].input[1] = "mixed/conv/conv2d_params"
     image = np.random.default_rng(0).normal(size=(1, tiny.SIZE, tiny.SIZE, 3)).astype("f4")
     folded = Runner(graph_def, "Mul", "pool_3/_reshape").run(image)
-    plain = tf.compat.v1.Session(graph=graph.import_graph(graph_def))
+    plain = tf.compat.v1.Session(graph=read.import_graph(graph_def))
     expected = plain.run("pool_3/_reshape:0", {"Mul:0": image})
     np.testing.assert_allclose(folded, expected, atol=1e-5)
 
 
 def test_the_graph_tells_its_own_facts(base):
     assert base.width == tiny.WIDTH
-    assert base.preprocessing == graph.Preprocessing((tiny.SIZE, tiny.SIZE), 128.0, 128.0)
+    assert base.preprocessing == description.Preprocessing((tiny.SIZE, tiny.SIZE), 128.0, 128.0)
 
 
 def test_a_placeholder_tells_its_size(tmp_path):
     path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
     network = load_network(path, MOBILENET)
-    assert network.preprocessing == graph.Preprocessing((128, 128), 127.5, 127.5)
+    assert network.preprocessing == description.Preprocessing((128, 128), 127.5, 127.5)
     assert network.width == 8
     images = np.random.default_rng(0).normal(size=(3, 128, 128, 3)).astype("f4")
     runner = Runner(network.graph_def, network.input, network.bottleneck)
@@ -341,10 +337,10 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_auto_is_bfloat16_only_for_networks_that_bear_it(base, monkeypatch):
     for native in ("float32", "bfloat16"):
-        monkeypatch.setattr(graph, "native_precision", lambda native=native: native)
-        assert graph.resolve_precision("auto", base.graph_def) == native
-        assert graph.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
-        assert graph.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
+        monkeypatch.setattr(precision, "native_precision", lambda native=native: native)
+        assert precision.resolve_precision("auto", base.graph_def) == native
+        assert precision.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
+        assert precision.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
 
 
 def test_fingerprint_depends_on_file_and_precision(base, tmp_path):

@@ -12,27 +12,20 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.graph import (
-    METADATA,
-    BytesRunner,
-    Preprocessing,
-    Runner,
-    Running,
-    import_graph,
-    load_network,
-    read_graph,
-    read_preprocessing,
-)
-from retraining.graphs.graph_check import (
+from retraining.graphs.description import METADATA, Preprocessing, read_preprocessing
+from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.read import import_graph, read_graph
+from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.graphs.safety import (
     ALLOWED_OPS,
     MAX_ELEMENTS,
     MAX_NODES,
     describe_unsafe,
     load_graph,
 )
-from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
-from retraining.labelling.classify import LabelsError, Overrides, load_classifier
-from retraining.networks.networks import NETWORKS
+from retraining.labelling.classifier import LabelsError, Overrides, load_classifier
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
 from tests import fuzz, tiny
 
 ROOT = Path(__file__).resolve().parent.parent

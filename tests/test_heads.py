@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from retraining.metrics.evaluate import accuracy, cross_entropy
-from retraining.training.heads import STRENGTHS, best, candidates, course_of
-from retraining.training.train import Labelled, TrainingError, TrainingOptions
+from retraining.bottlenecks.vectors import Labelled
+from retraining.metrics.classification import accuracy, cross_entropy
+from retraining.training.loop import TrainingError, TrainingOptions
+from retraining.training.search import STRENGTHS, best, candidates, course_of
 
 
 def photos(count, seed, width=30, apart=1.0):

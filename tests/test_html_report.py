@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from retraining.evaluation.audit import DUPLICATE, LABEL, Finding
-from retraining.photos.dataset import BadImage
+from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
+from retraining.photos.scan import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
-from retraining.report import advice, html_report
+from retraining.report import advice, html
 from retraining.training import methods
-from retraining.training.train import Evaluation
+from retraining.training.head import Evaluation
 from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]
@@ -72,7 +72,7 @@ def record(pictures):
 
 
 def page_of(record):
-    return Page(html_report.render(record, Thumbnails()))
+    return Page(html.render(record, Thumbnails()))
 
 
 # -- what it says ----------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_undecodable_and_right_to_left_names():
 
 
 def test_the_policy_admits_this_style_and_script_and_no_address(record):
-    content = html_report.render(record, Thumbnails()).decode()
+    content = html.render(record, Thumbnails()).decode()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', content)
     policy = policy.replace("&#39;", "'")
     assert policy.startswith("default-src 'none'; img-src data:; ")
@@ -284,7 +284,7 @@ def many(classes, wrong):
 
 @pytest.mark.parametrize("classes", [200, 1000])
 def test_of_many_classes_the_confused_ones_are_shown(classes):
-    content = html_report.render(many(classes, 5), Thumbnails())
+    content = html.render(many(classes, 5), Thumbnails())
     page = Page(content)
     assert f"Only the 6 classes with most mistakes are shown, of {classes}." in page.text
     assert len(page.all("th", scope="col")) < 60
@@ -307,7 +307,7 @@ def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
     truth = [0] * 150 + [1] * 50
     answered = [0] * 140 + [1] * 60
     record = made_up(["a", "b"], pictures[:1] * 200, truth, answered)
-    view = html_report.make_view(record, Thumbnails())
+    view = html.make_view(record, Thumbnails())
     shown = {cell: len(photos) for cell, photos in view["cells"].items()}
     assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}
 

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from retraining.photos import image_files
-from retraining.photos.image_files import ImageFileError, NotAnImageError, decode
+from retraining.photos.decode import (
+    ORIENTATION,
+    ImageFileError,
+    NotAnImageError,
+    check_regular,
+    decode,
+    jpeg_header,
+    looks_like_image,
+    named_like_image,
+    upright,
+)
 
 
 def encoded(image, **settings):
@@ -112,19 +121,19 @@ def test_of_several_frames_the_first_counts():
 @pytest.mark.parametrize("format_", ["PNG", "TIFF", "WEBP"])
 def test_pictures_are_turned_upright(format_, orientation):
     exif = Image.Exif()
-    exif[image_files.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     settings = {"lossless": True} if format_ == "WEBP" else {}
     content = encoded(picture(), format=format_, exif=exif, **settings)
-    expected = image_files.upright(np.asarray(picture()), orientation)
+    expected = upright(np.asarray(picture()), orientation)
     np.testing.assert_array_equal(decode(content), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_upright_turns_as_pillow_does(orientation):
     image = picture()
-    image.getexif()[image_files.ORIENTATION] = orientation
+    image.getexif()[ORIENTATION] = orientation
     expected = np.asarray(ImageOps.exif_transpose(image))
-    found = image_files.upright(np.asarray(picture()), orientation)
+    found = upright(np.asarray(picture()), orientation)
     np.testing.assert_array_equal(found, expected)
     if orientation == 6:  # as a camera held upright stores it: the top right corner comes first
         assert found[0, -1].tolist() == [200, 30, 30]
@@ -133,7 +142,7 @@ def test_upright_turns_as_pillow_does(orientation):
 def jpeg(orientation=None, **settings):
     exif = Image.Exif()
     if orientation is not None:
-        exif[image_files.ORIENTATION] = orientation
+        exif[ORIENTATION] = orientation
     return encoded(picture(40, 24), format="JPEG", exif=exif, **settings)
 
 
@@ -142,31 +151,31 @@ def jpeg(orientation=None, **settings):
 def test_a_jpegs_header(progressive, orientation):
     expected = orientation if orientation in (6, 8) else 1
     content = jpeg(orientation, progressive=progressive)
-    assert image_files.jpeg_header(content) == (40, 24, expected)
+    assert jpeg_header(content) == (40, 24, expected)
 
 
 def test_a_jpegs_header_behind_other_segments():
     content = jpeg(3)
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 300) + b"c" * 300
-    assert image_files.jpeg_header(content[:2] + comment * 3 + content[2:]) == (40, 24, 3)
-    assert image_files.jpeg_header(content[:2] + b"\xff\xff\xff" + content[2:]) == (40, 24, 3)
+    assert jpeg_header(content[:2] + comment * 3 + content[2:]) == (40, 24, 3)
+    assert jpeg_header(content[:2] + b"\xff\xff\xff" + content[2:]) == (40, 24, 3)
 
 
 def test_a_broken_exif_block_tells_nothing():
     content = jpeg(6)
     at = content.index(b"Exif\0\0") + 6
-    assert image_files.jpeg_header(content[:at] + b"\xff" * 8 + content[at + 8 :]) == (40, 24, 1)
+    assert jpeg_header(content[:at] + b"\xff" * 8 + content[at + 8 :]) == (40, 24, 1)
 
 
 def test_a_jpegs_header_never_fails():
     content, rng = jpeg(6), random.Random(0)
     for cut in range(len(content)):
-        image_files.jpeg_header(content[:cut])
+        jpeg_header(content[:cut])
     for _ in range(2000):
         broken = bytearray(content)
         for _ in range(3):
             broken[rng.randrange(200)] = rng.randrange(256)
-        found = image_files.jpeg_header(bytes(broken))
+        found = jpeg_header(bytes(broken))
         assert found is None or len(found) == 3
 
 
@@ -197,10 +206,10 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
 def test_content_counts_not_the_name(tmp_path):
     (tmp_path / "picture.txt").write_bytes(encoded(picture(), format="PPM"))
     (tmp_path / "text.jpg").write_text("no image")
-    assert image_files.looks_like_image(str(tmp_path / "picture.txt"))
-    assert not image_files.looks_like_image(str(tmp_path / "text.jpg"))
-    assert image_files.named_like_image("x/text.JPG")
-    assert not image_files.named_like_image("x/notes.txt")
+    assert looks_like_image(str(tmp_path / "picture.txt"))
+    assert not looks_like_image(str(tmp_path / "text.jpg"))
+    assert named_like_image("x/text.JPG")
+    assert not named_like_image("x/notes.txt")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -208,14 +217,14 @@ def test_pipes_and_folders_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(ImageFileError, match="is a pipe"):
-        image_files.looks_like_image(str(tmp_path / "pipe.jpg"))
+        looks_like_image(str(tmp_path / "pipe.jpg"))
     with pytest.raises(ImageFileError, match="is a folder"):
-        image_files.check_regular(str(tmp_path / "folder.jpg"))
+        check_regular(str(tmp_path / "folder.jpg"))
 
 
 def test_a_huge_file_is_not_read(tmp_path):
     with open(tmp_path / "huge.bmp", "wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(ImageFileError, match="1099511627776 bytes, more than"):
-        image_files.check_regular(str(tmp_path / "huge.bmp"), 1 << 30)
-    image_files.check_regular(str(tmp_path / "huge.bmp"), 1 << 40)
+        check_regular(str(tmp_path / "huge.bmp"), 1 << 30)
+    check_regular(str(tmp_path / "huge.bmp"), 1 << 40)

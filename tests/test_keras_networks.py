@@ -11,14 +11,27 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.graphs.graph import Runner, fold, load_network, read_graph, read_metadata
-from retraining.graphs.graph_check import describe_unsafe
+from retraining.graphs.description import read_metadata
+from retraining.graphs.fold import fold
 from retraining.graphs.nodes import constant, nodes_by_name, read_notes
-from retraining.networks import keras_networks
-from retraining.networks.keras_networks import STOCK, KerasRecipe, parse, random_weights
-from retraining.networks.networks import NetworkError, find, obtain
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import Runner
+from retraining.graphs.safety import describe_unsafe
+from retraining.networks.keras import (
+    CAFFE,
+    INSIDE,
+    STOCK,
+    TF,
+    TORCH,
+    KerasRecipe,
+    import_keras,
+    parse,
+    random_weights,
+)
+from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError, Place
-from retraining.training.train import Head
+from retraining.networks.registry import NetworkError, find, obtain
+from retraining.training.head import Head
 from retraining.training.tuning_graph import (
     Batch,
     TuningGraph,
@@ -39,7 +52,7 @@ def pixels():
 
 @pytest.fixture(scope="module")
 def keras():
-    return keras_networks.import_keras()
+    return import_keras()
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +142,10 @@ def test_the_table_is_that_of_the_installed_keras(keras):
     assert set(STOCK) == names
     pixel = np.array([[[[10.0, 100.0, 250.0]]]], np.float32)
     expected = {
-        keras_networks.TF: pixel / 127.5 - 1,
-        keras_networks.CAFFE: pixel[..., ::-1] - np.array([103.939, 116.779, 123.68]),
-        keras_networks.TORCH: (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
-        keras_networks.INSIDE: pixel,
+        TF: pixel / 127.5 - 1,
+        CAFFE: pixel[..., ::-1] - np.array([103.939, 116.779, 123.68]),
+        TORCH: (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        INSIDE: pixel,
     }
     seen = set()
     for module in vars(keras.applications).values():

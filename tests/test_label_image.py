@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.evaluation import trust
-from retraining.graphs.graph import BytesRunner, read_graph, read_metadata
+from retraining.evaluation.temperature import apply_temperature
+from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
-from retraining.photos.images import ImageReader, read_file
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner
+from retraining.photos.reader import ImageReader, read_file
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -468,7 +470,7 @@ def old_mobilenet(tmp_path_factory):
 
 
 def mobilenet_answer(path, mean, std, size=(128, 128)):
-    from retraining.graphs.graph import Runner
+    from retraining.graphs.run import Runner
 
     runner = Runner(tiny.tiny_mobilenet(), "input", "MobilenetV1/Predictions/Softmax")
     return runner.run(ImageReader(size, mean, std).read(path))[0]
@@ -603,7 +605,7 @@ def test_the_temperature_is_applied_unless_raw_scores_are_wanted(trusted, capsys
     temperature = read_metadata(read_graph(trusted.graph))["trust"]["temperature"]
     for more, answer in (
         (["--raw_scores"], raw),
-        ([], trust.apply_temperature(raw, temperature)),
+        ([], apply_temperature(raw, temperature)),
     ):
         run(trusted, trusted.known, "--precision", "float32", *flags, *more)
         line = capsys.readouterr().out.splitlines()[0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retraining.system.lines import counted
+from retraining.system.text import counted
 
 
 @pytest.mark.parametrize(

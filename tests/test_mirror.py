@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from retraining.export import export
-from retraining.graphs.graph import BytesRunner, Runner, Running, load_network
-from retraining.graphs.graph_check import describe_unsafe
+from retraining.export import build
+from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.graphs.safety import describe_unsafe
 from retraining.networks.mirror import mirror_average
-from retraining.networks.networks import NETWORKS
-from retraining.photos.images import ImageReader, read_file
-from retraining.training.train import Head
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.reader import ImageReader, read_file
+from retraining.training.head import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -67,7 +68,7 @@ def test_bfloat16_is_close(plain, pixels, expected):
 
 def test_an_exported_graph_averages_from_bytes_and_from_pixels(plain, paths, pixels, expected):
     head = Head(np.eye(plain.width, dtype="f4"), np.zeros(plain.width, "f4"))
-    graph_def = export.build_graph(mirror_average(plain), head, "final_result")
+    graph_def = build.build_graph(mirror_average(plain), head, "final_result")
     answers = head.probabilities(expected)
     from_bytes = BytesRunner(graph_def, "final_result")
     np.testing.assert_allclose(from_bytes.run(read_file(paths[1])), answers[1:2], atol=1e-5)

@@ -10,9 +10,10 @@ from functools import partial
 
 import pytest
 
-from retraining.graphs.graph import Preprocessing, load_network
+from retraining.graphs.description import Preprocessing
 from retraining.networks.efficientnet_lite import WeightsError
-from retraining.networks.networks import (
+from retraining.networks.network import load_network
+from retraining.networks.registry import (
     EMBEDDED,
     NETWORKS,
     Network,

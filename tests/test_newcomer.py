@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from retraining.graphs.graph import read_graph, read_metadata
+from retraining.graphs.description import read_metadata
+from retraining.graphs.read import read_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]

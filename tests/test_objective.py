@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from retraining.training.objective import Objective, balancing_weights
-from retraining.training.train import Head, first_head
+from retraining.training.head import Head, first_head
+from retraining.training.loss import Objective, balancing_weights
 
 
 def batch(count=7, width=4, classes=3, seed=0):

@@ -12,17 +12,21 @@ import pytest
 import label_image
 from retraining.bottlenecks.extract import FLUSH, side_by_side
 from retraining.evaluation import trust
-from retraining.export import export
-from retraining.export.export import ExportError
-from retraining.graphs import graph
-from retraining.graphs.graph import BytesRunner, Runner, load_network, read_graph, read_metadata
-from retraining.graphs.nodes import constant, nodes_by_name, set_constant
-from retraining.labelling.classify import load_classifier
-from retraining.networks.networks import NETWORKS
+from retraining.evaluation.unknown import fit_unknown
+from retraining.export import build, verify
+from retraining.export.build import ExportError
+from retraining.graphs import description, precision, write
+from retraining.graphs.description import read_metadata
+from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner, Runner
+from retraining.labelling.classifier import load_classifier
+from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair, fold_scale, scale_factors
-from retraining.photos.images import ImageError, ImageReader, read_file
-from retraining.system.files import write_files
-from retraining.training.train import Head
+from retraining.networks.registry import NETWORKS
+from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.system.atomic import write_files
+from retraining.training.head import Head
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -111,7 +115,7 @@ def test_each_network_is_cached_on_its_own(done, run_pair, photos, tmp_path, mon
     shutil.copytree(done.folder / "bottleneck_cache", tmp_path / "bottleneck_cache")
     before = written(tmp_path)
     monkeypatch.setattr(
-        "retraining.bottlenecks.cache.BottleneckStore.put", None
+        "retraining.bottlenecks.store.BottleneckStore.put", None
     )  # a use of it would fail
     for name in BOTH.split("+"):
         assert run_pair(tmp_path, photos, architecture=name) == 0
@@ -178,12 +182,12 @@ def test_other_ways_to_feed_it_are_refused(done, paths, capsys, flags):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_only_the_network_that_bears_bfloat16_computes_in_it(both, order, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "native_precision", lambda: "bfloat16")
+    monkeypatch.setattr(precision, "native_precision", lambda: "bfloat16")
     pair = NetworkPair(*(both[number] for number in order))
     head = Head(np.zeros((pair.width, 2), "f4"), np.zeros(2, "f4"))
-    content = export.graph_bytes(export.build_graph(pair, head, "final_result"))
-    about = export.describe(pair, ["a", "b"], "final_result", {})
-    write_files({tmp_path / "graph.pb": content + export.metadata_bytes(about)})
+    content = write.graph_bytes(build.build_graph(pair, head, "final_result"))
+    about = build.describe(pair, ["a", "b"], "final_result", {})
+    write_files({tmp_path / "graph.pb": content + build.metadata_bytes(about)})
     precisions = [part.precision for part in load_classifier(tmp_path / "graph.pb").parts]
     assert precisions == [("bfloat16", "float32")[number] for number in order]
 
@@ -194,35 +198,35 @@ def test_a_damaged_description_of_the_second_is_an_error(done, second):
     about = read_metadata(graph_def)
     whole = second if second == 5 or "input" in second else {**about["second"], **second}
     text = json.dumps({**about, "second": whole}).encode()
-    set_constant(nodes_by_name(graph_def)[graph.METADATA], np.array(text, object))
-    with pytest.raises(graph.GraphError, match="own description"):
+    set_constant(nodes_by_name(graph_def)[description.METADATA], np.array(text, object))
+    with pytest.raises(GraphError, match="own description"):
         read_metadata(graph_def)
 
 
 def test_a_second_network_of_2015_goes_beside_a_modern_one(both, paths):
     pair = NetworkPair(both[1], both[0])
     head = Head(np.eye(pair.width, dtype="f4"), np.zeros(pair.width, "f4"))
-    graph_def = export.build_graph(pair, head, "final_result")
+    graph_def = build.build_graph(pair, head, "final_result")
     vectors = np.concatenate([vectors_of(each, paths) for each in pair.networks], axis=1)
     answer = BytesRunner(graph_def, "final_result").run(read_file(paths[4]))
     np.testing.assert_allclose(answer, head.probabilities(vectors[4:5]), atol=1e-5)
-    about = export.describe(pair, [], "final_result", {})
-    export.check_base(graph_def, about, pair)
+    about = build.describe(pair, [], "final_result", {})
+    verify.check_base(graph_def, about, pair)
 
 
 @pytest.mark.parametrize("node", ["conv/conv2d_params", "second/MobilenetV1/Conv2d_0/weights"])
 def test_the_final_test_looks_at_both_networks(both, node):
     pair = NetworkPair(*both)
     head = Head(np.zeros((pair.width, 2), "f4"), np.zeros(2, "f4"))
-    graph_def = export.build_graph(pair, head, "final_result")
-    about = export.describe(pair, ["a", "b"], "final_result", {})
-    export.check_base(graph_def, about, pair)
+    graph_def = build.build_graph(pair, head, "final_result")
+    about = build.describe(pair, ["a", "b"], "final_result", {})
+    verify.check_base(graph_def, about, pair)
     with pytest.raises(ExportError, match="does not hold the base network"):
-        export.check_base(graph_def, {**about, "second": None}, pair)
+        verify.check_base(graph_def, {**about, "second": None}, pair)
     nodes = nodes_by_name(graph_def)
     set_constant(nodes[node], constant(nodes, node) * np.float32(1.0001))
     with pytest.raises(ExportError, match="does not hold the base network"):
-        export.check_base(graph_def, about, pair)
+        verify.check_base(graph_def, about, pair)
 
 
 def test_mirror_images_are_averaged_in_both(run_pair, photos, tmp_path, capsys):
@@ -291,7 +295,7 @@ def test_the_score_for_unknown_images_takes_unscaled_vectors():
     rng = np.random.default_rng(0)
     head = Head(rng.normal(size=(6, 2)).astype("f4"), np.zeros(2, "f4"))
     vectors, factors = rng.normal(size=(30, 6)).astype("f4"), np.arange(1, 7).astype("f4")
-    fitted = trust.fit_unknown(vectors * factors, head, vectors * factors)
+    fitted = fit_unknown(vectors * factors, head, vectors * factors)
     stored = replace(fitted, factors=factors)
     _, read = trust.read(trust.described(1.0, stored), trust.constants(stored).get)
     logits = head.logits(vectors * factors)

@@ -11,7 +11,7 @@ import pytest
 
 from retraining.bottlenecks import parquet
 from retraining.photos.dataset import Example
-from retraining.system.files import WriteError
+from retraining.system.atomic import WriteError
 
 arrow = pytest.importorskip("pyarrow.parquet")
 

@@ -13,20 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining.bottlenecks.cache import BottleneckStore, FileKeys
+from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import NoImageError, Reading, prefill
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.photos import places
-from retraining.photos.dataset import (
-    DatasetError,
-    ScanOptions,
-    hash_file,
-    list_photos,
-    load_dataset,
-    without,
-)
-from retraining.photos.images import ImageError, read_file
+from retraining.photos.dataset import load_dataset
+from retraining.photos.exclude import without
 from retraining.photos.listing import Listing, list_url
 from retraining.photos.places import Facts, PlaceError
+from retraining.photos.reader import ImageError, read_file
+from retraining.photos.scan import DatasetError, ScanOptions, hash_file, list_photos
 from tests import tiny
 
 SETTLED = Facts(5, 1, True)

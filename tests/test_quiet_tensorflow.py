@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retraining.graphs.quiet_tensorflow import muted_stderr
+from retraining.graphs.tensorflow import muted_stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,7 +18,7 @@ def run(code):
 def test_graph_mode_comes_alone_and_silently_and_the_rest_on_demand():
     done = run(
         "import sys\n"
-        "from retraining.graphs.quiet_tensorflow import import_tensorflow\n"
+        "from retraining.graphs.tensorflow import import_tensorflow\n"
         "tf = import_tensorflow()\n"
         "print(tf.Session(graph=tf.Graph()).graph.version, 'keras' in sys.modules)\n"
         "print('tensorflow._api.v2.io' in sys.modules)\n"
@@ -34,7 +34,7 @@ def test_graph_mode_comes_alone_and_silently_and_the_rest_on_demand():
 def test_a_tensorflow_that_is_there_is_used():
     done = run(
         "import tensorflow, sys\n"
-        "from retraining.graphs.quiet_tensorflow import import_tensorflow\n"
+        "from retraining.graphs.tensorflow import import_tensorflow\n"
         "print(import_tensorflow().Graph is tensorflow.Graph)\n"
     )
     assert done.stdout == "True\n"
@@ -44,7 +44,7 @@ def test_an_absent_tensorflow_is_an_import_error():
     done = run(
         "import sys, importlib.util\n"
         "importlib.util.find_spec = lambda name: None\n"
-        "from retraining.graphs.quiet_tensorflow import import_tensorflow\n"
+        "from retraining.graphs.tensorflow import import_tensorflow\n"
         "import_tensorflow()\n"
     )
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'tensorflow'"

@@ -32,10 +32,11 @@ from retraining.bottlenecks.ray_worker import (
     versions,
 )
 from retraining.cli import flags
-from retraining.graphs.graph import load_network
-from retraining.networks.networks import find
-from retraining.photos.dataset import Example, hash_file
-from retraining.photos.images import Distortions, ImageError
+from retraining.networks.network import load_network
+from retraining.networks.registry import find
+from retraining.photos.dataset import Example
+from retraining.photos.reader import Distortions, ImageError
+from retraining.photos.scan import hash_file
 
 LOG = logging.getLogger("test")
 

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining.evaluation.audit import Finding
-from retraining.metrics import evaluate
-from retraining.photos.dataset import BadImage, Example
+from retraining.evaluation.label_audit import Finding
+from retraining.evaluation.learning_curve import SizePoint
+from retraining.metrics import classification
+from retraining.photos.dataset import Example
+from retraining.photos.scan import BadImage
 from retraining.report import record
-from retraining.training.train import Evaluation, SizePoint, Step
+from retraining.training.head import Evaluation
+from retraining.training.loop import Step
 from tests.records import COMPARISON
 
 LABELS = ["cat", "dog", "owl"]
@@ -58,13 +61,13 @@ def made(result=RESULT, **changes):
 
 
 def test_confusion_matrix_has_a_row_per_true_class():
-    confusion = evaluate.confusion_matrix(np.array([0, 0, 2, 2]), np.array([0, 1, 1, 1]), 3)
+    confusion = classification.confusion_matrix(np.array([0, 0, 2, 2]), np.array([0, 1, 1, 1]), 3)
     assert confusion.tolist() == [[1, 1, 0], [0, 0, 0], [0, 2, 0]]
 
 
 def test_precision_recall_and_f1():
     confusion = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
-    precision, recall, f1 = evaluate.per_class(confusion)[:3]
+    precision, recall, f1 = classification.per_class(confusion)[:3]
     assert precision[:2] == pytest.approx([3 / 5, 4 / 5])
     assert recall[:2] == pytest.approx([3 / 4, 4 / 6])
     assert f1[:2] == pytest.approx([6 / 9, 8 / 11])
@@ -73,7 +76,9 @@ def test_precision_recall_and_f1():
 
 def test_reliability_groups_by_the_probability_of_the_answer():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.42, 0.58]])
-    count, confidence, accuracy = evaluate.reliability(probabilities, np.array([0, 1, 1, 1]), 5)
+    count, confidence, accuracy = classification.reliability(
+        probabilities, np.array([0, 1, 1, 1]), 5
+    )
     assert count.tolist() == [0, 0, 2, 1, 1]  # a bin is closed above: 0.8 lies in 0.6..0.8
     assert confidence[2:] == pytest.approx([0.59, 0.8, 0.9])
     assert accuracy[2:] == pytest.approx([1, 0, 1])
@@ -83,14 +88,14 @@ def test_reliability_groups_by_the_probability_of_the_answer():
 def test_calibration_error_by_hand():
     # Two photos at 0.95, one right; two at 0.55, both right: (2 * 0.45 + 2 * 0.45) / 4.
     probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.55, 0.45], [0.55, 0.45]])
-    columns = evaluate.reliability(probabilities, np.array([0, 1, 0, 0]))
-    assert evaluate.expected_calibration_error(*columns) == pytest.approx(0.45)
-    nothing = evaluate.reliability(np.zeros((0, 2)), np.zeros(0, int))
-    assert math.isnan(evaluate.expected_calibration_error(*nothing))
+    columns = classification.reliability(probabilities, np.array([0, 1, 0, 0]))
+    assert classification.expected_calibration_error(*columns) == pytest.approx(0.45)
+    nothing = classification.reliability(np.zeros((0, 2)), np.zeros(0, int))
+    assert math.isnan(classification.expected_calibration_error(*nothing))
 
 
 def test_certain_answers_fall_into_the_last_bin():
-    count, *_ = evaluate.reliability(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
+    count, *_ = classification.reliability(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
     assert count.tolist() == [0] * 9 + [2]
 
 
@@ -98,13 +103,13 @@ def test_paired_difference_of_agresti_and_min():
     # 60 pairs, 9 gained and 3 lost: with half a photo more in each cell, 9.5 and 3.5 of 62.
     before = np.array([False] * 9 + [True] * 3 + [True] * 48)
     after = np.array([True] * 9 + [False] * 3 + [True] * 48)
-    difference, low, high = evaluate.paired_difference(before, after)
+    difference, low, high = classification.paired_difference(before, after)
     assert difference == pytest.approx(0.1)
     reach = 1.959964 * math.sqrt(13 - 36 / 62) / 62
     assert (low, high) == pytest.approx((6 / 62 - reach, 6 / 62 + reach))
-    same = evaluate.paired_difference(before, before)
+    same = classification.paired_difference(before, before)
     assert same[1] < 0 < same[2]  # four equal photos do not prove that nothing changed
-    assert np.isnan(evaluate.paired_difference(before[:0], after[:0])).all()
+    assert np.isnan(classification.paired_difference(before[:0], after[:0])).all()
 
 
 # -- the record ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tensorflow.core.framework.summary_pb2 import Summary
 
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
-from retraining.report.report import (
+from retraining.report.tensorboard import (
     SPRITE_SIDE,
     Projected,
     TensorBoardLog,
@@ -20,7 +20,8 @@ from retraining.report.report import (
     write_confusion,
     write_projector,
 )
-from retraining.training.train import Evaluation, Step
+from retraining.training.head import Evaluation
+from retraining.training.loop import Step
 
 
 def values(folder):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from retraining.photos.thumbnails import Thumbnails
-from retraining.report import html_report
+from retraining.report import html
 from tests.records import COMPARISON, made_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
@@ -40,7 +40,7 @@ def report(tmp_path_factory):
     answered = [0, 0, 1, 1, 1, 1, 1, 2, 2]
     record = made_up(LABELS, paths, [0] * 5 + [1, 1, 2, 2], answered, comparison=COMPARISON)
     page = folder / "retrained_report.html"
-    page.write_bytes(html_report.render(record, Thumbnails()))
+    page.write_bytes(html.render(record, Thumbnails()))
     return page
 
 

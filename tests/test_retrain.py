@@ -20,12 +20,16 @@ import tensorflow as tf
 
 import label_image
 import retrain
-from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli.flags import parse_flags
-from retraining.evaluation.audit import DOUBT, DUPLICATE, LABEL, Finding
-from retraining.graphs.graph import nodes_by_name, read_graph, read_metadata
-from retraining.photos.dataset import SPLITS, VALIDATION, SplitOptions, hash_file, load_dataset
-from retraining.training.train import Evaluation
+from retraining.evaluation.label_audit import DOUBT, DUPLICATE, LABEL, Finding
+from retraining.graphs.description import read_metadata
+from retraining.graphs.nodes import nodes_by_name
+from retraining.graphs.read import read_graph
+from retraining.photos.dataset import load_dataset
+from retraining.photos.scan import hash_file
+from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
+from retraining.training.head import Evaluation
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +83,7 @@ def test_a_second_run_computes_nothing(tmp_path, run_retrain, photos, capsys, mo
     run_retrain(tmp_path, photos)
     first = (tmp_path / "models" / "retrained_graph.pb").read_bytes()
     monkeypatch.setattr(
-        "retraining.bottlenecks.cache.BottleneckStore.put", None
+        "retraining.bottlenecks.store.BottleneckStore.put", None
     )  # a use of it would fail
     assert run_retrain(tmp_path, photos) == 0
     assert "bottlenecks:" not in capsys.readouterr().err.split("final test accuracy")[1]
@@ -98,7 +102,7 @@ def test_moving_and_renaming_recomputes_nothing_and_changing_one_does(
     os.rename(tmp_path / "moved" / "red", tmp_path / "moved" / "crimson")
     os.rename(tmp_path / "moved/blue/photo_03.jpg", tmp_path / "moved/blue/a.jpg")
     with monkeypatch.context() as patch:
-        patch.setattr("retraining.bottlenecks.cache.BottleneckStore.put", None)
+        patch.setattr("retraining.bottlenecks.store.BottleneckStore.put", None)
         assert run_retrain(tmp_path, tmp_path / "moved") == 0
     assert rows(tmp_path) == before
     changed = tmp_path / "moved/blue/photo_04.jpg"
@@ -126,7 +130,7 @@ def test_distorted_views_are_cached(tmp_path, run_retrain, photos, capsys, monke
     training = int(capsys.readouterr().err.split(" for training")[0].split()[-1])
     assert len(rows(tmp_path)) == 90 + 3 * training
     with monkeypatch.context() as patch:
-        patch.setattr("retraining.bottlenecks.cache.BottleneckStore.put", None)
+        patch.setattr("retraining.bottlenecks.store.BottleneckStore.put", None)
         assert run_retrain(tmp_path, photos, *flags) == 0
         assert run_retrain(tmp_path, photos) == 0  # the undistorted ones are there as well
     assert run_retrain(tmp_path, photos, *flags, "--seed", 1) == 0
@@ -304,7 +308,7 @@ def test_without_test_photos_the_accuracy_is_unknown(tmp_path, run_retrain, phot
 def test_a_failed_check_leaves_the_old_outputs(tmp_path, run_retrain, photos, capsys, monkeypatch):
     run_retrain(tmp_path, photos)
     before = {p.name: p.read_bytes() for p in (tmp_path / "models").iterdir()}
-    monkeypatch.setattr("retraining.export.export.SAME_PROBABILITY", -1.0)
+    monkeypatch.setattr("retraining.export.verify.SAME_PROBABILITY", -1.0)
     assert run_retrain(tmp_path, photos, "--seed", 5) == 1
     assert "nothing was replaced" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in (tmp_path / "models").iterdir()} == before
@@ -708,7 +712,7 @@ def test_an_architecture_asked_for_is_that_or_an_error(tmp_path, run_retrain, ph
 
 def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("retraining.examples.example_images.PER_CLASS", 4)
+    monkeypatch.setattr("retraining.examples.provide.PER_CLASS", 4)
     assert run_retrain(tmp_path, "flower_photos", "--offline") == 0
     captured = capsys.readouterr()
     assert "20 photos of 5 classes" in captured.err
@@ -761,7 +765,7 @@ def test_no_audit_where_none_is_wanted_or_there_is_too_much(
     tmp_path, run_retrain, photos, capsys, monkeypatch
 ):
     assert run_retrain(tmp_path, photos, "--label_audit", "") == 0
-    monkeypatch.setattr("retraining.evaluation.audit.MOST_PHOTOS", 89)
+    monkeypatch.setattr("retraining.evaluation.label_audit.MOST_PHOTOS", 89)
     assert run_retrain(tmp_path, photos) == 0
     assert "warning: no label audit: 90 photos are more than" in capsys.readouterr().err
     assert not (tmp_path / "models" / "label_audit.tsv").exists()

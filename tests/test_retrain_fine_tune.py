@@ -15,9 +15,10 @@ import pytest
 
 import label_image
 from retraining.cli.flags import parse_flags
-from retraining.graphs.graph import read_graph, read_metadata
+from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
-from retraining.photos.images import Distortions
+from retraining.graphs.read import read_graph
+from retraining.photos.reader import Distortions
 from retraining.run.tuning import Tuned, views_of
 from retraining.training.fine_tune import RANDOM_VIEWS
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from retraining.cli.rows import make_writer
-from retraining.photos.images import ImageError
+from retraining.photos.reader import ImageError
 
 RANKING = [("red, dark", 0.70049), ('"b"\nlue', 0.2)]
 BROKEN = ImageError("is broken")

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining.graphs.graph import Runner, load_network
 from retraining.graphs.nodes import read_notes
-from retraining.networks import keras_networks
-from retraining.networks.networks import NetworkError, find, obtain
+from retraining.graphs.run import Runner
+from retraining.networks.keras import import_keras, random_weights
+from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
+from retraining.networks.registry import NetworkError, find, obtain
 from retraining.networks.saved_models import load_keras
 
 ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
@@ -19,7 +20,7 @@ ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A tiny Keras model in every form, with and without a Rescaling in front."""
-    keras, folder = keras_networks.import_keras(), tmp_path_factory.mktemp("models")
+    keras, folder = import_keras(), tmp_path_factory.mktemp("models")
     layers = keras.layers
     inner = keras.Sequential(
         [
@@ -31,7 +32,7 @@ def models(tmp_path_factory):
             layers.GlobalAveragePooling2D(),
         ]
     )
-    inner.set_weights(keras_networks.random_weights(inner.weights))
+    inner.set_weights(random_weights(inner.weights))
     scaled = keras.Sequential([keras.Input((16, 20, 3)), layers.Rescaling(1 / 255), inner])
     image = keras.Model(inner.inputs, inner.get_layer("last").output)
     for name, model in (("inner", inner), ("scaled", scaled), ("image", image)):
@@ -120,7 +121,7 @@ def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path):
 
 
 def test_a_model_that_cannot_be_frozen_is_named(tmp_path):
-    keras = keras_networks.import_keras()
+    keras = import_keras()
     layers = [keras.Input((8, 8, 3)), keras.layers.Reshape((64, 3))]
     path = tmp_path / "rows.keras"
     keras.Sequential(layers).save(path)
@@ -131,7 +132,7 @@ def test_a_model_that_cannot_be_frozen_is_named(tmp_path):
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
 def test_a_keras_file_with_code_is_not_loaded(tmp_path, ending):
-    keras = keras_networks.import_keras()
+    keras = import_keras()
     layers = [keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x + 1)]
     path = tmp_path / f"m{ending}"
     keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()]).save(path)

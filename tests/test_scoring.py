@@ -7,8 +7,8 @@ import pytest
 
 from retraining.cli import rows
 from retraining.labelling import scoring
-from retraining.photos.dataset import DatasetError
-from retraining.photos.images import ImageError
+from retraining.photos.reader import ImageError
+from retraining.photos.scan import DatasetError
 from tests import tiny
 
 

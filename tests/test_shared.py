@@ -9,13 +9,16 @@ import pytest
 import label_image
 import retrain
 from retraining.bottlenecks.extract import Extractor, Job, Settings
-from retraining.graphs.graph import BytesRunner, Runner, Running, load_network, read_graph
 from retraining.graphs.nodes import constant, nodes_by_name
-from retraining.networks import keras_networks
-from retraining.networks.networks import NETWORKS, find, obtain
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.networks.keras import import_keras
+from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice
-from retraining.photos.dataset import Example, hash_file
-from retraining.photos.images import ImageReader, read_file
+from retraining.networks.registry import NETWORKS, find, obtain
+from retraining.photos.dataset import Example
+from retraining.photos.reader import ImageReader, read_file
+from retraining.photos.scan import hash_file
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
@@ -201,7 +204,7 @@ def test_the_stock_mobilenet_knows_a_daisy(shared, capsys):
 def map_to_keras(path):
     """Keras's MobileNet 0.25 for 128 x 128 pixels with the weights of Google's frozen graph."""
     nodes = nodes_by_name(read_graph(path))
-    keras = keras_networks.import_keras()
+    keras = import_keras()
     options = {"include_top": False, "pooling": "avg", "weights": None}
     model = keras.applications.MobileNet(input_shape=(128, 128, 3), alpha=0.25, **options)
     for layer in model.layers:

@@ -6,19 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retraining.metrics import evaluate
-from retraining.training.objective import Objective
+from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation.learning_curve import compare_sizes
+from retraining.metrics import classification
+from retraining.training.head import Head, first_head
+from retraining.training.loop import Descender, TrainingError, TrainingOptions, train
+from retraining.training.loss import Objective
 from retraining.training.optimizers import OPTIMIZERS, RATES
-from retraining.training.train import (
-    Descender,
-    Head,
-    Labelled,
-    TrainingError,
-    TrainingOptions,
-    compare_sizes,
-    first_head,
-    train,
-)
 
 
 def clusters(count, classes=3, width=6, seed=0):
@@ -41,7 +35,7 @@ def test_it_learns_what_can_be_learnt():
     assert step.validation.accuracy == 1
     held_out = clusters(60, seed=2)
     answer = step.head.probabilities(held_out.vectors)
-    assert evaluate.accuracy(answer, held_out.truth) == 1
+    assert classification.accuracy(answer, held_out.truth) == 1
 
 
 def test_the_seed_repeats_a_run():
@@ -69,7 +63,7 @@ def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
     weights, bias = rng.normal(size=(4, 3)), rng.normal(size=3)
 
     def loss(w, b):
-        return evaluate.cross_entropy(evaluate.softmax(vectors @ w + b), truth)
+        return classification.cross_entropy(classification.softmax(vectors @ w + b), truth)
 
     head = Head(weights.copy(), bias.copy())
     options = TrainingOptions(learning_rate=0.5)
@@ -143,7 +137,7 @@ def test_every_optimizer_learns_what_can_be_learnt(optimizer, hidden_units):
     head = last(train(clusters(300), clusters(60, seed=1), 3, options)).head
     assert [weights.shape[1] for weights, _ in head.layers] == [*hidden_units, 3]
     held_out = clusters(90, seed=2)
-    assert evaluate.accuracy(head.probabilities(held_out.vectors), held_out.truth) == 1
+    assert classification.accuracy(head.probabilities(held_out.vectors), held_out.truth) == 1
 
 
 def test_hidden_layers_learn_what_no_linear_head_can():
@@ -208,7 +202,7 @@ def test_early_stopping_keeps_the_best_head_on_all_validation_photos():
     assert final.number == final.kept + 15 < 1999
     assert losses[final.kept] == min(losses.values())
     answer = final.head.probabilities(validation.vectors)
-    assert evaluate.cross_entropy(answer, validation.truth) == losses[final.kept]
+    assert classification.cross_entropy(answer, validation.truth) == losses[final.kept]
 
 
 def test_early_stopping_needs_validation_photos():
@@ -261,28 +255,28 @@ def test_lbfgs_tells_of_its_course():
     ],
 )
 def test_wilson_interval(correct, total, low, high):
-    assert evaluate.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+    assert classification.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_softmax_and_its_figures():
     logits = np.log(np.array([[1.0, 1.0, 2.0], [7.0, 2.0, 1.0]]))
-    answer = evaluate.softmax(logits)
+    answer = classification.softmax(logits)
     np.testing.assert_allclose(answer, [[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]])
-    np.testing.assert_allclose(evaluate.softmax(logits + 1000), answer)
+    np.testing.assert_allclose(classification.softmax(logits + 1000), answer)
     truth = np.array([2, 1])
-    assert evaluate.accuracy(answer, truth) == 0.5
+    assert classification.accuracy(answer, truth) == 0.5
     expected = -(math.log(0.5) + math.log(0.2)) / 2
-    assert evaluate.cross_entropy(answer, truth) == pytest.approx(expected)
+    assert classification.cross_entropy(answer, truth) == pytest.approx(expected)
 
 
 def test_cross_entropy_stays_finite():
-    assert evaluate.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 1000
+    assert classification.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 1000
 
 
 def test_agreement():
     one = np.array([[0.6, 0.4], [0.1, 0.9]])
     other = np.array([[0.45, 0.55], [0.1, 0.9]])
-    assert evaluate.agreement(one, other) == (0.5, pytest.approx(0.15))
+    assert classification.agreement(one, other) == (0.5, pytest.approx(0.15))
 
 
 # -- with fewer photos -----------------------------------------------------------------------

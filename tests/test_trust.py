@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from retraining.evaluation import trust
-from retraining.metrics.evaluate import calibration_error, softmax
-from retraining.training.train import Head
+from retraining.evaluation import trust, unknown
+from retraining.evaluation.temperature import (
+    apply_temperature,
+    fit_temperature,
+    temperature_gain,
+    why_no_temperature,
+)
+from retraining.metrics.classification import calibration_error, softmax
+from retraining.training.head import Head
 
 
 def drawn(count=5000, classes=4, spread=2.0, seed=0):
@@ -19,15 +25,15 @@ def drawn(count=5000, classes=4, spread=2.0, seed=0):
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_found_again(temperature):
     logits, truth = drawn()
-    assert trust.fit_temperature(logits * temperature, truth) == pytest.approx(temperature, rel=0.1)
+    assert fit_temperature(logits * temperature, truth) == pytest.approx(temperature, rel=0.1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_likelihood_is_never_worse_than_without(seed):
     rng = np.random.default_rng(seed)
     logits, truth = rng.normal(0, 3, (30, 3)), rng.integers(0, 3, 30)
-    found = trust.fit_temperature(logits, truth)
-    before, after = trust.temperature_gain(logits, truth, found)
+    found = fit_temperature(logits, truth)
+    before, after = temperature_gain(logits, truth, found)
     assert found > 1  # such scores say nothing
     assert after < before
 
@@ -35,8 +41,8 @@ def test_the_likelihood_is_never_worse_than_without(seed):
 def test_the_temperature_is_clamped():
     logits = np.tile(np.float32([5, 0]), (40, 1))
     always_wrong, nearly_right = np.ones(40, int), np.r_[1, np.zeros(39, int)]
-    assert trust.fit_temperature(logits, always_wrong) == pytest.approx(10)
-    assert trust.fit_temperature(logits / 1000, nearly_right) == pytest.approx(0.1)
+    assert fit_temperature(logits, always_wrong) == pytest.approx(10)
+    assert fit_temperature(logits / 1000, nearly_right) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -50,14 +56,14 @@ def test_the_temperature_is_clamped():
     ],
 )
 def test_where_none_can_be_fitted_it_is_one_and_said(logits, truth, reason):
-    assert trust.fit_temperature(logits, truth) == 1.0
-    assert reason in trust.why_no_temperature(logits, truth)
+    assert fit_temperature(logits, truth) == 1.0
+    assert reason in why_no_temperature(logits, truth)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1, 2.5, 10])
 def test_a_temperature_works_on_probabilities_as_on_logits(temperature):
     logits, _ = drawn(200)
-    found = trust.apply_temperature(softmax(logits), temperature)
+    found = apply_temperature(softmax(logits), temperature)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, softmax(logits / temperature), atol=1e-5)
     assert (found.argmax(axis=1) == logits.argmax(axis=1)).all()
@@ -65,13 +71,13 @@ def test_a_temperature_works_on_probabilities_as_on_logits(temperature):
 
 def test_zeros_stay_zeros():
     rows = np.float32([[0, 1, 0], [0.5, 0.5, 0]])
-    np.testing.assert_array_equal(trust.apply_temperature(rows, 2.0), rows)
+    np.testing.assert_array_equal(apply_temperature(rows, 2.0), rows)
 
 
 def test_a_fitted_temperature_lowers_the_calibration_error():
     logits, truth = drawn()
     overconfident = softmax(logits * 3)
-    after = trust.apply_temperature(overconfident, trust.fit_temperature(logits * 3, truth))
+    after = apply_temperature(overconfident, fit_temperature(logits * 3, truth))
     assert calibration_error(overconfident, truth) > 0.1
     assert calibration_error(after, truth) < 0.03
 
@@ -107,7 +113,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def fitted(head):
-    return trust.fit_unknown(known(100, 10), head, known(30, 20))
+    return unknown.fit_unknown(known(100, 10), head, known(30, 20))
 
 
 def scores(fitted, head, vectors):
@@ -126,7 +132,7 @@ def test_another_cluster_and_noise_score_below_the_known(fitted, head):
 @pytest.mark.parametrize("share", [0, 0.05, 0.123, 0.5])
 def test_no_more_than_the_share_of_validation_photos_is_given_away(head, count, share):
     validation = known(count, 20)
-    fitted = trust.fit_unknown(known(50, 10), head, validation)
+    fitted = unknown.fit_unknown(known(50, 10), head, validation)
     # The thresholds are scores of these very vectors, which another sum may round otherwise.
     below = (scores(fitted, head, validation) < fitted.threshold(share) - 1e-4).mean()
     assert below <= share
@@ -139,10 +145,10 @@ def test_behind_hidden_layers_the_score_is_of_what_the_softmax_layer_is_fed(head
     hidden = ((np.hstack([keep, -keep]), np.zeros(2 * WIDTH, np.float32)),)
     deep = Head(np.vstack([head.weights, -head.weights]), head.bias, hidden)
     training, validation = known(100, 10), known(30, 20)
-    fitted = trust.fit_unknown(training, deep, validation)
+    fitted = unknown.fit_unknown(training, deep, validation)
     assert fitted.origin.shape == (2 * WIDTH,)
     plain = Head(deep.weights, deep.bias)
-    expected = trust.fit_unknown(deep.features(training), plain, deep.features(validation))
+    expected = unknown.fit_unknown(deep.features(training), plain, deep.features(validation))
     np.testing.assert_allclose(fitted.origin, expected.origin, atol=1e-4)
     np.testing.assert_allclose(fitted.quantiles, expected.quantiles, rtol=1e-4)
     scored = fitted.score(deep.features(validation), deep.logits(validation))
@@ -159,19 +165,19 @@ def test_strangeness_is_the_share_that_looks_more_like_the_classes(fitted):
 
 
 def test_few_validation_photos_give_no_score(head):
-    assert trust.fit_unknown(known(10, 1), head, known(7, 2)[:19]) is None
-    assert trust.fit_unknown(known(10, 1), head, known(7, 2)[:20]) is not None
+    assert unknown.fit_unknown(known(10, 1), head, known(7, 2)[:19]) is None
+    assert unknown.fit_unknown(known(10, 1), head, known(7, 2)[:20]) is not None
 
 
 def test_a_class_with_one_photo_is_enough(head):
-    fitted = trust.fit_unknown(CENTRES[:3], head, known(10, 2))
+    fitted = unknown.fit_unknown(CENTRES[:3], head, known(10, 2))
     assert np.isfinite(scores(fitted, head, known(5, 3))).all()
 
 
 def test_the_axes_are_those_of_the_decomposition():
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(300, 30)) * np.repeat([5, 1], [5, 25])).astype(np.float32)
-    found = trust.principal_axes(vectors, 5)
+    found = unknown.principal_axes(vectors, 5)
     exact = np.linalg.svd(vectors, full_matrices=False)[2][:5].T
     np.testing.assert_allclose(found.T @ found, np.eye(5), atol=1e-4)
     assert np.linalg.svd(found.T @ exact)[1].min() > 0.999

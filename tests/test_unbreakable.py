@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 
 import label_image
 import retrain
-from retraining.bottlenecks import cache
-from retraining.bottlenecks.cache import BottleneckStore
+from retraining.bottlenecks import store as cache
 from retraining.bottlenecks.extract import Extractor, Job, fill_store
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli import flags
-from retraining.graphs.graph import load_network
-from retraining.networks.networks import NETWORKS
-from retraining.photos.dataset import DatasetError, Example, ScanOptions, hash_file, load_dataset
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from retraining.photos.dataset import Example, load_dataset
+from retraining.photos.scan import DatasetError, ScanOptions, hash_file
 from tests import hostile, tiny
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")

@@ -5,10 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
-from retraining.graphs.graph import Runner, load_network
+from retraining.graphs.run import Runner
 from retraining.networks import vgg16
-from retraining.networks.networks import NetworkError, find, obtain
+from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
+from retraining.networks.registry import NetworkError, find, obtain
 from retraining.networks.vgg16 import LAYERS, build_graph, read_npy
 
 SIDE = 32

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retraining.graphs.graph import Runner, Running
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.run import Runner, Running
+from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import images_per_photo
 from retraining.networks.pair import NetworkPair
 from retraining.photos.dataset import Example
-from retraining.photos.image_files import MAX_PIXELS
-from retraining.photos.images import Distortions, ImageError, ImageReader
+from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.reader import Distortions, ImageError, ImageReader
 
 BATCH_SIZE = 8  # images per call of the network; on a processor more are no faster
 GPU_BATCH_SIZE = 32

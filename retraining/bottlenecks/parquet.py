@@ -16,8 +16,8 @@ import numpy as np
 from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.places import INSTALL
-from retraining.system.files import WriteError, temporary_name
-from retraining.system.lines import one_line
+from retraining.system.atomic import WriteError, temporary_name
+from retraining.system.text import one_line
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group: what is held in memory, and what readers skip
 BATCH_ROWS = 1_000  # read at a time

@@ -14,9 +14,9 @@ import numpy as np
 
 from retraining.bottlenecks.extract import in_order, stream, thread_pool
 from retraining.photos import places
-from retraining.photos.dataset import NO_IMAGE, hash_file
-from retraining.photos.image_files import begins_like_image
-from retraining.photos.images import ImageError, read_file
+from retraining.photos.decode import begins_like_image
+from retraining.photos.reader import ImageError, read_file
+from retraining.photos.scan import NO_IMAGE, hash_file
 
 FETCHERS = 16  # files fetched at a time: an object store answers late, but many at once
 FETCHED_AHEAD = 32  # files whose bytes wait to be decoded

@@ -28,12 +28,12 @@ from retraining.bottlenecks.ray_worker import (
     Work,
     Worker,
 )
-from retraining.cli.command import signals_to
 from retraining.errors import RetrainingError
-from retraining.graphs.quiet_tensorflow import muted_stderr
-from retraining.photos.images import ImageError
+from retraining.graphs.tensorflow import muted_stderr
 from retraining.photos.places import is_url
-from retraining.system.lines import counted
+from retraining.photos.reader import ImageError
+from retraining.system.signals import signals_to
+from retraining.system.text import counted
 
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from retraining.bottlenecks.extract import Extractor, Settings
 from retraining.bottlenecks.prefill import key_of, read_and_run
 from retraining.errors import RetrainingError
-from retraining.graphs.graph import BaseNetwork, native_precision
-from retraining.graphs.quiet_tensorflow import import_tensorflow
-from retraining.photos.images import ImageError
+from retraining.graphs.precision import native_precision
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.networks.network import BaseNetwork
 from retraining.photos.places import PlaceError
+from retraining.photos.reader import ImageError
 
 READ, RUN = "read", "run"  # what is asked of a worker: see `Worker.answer`
 MOST_ALONE = 2  # times a photo alone may end its worker before it is given up

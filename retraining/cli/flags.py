@@ -9,7 +9,7 @@ import re
 import sys
 
 from retraining.bottlenecks.parquet import why_no_parquet
-from retraining.cli.command import (
+from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
     Parser,
@@ -17,19 +17,20 @@ from retraining.cli.command import (
     batch_size,
     number,
 )
-from retraining.graphs.graph import PRECISIONS
-from retraining.networks.networks import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.photos.dataset import DatasetError, read_listed
-from retraining.photos.image_files import MAX_PIXELS
-from retraining.photos.images import Distortions
+from retraining.networks.registry import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.exclude import read_listed
 from retraining.photos.places import is_url, local
-from retraining.system.files import is_within
+from retraining.photos.reader import Distortions
+from retraining.photos.scan import DatasetError
+from retraining.system.atomic import is_within
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
+from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
 from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH
 from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
-from retraining.training.train import CLASS_WEIGHTS, TrainingOptions
 
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)

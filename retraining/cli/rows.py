@@ -4,8 +4,8 @@ import csv
 import json
 import sys
 
-from retraining.cli.command import escaped
-from retraining.photos.images import ImageError
+from retraining.photos.reader import ImageError
+from retraining.system.text import escaped
 
 COLUMNS = ("path", "rank", "label", "score", "error")
 # What a format gives unless columns are chosen; in JSON a column without a value has no key.

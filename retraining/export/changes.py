@@ -1,7 +1,9 @@
 """How a retrained graph differs from the one it replaces: its classes, its answers."""
 
-from retraining.graphs.graph import GraphError, read_graph, read_metadata
-from retraining.system.lines import some
+from retraining.graphs.description import read_metadata
+from retraining.graphs.nodes import GraphError
+from retraining.graphs.read import read_graph
+from retraining.system.text import some
 
 NAMED = 5  # photos that are named
 

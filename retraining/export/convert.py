@@ -18,11 +18,13 @@ import numpy as np
 
 from retraining.errors import RetrainingError
 from retraining.export import to_onnx, to_saved_model, to_tflite
-from retraining.export.source import Source
-from retraining.graphs.graph import BytesRunner, open_session, read_graph
-from retraining.metrics import evaluate
-from retraining.photos.images import ImageError, ImageReader, read_file
-from retraining.system.lines import one_line
+from retraining.export.pixels_graph import Source
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner
+from retraining.graphs.session import open_session
+from retraining.metrics import classification
+from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.system.text import one_line
 
 FORMATS = {  # name: (file or folder, what writes it, what runs it)
     "saved_model": ("saved_model", to_saved_model.save, to_saved_model.SavedModel),
@@ -117,7 +119,7 @@ def convert_and_run(name, source, samples, folder):
 
 def compare(answers, expected):
     """[photos, share with the same first label, largest difference of a probability]."""
-    return [len(expected), *evaluate.agreement(answers, expected)]
+    return [len(expected), *classification.agreement(answers, expected)]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from retraining.export.build import ExportError
 from retraining.export.convert import FORMATS, FROM_FILES
-from retraining.export.export import SAME_PROBABILITY, SAME_TOP, ExportError
 from retraining.export.to_onnx import check_installed
+from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
 
 PROJECT = Path(__file__).resolve().parents[2]
 MOST_PHOTOS = 50  # on which a format is tried

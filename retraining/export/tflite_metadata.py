@@ -12,8 +12,8 @@ import zipfile
 
 import numpy as np
 
-from retraining.export.export import labels_bytes
-from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
+from retraining.export.build import labels_bytes
+from retraining.graphs.tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"
 BUFFER = "TFLITE_METADATA"  # its name in the model's list of metadata

@@ -4,8 +4,8 @@ import os
 import tempfile
 from functools import partial
 
-from retraining.export.export import labels_bytes
-from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
+from retraining.export.build import labels_bytes
+from retraining.graphs.tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
 FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # names of the signatures

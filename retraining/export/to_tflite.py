@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from retraining.export.tflite_metadata import add_metadata
-from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
+from retraining.graphs.tensorflow import import_whole_tensorflow
 
 
 def save(source, path):

@@ -9,7 +9,6 @@ and an output of a given name, no functions, no variables, and its constants in 
 import numpy as np
 
 from retraining.errors import RetrainingError
-from retraining.graphs.graph import drop_others, import_shapes
 from retraining.graphs.nodes import (
     add_constant,
     add_node,
@@ -21,9 +20,11 @@ from retraining.graphs.nodes import (
     set_inputs,
     users_of,
 )
-from retraining.graphs.quiet_tensorflow import import_whole_tensorflow, muted_stderr
+from retraining.graphs.read import import_shapes
 from retraining.graphs.scaling import INPUT, sort_nodes
-from retraining.system.lines import one_line
+from retraining.graphs.surgery import drop_others
+from retraining.graphs.tensorflow import import_whole_tensorflow, muted_stderr
+from retraining.system.text import one_line
 
 
 class FreezeError(RetrainingError):

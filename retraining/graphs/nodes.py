@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from retraining.errors import RetrainingError
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import import_tensorflow
 
 IMAGE_BYTES = "DecodeJpeg/contents"
 ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retraining.metrics import evaluate
-from retraining.photos.dataset import list_photos, same_label
-from retraining.photos.images import ImageError
-from retraining.system.lines import counted, escaped, some
+from retraining.metrics import classification
+from retraining.photos.reader import ImageError
+from retraining.photos.scan import list_photos, same_label
+from retraining.system.text import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
 SHARES = ("precision", "recall", "f1")
@@ -53,7 +53,7 @@ class Score:
     @property
     def interval(self):
         """(low, high) of the accuracy, 95 %, by Wilson."""
-        return evaluate.wilson_interval(self.correct, self.photos)
+        return classification.wilson_interval(self.correct, self.photos)
 
 
 def find_labelled(folder, labels):
@@ -110,7 +110,7 @@ def score(photos, answers, labels, on_error):
         predicted.append(labels[answer.argmax()])
     classes = sorted({*truth, *predicted})
     rows = {label: row for row, label in enumerate(classes)}
-    confusion = evaluate.confusion_matrix(
+    confusion = classification.confusion_matrix(
         [rows[label] for label in truth], [rows[label] for label in predicted], len(classes)
     )
     return Score(classes, confusion)
@@ -188,7 +188,7 @@ def text_lines(result):
 
 
 def _classes(result):
-    columns = evaluate.per_class(result.confusion)
+    columns = classification.per_class(result.confusion)
     for label, precision, recall, f1, support in zip(result.classes, *columns, strict=True):
         yield {
             "label": label,

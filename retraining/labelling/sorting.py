@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 from retraining.errors import RetrainingError
-from retraining.photos.dataset import hash_file
-from retraining.system.files import is_within
+from retraining.photos.scan import hash_file
+from retraining.system.atomic import is_within
 
 NAME_BYTES = 120  # of a label's folder; file systems take 143 to 255
 STEM_BYTES = 180  # of a file's name before the mark that tells it from others of that name

@@ -27,7 +27,7 @@ import numpy as np
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import add_constant, add_front_end, add_node
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import import_tensorflow
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.graph_pb2 import GraphDef

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from retraining.graphs.graph import keep_ancestors, widen_batch
 from retraining.graphs.nodes import add_constant, add_node, node_name
+from retraining.graphs.surgery import keep_ancestors, widen_batch
 
 MIRROR = "retraining/mirror"  # where the nodes behind the input are
 AVERAGE = "retraining/mirror_average"  # the new bottleneck

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retraining.graphs.graph import BaseNetwork
 from retraining.graphs.nodes import IMAGE_BYTES
-from retraining.metrics.evaluate import choose_rows
+from retraining.metrics.classification import choose_rows
+from retraining.networks.network import BaseNetwork
 
 JOINT = "+"  # between the names of both
 PREFIX = "second/"  # before the names of the second network's nodes in an exported graph

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retraining.graphs.nodes import add_notes
-from retraining.graphs.quiet_tensorflow import import_whole_tensorflow
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
-from retraining.networks.keras_networks import BOTTLENECK, import_keras, output_of
+from retraining.graphs.tensorflow import import_whole_tensorflow
+from retraining.networks.keras import BOTTLENECK, import_keras, output_of
 from retraining.networks.recipes import Choice, ChoiceError, short_hash
-from retraining.system.lines import one_line
+from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
 ASSUMED_STD = 255.0  # of models that do not scale pixels: 0..1, as those of TensorFlow Hub want it
@@ -273,8 +273,8 @@ def _check_saved_model(path, allow_unsafe_ops):
     """
     from google.protobuf.message import DecodeError
 
-    from retraining.graphs.graph_check import ALLOWED_OPS
-    from retraining.graphs.quiet_tensorflow import import_tensorflow
+    from retraining.graphs.safety import ALLOWED_OPS
+    from retraining.graphs.tensorflow import import_tensorflow
 
     try:
         saved = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from retraining.graphs.nodes import add_constant, add_node
-from retraining.graphs.quiet_tensorflow import import_tensorflow
 from retraining.graphs.scaling import Scaling, add_scaling
-from retraining.networks.keras_networks import BOTTLENECK
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.networks.keras import BOTTLENECK
 from retraining.networks.recipes import Choice, ChoiceError, short_hash
 
 FILE = "vgg16.npy"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from retraining.photos import places
-from retraining.photos.image_files import MAX_PIXELS, ImageFileError, check_size
+from retraining.photos.decode import MAX_PIXELS, ImageFileError, check_size
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from retraining.errors import RetrainingError
-from retraining.system.lines import one_line
+from retraining.system.text import one_line
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 RACY_SECONDS = 2.0  # what was changed this recently may change again without its time showing it

@@ -3,8 +3,8 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-from retraining.photos.image_files import opaque, silence_pillow
-from retraining.photos.images import read_file
+from retraining.photos.decode import opaque, silence_pillow
+from retraining.photos.reader import read_file
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 70  # of the JPEG; about 3 kB each

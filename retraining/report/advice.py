@@ -1,6 +1,6 @@
 """What a record means in words: how good the model is, and what to do next."""
 
-from retraining.evaluation.audit import ELSEWHERE, LABEL
+from retraining.evaluation.label_audit import ELSEWHERE, LABEL
 
 FEW_TRAINING = 20  # photos of a class, as the warning when the folder is read
 WIDE = 0.08  # width of the accuracy's interval that is worth a word

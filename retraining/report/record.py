@@ -14,7 +14,7 @@ from importlib import metadata
 
 import numpy as np
 
-from retraining.metrics import evaluate
+from retraining.metrics import classification
 
 FORMAT = 1  # of the record; raised when a field changes its meaning or goes
 PACKAGES = ("tensorflow", "numpy", "pillow")
@@ -69,7 +69,7 @@ def make_record(setting, outcome):
     """The record (a dict) of a Setting and an Outcome; NaN and infinity in it are None."""
     labels, result = outcome.labels, outcome.result
     answers = result.probabilities.argmax(axis=1)
-    confusion = evaluate.confusion_matrix(result.truth, answers, len(labels))
+    confusion = classification.confusion_matrix(result.truth, answers, len(labels))
     record = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,7 +118,7 @@ def photo_counts(labels, examples):
 
 def describe_test(result, labels):
     """Accuracy on the held-out photos beside that of always giving their most frequent class."""
-    low, high = evaluate.wilson_interval(result.correct, result.total)
+    low, high = classification.wilson_interval(result.correct, result.total)
     counts = np.bincount(result.truth, minlength=len(labels))
     largest = int(counts.argmax())
     share = counts[largest] / result.total if result.total else math.nan
@@ -127,7 +127,7 @@ def describe_test(result, labels):
         "correct": result.correct,
         "accuracy": result.accuracy,
         "interval": [low, high] if result.total else None,
-        "cross_entropy": evaluate.cross_entropy(result.probabilities, result.truth),
+        "cross_entropy": classification.cross_entropy(result.probabilities, result.truth),
         "guessing": {"label": labels[largest], "accuracy": float(share)} if result.total else None,
     }
 
@@ -140,7 +140,7 @@ def describe_classes(confusion, labels):
         "answered": confusion.sum(axis=0).tolist(),
         "correct": confusion.diagonal().tolist(),
     }
-    scores = (score.tolist() for score in evaluate.per_class(confusion)[:3])
+    scores = (score.tolist() for score in classification.per_class(confusion)[:3])
     columns |= dict(zip(("precision", "recall", "f1"), scores, strict=True))
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
@@ -162,18 +162,18 @@ def confusion_of(record):
 
 def describe_calibration(result):
     """Whether answers of 80 % are right in 80 % of the cases: the error, and the bins behind it."""
-    columns = evaluate.reliability(result.probabilities, result.truth)
+    columns = classification.reliability(result.probabilities, result.truth)
     sums = float(result.probabilities.max(axis=1).sum())
     return {
-        "expected_calibration_error": evaluate.expected_calibration_error(*columns),
+        "expected_calibration_error": classification.expected_calibration_error(*columns),
         "mean_confidence": sums / result.total if result.total else math.nan,
         "bins": [_bin(number, *row) for number, row in enumerate(zip(*columns, strict=True))],
     }
 
 
 def _bin(number, count, confidence, accuracy):
-    count, bins = int(count), evaluate.BINS
-    interval = evaluate.wilson_interval(round(count * accuracy), count) if count else None
+    count, bins = int(count), classification.BINS
+    interval = classification.wilson_interval(round(count * accuracy), count) if count else None
     return {
         "low": number / bins,
         "high": (number + 1) / bins,
@@ -221,7 +221,7 @@ def describe_sizes(points):
     if len(points) < 2 or not len(points[-1].right):
         return {"held_out": 0, "points": [], "gain": None}
     before, after = points[-2:]
-    difference, low, high = evaluate.paired_difference(before.right, after.right)
+    difference, low, high = classification.paired_difference(before.right, after.right)
     return {
         "held_out": len(after.right),
         "points": [_size_point(point) for point in points],
@@ -235,7 +235,7 @@ def describe_sizes(points):
 
 
 def _size_point(point):
-    interval = evaluate.wilson_interval(int(point.right.sum()), len(point.right))
+    interval = classification.wilson_interval(int(point.right.sum()), len(point.right))
     return {
         "photos": point.photos,
         "accuracy": float(point.right.mean()),

@@ -3,16 +3,17 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retraining.bottlenecks.bottlenecks import Bottlenecks, distortions_of
+from retraining.bottlenecks import collect
+from retraining.bottlenecks.compute import Bottlenecks, distortions_of
 from retraining.bottlenecks.extract import Extractor, Job
-from retraining.cli.command import escaped, is_quiet, progress_bar
+from retraining.bottlenecks.vectors import Labelled
+from retraining.cli.console import is_quiet, progress_bar
 from retraining.cli.flags import comparison_path
-from retraining.export import export
-from retraining.photos.dataset import SPLITS, TESTING, TRAINING, VALIDATION
-from retraining.photos.images import Distortions
-from retraining.report.report import TensorBoardLog
-from retraining.system.files import write_files
-from retraining.system.lines import counted
+from retraining.photos.reader import Distortions
+from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
+from retraining.report.tensorboard import TensorBoardLog
+from retraining.system.atomic import write_files
+from retraining.system.text import counted, escaped
 from retraining.training import methods, tuning_graph
 from retraining.training.fine_tune import (
     RANDOM_VIEWS,
@@ -22,7 +23,8 @@ from retraining.training.fine_tune import (
     TuningOptions,
     read_state,
 )
-from retraining.training.train import Labelled, Trained, describe_step, evaluation_of
+from retraining.training.head import evaluation_of
+from retraining.training.loop import Trained, describe_step
 
 
 def methods_of(options):
@@ -199,7 +201,7 @@ def recompute(bottlenecks, extractor, options):
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
-    kept, vectors = export.collect(answers, examples, extractor.network.width)
+    kept, vectors = collect.collect(answers, examples, extractor.network.width)
     chosen, labelled = {}, {}
     for part in SPLITS:
         rows = [row for row, example in enumerate(kept) if example.split == part]

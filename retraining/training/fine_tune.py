@@ -18,12 +18,13 @@ from functools import partial
 import numpy as np
 
 from retraining.bottlenecks.extract import in_order, thread_pool
-from retraining.graphs.graph import BaseNetwork
 from retraining.graphs.nodes import constant, nodes_by_name
-from retraining.photos.images import Distortions, ImageError, ImageReader
-from retraining.training.objective import balancing_weights
+from retraining.networks.network import BaseNetwork
+from retraining.photos.reader import Distortions, ImageError, ImageReader
+from retraining.training.head import Evaluation, Head, evaluation_of
+from retraining.training.loop import Step, TrainingError
+from retraining.training.loss import balancing_weights
 from retraining.training.optimizers import ADAM_DECAYS, EPSILON
-from retraining.training.train import Evaluation, Head, Step, TrainingError, evaluation_of
 from retraining.training.tuning_graph import (
     OWN,
     SHARD,

@@ -5,11 +5,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retraining.graphs.graph import BaseNetwork
-from retraining.metrics.evaluate import accuracy, top_accuracy
-from retraining.system.lines import table
+from retraining.metrics.classification import accuracy, top_accuracy
+from retraining.networks.network import BaseNetwork
+from retraining.system.text import table
 from retraining.training.fine_tune import merit
-from retraining.training.train import Evaluation, Head, Step
+from retraining.training.head import Evaluation, Head
+from retraining.training.loop import Step
 
 HEAD, TWO_RATES, ALL, SCRATCH = METHODS = ("head", "two_rates", "all", "scratch")
 TOP = 5  # labels among which the true one counts as found

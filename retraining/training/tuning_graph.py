@@ -12,15 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retraining.export.export import graph_bytes
-from retraining.graphs.graph import (
-    ancestors,
-    batched_part,
-    fold,
-    import_graph,
-    keep_ancestors,
-    lower,
-)
+from retraining.graphs.fold import fold
 from retraining.graphs.nodes import (
     GraphError,
     add_constant,
@@ -30,8 +22,13 @@ from retraining.graphs.nodes import (
     nodes_by_name,
     set_constant,
 )
-from retraining.graphs.quiet_tensorflow import import_tensorflow
-from retraining.training.train import Head, TrainingError
+from retraining.graphs.precision import lower
+from retraining.graphs.read import import_graph
+from retraining.graphs.surgery import ancestors, batched_part, keep_ancestors
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.write import graph_bytes
+from retraining.training.head import Head
+from retraining.training.loop import TrainingError
 
 WEIGHTS, SCALE, SHIFT = "weights", "scale", "shift"
 MULTIPLYING = ("Conv2D", "DepthwiseConv2dNative", "MatMul")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retraining.metrics.evaluate import softmax
+from retraining.metrics.classification import softmax
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retraining.metrics.evaluate import softmax
-from retraining.system.lines import table
+from retraining.metrics.classification import softmax
+from retraining.system.text import table
 
 HEADER = ("path", "given", "suggested", "score", "reason")
 LABEL, DOUBT = "label", "doubtful label"

@@ -4,17 +4,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retraining.metrics.evaluate import choose_rows
-from retraining.training.optimizers import LBFGS, Frame
-from retraining.training.train import (
+from retraining.metrics.classification import choose_rows
+from retraining.training.head import Head
+from retraining.training.loop import (
     MOST_EVALUATED,
-    Head,
     Step,
     TrainingError,
     TrainingOptions,
     check_use,
     follow_lbfgs,
 )
+from retraining.training.optimizers import LBFGS, Frame
 
 # L2 on weights of vectors scaled to a mean variance of 1: from too strong to too weak for the
 # vectors of all networks measured (benchmarks/heads.py).

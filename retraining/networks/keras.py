@@ -18,7 +18,7 @@ from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling
 from retraining.networks.recipes import Choice, ChoiceError, short_hash
 from retraining.system.download import DownloadError, Remote, fetch
-from retraining.system.lines import one_line
+from retraining.system.text import one_line
 
 PREFIX = "keras:"
 IMAGENET, RANDOM = "imagenet", "random"
@@ -249,7 +249,7 @@ class KerasRecipe:
 
 def import_keras():
     """Keras on TensorFlow, in float32 and channels last, whatever the user's settings are."""
-    from retraining.graphs.quiet_tensorflow import import_tensorflow
+    from retraining.graphs.tensorflow import import_tensorflow
 
     import_tensorflow()  # first, so that its C++ code is quiet
     os.environ["KERAS_BACKEND"] = "tensorflow"

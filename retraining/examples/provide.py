@@ -12,7 +12,8 @@ from retraining.examples.drawings import (
     DrawingError,
     draw_flower_photos,
 )
-from retraining.system.download import DownloadError, Remote, fetch, unpack
+from retraining.system.archives import unpack
+from retraining.system.download import DownloadError, Remote, fetch
 
 NAME = "flower_photos"
 PER_CLASS = 60  # drawings

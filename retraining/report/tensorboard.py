@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from retraining.errors import RetrainingError
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos.dataset import Example
 
 MOST_CLASSES = 60  # sides of the confusion matrix's picture

@@ -9,11 +9,12 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES
 from retraining.networks import efficientnet_lite
-from retraining.networks.keras_networks import BOTTLENECK, PREFIX, STOCK, KerasRecipe
+from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
 from retraining.networks.recipes import Choice, ChoiceError, Place
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
-from retraining.system.download import DownloadError, Remote, UnreachableError, fetch, unpack
+from retraining.system.archives import unpack
+from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
 
 
 class NetworkError(RetrainingError):

@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 
-from retraining.system.lines import one_line
+from retraining.system.text import one_line
 
 SIGNATURES = (
     b"\xff\xd8\xff",  # JPEG

@@ -7,24 +7,19 @@ from pathlib import Path
 from retraining.bottlenecks import extract
 from retraining.errors import RetrainingError
 from retraining.evaluation import trust
-from retraining.graphs.graph import (
-    BytesRunner,
-    GraphError,
-    Preprocessing,
-    Runner,
-    Running,
-    read_graph,
-    read_metadata,
-    read_preprocessing,
-    resolve_precision,
-)
-from retraining.graphs.graph_check import describe_unsafe
-from retraining.graphs.nodes import IMAGE_BYTES, constant, node_name, nodes_by_name
-from retraining.graphs.quiet_tensorflow import import_tensorflow
-from retraining.networks.networks import NETWORKS
+from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
+from retraining.evaluation.unknown import UnknownScore
+from retraining.graphs.description import Preprocessing, read_metadata, read_preprocessing
+from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.precision import resolve_precision
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.graphs.safety import describe_unsafe
+from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.pair import PREFIX
-from retraining.photos.image_files import MAX_PIXELS
-from retraining.photos.images import ImageError, ImageReader, read_file
+from retraining.networks.registry import NETWORKS
+from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.reader import ImageError, ImageReader, read_file
 
 # Where old graphs take images and give probabilities, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
@@ -73,7 +68,7 @@ class Classifier:
     described: dict = field(default_factory=dict)  # what the graph says of itself, if it does
     max_pixels: int = MAX_PIXELS  # larger images are refused
     temperature: float = 1.0  # applied to the output's probabilities
-    unknown: trust.UnknownScore | None = None
+    unknown: UnknownScore | None = None
     unknown_inputs: tuple[str, ...] = ()  # the nodes that give the score's vectors and logits
     parts: tuple[Part, ...] = ()  # the networks, if there are two; their vectors go into the head
 
@@ -107,7 +102,7 @@ class Classifier:
         if share is not None and not self.unknown:
             raise trust.TrustError(
                 "--unknown_threshold needs a graph that retrain.py made with "
-                f"{trust.FEWEST_PHOTOS} validation photos or more; this one has no such score"
+                f"{FEWEST_PHOTOS} validation photos or more; this one has no such score"
             )
         also = () if share is None else self.unknown_inputs
         stream = self._stream_of_both if self.parts else self._stream
@@ -163,7 +158,7 @@ class Classifier:
     def _checked(self, outputs):
         probabilities = outputs.reshape(-1)
         self._check_width(len(probabilities))
-        return trust.apply_temperature(probabilities[None], self.temperature)[0]
+        return apply_temperature(probabilities[None], self.temperature)[0]
 
     def _check_width(self, width):
         if width not in (None, len(self.labels)):

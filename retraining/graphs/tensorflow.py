@@ -7,7 +7,6 @@ than half the time: it enters the package by its inner modules, past `tensorflow
 
 import contextlib
 import functools
-import importlib
 import importlib.util
 import os
 import sys

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from retraining.evaluation.audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL
+from retraining.evaluation.label_audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL
 from retraining.report import advice, figures
 from retraining.report.record import confusion_of
-from retraining.system.lines import counted
+from retraining.system.text import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 20  # rows of the matrix; of more classes, those in most mistakes

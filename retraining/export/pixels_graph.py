@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from retraining.graphs.graph import batched_part, cut, fold, read_metadata, widen_batch
+from retraining.graphs.description import read_metadata
+from retraining.graphs.fold import fold
 from retraining.graphs.nodes import node_name, nodes_by_name
+from retraining.graphs.surgery import batched_part, cut, widen_batch
 
 
 @dataclass(frozen=True)

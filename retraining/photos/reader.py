@@ -14,9 +14,10 @@ import numpy as np
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, add_front_end
-from retraining.graphs.quiet_tensorflow import import_tensorflow
-from retraining.photos import image_files, places
-from retraining.photos.image_files import ImageFileError
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.photos import decode as image_files
+from retraining.photos import places
+from retraining.photos.decode import ImageFileError
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 POLICY = 2  # part of every vector's key: to be raised when the pixels of some image change

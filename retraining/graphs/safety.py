@@ -18,7 +18,7 @@ from collections import Counter
 import numpy as np
 
 from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
-from retraining.graphs.quiet_tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import import_tensorflow
 
 MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
 MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them

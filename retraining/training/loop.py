@@ -1,4 +1,4 @@
-"""The softmax layer: options, loop, metrics. Arrays in, arrays out."""
+"""Trains a head: options, steps, early stopping."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from retraining.errors import RetrainingError
-from retraining.metrics.evaluate import accuracy, choose_rows, cross_entropy, softmax
+from retraining.metrics.classification import choose_rows
 from retraining.training.batches import ClassUniform, Shuffled, passes_to_steps
-from retraining.training.objective import Objective, balancing_weights
+from retraining.training.head import Evaluation, Head, evaluate, first_head
+from retraining.training.loss import Objective, balancing_weights
 from retraining.training.optimizers import LBFGS, RATES, Frame, by_batches, lbfgs
 
-WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
 MOST_EVALUATED = 4000  # training photos on which L-BFGS's course and a finished head are judged
 SUREST = 1000  # logits by which the best class leads; exp(-1000) is 0 many times over
 BALANCED, NONE = CLASS_WEIGHTS = ("balanced", "none")
@@ -76,91 +76,6 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Vectors float32 [n, width] and the class index of each, int [n]."""
-
-    vectors: np.ndarray
-    truth: np.ndarray
-
-    @classmethod
-    def of(cls, vectors, names, labels):
-        """`names` [n] are the vectors' labels, `labels` all classes in the order of the output."""
-        index = {label: number for number, label in enumerate(labels)}
-        return cls(vectors, np.array([index[name] for name in names], int))
-
-    @classmethod
-    def join(cls, parts):
-        """All rows of several Labelled."""
-        vectors, truth = zip(*((part.vectors, part.truth) for part in parts), strict=True)
-        return cls(np.concatenate(vectors), np.concatenate(truth))
-
-    def first(self, count):
-        """The first rows, without a copy."""
-        return Labelled(self.vectors[:count], self.truth[:count])
-
-    def thinned(self, most):
-        """At most so many rows, evenly spread."""
-        rows = choose_rows(len(self.truth), most)
-        return Labelled(self.vectors[rows], self.truth[rows])
-
-
-@dataclass
-class Head:
-    """A softmax layer: weights float32 [width, classes], bias float32 [classes].
-
-    Before it may be `hidden` layers, each (weights [in, out], bias [out]) followed by a ReLU.
-    """
-
-    weights: np.ndarray
-    bias: np.ndarray
-    hidden: tuple = ()
-
-    @property
-    def layers(self):
-        """(weights, bias) of each layer, the softmax layer last."""
-        return (*self.hidden, (self.weights, self.bias))
-
-    @property
-    def parameters(self):
-        """The arrays of all layers: weights, bias, weights, bias ..."""
-        return [array for layer in self.layers for array in layer]
-
-    @property
-    def is_finite(self):
-        """Whether no weight or bias is infinite or NaN."""
-        return all(np.isfinite(array).all() for array in self.parameters)
-
-    def copy(self):
-        """A Head of its own arrays."""
-        hidden = tuple((weights.copy(), bias.copy()) for weights, bias in self.hidden)
-        return Head(self.weights.copy(), self.bias.copy(), hidden)
-
-    def features(self, vectors):
-        """What the softmax layer is fed: `vectors` [n, width] behind the hidden layers."""
-        for weights, bias in self.hidden:
-            vectors = np.maximum(vectors @ weights + bias, 0)
-        return vectors
-
-    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
-    def probabilities(self, vectors):
-        """float32 [n, classes] for vectors [n, width]."""
-        return softmax(self.logits(vectors))
-
-    def logits(self, vectors):
-        """float32 [n, classes] for vectors [n, width]."""
-        return self.features(vectors) @ self.weights + self.bias
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy (0..1) and cross entropy (nats) of one batch of `count` images; NaN for none."""
-
-    accuracy: float
-    cross_entropy: float
-    count: int
-
-
-@dataclass(frozen=True)
 class Step:
     """What is known after a step; the evaluations are None between evaluation steps.
 
@@ -207,7 +122,7 @@ def train(training, validation, classes, options):
 def _by_batches(head, training, validation, rng, options):
     """Yields a Step after each step of an optimizer in RATES, which changes `head` in place."""
     classes = len(head.bias)
-    draw = _drawer(training.truth, classes, options, rng)
+    draw = drawer(training.truth, classes, options, rng)
     size = -1 if options.early_stopping else options.validation_batch_size
     draw_validation = ClassUniform(validation.truth, classes, size, rng)
     descend = Descender(head, objective_of(training.truth, classes, options), options, rng)
@@ -239,7 +154,7 @@ class Descender:
         self._optimizer.update(self._objective.gradients(self._head, batch, scale, self._rng))
 
 
-def _drawer(truth, classes, options, rng):
+def drawer(truth, classes, options, rng):
     """What gives the rows of each batch."""
     if options.draws_classes or (options.train_batch_size == -1 and not options.epochs):
         return ClassUniform(truth, classes, options.train_batch_size, rng)
@@ -328,113 +243,6 @@ def _remedy(options):
     if options.optimizer == LBFGS:
         return "use another --optimizer"
     return f"lower --learning_rate, which is {options.rate:g}" + (", or --l2" * bool(options.l2))
-
-
-def evaluate(head, vectors, truth):
-    """The head's Evaluation on a batch."""
-    return evaluation_of(head.probabilities(vectors), truth)
-
-
-def evaluation_of(probabilities, truth):
-    """The Evaluation of answers float32 [n, classes]."""
-    figures = accuracy(probabilities, truth), cross_entropy(probabilities, truth)
-    return Evaluation(*figures, len(truth))
-
-
-def first_head(rng, width, classes, hidden_units=()):
-    """The Head before training; all biases are 0.
-
-    The softmax layer's weights are from N(0, 0.001) truncated at two standard deviations, as in
-    the classic; those of the hidden layers from N(0, 2 / inputs) (He et al. 2015,
-    arXiv:1502.01852), which suits ReLU.
-    """
-    hidden = []
-    for units in hidden_units:
-        weights = rng.standard_normal((width, units)) * math.sqrt(2 / width)
-        hidden.append((weights.astype(np.float32), np.zeros(units, np.float32)))
-        width = units
-    weights = rng.standard_normal((width, classes))
-    while (outside := np.abs(weights) > 2).any():
-        weights[outside] = rng.standard_normal(np.count_nonzero(outside))
-    weights = (weights * WEIGHT_SCALE).astype(np.float32)
-    return Head(weights, np.zeros(classes, np.float32), tuple(hidden))
-
-
-SIZE_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the training photos
-SIZE_STEPS = 300
-SIZE_BATCH = 50
-
-
-@dataclass(frozen=True)
-class SizePoint:
-    """A layer trained on `photos` examples: which of the held-out ones it has right, bool [n]."""
-
-    photos: int
-    right: np.ndarray
-
-
-def compare_sizes(training, held_out, classes, options):
-    """A SizePoint per SIZE_SHARES: how good the layer is with fewer photos of each class.
-
-    Each subset holds the smaller ones. To cost a second whatever the number of photos, the layers
-    are trained for SIZE_STEPS steps, with momentum for plain descent, so they come close to the
-    real one only. An empty list if such training goes astray.
-
-    Args:
-        training, held_out: Labelled; every class has an example in `training`.
-    """
-    order = _spread_classes(training.truth, options.seed)
-    points = []
-    for photos in sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES}):
-        rows = np.sort(order[:photos])
-        head = _quick_head(training, rows, classes, options)
-        if not head.is_finite:
-            return []
-        answers = head.probabilities(held_out.vectors).argmax(axis=1)
-        points.append(SizePoint(len(rows), answers == held_out.truth))
-    return points
-
-
-def _spread_classes(truth, seed):
-    """All row numbers, so ordered that every beginning holds about the same share of each class.
-
-    The first of each class come first, so that no class is ever without an example.
-    """
-    rng, place = np.random.default_rng(seed), np.empty(len(truth))
-    for label in np.unique(truth):
-        rows = rng.permutation(np.flatnonzero(truth == label))
-        place[rows] = np.arange(len(rows)) / len(rows)
-    return np.argsort(place, kind="stable")
-
-
-def _quick_head(training, rows, classes, options):
-    """A Head trained on some rows of `training` by a few steps."""
-    rng = np.random.default_rng(options.seed)
-    head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
-    part = Labelled(training.vectors, training.truth[rows])
-    options = _quick(options)
-    if options.optimizer == LBFGS:
-        follow_lbfgs(head, Labelled(training.vectors[rows], part.truth), part.first(0), options)
-        return head
-    draw = _drawer(part.truth, classes, options, rng)
-    descend = Descender(head, objective_of(part.truth, classes, options), options, rng)
-    for _ in range(SIZE_STEPS):
-        batch = draw()
-        descend((training.vectors[rows[batch]], part.truth[batch]))
-    return head
-
-
-def _quick(options):
-    """The options for SIZE_STEPS steps that come as far as many do."""
-    optimizer = "momentum" if options.optimizer == "sgd" else options.optimizer
-    return replace(
-        options,
-        optimizer=optimizer,
-        learning_rate=None if optimizer == LBFGS else options.rate,
-        steps=SIZE_STEPS,
-        epochs=None,
-        train_batch_size=SIZE_BATCH,
-    )
 
 
 @dataclass(frozen=True)

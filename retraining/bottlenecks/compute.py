@@ -4,23 +4,26 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from retraining.bottlenecks.cache import BottleneckStore
 from retraining.bottlenecks.classic_cache import ClassicCache, take_over
 from retraining.bottlenecks.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
 from retraining.bottlenecks.ray_engine import ClusterOptions, RayExtractor
-from retraining.cli.command import is_quiet, progress_bar
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.vectors import Labelled
+from retraining.cli.console import is_quiet, progress_bar
 from retraining.cli.flags import RAY
-from retraining.graphs.graph import load_network, resolve_precision
-from retraining.graphs.graph_check import describe_unsafe
 from retraining.graphs.nodes import read_notes
+from retraining.graphs.precision import resolve_precision
+from retraining.graphs.safety import describe_unsafe
 from retraining.networks.mirror import mirror_average
+from retraining.networks.network import load_network
 from retraining.networks.pair import JOINT, scale_alike
-from retraining.photos.dataset import SPLITS, TESTING, TRAINING, BadImage, Example
-from retraining.photos.images import Distortions
+from retraining.photos.dataset import Example
+from retraining.photos.reader import Distortions
+from retraining.photos.scan import BadImage
+from retraining.photos.split import SPLITS, TESTING, TRAINING
 from retraining.report.record import Outcome
-from retraining.system.lines import counted, some
-from retraining.training.train import Labelled
+from retraining.system.text import counted, some
 
 
 @dataclass(frozen=True)

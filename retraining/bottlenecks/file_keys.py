@@ -1,0 +1,105 @@
+"""Remembers the keys of files, so that a file is hashed again only if it has changed."""
+
+import contextlib
+import os
+import sqlite3
+import time
+import zlib
+from pathlib import Path
+
+from retraining.bottlenecks.database import SCHEMA_VERSION, is_damage, move_aside, open_database
+from retraining.bottlenecks.store import COMMIT_SECONDS
+from retraining.photos import places
+
+FILES = {
+    "files": "CREATE TABLE files "
+    "(path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, key TEXT, check_sum INTEGER)"
+}
+
+
+class FileKeys:
+    """Remembers the key (SHA-1) of each file with the size and time it had. A context manager.
+
+    It only saves time: where its own file cannot be used, every file is hashed.
+    """
+
+    def __init__(self, folder, hash_file, facts_of=places.facts_of):
+        """`hash_file(path)` gives the key of a file that is not known, `facts_of(path)` its
+        places.Facts; both raise OSError."""
+        self._hash_file, self.facts_of, self._new = hash_file, facts_of, {}
+        self._written = time.monotonic()
+        self._connection = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
+            self._connection, _ = open_database(self._path, FILES, facts)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._write()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _write(self):
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error), self._connection:
+                rows = [(path, *facts, _row_sum(path, *facts)) for path, facts in self._new.items()]
+                many = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)"
+                self._connection.executemany(many, rows)
+        self._new.clear()
+        self._written = time.monotonic()
+
+    def key_of(self, path):
+        """The file's key, from memory if its size and modification time are as they were.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        facts = self.facts_of(path)
+        key = self.known(path, facts)
+        if key is None:
+            key = self._hash_file(path)
+            self.learn(path, facts, key)
+        return key
+
+    def known(self, path, facts):
+        """The key that a file had when these were its Facts, or None."""
+        name = _name(path)
+        if name in self._new:
+            *found, key = self._new[name]
+            return key if found == [facts.size, facts.stamp] else None
+        row = self._row(name)
+        if row and row[:2] == (facts.size, facts.stamp) and row[3] == _row_sum(name, *row[:3]):
+            return row[2]
+        return None
+
+    def learn(self, path, facts, key):
+        """Remembers a key with the Facts that the file had before it was read."""
+        if facts.settled:
+            self._new[_name(path)] = (facts.size, facts.stamp, key)
+        if time.monotonic() - self._written >= COMMIT_SECONDS:
+            self._write()
+
+    def _row(self, name):
+        if self._connection is None:
+            return None
+        query = "SELECT size, mtime_ns, key, check_sum FROM files WHERE path = ?"
+        try:
+            return self._connection.execute(query, (name,)).fetchone()
+        except sqlite3.Error as error:
+            self._connection.close()
+            self._connection = None
+            if is_damage(error):
+                with contextlib.suppress(OSError):
+                    move_aside(self._path)
+            return None
+
+
+def _name(path):
+    return os.fsencode(path if places.is_url(path) else os.path.abspath(path))
+
+
+def _row_sum(path, size, mtime_ns, key):
+    """CRC-32 of a row of FileKeys."""
+    return zlib.crc32(repr((path, size, mtime_ns, key)).encode())

@@ -1,0 +1,85 @@
+"""The argument parser of both commands, and types of flags."""
+
+import argparse
+import difflib
+import math
+import sys
+
+from retraining.cli.console import USAGE
+
+VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+ALLOW_UNSAFE_OPS = (  # the help of this flag
+    "run the graph even if it holds ops that could do more than compute, such as reading and "
+    "writing files; they are named"
+)
+LARGEST_BATCH = 100_000  # vectors
+
+
+def add_weights(add):
+    """Adds --weights, which both scripts have; `add` is a group's add_argument."""
+    add(
+        "--weights",
+        metavar="FILE|imagenet|random",
+        help="weights of a Keras network: a .weights.h5, .keras or .h5 file, those of ImageNet "
+        "from Keras's own cache or download (the default), or random ones, for tests; of vgg16: "
+        "its vgg16.npy",
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses bad flags with one line and exit code 2."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, but a mistyped flag is named first, with the one that it is most like."""
+        known = self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.split("=")[0]
+            if word == "--":
+                break
+            if flag.startswith("--") and flag not in known:
+                like = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
+                self.error(f"unknown flag {flag}" + (f"; did you mean {like[0]}?" if like else ""))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message):
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a flag's default, unless it has none."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or not action.option_strings:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def number(convert, low, high=None):
+    """A flag type: `convert` (int or float) and within low..high, or an error that says so."""
+
+    def parse(text):
+        value = convert(text)
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
+        if not low <= value or (high is not None and value > high):
+            limits = f"{low} or more" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
+        return value
+
+    parse.__name__ = {"int": "whole number", "float": "number"}[convert.__name__]
+    return parse
+
+
+def batch_size(text):
+    """A flag type: a positive whole number that memory can hold, or -1 for all."""
+    value = int(text)
+    if not (value == -1 or 1 <= value <= LARGEST_BATCH):
+        limits = f"from 1 to {LARGEST_BATCH}, or -1 for all"
+        raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
+    return value
+
+
+batch_size.__name__ = "whole number"

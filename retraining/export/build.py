@@ -1,0 +1,209 @@
+"""Builds the retrained graph: the base network, the new head, and their description."""
+
+import json
+
+import numpy as np
+
+from retraining.errors import RetrainingError
+from retraining.graphs.description import METADATA
+from retraining.graphs.nodes import (
+    ANY_BATCH,
+    IMAGE_BYTES,
+    add_any_batch,
+    add_constant,
+    add_front_end,
+    add_node,
+    nodes_by_name,
+    set_constant,
+)
+from retraining.graphs.surgery import keep_ancestors, widen_batch
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.write import graph_bytes
+from retraining.networks.pair import add_second, prefixed_graph
+
+FORMAT = 1  # of the metadata
+
+
+class ExportError(RetrainingError):
+    """A graph could not be written, or does not answer as the trained head does."""
+
+
+def build_graph(base, head, tensor_name):
+    """The retrained GraphDef: the base network's own nodes and the classic's head.
+
+    Of a pair.NetworkPair, the second network's nodes are prefixed and read the first's decoder; the
+    head reads both vectors side by side, and a float batch has to be fed to both inputs.
+
+    `DecodeJpeg/contents:0` takes one image's bytes and `base.input:0` a float32 batch of any size;
+    `tensor_name:0` gives float32 [n, classes]. Node names are those of the classic retrain.py.
+    The base's nodes stay as they are but for these, which bound the graph to one image: reshape
+    constants [1, n] become [-1, n], `ResizeBilinear` takes its input through a node of unknown
+    batch size, and a network that had no decoder gets one before its input placeholder.
+
+    Raises:
+        ExportError: `tensor_name` is the name of a node of the base network.
+    """
+    first, *others = base.networks
+    graph_def = _from_bytes(first)
+    for second in others:
+        add_second(graph_def, prefixed_graph(_from_bytes(second)))
+    _add_head(graph_def, base, head, tensor_name)
+    return graph_def
+
+
+def _from_bytes(base):
+    """A GraphDef of one base network, from an image's bytes or a float batch to its vector."""
+    graph_def = keep_ancestors(base.graph_def, base.bottleneck)
+    widen_batch(graph_def)
+    if IMAGE_BYTES not in nodes_by_name(graph_def):
+        _add_decoder(graph_def, base)
+    elif ANY_BATCH not in nodes_by_name(graph_def):
+        _loosen_batch(graph_def)
+    return graph_def
+
+
+def _loosen_batch(graph_def):
+    resize = nodes_by_name(graph_def)["ResizeBilinear"]
+    add_any_batch(graph_def, resize.input[0])
+    resize.input[0] = ANY_BATCH
+
+
+def _add_decoder(graph_def, base):
+    """The 2015 graph's front end before a network whose input is a Placeholder.
+
+    The placeholder becomes one with a default, under its own name, type and shape.
+    """
+    about = base.preprocessing
+    pixels = add_front_end(graph_def, about.size, about.mean, about.std)
+    placeholder = nodes_by_name(graph_def)[base.input]
+    placeholder.op = "PlaceholderWithDefault"
+    placeholder.input.append(pixels)
+
+
+HEAD = "final_training_ops"  # where the classic put the nodes of its layer
+LOGITS = f"{HEAD}/Wx_plus_b/add"
+OWN_NODES = "retraining/"  # where ours are that are not the classic's
+BOTH = f"{OWN_NODES}both_vectors"  # of two networks
+
+
+def _bottleneck_input(base):
+    """The name of the node that takes vectors; as TensorFlow made it unique in the classic."""
+    first = base.networks[0]
+    taken = any(name.split("/")[0] == "input" for name in nodes_by_name(first.graph_def))
+    return f"{'input_1' if taken else 'input'}/BottleneckInputPlaceholder"
+
+
+def _add_head(graph_def, base, head, tensor_name):
+    """The nodes that the classic's `add_final_training_ops` left in its frozen graph.
+
+    Hidden layers, which it had not, come before them, as `final_training_ops/hidden_1` and so on.
+    """
+    bottleneck = add_node(
+        graph_def,
+        _bottleneck_input(base),
+        "PlaceholderWithDefault",
+        [_add_joint(graph_def, base)],
+        dtype="float32",
+        shape=(-1, base.width),
+    )
+    features = _add_hidden(graph_def, bottleneck, head.hidden)
+    weights = _add_variable(graph_def, f"{HEAD}/weights/final_weights", head.weights)
+    bias = _add_variable(graph_def, f"{HEAD}/biases/final_biases", head.bias)
+    product, logits = f"{HEAD}/Wx_plus_b/MatMul", LOGITS
+    add_node(graph_def, product, "MatMul", [features, weights], T="float32")
+    add_node(graph_def, logits, "Add", [product, bias], T="float32")
+    if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
+        raise ExportError(
+            f"--final_tensor_name {tensor_name} is already the name of a node; choose another"
+        )
+    add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
+
+
+def _add_joint(graph_def, base):
+    """The name of the node that gives the vectors: the bottleneck, or that of both side by side."""
+    vectors = [network.bottleneck for network in base.exported]
+    if len(vectors) == 1:
+        return vectors[0]
+    axis = add_constant(graph_def, f"{BOTH}/axis", np.int32(1))
+    count = len(vectors)
+    return add_node(
+        graph_def, BOTH, "ConcatV2", [*vectors, axis], T="float32", Tidx="int32", N=count
+    )
+
+
+def _add_hidden(graph_def, source, layers):
+    """Appends the hidden layers behind the node `source`; returns the last one's output."""
+    for number, (weights, bias) in enumerate(layers, 1):
+        scope = _hidden(number)
+        weights = _add_variable(graph_def, f"{scope}/weights", weights)
+        bias = _add_variable(graph_def, f"{scope}/biases", bias)
+        product = add_node(graph_def, f"{scope}/MatMul", "MatMul", [source, weights], T="float32")
+        total = add_node(graph_def, f"{scope}/add", "Add", [product, bias], T="float32")
+        source = add_node(graph_def, f"{scope}/Relu", "Relu", [total], T="float32")
+    return source
+
+
+def _hidden(number):
+    return f"{HEAD}/hidden_{number}"
+
+
+def features_node(base, head):
+    """The name of the node that gives what the softmax layer is fed (train.Head.features)."""
+    return f"{_hidden(len(head.hidden))}/Relu" if head.hidden else _bottleneck_input(base)
+
+
+def _add_variable(graph_def, name, value):
+    """A constant read through an Identity, as a frozen variable is."""
+    add_constant(graph_def, name, value)
+    return add_node(graph_def, f"{name}/read", "Identity", [name], T="float32")
+
+
+def describe(base, labels, tensor_name, facts):
+    """What the graph says of itself (dict): how to use it, and `facts`."""
+    first, *others = map(describe_network, base.exported)
+    return {
+        "format": FORMAT,
+        "labels": list(labels),
+        "image_bytes": IMAGE_BYTES,
+        **first,
+        **({"second": others[0]} if others else {}),
+        "bottleneck_input": _bottleneck_input(base),
+        "logits": LOGITS,
+        "output": tensor_name,
+        **facts,
+    }
+
+
+def describe_network(network):
+    """What a graph says of one network in it (dict); the names are those of its nodes there."""
+    about = network.preprocessing
+    return {
+        "network": network.name,
+        "network_sha1": network.file_sha1,
+        "input": network.input,
+        "bottleneck": network.bottleneck,
+        "size": list(about.size),
+        "mean": about.mean,
+        "std": about.std,
+    }
+
+
+def metadata_bytes(description, constants=None):
+    """The node that holds the description, as bytes to append to those of a graph.
+
+    `constants` {name: array} become nodes beside it, on which nothing depends.
+
+    Serialized messages may be concatenated: what is repeated, as nodes are, adds up
+    (protobuf.dev, Encoding, "Last One Wins").
+    """
+    graph_def = import_tensorflow().GraphDef()
+    text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
+    set_constant(graph_def.node.add(name=METADATA), np.array(text.encode(), object))
+    for name, value in (constants or {}).items():
+        add_constant(graph_def, name, value)
+    return graph_bytes(graph_def)
+
+
+def labels_bytes(labels):
+    """One label a line, UTF-8, in the order of the graph's output."""
+    return "".join(f"{label}\n" for label in labels).encode("utf-8", "surrogateescape")

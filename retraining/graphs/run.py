@@ -1,0 +1,154 @@
+"""Runs frozen graphs on batches of images, or on the bytes of one image."""
+
+import contextlib
+import os
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from retraining.graphs.fold import fold
+from retraining.graphs.nodes import IMAGE_BYTES, GraphError
+from retraining.graphs.precision import lower
+from retraining.graphs.read import ends, width_of
+from retraining.graphs.session import open_session
+from retraining.graphs.surgery import batched_part
+from retraining.graphs.tensorflow import import_tensorflow
+from retraining.photos.reader import ImageError
+from retraining.system.text import one_line
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a graph is run: in `float32` or `bfloat16`; with `optimize=False` a second sooner and
+    slower, for a handful of images; on so many cores of a processor (None: all). `also` names
+    nodes on the way to the output: what they give is appended to it, column by column."""
+
+    precision: str = "float32"
+    optimize: bool = True
+    also: tuple[str, ...] = ()
+    cores: int | None = None
+
+
+class Runner:
+    """Runs a frozen graph from one float32 image batch input to one output.
+
+    `run` may be called from `parallel` threads at once: on a processor each call computes on one
+    thread, which is faster than all threads on one batch, since nothing waits for the slowest.
+    """
+
+    def __init__(self, graph_def, input_name, output_name, how=None):
+        """`how` is a Running."""
+        tf, how = import_tensorflow(), how or Running()
+        part = batched_part(graph_def, input_name, output_name)
+        fold(part, output_name)
+        if how.precision == "bfloat16":
+            lower(part)
+        self.parallel = 1 if tf.gpus() else how.cores or os.cpu_count() or 1
+        config = tf.ConfigProto()
+        if (self.parallel > 1 or how.cores) and how.optimize:
+            config.intra_op_parallelism_threads = 1
+            config.inter_op_parallelism_threads = self.parallel
+            config.use_per_session_threads = True
+        _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
+        session = open_session(part, output_name, config)
+        self._input, self._output = ends(session.graph, input_name, output_name)
+        self.width = width_of(self._output)
+        self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
+        also = [session.graph.get_tensor_by_name(name + ":0") for name in how.also]
+        self._fetch = _fetcher(session, self._output, also)
+        self._started, self._first_call = False, threading.Lock()
+
+    def run(self, batch):
+        """float32 [n, width] for float32 [n, height, width, 3].
+
+        Raises:
+            GraphError: TensorFlow cannot run it, or it does not give a row per image.
+        """
+        if self.one_at_a_time and len(batch) > 1:
+            return np.concatenate([self.run(image[None]) for image in batch])
+        if self._started:
+            return self._run(batch)
+        # The first call optimizes the graph; calls beside it would each do so again.
+        with self._first_call:
+            output = self._run(batch)
+            self._started = True
+        return output
+
+    def _run(self, batch):
+        with _errors_of_running():
+            output = self._fetch({self._input: batch})
+        if output.shape[:1] != (len(batch),):
+            raise GraphError(
+                f"the graph gives an answer of shape {output.shape} for {len(batch)} images, not a "
+                f"row per image; name another output"
+            )
+        return output
+
+
+@contextlib.contextmanager
+def _errors_of_running():
+    """Makes what TensorFlow raises when it runs a graph, or is fed a wrong shape, a GraphError."""
+    try:
+        yield
+    except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
+        raise GraphError(f"TensorFlow cannot run this graph: {one_line(error)}") from error
+
+
+def _fetcher(session, output, also):
+    """A function of what is fed that gives one output, or it and the columns of others."""
+    if not also:
+        return lambda feed: session.run(output, feed)
+    return lambda feed: np.concatenate(session.run([output, *also], feed), axis=1)
+
+
+def _choose_rewrites(rewrites, optimize):
+    """Leaves the one optimizer pass that pays, `remapping`, which fuses convolution, bias and ReLU.
+
+    `fold` has done the others' work, and they take time.
+    """
+    if not optimize:
+        rewrites.disable_meta_optimizer = True
+        return
+    rewrites.meta_optimizer_iterations = rewrites.ONE
+    rewrites.memory_optimization = rewrites.NO_MEM_OPT
+    for name in (
+        "arithmetic_optimization",
+        "common_subgraph_elimination",
+        "constant_folding",
+        "dependency_optimization",
+        "function_optimization",
+        "layout_optimizer",
+        "loop_optimization",
+        "shape_optimization",
+    ):
+        setattr(rewrites, name, rewrites.OFF)
+
+
+class BytesRunner:
+    """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
+
+    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES, also=()):
+        """`also` as for Runner."""
+        tf = import_tensorflow()
+        self._refused = tf.errors.InvalidArgumentError
+        config = tf.ConfigProto()
+        _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
+        session = open_session(graph_def, output_name, config)
+        self._bytes, output = ends(session.graph, input_name, output_name)
+        self.width = width_of(output)
+        also = [session.graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(session, output, also)
+
+    def run(self, content):
+        """float32 [1, width] for the bytes of one image file.
+
+        Raises:
+            ImageError: the graph's own decoder does not read this file.
+            GraphError: TensorFlow cannot run it.
+        """
+        with _errors_of_running():
+            try:
+                return self._fetch({self._bytes: content})
+            except self._refused as error:
+                raise ImageError("is not an image that the graph's own decoder reads") from error

@@ -1,0 +1,149 @@
+"""Cuts parts out of GraphDefs, and lets them take any number of images."""
+
+import itertools
+
+import numpy as np
+
+from retraining.graphs.nodes import (
+    GraphError,
+    constant,
+    node_name,
+    nodes_by_name,
+    set_constant,
+    shape_of,
+)
+from retraining.graphs.tensorflow import import_tensorflow
+
+
+def outline(graph_def, output_name=None):
+    """A copy of what an output needs, or of all, with Placeholders for weights.
+
+    Raises:
+        GraphError: a node is missing.
+    """
+    nodes = nodes_by_name(graph_def)
+    wanted = ancestors(nodes, output_name) if output_name else nodes
+    copy = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
+    for node in graph_def.node:
+        if node.name in wanted and is_weights(node):
+            placeholder = copy.node.add(name=node.name, op="Placeholder")
+            placeholder.attr["dtype"].CopyFrom(node.attr["dtype"])
+            placeholder.attr["shape"].shape.CopyFrom(node.attr["value"].tensor.tensor_shape)
+        elif node.name in wanted:
+            copy.node.append(node)
+    return copy
+
+
+def is_weights(node):
+    """Whether a node is a constant array of floats, on whose values no tensor's shape depends."""
+    tf = import_tensorflow()
+    floats = (tf.dtypes.float32.as_datatype_enum, tf.dtypes.bfloat16.as_datatype_enum)
+    return node.op == "Const" and node.attr["dtype"].type in floats and len(shape_of(node)) > 0
+
+
+# -- surgery ---------------------------------------------------------------------------------
+
+
+def ancestors(nodes, output_name, stop=None):
+    """The names of all nodes that `output_name` depends on, itself included; not beyond `stop`.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    found, queue = set(), [output_name]
+    while queue:
+        name = queue.pop()
+        if name not in nodes:
+            raise GraphError(f"the graph has no node {name!r}")
+        if name not in found:
+            found.add(name)
+            queue.extend(map(node_name, nodes[name].input if name != stop else ()))
+    return found
+
+
+def keep_ancestors(graph_def, output_name, stop=None):
+    """A copy with these nodes only, in their order.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    wanted = ancestors(nodes_by_name(graph_def), output_name, stop)
+    kept = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
+    kept.node.extend(node for node in graph_def.node if node.name in wanted)
+    return kept
+
+
+def drop_others(graph_def, output_name):
+    """Keeps the nodes that `output_name` depends on and no others, in place.
+
+    Raises:
+        GraphError: one of them is not in the graph.
+    """
+    wanted = ancestors(nodes_by_name(graph_def), output_name)
+    for number in reversed(range(len(graph_def.node))):
+        if graph_def.node[number].name not in wanted:
+            del graph_def.node[number]
+
+
+def cut(graph_def, input_name, output_name):
+    """A copy of the part between a float input, which becomes a Placeholder, and an output.
+
+    Raises:
+        GraphError: one of the two is not in the graph, or they are not connected.
+    """
+    part = keep_ancestors(graph_def, output_name, stop=input_name)
+    if input_name not in nodes_by_name(graph_def):
+        raise GraphError(f"the graph has no node {input_name!r}")
+    if input_name not in nodes_by_name(part):
+        raise GraphError(f"{output_name!r} does not depend on {input_name!r}")
+    node = nodes_by_name(part)[input_name]
+    shape = node.attr["shape"].shape if "shape" in node.attr else None
+    sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
+    del node.input[:]
+    node.op = "Placeholder"
+    node.attr.clear()
+    node.attr["dtype"].type = import_tensorflow().dtypes.float32.as_datatype_enum
+    for size in sizes or [-1, -1, -1, 3]:
+        node.attr["shape"].shape.dim.add(size=size)
+    return part
+
+
+def widen_batch(graph_def):
+    """Lets a graph made for one image take any number, in place.
+
+    Placeholders of shape [1, ...] become [-1, ...]; constants [1, n] that only give a Reshape its
+    shape become [-1, n].
+    """
+    nodes = nodes_by_name(graph_def)
+    for node in graph_def.node:
+        if node.op.startswith("Placeholder") and "shape" in node.attr:
+            for first in node.attr["shape"].shape.dim[:1]:
+                first.size = -1 if first.size == 1 else first.size
+        elif node.op == "Reshape":
+            shape = constant(nodes, node.input[1])
+            is_list = shape is not None and shape.ndim == 1 and len(shape) > 1
+            if is_list and shape[0] == 1 and -1 not in shape:
+                shape = np.concatenate([[-1], shape[1:]]).astype(shape.dtype)
+                set_constant(nodes[node_name(node.input[1])], shape)
+
+
+def batched_part(graph_def, input_name, output_name):
+    """A copy of the part between an input and an output, for any number of images.
+
+    Raises:
+        GraphError: as `cut`.
+    """
+    part = cut(graph_def, input_name, output_name)
+    widen_batch(part)
+    return part
+
+
+def same_part(one, other, input_name, output_name):
+    """Whether two graphs have the same nodes and weights between an input and an output."""
+    outlines = (outline(each, output_name) for each in (one, other))
+    parts = [batched_part(each, input_name, output_name).node for each in outlines]
+    if not all(a == b for a, b in itertools.zip_longest(*parts)):
+        return False
+    ones, others = nodes_by_name(one), nodes_by_name(other)
+    pairs = [(ones[node.name], others[node.name]) for node in parts[0]]
+    return all(a == b for a, b in pairs if is_weights(a) or is_weights(b))
