@@ -31,16 +31,18 @@ from retraining.bottlenecks.compute import (
 )
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill, read_here
+from retraining.bottlenecks.ray_engine import RAY
 from retraining.bottlenecks.vectors import Labelled
 from retraining.cli.console import (
     DONE,
+    ConsoleObserver,
     is_quiet,
     leave,
     progress_bar,
     reports_errors,
     set_verbosity,
 )
-from retraining.cli.flags import RAY, bad_images_path, network_choice, output_paths, parse_flags
+from retraining.cli.flags import network_choice, parse_flags
 from retraining.evaluation import label_audit, trust
 from retraining.evaluation.learning_curve import compare_sizes
 from retraining.evaluation.temperature import (
@@ -76,13 +78,21 @@ from retraining.photos.scan import DatasetError, ScanOptions, hash_file, holds_i
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION, SplitOptions
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
-from retraining.report.record import Setting, Stopwatch, confusion_of, make_record, metrics_bytes
+from retraining.report.record import (
+    Setting,
+    Stopwatch,
+    confusion_of,
+    make_record,
+    metrics_bytes,
+    outcome_of,
+)
 from retraining.report.tensorboard import (
     Projected,
     TensorBoardLog,
     write_confusion,
     write_projector,
 )
+from retraining.run.outputs import bad_images_path, output_paths
 from retraining.run.tuning import (
     check_fine_tuning,
     comparison_contents,
@@ -109,19 +119,19 @@ def main(argv=None):
     """The whole way: photos -> vectors -> softmax layer -> graph, tested on held-out photos."""
     options = parse_flags(argv, __doc__)
     log = set_verbosity(options.logging_verbosity)
-    watch = Stopwatch()
+    observer, watch = ConsoleObserver(is_quiet(options)), Stopwatch()
     provide_example_images(options, log)
     scan = look_at_photos(options)
     dataset = None if reads_once(options) else read_photos(scan, options, log)
     watch.lap("reading photos")
     chosen = choose_networks(options, log)
     check_outputs([path for _, path in chosen], options)
-    extractor = make_extractor(chosen, options, log)
+    extractor = make_extractor(chosen, options)
     check_fine_tuning(extractor.network, options)
     watch.lap("reading the network")
-    import_exported(extractor, options, log)
+    import_exported(extractor, options, observer)
     dataset = dataset or read_photos_once(scan, extractor, options, log)
-    bottlenecks = compute_bottlenecks(dataset, extractor, options, log)
+    bottlenecks = compute_bottlenecks(dataset, extractor, options, observer)
     report_bad_images(bottlenecks, dataset, options, log)
     watch.lap("bottlenecks")
     findings = audit_photos(bottlenecks, options, log)
@@ -130,10 +140,10 @@ def main(argv=None):
     watch.lap("training")
     sizes = try_fewer_photos(bottlenecks, trained.settings)
     watch.lap("trying fewer photos")
-    tuned = fine_tune(bottlenecks, extractor, trained, options, log)
+    tuned = fine_tune(bottlenecks, extractor, trained, options, observer)
     extractor, bottlenecks, trained = tuned.extractor, tuned.bottlenecks, tuned.trained
     watch.lap("fine-tuning")
-    export_vectors(bottlenecks, extractor, options, log)
+    export_vectors(bottlenecks, extractor, options)
     model = Model(trained.head, fit_trust(trained.head, bottlenecks, log), bottlenecks.factors)
     result, graph = export_and_test(model, bottlenecks, extractor, options, log)
     watch.lap("export and test")
@@ -141,7 +151,7 @@ def main(argv=None):
     watch.lap("other formats")
     setting = describe_setting(extractor, dataset, watch, options)
     trusted = trust_scores(result, model.trusted.temperature)
-    outcome = bottlenecks.outcome(trusted, trained.course, sizes, findings)
+    outcome = outcome_of(bottlenecks, trusted, trained.course, sizes, findings)
     record = make_record(setting, replace(outcome, comparison=tuned.comparison))
     thumbnails = Thumbnails()
     contents = comparison_contents(tuned, options)
@@ -213,7 +223,7 @@ def read_photos_once(scan, extractor, options, log):
         if options.import_vectors:  # to find those photos whose vectors are there now
             learn_keys(paths, files, progress_bar("hashing photos", "img", is_quiet(options)))
         filled = prefill(paths, files, store, read, bar)
-        tell_notes([store], log)
+        tell_notes([store])
     if scan.listing:
         reasons = {**scan.listing.reasons, **filled.no_images}
         scan = replace(scan, listing=replace(scan.listing, reasons=reasons))

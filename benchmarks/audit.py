@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import base_network
 from retraining.bottlenecks.extract import stream
 from retraining.evaluation import label_audit
-from retraining.graphs.precision import resolve_precision
 from retraining.graphs.run import Runner, Running
+from retraining.networks.registry import resolve_precision
 from retraining.photos.reader import ImageReader
 from retraining.photos.scan import list_photos
 

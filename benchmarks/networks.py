@@ -81,7 +81,7 @@ def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
     options = flags.parse_flags(arguments, None)
     log = logging.getLogger("networks")
-    extractor = retrain.make_extractor(retrain.choose_networks(options, log), options, log)
+    extractor = retrain.make_extractor(retrain.choose_networks(options, log), options)
     found = []
     for part in extractor.parts:
         _, batches = part.start().result()

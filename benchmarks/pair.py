@@ -22,11 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from retraining.bottlenecks.extract import Extractor, Job, Settings, fill_store
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
-from retraining.graphs.precision import resolve_precision
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import scale_factors
-from retraining.networks.registry import find, obtain
+from retraining.networks.registry import find, obtain, resolve_precision
 from retraining.photos.dataset import Example
 from retraining.photos.scan import hash_file, list_photos
 from retraining.training.loop import TrainingOptions, train

@@ -17,7 +17,6 @@ vectors' largest difference, and both test accuracies.
 import argparse
 import contextlib
 import json
-import logging
 import os
 import sqlite3
 import statistics
@@ -41,13 +40,11 @@ from retraining.bottlenecks.ray_engine import (
 )
 from retraining.bottlenecks.ray_worker import Worker
 from retraining.bottlenecks.store import BottleneckStore
-from retraining.graphs.precision import resolve_precision
 from retraining.networks.network import load_network
-from retraining.networks.registry import find, obtain
+from retraining.networks.registry import find, obtain, resolve_precision
 from retraining.photos.scan import list_photos
 
 ROOT = Path(__file__).resolve().parent.parent
-LOG = logging.getLogger("benchmark")
 WARM_UP, SECONDS = 40, 40  # an engine runs so long before it is measured, and then
 MOST_IMAGES = 200_000  # more than one can compute in that time
 WIDTH = 2048  # of the vectors of actors that compute nothing
@@ -143,7 +140,7 @@ def measure(options):
     paths *= 1 + MOST_IMAGES // len(paths)
     if options.engine == "ray":
         cluster = ClusterOptions("local", options.cores // options.cpus, options.cpus)
-        readings = RayExtractor(network, Settings(precision), cluster, LOG).read(paths)
+        readings = RayExtractor(network, Settings(precision), cluster).read(paths)
     else:
         readings = read_and_run(paths, *Extractor(network, settings).start().result())
     next(readings)
@@ -234,7 +231,7 @@ def by_actors(network, actors, size):
     """(images, seconds, driver's CPU seconds) of RayExtractor and the store, after the start."""
     paths = [f"/some/folder/of/photos/photo_{number:07d}.jpg" for number in range(160 * size)]
     settings = Settings(batch_size=size // BATCHES_PER_CALL)
-    extractor = RayExtractor(network, settings, cluster_of(actors), LOG)
+    extractor = RayExtractor(network, settings, cluster_of(actors))
     extractor.worker = Idle
     with (
         tempfile.TemporaryDirectory() as folder,

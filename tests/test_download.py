@@ -587,7 +587,8 @@ def test_two_threads_fetch_once(server, target, capsys):
 def test_two_processes_fetch_once(server, target):
     server.replies = [slowly]
     lines = (
-        "import sys; from pathlib import Path; from retraining.system.download import Remote, fetch",
+        "import sys; from pathlib import Path",
+        "from retraining.system.download import Remote, fetch",
         "fetch(Remote((sys.argv[1],)), Path(sys.argv[2]))",
     )
     command = [sys.executable, "-c", "\n".join(lines), f"{server.url}/f", str(target)]

@@ -1,4 +1,4 @@
-"""retraining/networks/efficientnet_lite.py: hostile and damaged files, the arithmetic, the graph's contract.
+"""efficientnet_lite.py: hostile and damaged files, the arithmetic, the graph's contract.
 
 Torch's file format is written here by hand, opcode by opcode, so that no torch is needed and a
 file can lie. The network is tested with random weights against a plain NumPy one, and with the real

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retraining.graphs import description, precision, read, surgery
+from retraining.graphs import description, read, surgery
 from retraining.graphs import fold as fold_module
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.networks import registry
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
@@ -337,10 +338,10 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_auto_is_bfloat16_only_for_networks_that_bear_it(base, monkeypatch):
     for native in ("float32", "bfloat16"):
-        monkeypatch.setattr(precision, "native_precision", lambda native=native: native)
-        assert precision.resolve_precision("auto", base.graph_def) == native
-        assert precision.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
-        assert precision.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
+        monkeypatch.setattr(registry, "native_precision", lambda native=native: native)
+        assert registry.resolve_precision("auto", base.graph_def) == native
+        assert registry.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
+        assert registry.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
 
 
 def test_fingerprint_depends_on_file_and_precision(base, tmp_path):

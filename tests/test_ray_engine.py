@@ -1,7 +1,6 @@
 """Extraction on Ray: a small cluster on this machine gives what the local engine gives."""
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -38,8 +37,6 @@ from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError
 from retraining.photos.scan import hash_file
 
-LOG = logging.getLogger("test")
-
 
 @pytest.fixture(scope="module")
 def network(inception_file):
@@ -70,7 +67,7 @@ def cluster():
 
 def extractor_on(cluster, network, actors=2, worker=Worker):
     options = ClusterOptions(cluster.address, actors)
-    made = RayExtractor(network, Settings(), options, LOG)
+    made = RayExtractor(network, Settings(), options)
     made.worker = worker
     return made
 
@@ -312,14 +309,14 @@ def free_port():
 def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
     pytest.importorskip("ray")
     address = f"{scheme}127.0.0.1:{free_port()}"
-    extractor = RayExtractor(network, Settings(), ClusterOptions(address), LOG)
+    extractor = RayExtractor(network, Settings(), ClusterOptions(address))
     with pytest.raises(RayEngineError, match=f"no Ray cluster answers at {address}"):
         list(extractor.read(paths))
 
 
 def test_more_cpus_than_this_machine_has(network, paths):
     pytest.importorskip("ray")
-    extractor = RayExtractor(network, Settings(), ClusterOptions("local", None, 9999), LOG)
+    extractor = RayExtractor(network, Settings(), ClusterOptions("local", None, 9999))
     with pytest.raises(RayEngineError, match="this machine has no 9999 CPUs; see --ray_resources"):
         list(extractor.read(paths))
 
@@ -339,14 +336,14 @@ def test_a_signal_waits_for_the_end():
 
 
 def test_nothing_to_compute_needs_no_cluster(network):
-    extractor = RayExtractor(network, Settings(), ClusterOptions("127.0.0.1:1"), LOG)
+    extractor = RayExtractor(network, Settings(), ClusterOptions("127.0.0.1:1"))
     assert list(extractor.read([])) == []
     assert list(extractor.compute([])) == []
 
 
 def test_missing_ray_is_one_line(network, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    extractor = RayExtractor(network, Settings(), ClusterOptions("local"), LOG)
+    extractor = RayExtractor(network, Settings(), ClusterOptions("local"))
     with pytest.raises(RayEngineError, match=r"pip install -r requirements-ray.txt"):
         list(extractor.read(paths))
 
@@ -369,19 +366,19 @@ def test_room_for_actors():
 
 def test_more_actors_than_room_is_said(network, caplog):
     node = {"Alive": True, "Resources": {"CPU": 3.0}}
-    extractor = RayExtractor(network, Settings(), ClusterOptions("", 5), LOG)
+    extractor = RayExtractor(network, Settings(), ClusterOptions("", 5))
     assert extractor._count_actors([node]) == 5
     assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
     with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
-        RayExtractor(network, Settings(), ClusterOptions("", None, 4), LOG)._count_actors([node])
+        RayExtractor(network, Settings(), ClusterOptions("", None, 4))._count_actors([node])
 
 
 def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
-    one = RayExtractor(network, Settings(), ClusterOptions(), LOG)
+    one = RayExtractor(network, Settings(), ClusterOptions())
     assert one._images_per_call(10_000) == 64
     assert one._images_per_call(70) == 16
     assert one._images_per_call(3) == 8
-    four = RayExtractor(network, Settings(batch_size=10), ClusterOptions(cpus=4), LOG)
+    four = RayExtractor(network, Settings(batch_size=10), ClusterOptions(cpus=4))
     assert four._images_per_call(100_000) == 320
 
 

@@ -1,29 +1,29 @@
 """Photos -> vectors per split: the network that is asked for, its store, and what is read back."""
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass
 
 from retraining.bottlenecks.classic_cache import ClassicCache, take_over
 from retraining.bottlenecks.extract import Extractor, Job, PairExtractor, Settings, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
-from retraining.bottlenecks.ray_engine import ClusterOptions, RayExtractor
+from retraining.bottlenecks.ray_engine import RAY, ClusterOptions, RayExtractor
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
-from retraining.cli.console import is_quiet, progress_bar
-from retraining.cli.flags import RAY
 from retraining.graphs.nodes import read_notes
-from retraining.graphs.precision import resolve_precision
 from retraining.graphs.safety import describe_unsafe
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import JOINT, scale_alike
+from retraining.networks.registry import resolve_precision
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions
 from retraining.photos.scan import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
-from retraining.report.record import Outcome
 from retraining.system.text import counted, some
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,14 @@ class Bottlenecks:
     # Of two networks: float32 [width], by which their vectors were multiplied.
     factors: object = None
 
-    def outcome(self, result, course, sizes, findings):
-        """The record.Outcome of a run on these photos."""
-        return Outcome(self.labels, self.examples, result, course, sizes, self.bad, findings)
 
-
-def make_extractor(chosen, options, log):
+def make_extractor(chosen, options):
     """What computes vectors: the [(Network, its file)], at the precision asked for."""
-    parts = [make_part(known, path, options, log) for known, path in chosen]
+    parts = [make_part(known, path, options) for known, path in chosen]
     return parts[0] if len(parts) == 1 else PairExtractor(*parts)
 
 
-def make_part(known, path, options, log):
+def make_part(known, path, options):
     """The Extractor of one network, which may average the vectors of mirror images."""
     network = load_network(path, known, options.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
@@ -68,22 +64,22 @@ def make_part(known, path, options, log):
     if options.engine != RAY:
         return Extractor(network, settings)
     cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
-    return RayExtractor(network, settings, cluster, log)
+    return RayExtractor(network, settings, cluster)
 
 
-def compute_bottlenecks(dataset, extractor, options, log):
+def compute_bottlenecks(dataset, extractor, options, observer):
     """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
     good, reasons = make_jobs(dataset.examples, options), {}
-    bar = progress_bar("bottlenecks", "img", is_quiet(options))
+    bar = observer.progress("bottlenecks", "img")
     with contextlib.ExitStack() as stack:
         stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
         for store, part in zip(stores, extractor.parts, strict=True):
-            import_vectors(store, dataset, part, options, log)
+            import_vectors(store, dataset, part, options)
             reasons |= fill_store(store, good, part, bar, dataset.broken)
             good = [job for job in good if job.example.key not in reasons]
         labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
         imported = imported_into(stores, [job.example.key for job in good])
-        tell_notes(stores, log)
+        tell_notes(stores)
     factors = scale_alike(labelled, TRAINING, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if examples[TESTING]:
@@ -99,7 +95,7 @@ def open_store(extractor, options):
     return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
 
 
-def tell_notes(stores, log):
+def tell_notes(stores):
     """Says what had to be moved aside, or is computed again."""
     for store in stores:
         for note in store.notes:
@@ -111,7 +107,7 @@ def imported_into(stores, keys):
     return set().union(*(store.imported(keys) for store in stores))
 
 
-def import_vectors(store, dataset, extractor, options, log):
+def import_vectors(store, dataset, extractor, options):
     """Takes vectors over from the classic's folder, if one is given; says what became of them."""
     if not options.import_classic_bottlenecks:
         return
@@ -123,7 +119,7 @@ def import_vectors(store, dataset, extractor, options, log):
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
 
     outcome = take_over(store, examples, cache, compute)
-    warn_of_import(outcome, examples, cache, log)
+    warn_of_import(outcome, examples, cache)
     skipped = sum(map(len, outcome.skipped.values()))
     taken = counted(outcome.taken, "vector")
     log.info(
@@ -133,7 +129,7 @@ def import_vectors(store, dataset, extractor, options, log):
     )
 
 
-def warn_of_import(outcome, examples, cache, log):
+def warn_of_import(outcome, examples, cache):
     """Says what is doubtful in a classic_cache.Outcome, and which files were skipped."""
     if outcome.times_are_of_a_copy:
         log.warning(
@@ -152,7 +148,7 @@ def warn_of_import(outcome, examples, cache, log):
             log.debug(f"not taken over, {reason}: {path}")
 
 
-def import_exported(extractor, options, log):
+def import_exported(extractor, options, observer):
     """Takes over the vectors of --import_vectors that the stores lack; says how many.
 
     Raises:
@@ -175,7 +171,7 @@ def import_exported(extractor, options, log):
                 f"that is the same, its file or --mirror_average is not; give the flags with which "
                 f"they were exported"
             )
-        bar = progress_bar("importing vectors", "row", is_quiet(options))
+        bar = observer.progress("importing vectors", "row")
         sound = taken = 0
         with bar(None, total=len(file)) as shown:
             for keys, vectors in file.rows():
@@ -183,7 +179,7 @@ def import_exported(extractor, options, log):
                 sound, taken = sound + len(keys), taken + max(counts)
                 shown.update(len(keys))
         invalid = len(file) - sound
-        tell_notes([store for store, _ in stores], log)
+        tell_notes([store for store, _ in stores])
     known = f", {sound - taken} known before" * (sound > taken)
     log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
     if invalid:
@@ -233,7 +229,7 @@ def read_split(stores, jobs, part, labels):
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def export_vectors(bottlenecks, extractor, options, log):
+def export_vectors(bottlenecks, extractor, options):
     """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
     if not options.export_vectors:
         return

@@ -7,6 +7,7 @@ it is needed.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -35,6 +36,9 @@ from retraining.photos.reader import ImageError
 from retraining.system.signals import signals_to
 from retraining.system.text import counted
 
+log = logging.getLogger(__name__)
+
+LOCAL, RAY = ENGINES = ("local", "ray")
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
 REACH_SECONDS = 10.0  # to wait for a cluster's port
@@ -70,10 +74,10 @@ class RayExtractor(Extractor):
 
     worker = Worker  # the class of the actors
 
-    def __init__(self, network, settings, cluster, log):
-        """`cluster`: ClusterOptions; `log` is told what is odd but no error."""
+    def __init__(self, network, settings, cluster):
+        """`cluster`: ClusterOptions."""
         super().__init__(network, settings)
-        self._cluster, self._log = cluster, log
+        self._cluster = cluster
 
     def compute(self, jobs):
         """Yields (job, float32 [keys, width] or ImageError) for each Job, as they are ready.
@@ -97,7 +101,7 @@ class RayExtractor(Extractor):
         with connected(self._cluster, self.network.graph_def.ByteSize()) as ray:
             nodes = _alive(ray)
             actors, shared = self._start_actors(ray)
-            self._log.info(
+            log.info(
                 f"{counted(len(actors), 'worker')} with {self._cluster.resources} each on a Ray "
                 f"cluster of {counted(len(nodes), 'node')}; they take some seconds to start"
             )
@@ -108,7 +112,7 @@ class RayExtractor(Extractor):
                 pool.submit(_ask, (kind, number, [_absolute(item) for item in batch]))
             yield from _in_order_of_arrival(ray, pool, batches)
             if dead := nodes - _alive(ray):
-                self._log.warning(
+                log.warning(
                     f"{len(dead)} of {counted(len(nodes), 'node')} of the Ray cluster died; the "
                     f"others did their work"
                 )
@@ -142,7 +146,7 @@ class RayExtractor(Extractor):
                 f"no node of the Ray cluster has {chosen.resources}; see --ray_resources"
             )
         if chosen.actors and chosen.actors > room:
-            self._log.warning(
+            log.warning(
                 f"the Ray cluster has room for {room} of {chosen.actors} actors with "
                 f"{chosen.resources} each; the others wait until there is more"
             )

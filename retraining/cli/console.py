@@ -160,3 +160,14 @@ def progress_bar(label, unit, quiet=False):
 def is_quiet(options):
     """Whether progress bars are unwanted."""
     return options.logging_verbosity not in ("DEBUG", "INFO")
+
+
+class ConsoleObserver:
+    """Shows progress as a bar on stderr, unless that is unwanted."""
+
+    def __init__(self, quiet):
+        self.quiet = quiet
+
+    def progress(self, label, unit):
+        """Returns `bar(iterable, total)`; see `progress_bar`."""
+        return progress_bar(label, unit, self.quiet)

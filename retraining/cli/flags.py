@@ -9,6 +9,7 @@ import re
 import sys
 
 from retraining.bottlenecks.parquet import why_no_parquet
+from retraining.bottlenecks.ray_engine import ENGINES, LOCAL, RAY
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
@@ -26,6 +27,7 @@ from retraining.photos.exclude import read_listed
 from retraining.photos.places import is_url, local
 from retraining.photos.reader import Distortions
 from retraining.photos.scan import DatasetError
+from retraining.run.outputs import output_paths
 from retraining.system.atomic import is_within
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
@@ -46,7 +48,6 @@ PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
 ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
-LOCAL, RAY = ENGINES = ("local", "ray")
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
 
 
@@ -212,27 +213,6 @@ def _check_output_flags(parser, options):
             parser.error(f"{flag} would replace the file of {other}; copy that elsewhere")
         if other != flag:
             parser.error(f"{other} and {flag} name the same file")
-
-
-def output_paths(options):
-    """{flag, or what it is: path} of the files that a run writes."""
-    flags = ["output_graph", "output_labels", "metrics"]
-    flags += ["export_vectors"] * (options.export_vectors is not None)
-    flags += ["report"] * (not options.no_report) + ["label_audit"] * bool(options.label_audit)
-    flags += [flag for flag in ("tflite_file", "onnx_file") if getattr(options, flag)]
-    paths = {f"--{flag}": getattr(options, flag) for flag in flags}
-    paths |= {"the table of --compare": comparison_path(options)} if options.compare else {}
-    return {**paths, "the list of bad images": bad_images_path(options)}
-
-
-def bad_images_path(options):
-    """Where the list of files that were left out goes: beside the graph."""
-    return os.path.join(os.path.dirname(options.output_graph), "bad_images.tsv")
-
-
-def comparison_path(options):
-    """Where the table of --compare goes: beside the graph."""
-    return os.path.join(os.path.dirname(options.output_graph), "comparison.tsv")
 
 
 TUNING_FLAGS = (

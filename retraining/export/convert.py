@@ -1,7 +1,8 @@
 """Converts a retrained graph to other formats and runs each on photos, in a process of its own.
 
 Converters keep Python from hearing Ctrl-C for many seconds, write to stderr what they like, and
-need all of TensorFlow. `formats` therefore starts this with `python -m retraining.export.convert FOLDER`.
+need all of TensorFlow. `formats` therefore starts this with
+`python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a name of FORMATS;
 `photos`, paths; `max_image_pixels`. Added are the file of FORMATS, and `answers.json`:
@@ -23,7 +24,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
 from retraining.metrics import classification
-from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.text import one_line
 
 FORMATS = {  # name: (file or folder, what writes it, what runs it)
@@ -78,7 +79,7 @@ def read_samples(graph_def, source, paths, max_pixels):
         with contextlib.suppress(ImageError):  # or it is none that the graph's own decoder reads
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(from_bytes.run(content)[0])
+                answers_to_files.append(run_on_bytes(from_bytes, content)[0])
                 files.append(content)
     if not pixels:
         raise RetrainingError("no photo can be read any more to try it on")

@@ -15,7 +15,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.surgery import same_part
 from retraining.metrics import classification
-from retraining.photos.reader import ImageError, is_plain_jpeg, read_file
+from retraining.photos.reader import ImageError, is_plain_jpeg, read_file, run_on_bytes
 from retraining.system.atomic import temporary_name, write_files
 
 MOST_TESTED = 200  # photos that are run through the exported file
@@ -127,7 +127,7 @@ def run_untouched(graph_def, output, examples):
         with contextlib.suppress(ImageError):  # as it does not read CMYK
             content = read_file(example.path)
             if is_plain_jpeg(content):
-                return example.path, runner.run(content)[0]
+                return example.path, run_on_bytes(runner, content)[0]
     return None
 
 

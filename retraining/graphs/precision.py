@@ -3,7 +3,6 @@
 from retraining.graphs.fold import CONVOLUTIONS
 from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant
 from retraining.graphs.tensorflow import import_tensorflow
-from retraining.networks.registry import NETWORKS
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -71,18 +70,3 @@ def native_precision():
     except OSError:
         flags = []
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
-
-
-def resolve_precision(precision, graph_def, prefix=""):
-    """`auto` made `float32` or `bfloat16`; the others as they are.
-
-    `auto` is bfloat16 where the processor has it and the graph is made of a network that bears it.
-    `prefix` is before the names of that network's nodes, if it is the second of a graph.
-    """
-    if precision != "auto":
-        return precision
-    nodes = nodes_by_name(graph_def)
-    bears_it = any(
-        known.bfloat16 and prefix + known.bottleneck in nodes for known in NETWORKS.values()
-    )
-    return native_precision() if bears_it else "float32"

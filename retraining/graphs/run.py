@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retraining.errors import RetrainingError
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError
 from retraining.graphs.precision import lower
@@ -14,7 +15,6 @@ from retraining.graphs.read import ends, width_of
 from retraining.graphs.session import open_session
 from retraining.graphs.surgery import batched_part
 from retraining.graphs.tensorflow import import_tensorflow
-from retraining.photos.reader import ImageError
 from retraining.system.text import one_line
 
 
@@ -125,6 +125,10 @@ def _choose_rewrites(rewrites, optimize):
         setattr(rewrites, name, rewrites.OFF)
 
 
+class UndecodableError(RetrainingError):
+    """The bytes are no image that a graph's own decoder reads."""
+
+
 class BytesRunner:
     """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
 
@@ -144,11 +148,11 @@ class BytesRunner:
         """float32 [1, width] for the bytes of one image file.
 
         Raises:
-            ImageError: the graph's own decoder does not read this file.
+            UndecodableError: the graph's own decoder does not read them.
             GraphError: TensorFlow cannot run it.
         """
         with _errors_of_running():
             try:
                 return self._fetch({self._bytes: content})
             except self._refused as error:
-                raise ImageError("is not an image that the graph's own decoder reads") from error
+                raise UndecodableError("the graph's own decoder does not read them") from error

@@ -11,15 +11,14 @@ from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
 from retraining.graphs.description import Preprocessing, read_metadata, read_preprocessing
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
-from retraining.graphs.precision import resolve_precision
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.pair import PREFIX
-from retraining.networks.registry import NETWORKS
+from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
-from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 
 # Where old graphs take images and give probabilities, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
@@ -149,7 +148,11 @@ class Classifier:
             from_bytes = BytesRunner(self.graph_def, self.output, self.input, also)
             self._check_width(from_bytes.width)
             most = self.max_pixels
-            return lambda path: from_bytes.run(read_file(path, most)).reshape(1, -1), _Done()
+
+            def load(path):
+                return run_on_bytes(from_bytes, read_file(path, most)).reshape(1, -1)
+
+            return load, _Done()
         about, ends = self.preprocessing, (self.graph_def, self.input, self.output)
         runner = Runner(*ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)

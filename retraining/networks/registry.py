@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retraining.errors import RetrainingError
-from retraining.graphs.nodes import IMAGE_BYTES
+from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
+from retraining.graphs.precision import native_precision
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
 from retraining.networks.recipes import Choice, ChoiceError, Place
@@ -299,3 +300,18 @@ def check_node_names(path, network):
     missing = sorted(n for n in network.required_nodes if n.encode() not in content)
     if missing:
         raise NetworkError(f"{path} is not {network.name}: it has no node {', '.join(missing)}")
+
+
+def resolve_precision(precision, graph_def, prefix=""):
+    """`auto` made `float32` or `bfloat16`; the others as they are.
+
+    `auto` is bfloat16 where the processor has it and the graph is made of a network that bears it.
+    `prefix` is before the names of that network's nodes, if it is the second of a graph.
+    """
+    if precision != "auto":
+        return precision
+    nodes = nodes_by_name(graph_def)
+    bears_it = any(
+        known.bfloat16 and prefix + known.bottleneck in nodes for known in NETWORKS.values()
+    )
+    return native_precision() if bears_it else "float32"

@@ -14,6 +14,7 @@ import numpy as np
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, add_front_end
+from retraining.graphs.run import UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode as image_files
 from retraining.photos import places
@@ -72,6 +73,19 @@ def read_file(path, max_pixels=image_files.MAX_PIXELS):
         raise ImageError(str(error)) from error
     except OSError as error:
         raise ImageError(f"cannot be read: {image_files.reason_of(error)}") from error
+
+
+def run_on_bytes(runner, content):
+    """What a graphs.run.BytesRunner gives for an image file's bytes: float32 [1, width].
+
+    Raises:
+        ImageError: the graph's own decoder does not read them.
+        GraphError: TensorFlow cannot run the graph.
+    """
+    try:
+        return runner.run(content)
+    except UndecodableError as error:
+        raise ImageError("is not an image that the graph's own decoder reads") from error
 
 
 def is_plain_jpeg(content):

@@ -58,8 +58,8 @@ def list_photos(image_dir, scan=None, least_classes=2):
         if inner and not scan.recursive:
             said = f"folder in {folder} is", f"folders in {folder} are"
             warnings.append(
-                f"{counted(len(inner), *said)} not looked into ({some_names(inner)}); --recursive takes "
-                f"photos there, too"
+                f"{counted(len(inner), *said)} not looked into ({some_names(inner)}); --recursive "
+                f"takes photos there, too"
             )
     return photos, bad, warnings
 

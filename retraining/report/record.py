@@ -65,6 +65,12 @@ class Outcome:
     comparison: list[dict] | None = None
 
 
+def outcome_of(bottlenecks, result, course, sizes, findings):
+    """The Outcome of a run on the photos of compute.Bottlenecks."""
+    known = bottlenecks
+    return Outcome(known.labels, known.examples, result, course, sizes, known.bad, findings)
+
+
 def make_record(setting, outcome):
     """The record (a dict) of a Setting and an Outcome; NaN and infinity in it are None."""
     labels, result = outcome.labels, outcome.result

@@ -1,5 +1,6 @@
 """Fine-tuning as a step of a run: each way that is asked for is tried, the best is kept."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,11 +8,10 @@ from retraining.bottlenecks import collect
 from retraining.bottlenecks.compute import Bottlenecks, distortions_of
 from retraining.bottlenecks.extract import Extractor, Job
 from retraining.bottlenecks.vectors import Labelled
-from retraining.cli.console import is_quiet, progress_bar
-from retraining.cli.flags import comparison_path
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
+from retraining.run.outputs import comparison_path
 from retraining.system.atomic import write_files
 from retraining.system.text import counted, escaped
 from retraining.training import methods, tuning_graph
@@ -25,6 +25,8 @@ from retraining.training.fine_tune import (
 )
 from retraining.training.head import evaluation_of
 from retraining.training.loop import Trained, describe_step
+
+log = logging.getLogger(__name__)
 
 
 def methods_of(options):
@@ -73,13 +75,13 @@ class Tuned:
                 attempt.checkpoint.unlink(missing_ok=True)
 
 
-def fine_tune(bottlenecks, extractor, trained, options, log):
+def fine_tune(bottlenecks, extractor, trained, options, observer):
     """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
     names = methods_of(options)
     if not names:
         return Tuned(extractor, bottlenecks, trained)
     frozen = Frozen(bottlenecks, extractor, trained)
-    attempts = [try_method(name, frozen, options, log) for name in names]
+    attempts = [try_method(name, frozen, options, observer) for name in names]
     best, comparison = methods.best_of(attempts), None
     if options.compare:
         comparison = methods.describe(attempts, best.method)
@@ -89,7 +91,7 @@ def fine_tune(bottlenecks, extractor, trained, options, log):
     if best.network is not extractor.network:
         network = replace(best.network, name=f"{extractor.network.name}, fine-tuned")
         extractor = Extractor(network, extractor.settings)
-        bottlenecks = recompute(bottlenecks, extractor, options)
+        bottlenecks = recompute(bottlenecks, extractor, observer)
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
@@ -105,7 +107,7 @@ class Frozen:
     trained: Trained
 
 
-def try_method(method, frozen, options, log):
+def try_method(method, frozen, options, observer):
     """The methods.Attempt that comes of one method."""
     if method == methods.HEAD:
         return attempt_head(frozen)
@@ -117,7 +119,7 @@ def try_method(method, frozen, options, log):
     elif path.exists():
         log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
     steps = tuner.run(lambda content: write_files({path: content}))
-    bar = progress_bar(f"fine-tuning {method}", "step", is_quiet(options))
+    bar = observer.progress(f"fine-tuning {method}", "step")
     bar = bar(steps, total=tuner.steps_left())
     with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
         for step in bar:
@@ -196,10 +198,10 @@ def attempt_of(tuner, method, bottlenecks, checkpoint):
     )
 
 
-def recompute(bottlenecks, extractor, options):
+def recompute(bottlenecks, extractor, observer):
     """The Bottlenecks of another network, in memory; without distorted views."""
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
-    bar = progress_bar("bottlenecks anew", "img", is_quiet(options))
+    bar = observer.progress("bottlenecks anew", "img")
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
     kept, vectors = collect.collect(answers, examples, extractor.network.width)
     chosen, labelled = {}, {}
