@@ -12,7 +12,6 @@ Decoding the photos is not in it.
 
 import argparse
 import json
-import logging
 import shlex
 import subprocess
 import sys
@@ -24,8 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import retrain
 from retraining.cli import flags
+from retraining.run.network import choose_networks, make_extractor
+from retraining.run.notes import RunNotes
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH = 8
@@ -79,9 +79,9 @@ def seconds_per_photo(arguments, rounds):
 
 def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
-    options = flags.parse_flags(arguments, None)
-    log = logging.getLogger("networks")
-    extractor = retrain.make_extractor(retrain.choose_networks(options, log), options)
+    settings, notes = flags.settings_of(flags.parse_flags(arguments, None)), RunNotes()
+    chosen = choose_networks(settings.network, notes, quiet=True)
+    extractor = make_extractor(chosen, settings, notes)
     found = []
     for part in extractor.parts:
         _, batches = part.start().result()

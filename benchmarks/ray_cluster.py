@@ -34,7 +34,7 @@ from retraining.bottlenecks.extract import Extractor, Settings
 from retraining.bottlenecks.prefill import read_and_run
 from retraining.bottlenecks.ray_engine import (
     BATCHES_PER_CALL,
-    ClusterOptions,
+    Ray,
     RayExtractor,
     connected,
 )
@@ -139,7 +139,7 @@ def measure(options):
     started = time.perf_counter()
     paths *= 1 + MOST_IMAGES // len(paths)
     if options.engine == "ray":
-        cluster = ClusterOptions("local", options.cores // options.cpus, options.cpus)
+        cluster = Ray("local", options.cores // options.cpus, options.cpus)
         readings = RayExtractor(network, Settings(precision), cluster).read(paths)
     else:
         readings = read_and_run(paths, *Extractor(network, settings).start().result())
@@ -242,7 +242,7 @@ def by_actors(network, actors, size):
 
 
 def cluster_of(actors):
-    return ClusterOptions("local", actors)
+    return Ray("local", actors)
 
 
 def timed(answers, skip):

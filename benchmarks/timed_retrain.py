@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench
 
-import retrain
-from retraining.bottlenecks import extract
+from retraining.bottlenecks import compute
 from retraining.cli.console import leave
+from retraining.cli.retrain import main
+from retraining.run import retrain as run
 
 figures = {}
 
@@ -43,13 +44,17 @@ def count_images(progress):
     return counted
 
 
-original_fill = extract.fill_store
-retrain.fill_store = lambda *arguments: original_fill(*arguments[:-1], count_images(arguments[-1]))
-timed(retrain, "train_head", "training")
-timed(retrain, "export_and_test", "export")
+def fill_store(store, jobs, extractor, progress, broken=()):
+    """As extract.fill_store, with its images counted."""
+    return original_fill(store, jobs, extractor, count_images(progress), broken)
+
+
+original_fill, compute.fill_store = compute.fill_store, fill_store
+timed(run, "train_head", "training")
+timed(run, "export_and_test", "export")
 
 if __name__ == "__main__":
-    code = retrain.main()
+    code = main()
     result, _ = figures.pop("answers", {}).get("export", (None, None))
     figures["test_accuracy"] = result.accuracy if result else None
     figures["memory"] = bench.peak_memory()

@@ -1,5 +1,6 @@
 """What the tests share: a tiny network's file, generated photos, one finished run."""
 
+import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,14 @@ import pytest
 from tests import tiny
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log():
+    """Undoes what an earlier command did to the log, so that `caplog` sees it."""
+    log = logging.getLogger("retraining")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

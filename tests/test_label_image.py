@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import label_image
+from retraining.cli import label_image as cli
 from retraining.evaluation.temperature import apply_temperature
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
@@ -248,8 +249,8 @@ def test_a_long_list_is_asked_for_as_it_is_answered(finished, expected):
             return f"{next(iter(expected))}\n".encode() * 10
 
     stream = Endless()
-    paths = label_image.paths_on(stream)
-    classifier = label_image.load_classifier(finished.graph)
+    paths = cli.paths_on(stream)
+    classifier = cli.load_classifier(finished.graph)
     answers = classifier.classify(paths)
     for _ in range(25):
         next(answers)

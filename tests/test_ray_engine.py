@@ -14,7 +14,7 @@ import pytest
 from retraining.bottlenecks.extract import Extractor, Job, Settings
 from retraining.bottlenecks.prefill import NoImageError, read_here
 from retraining.bottlenecks.ray_engine import (
-    ClusterOptions,
+    Ray,
     RayEngineError,
     RayExtractor,
     _Health,
@@ -66,7 +66,7 @@ def cluster():
 
 
 def extractor_on(cluster, network, actors=2, worker=Worker):
-    options = ClusterOptions(cluster.address, actors)
+    options = Ray(cluster.address, actors)
     made = RayExtractor(network, Settings(), options)
     made.worker = worker
     return made
@@ -309,14 +309,14 @@ def free_port():
 def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
     pytest.importorskip("ray")
     address = f"{scheme}127.0.0.1:{free_port()}"
-    extractor = RayExtractor(network, Settings(), ClusterOptions(address))
+    extractor = RayExtractor(network, Settings(), Ray(address))
     with pytest.raises(RayEngineError, match=f"no Ray cluster answers at {address}"):
         list(extractor.read(paths))
 
 
 def test_more_cpus_than_this_machine_has(network, paths):
     pytest.importorskip("ray")
-    extractor = RayExtractor(network, Settings(), ClusterOptions("local", None, 9999))
+    extractor = RayExtractor(network, Settings(), Ray("local", None, 9999))
     with pytest.raises(RayEngineError, match="this machine has no 9999 CPUs; see --ray_resources"):
         list(extractor.read(paths))
 
@@ -336,14 +336,14 @@ def test_a_signal_waits_for_the_end():
 
 
 def test_nothing_to_compute_needs_no_cluster(network):
-    extractor = RayExtractor(network, Settings(), ClusterOptions("127.0.0.1:1"))
+    extractor = RayExtractor(network, Settings(), Ray("127.0.0.1:1"))
     assert list(extractor.read([])) == []
     assert list(extractor.compute([])) == []
 
 
 def test_missing_ray_is_one_line(network, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    extractor = RayExtractor(network, Settings(), ClusterOptions("local"))
+    extractor = RayExtractor(network, Settings(), Ray("local"))
     with pytest.raises(RayEngineError, match=r"pip install -r requirements-ray.txt"):
         list(extractor.read(paths))
 
@@ -359,26 +359,26 @@ def test_room_for_actors():
     def room(chosen):
         return [_room(node, chosen) for node in nodes]
 
-    assert room(ClusterOptions(cpus=1)) == [8, 3, 0, 0]
-    assert room(ClusterOptions(cpus=2)) == [4, 1, 0, 0]
-    assert room(ClusterOptions(cpus=1, gpus=0.5)) == [2, 0, 0, 0]
+    assert room(Ray(cpus=1)) == [8, 3, 0, 0]
+    assert room(Ray(cpus=2)) == [4, 1, 0, 0]
+    assert room(Ray(cpus=1, gpus=0.5)) == [2, 0, 0, 0]
 
 
 def test_more_actors_than_room_is_said(network, caplog):
     node = {"Alive": True, "Resources": {"CPU": 3.0}}
-    extractor = RayExtractor(network, Settings(), ClusterOptions("", 5))
+    extractor = RayExtractor(network, Settings(), Ray("", 5))
     assert extractor._count_actors([node]) == 5
     assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
     with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
-        RayExtractor(network, Settings(), ClusterOptions("", None, 4))._count_actors([node])
+        RayExtractor(network, Settings(), Ray("", None, 4))._count_actors([node])
 
 
 def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
-    one = RayExtractor(network, Settings(), ClusterOptions())
+    one = RayExtractor(network, Settings(), Ray())
     assert one._images_per_call(10_000) == 64
     assert one._images_per_call(70) == 16
     assert one._images_per_call(3) == 8
-    four = RayExtractor(network, Settings(batch_size=10), ClusterOptions(cpus=4))
+    four = RayExtractor(network, Settings(batch_size=10), Ray(cpus=4))
     assert four._images_per_call(100_000) == 320
 
 

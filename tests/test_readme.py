@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import label_image
 from retraining.cli import flags
+from retraining.cli import label_image as cli
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def flags_of(parser):
     ("heading", "parser"),
     [
         ("All flags of retrain.py", flags.build_parser()),
-        ("All flags of label_image.py", label_image.build_parser()),
+        ("All flags of label_image.py", cli.build_parser()),
     ],
 )
 def test_the_tables_list_exactly_the_flags_of_help(heading, parser):
@@ -41,12 +41,12 @@ def test_the_tables_list_exactly_the_flags_of_help(heading, parser):
 
 
 def test_every_flag_the_readme_names_exists():
-    known = flags_of(flags.build_parser()) | flags_of(label_image.build_parser())
+    known = flags_of(flags.build_parser()) | flags_of(cli.build_parser())
     others = {"--left_out", "--logdir", "--generate", "--head", "--address"}  # of other programs
     assert set(re.findall(r"(?<![\w-])--\w+", README)) - known == {"--help"} | others - known
 
 
-@pytest.mark.parametrize("build", [flags.build_parser, label_image.build_parser])
+@pytest.mark.parametrize("build", [flags.build_parser, cli.build_parser])
 def test_every_flag_has_help(build):
     for action in build()._actions:
         assert action.help

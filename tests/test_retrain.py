@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import logging
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from retraining.graphs.read import read_graph
 from retraining.photos.dataset import load_dataset
 from retraining.photos.scan import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
+from retraining.run import audit, delivery, head
 from retraining.training.head import Evaluation
 from tests import tiny
 
@@ -392,7 +392,7 @@ def test_tensorboard_in_trouble_costs_no_result(tmp_path, run_retrain, photos, c
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(retrain, "write_projector", full)
+    monkeypatch.setattr(delivery, "write_projector", full)
     assert run_retrain(tmp_path, photos, steps=5) == 0
     captured = capsys.readouterr()
     assert "are not complete: No space left on device" in captured.err
@@ -466,10 +466,9 @@ def test_a_useless_learning_rate_is_an_error(tmp_path, run_retrain, photos, caps
 
 
 def test_scores_worse_than_guessing_are_warned_of(caplog):
-    log = logging.getLogger("test")
-    retrain.warn_of_scores(Evaluation(0.5, 2.5, 100), 5, log)
+    head.warn_of_scores(Evaluation(0.5, 2.5, 100), 5)
     assert caplog.messages == []
-    retrain.warn_of_scores(Evaluation(0.5, 2.7, 100), 5, log)
+    head.warn_of_scores(Evaluation(0.5, 2.7, 100), 5)
     assert "2.70 on the validation photos is far above that of guessing, 1.61" in caplog.text
 
 
@@ -609,8 +608,8 @@ def start_slow_run(tmp_path, photos, model_dir):
     """retrain.py in a process whose network takes its time, so that it can be interrupted."""
     code = (
         "import sys, time, retrain\n"
-        "from retraining import cache, extract\n"
-        "cache.COMMIT_SECONDS = 0.0\n"
+        "from retraining.bottlenecks import extract, store\n"
+        "store.COMMIT_SECONDS = 0.0\n"
         "run = extract.Runner.run\n"
         "extract.Runner.run = lambda self, batch: time.sleep(0.3) or run(self, batch)\n"
         "sys.exit(retrain.main(sys.argv[1:]))\n"
@@ -728,7 +727,7 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
 
 def test_the_audit_is_told_in_numbers():
     reasons = [LABEL, DUPLICATE, DOUBT, DOUBT]
-    assert retrain.describe_audit([Finding("a.jpg", "red", "blue", 0.9, r) for r in reasons]) == (
+    assert audit.describe_audit([Finding("a.jpg", "red", "blue", 0.9, r) for r in reasons]) == (
         "label audit: 1 label looks wrong, 2 doubtful, 1 near-duplicate, 0 in another class"
     )
 

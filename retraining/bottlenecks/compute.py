@@ -3,20 +3,15 @@
 import contextlib
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from retraining.bottlenecks.classic_cache import ClassicCache, take_over
-from retraining.bottlenecks.extract import Extractor, Job, PairExtractor, Settings, fill_store
+from retraining.bottlenecks.extract import Job, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
-from retraining.bottlenecks.ray_engine import RAY, ClusterOptions, RayExtractor
+from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
-from retraining.graphs.nodes import read_notes
-from retraining.graphs.safety import describe_unsafe
-from retraining.networks.mirror import mirror_average
-from retraining.networks.network import load_network
 from retraining.networks.pair import JOINT, scale_alike
-from retraining.networks.registry import resolve_precision
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions
 from retraining.photos.scan import BadImage
@@ -43,38 +38,29 @@ class Bottlenecks:
     factors: object = None
 
 
-def make_extractor(chosen, options):
-    """What computes vectors: the [(Network, its file)], at the precision asked for."""
-    parts = [make_part(known, path, options) for known, path in chosen]
-    return parts[0] if len(parts) == 1 else PairExtractor(*parts)
+@dataclass(frozen=True)
+class BottleneckSettings:
+    """How a run computes and keeps vectors, and with which it begins."""
+
+    folder: str = "bottleneck_cache"
+    batch_size: int | None = None  # photos; None: 8, or 32 on a GPU
+    engine: Local | Ray = field(default_factory=Local)
+    distortions: Distortions = field(default_factory=Distortions)
+    classic_folder: str | None = None  # the classic's, to take vectors over from
+    import_file: str | None = None  # Parquet
+    export_file: str | None = None  # Parquet
 
 
-def make_part(known, path, options):
-    """The Extractor of one network, which may average the vectors of mirror images."""
-    network = load_network(path, known, options.allow_unsafe_ops)
-    if unsafe := describe_unsafe(network.graph_def):
-        log.warning(f"{path} is run though it holds {unsafe}")
-    for note in read_notes(network.graph_def):
-        options.caveats.append(note)
-        log.warning(note)
-    precision = resolve_precision(options.precision, network.graph_def)
-    if options.mirror_average:
-        network = mirror_average(network)
-    settings = Settings(precision, options.batch_size, options.max_image_pixels)
-    if options.engine != RAY:
-        return Extractor(network, settings)
-    cluster = ClusterOptions(options.ray_address, options.ray_actors, *options.ray_resources)
-    return RayExtractor(network, settings, cluster)
-
-
-def compute_bottlenecks(dataset, extractor, options, observer):
+def compute_bottlenecks(dataset, extractor, settings, observer):
     """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
-    good, reasons = make_jobs(dataset.examples, options), {}
+    good, reasons = make_jobs(dataset.examples, settings.distortions), {}
     bar = observer.progress("bottlenecks", "img")
     with contextlib.ExitStack() as stack:
-        stores = [stack.enter_context(open_store(part, options)) for part in extractor.parts]
+        stores = [
+            stack.enter_context(open_store(part, settings.folder)) for part in extractor.parts
+        ]
         for store, part in zip(stores, extractor.parts, strict=True):
-            import_vectors(store, dataset, part, options)
+            import_vectors(store, dataset, part, settings.classic_folder)
             reasons |= fill_store(store, good, part, bar, dataset.broken)
             good = [job for job in good if job.example.key not in reasons]
         labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
@@ -89,10 +75,10 @@ def compute_bottlenecks(dataset, extractor, options, observer):
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
 
 
-def open_store(extractor, options):
+def open_store(extractor, folder):
     """The BottleneckStore of one network at its precision."""
     network, fingerprint = extractor.network, fingerprint_of(extractor)
-    return BottleneckStore(options.bottleneck_dir, network.name, fingerprint, network.width)
+    return BottleneckStore(folder, network.name, fingerprint, network.width)
 
 
 def tell_notes(stores):
@@ -107,11 +93,11 @@ def imported_into(stores, keys):
     return set().union(*(store.imported(keys) for store in stores))
 
 
-def import_vectors(store, dataset, extractor, options):
+def import_vectors(store, dataset, extractor, folder):
     """Takes vectors over from the classic's folder, if one is given; says what became of them."""
-    if not options.import_classic_bottlenecks:
+    if not folder:
         return
-    folder, network = options.import_classic_bottlenecks, extractor.network
+    network = extractor.network
     cache = ClassicCache(folder, network.name, network.width, dataset.labels)
     examples = dataset.examples
 
@@ -148,19 +134,19 @@ def warn_of_import(outcome, examples, cache):
             log.debug(f"not taken over, {reason}: {path}")
 
 
-def import_exported(extractor, options, observer):
-    """Takes over the vectors of --import_vectors that the stores lack; says how many.
+def import_exported(extractor, settings, observer):
+    """Takes over the vectors of the import file that the stores lack; says how many.
 
     Raises:
         VectorFileError: they are not of this run's networks, or cannot be read.
     """
-    if not options.import_vectors:
+    if not settings.import_file:
         return
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(VectorFile(options.import_vectors))
+        file = stack.enter_context(VectorFile(settings.import_file))
         parts = {fingerprint_of(part): part for part in extractor.parts}
         stores = [
-            (stack.enter_context(open_store(parts[name], options)), columns)
+            (stack.enter_context(open_store(parts[name], settings.folder)), columns)
             for name, columns in file.columns.items()
             if name in parts and columns.stop - columns.start == parts[name].network.width
         ]
@@ -202,22 +188,9 @@ def fingerprint_of(extractor):
     return extractor.network.fingerprint(extractor.settings.precision)
 
 
-def make_jobs(examples, options):
+def make_jobs(examples, distortions):
     """A Job per photo; those for training with their distorted views, if any are asked for."""
-    distortions = distortions_of(options)
     return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
-
-
-def distortions_of(options):
-    """The flags as Distortions."""
-    return Distortions(
-        options.flip_left_right,
-        options.random_crop,
-        options.random_scale,
-        options.random_brightness,
-        options.distorted_views,
-        options.seed,
-    )
 
 
 def read_split(stores, jobs, part, labels):
@@ -229,10 +202,8 @@ def read_split(stores, jobs, part, labels):
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def export_vectors(bottlenecks, extractor, options):
-    """Writes the photos' vectors for other tools, if --export_vectors asks for it."""
-    if not options.export_vectors:
-        return
+def export_vectors(bottlenecks, extractor, path):
+    """Writes the photos' vectors to a Parquet file, for other tools."""
     facts = {
         "network": extractor.network.name,
         "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
@@ -242,5 +213,5 @@ def export_vectors(bottlenecks, extractor, options):
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
     if bottlenecks.factors is not None:  # as the networks give them
         parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
-    write_vectors(options.export_vectors, parts, extractor.network.width, facts)
-    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {options.export_vectors}")
+    write_vectors(path, parts, extractor.network.width, facts)
+    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {path}")

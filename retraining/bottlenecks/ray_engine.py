@@ -38,7 +38,6 @@ from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
 
-LOCAL, RAY = ENGINES = ("local", "ray")
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
 CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
 REACH_SECONDS = 10.0  # to wait for a cluster's port
@@ -51,10 +50,18 @@ class RayEngineError(RetrainingError):
 
 
 @dataclass(frozen=True)
-class ClusterOptions:
-    """Where Ray runs: `local` (started here, and ended), `auto` (the cluster that RAY_ADDRESS
-    names or this machine is part of) or an address; how many actors (None: as many as there is
-    room for); and the CPUs and GPUs of each."""
+class Local:
+    """The engine that is this machine."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """The engine that is a Ray cluster.
+
+    `address` is `local` (started here, and ended), `auto` (the cluster that RAY_ADDRESS names or
+    this machine is part of) or that of a cluster; `actors` is their number (None: as many as there
+    is room for); `cpus` and `gpus` are those of each.
+    """
 
     address: str = "auto"
     actors: int | None = None
@@ -75,7 +82,7 @@ class RayExtractor(Extractor):
     worker = Worker  # the class of the actors
 
     def __init__(self, network, settings, cluster):
-        """`cluster`: ClusterOptions."""
+        """`cluster`: Ray."""
         super().__init__(network, settings)
         self._cluster = cluster
 
@@ -159,7 +166,7 @@ def _alive(ray):
 
 
 def _room(node, chosen):
-    """How many actors of ClusterOptions a node can hold, as ray.nodes() tells of it."""
+    """How many actors of Ray a node can hold, as ray.nodes() tells of it."""
     if not node["Alive"]:
         return 0
     has = node["Resources"]
@@ -240,7 +247,7 @@ def _is_readable(path):
 
 @contextlib.contextmanager
 def connected(cluster, network_bytes):
-    """The module ray, connected to the cluster of ClusterOptions, and disconnected in the end.
+    """The module ray, connected to the cluster of Ray, and disconnected in the end.
 
     What Ray says in the meantime, on stdout, too, is not shown.
 

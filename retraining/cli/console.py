@@ -157,11 +157,6 @@ def progress_bar(label, unit, quiet=False):
     return functools.partial(tqdm, dynamic_ncols=True, **settings)
 
 
-def is_quiet(options):
-    """Whether progress bars are unwanted."""
-    return options.logging_verbosity not in ("DEBUG", "INFO")
-
-
 class ConsoleObserver:
     """Shows progress as a bar on stderr, unless that is unwanted."""
 

@@ -8,8 +8,9 @@ import os
 import re
 import sys
 
+from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
-from retraining.bottlenecks.ray_engine import ENGINES, LOCAL, RAY
+from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
@@ -21,19 +22,29 @@ from retraining.cli.parser import (
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.networks.registry import DEFAULT, NETWORKS, SAVED_MODEL, NetworkError, find
+from retraining.networks.registry import DEFAULT, SAVED_MODEL, NetworkError, find
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.exclude import read_listed
 from retraining.photos.places import is_url, local
 from retraining.photos.reader import Distortions
 from retraining.photos.scan import DatasetError
-from retraining.run.outputs import output_paths
+from retraining.photos.split import SplitOptions
+from retraining.run.settings import (
+    EvaluationSettings,
+    FineTuningSettings,
+    HeadSettings,
+    NetworkSettings,
+    OutputSettings,
+    PhotoSettings,
+    RunSettings,
+)
 from retraining.system.atomic import is_within
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
-from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH
+from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH, TWO_RATES
 from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
 
+LOCAL, RAY = ENGINES = ("local", "ray")
 PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
@@ -59,7 +70,6 @@ def parse_flags(argv, description):
         if getattr(options, flag) is None:
             setattr(options, flag, os.path.join(os.path.dirname(options.output_graph), name))
     options.image_dir = local(options.image_dir)
-    options.caveats = []  # what must be said of the result, filled on the way
     try:
         options.listed = read_listed(options.exclude) if options.exclude else []
     except DatasetError as error:
@@ -91,35 +101,151 @@ def parse_flags(argv, description):
     return options
 
 
-def network_choice(options, name):
-    """The recipes.Choice that the flags make of the network `name`, one of --architecture's.
+def settings_of(options):
+    """The RunSettings that checked flags ask for."""
+    return RunSettings(
+        photos=PhotoSettings(
+            options.image_dir,
+            options.recursive,
+            options.max_image_pixels,
+            tuple(options.listed),
+            options.exclude,
+            options.max_bad_fraction,
+            SplitOptions(
+                options.validation_percentage,
+                options.testing_percentage,
+                options.split_by,
+                options.stratified,
+            ),
+        ),
+        network=network_settings(options),
+        bottlenecks=bottleneck_settings(options),
+        head=HeadSettings(
+            training_options(options),
+            options.head == "auto",
+            options.intermediate_store_frequency,
+            options.intermediate_output_graphs_dir,
+        ),
+        fine_tuning=FineTuningSettings(
+            tuple(options.compare or [TWO_RATES] * (options.fine_tune == "all")),
+            bool(options.compare),
+            tuning_options(options),
+            options.fine_tune_views == "random",
+        ),
+        evaluation=EvaluationSettings(options.test_batch_size, options.assert_accuracy_at_least),
+        outputs=output_settings(options),
+        seed=options.seed,
+        record={name: value for name, value in vars(options).items() if name != "listed"},
+    )
 
-    --model_file is in it only where it is to be frozen. Of two networks, the flags are for those
-    that are made to order.
-    """
-    if name in NETWORKS and JOINT in (options.architecture or ""):
-        return Choice()
-    return Choice(
+
+def network_settings(options):
+    """Which network the flags ask for. A model file is frozen only if it is a SavedModel's."""
+    freezes = SAVED_MODEL in (options.architecture or "").split(JOINT)
+    choice = Choice(
         options.weights,
         options.bottleneck_layer,
         options.input_height,
         options.input_width,
         options.input_mean,
         options.input_std,
-        options.model_file if name == SAVED_MODEL else None,
+        options.model_file if freezes else None,
         options.allow_unsafe_ops,
+    )
+    return NetworkSettings(
+        options.architecture,
+        options.model_dir,
+        options.model_file,
+        choice,
+        options.mirror_average,
+        options.offline,
+        options.precision,
+    )
+
+
+def bottleneck_settings(options):
+    """How the flags ask for vectors."""
+    engine = Local()
+    if options.engine == RAY:
+        engine = Ray(options.ray_address, options.ray_actors, *(options.ray_resources or ONE_CPU))
+    distortions = Distortions(
+        options.flip_left_right,
+        options.random_crop,
+        options.random_scale,
+        options.random_brightness,
+        options.distorted_views,
+        options.seed,
+    )
+    return BottleneckSettings(
+        options.bottleneck_dir,
+        options.batch_size,
+        engine,
+        distortions,
+        options.import_classic_bottlenecks,
+        options.import_vectors,
+        options.export_vectors,
+    )
+
+
+def training_options(options):
+    """How the flags ask for the head to be trained."""
+    return TrainingOptions(
+        options.how_many_training_steps,
+        options.learning_rate,
+        options.train_batch_size,
+        options.validation_batch_size,
+        options.eval_step_interval,
+        options.seed,
+        options.optimizer,
+        options.hidden_units or (),
+        options.dropout,
+        options.l2,
+        options.label_smoothing,
+        options.class_weights,
+        options.epochs,
+        options.early_stopping,
+    )
+
+
+def tuning_options(options):
+    """How the flags ask for fine-tuning."""
+    return TuningOptions(
+        options.base_learning_rate,
+        options.head_learning_rate,
+        options.fine_tune_epochs,
+        options.fine_tune_batch_size,
+        options.freeze_until,
+        seed=options.seed,
+    )
+
+
+def output_settings(options):
+    """What the flags ask to be written."""
+    return OutputSettings(
+        options.output_graph,
+        options.output_labels,
+        options.metrics,
+        "" if options.no_report else options.report,
+        options.label_audit,
+        options.final_tensor_name,
+        options.summaries_dir,
+        options.projector_photos,
+        options.saved_model_dir,
+        options.tflite_file,
+        options.tflite_quantize == "dynamic",
+        options.onnx_file,
     )
 
 
 def _check_network(parser, options):
     """Ends the program if a network leaves no such choice, as far as no file need be read."""
-    names = (options.architecture or DEFAULT).split(JOINT)
-    for name in names:
+    settings = network_settings(options)
+    for name in settings.names or (DEFAULT,):
         try:
-            find(name, network_choice(options, name))
+            find(name, settings.choice_for(name))
         except NetworkError as error:
             parser.error(str(error))
-    if SAVED_MODEL in names and not options.model_file:
+    if SAVED_MODEL in settings.names and not options.model_file:
         parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
     _check_pair(parser, options)
 
@@ -169,6 +295,27 @@ def _check_head(parser, options, given):
         parser.error(f"{flag} needs validation photos; raise --validation_percentage")
     if options.learning_rate is None and not (auto or by_lbfgs):
         options.learning_rate = RATES[options.optimizer]
+
+
+# The flags of RunSettings.output_files, or what a file is called that has none.
+OUTPUT_FLAGS = {
+    "graph": "--output_graph",
+    "labels": "--output_labels",
+    "metrics": "--metrics",
+    "export_file": "--export_vectors",
+    "report": "--report",
+    "label_audit": "--label_audit",
+    "tflite_file": "--tflite_file",
+    "onnx_file": "--onnx_file",
+    "comparison": "the table of --compare",
+    "bad_images": "the list of bad images",
+}
+
+
+def output_paths(options):
+    """{flag, or what it is: path} of the files that a run writes."""
+    files = settings_of(options).output_files
+    return {OUTPUT_FLAGS[name]: path for name, path in files.items()}
 
 
 def _check_urls(parser, options):
@@ -766,3 +913,8 @@ def _add_words(parser):
         default=argparse.SUPPRESS,
         help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
     )
+
+
+def is_quiet(options):
+    """Whether progress bars are unwanted."""
+    return options.logging_verbosity not in ("DEBUG", "INFO")

@@ -6,7 +6,6 @@ Its schema is described in docs/metrics.md. The HTML page and the metrics file a
 import json
 import math
 import platform
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,19 +19,6 @@ FORMAT = 1  # of the record; raised when a field changes its meaning or goes
 PACKAGES = ("tensorflow", "numpy", "pillow")
 LIKELIEST = 5  # labels kept of each answer
 MOST_STEPS = 1000  # evaluations kept of the course of training
-
-
-class Stopwatch:
-    """Seconds per step of the pipeline, in their order."""
-
-    def __init__(self):
-        self.seconds = {}
-        self._since = time.perf_counter()
-
-    def lap(self, name):
-        """Ends the step `name`; the next one begins."""
-        now = time.perf_counter()
-        self.seconds[name], self._since = now - self._since, now
 
 
 @dataclass(frozen=True)

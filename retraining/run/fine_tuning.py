@@ -5,22 +5,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from retraining.bottlenecks import collect
-from retraining.bottlenecks.compute import Bottlenecks, distortions_of
+from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.extract import Extractor, Job
 from retraining.bottlenecks.vectors import Labelled
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
-from retraining.run.outputs import comparison_path
 from retraining.system.atomic import write_files
-from retraining.system.text import counted, escaped
+from retraining.system.text import counted
 from retraining.training import methods, tuning_graph
 from retraining.training.fine_tune import (
     RANDOM_VIEWS,
     Material,
     Photos,
     Tuner,
-    TuningOptions,
     read_state,
 )
 from retraining.training.head import evaluation_of
@@ -29,33 +27,21 @@ from retraining.training.loop import Trained, describe_step
 log = logging.getLogger(__name__)
 
 
-def methods_of(options):
-    """The names of the methods of training that are asked for; none without fine-tuning."""
-    return options.compare or [methods.TWO_RATES] * (options.fine_tune == "all")
+def tuning_options(extractor, settings):
+    """The TuningOptions, with the precision of the extractor."""
+    return replace(settings.fine_tuning.tuning, precision=extractor.settings.precision)
 
 
-def tuning_options(extractor, options):
-    """The flags as TuningOptions."""
-    return TuningOptions(
-        options.base_learning_rate,
-        options.head_learning_rate,
-        options.fine_tune_epochs,
-        options.fine_tune_batch_size,
-        options.freeze_until,
-        precision=extractor.settings.precision,
-        seed=options.seed,
-    )
-
-
-def check_fine_tuning(network, options):
+def check_fine_tuning(network, settings):
     """Refuses, before hours are spent, a network that has nothing to be trained.
 
     Raises:
-        GraphError: there is no layer of the name of --freeze_until.
+        GraphError: there is no layer of the name `freeze_until`.
         TrainingError: no weights are left to be trained.
     """
-    if methods_of(options):
-        tuning_graph.find_weights(tuning_graph.fold_network(network), options.freeze_until)
+    if settings.methods:
+        folded = tuning_graph.fold_network(network)
+        tuning_graph.find_weights(folded, settings.tuning.freeze_until)
 
 
 @dataclass(frozen=True)
@@ -75,15 +61,15 @@ class Tuned:
                 attempt.checkpoint.unlink(missing_ok=True)
 
 
-def fine_tune(bottlenecks, extractor, trained, options, observer):
+def fine_tune(bottlenecks, extractor, trained, settings, observer):
     """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
-    names = methods_of(options)
+    names = settings.fine_tuning.methods
     if not names:
         return Tuned(extractor, bottlenecks, trained)
     frozen = Frozen(bottlenecks, extractor, trained)
-    attempts = [try_method(name, frozen, options, observer) for name in names]
+    attempts = [try_method(name, frozen, settings, observer) for name in names]
     best, comparison = methods.best_of(attempts), None
-    if options.compare:
+    if settings.fine_tuning.compare:
         comparison = methods.describe(attempts, best.method)
         log.info(
             f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
@@ -107,12 +93,12 @@ class Frozen:
     trained: Trained
 
 
-def try_method(method, frozen, options, observer):
+def try_method(method, frozen, settings, observer):
     """The methods.Attempt that comes of one method."""
     if method == methods.HEAD:
         return attempt_head(frozen)
-    tuner = make_tuner(method, frozen, options)
-    path = Path(options.bottleneck_dir, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    tuner = make_tuner(method, frozen, settings)
+    path = Path(settings.bottlenecks.folder, "fine_tuning", f"{tuner.digest()[:16]}.npz")
     if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
@@ -145,7 +131,7 @@ def attempt_head(frozen):
     )
 
 
-def make_tuner(method, frozen, options):
+def make_tuner(method, frozen, settings):
     """The fine_tune.Tuner of a method, at its start."""
     examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
     training, validation = (  # without the distorted views, which follow
@@ -153,16 +139,17 @@ def make_tuner(method, frozen, options):
         for part in (TRAINING, VALIDATION)
     )
     network, head = frozen.extractor.network, frozen.trained.head
-    most = options.max_image_pixels
-    material = Material(network, head, training, validation, views_of(options), most)
-    return Tuner(material, methods.options_of(method, tuning_options(frozen.extractor, options)))
+    views, most = views_of(settings), settings.photos.max_pixels
+    material = Material(network, head, training, validation, views, most)
+    how = methods.options_of(method, tuning_options(frozen.extractor, settings))
+    return Tuner(material, how)
 
 
-def views_of(options):
+def views_of(settings):
     """The Distortions in which fine-tuning sees the training photos."""
-    if options.fine_tune_views == "plain":
+    if not settings.fine_tuning.random_views:
         return Distortions()
-    return distortions_of(options) or replace(RANDOM_VIEWS, seed=options.seed)
+    return settings.bottlenecks.distortions or replace(RANDOM_VIEWS, seed=settings.seed)
 
 
 def describe_tuning(tuner, method):
@@ -213,21 +200,13 @@ def recompute(bottlenecks, extractor, observer):
     return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
 
 
-def comparison_contents(tuned, options):
-    """{path: bytes} of the table of --compare; without that, an earlier run's becomes empty, as it
-    tells of a graph that is replaced. A file that is no such table is left alone."""
-    path = comparison_path(options)
-    if options.compare or methods.is_table(path):
+def comparison_contents(tuned, settings):
+    """{path: bytes} of the table of compared methods.
+
+    Without a comparison, an earlier run's table becomes empty, as it tells of a graph that is
+    replaced. A file that is no such table is left alone.
+    """
+    path = settings.outputs.comparison
+    if settings.fine_tuning.compare or methods.is_table(path):
         return {path: methods.table_bytes(tuned.comparison or ())}
     return {}
-
-
-def print_comparison(tuned, options):
-    """The methods of --compare on stdout: name, top-1 and top-5 on the test photos, seconds."""
-    if not options.compare:
-        return
-    for each in tuned.attempts:
-        print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
-    exported = next(row["method"] for row in tuned.comparison if row["exported"])
-    print(f"exported_method\t{exported}")
-    print(f"comparison\t{escaped(comparison_path(options))}")

@@ -1,0 +1,431 @@
+"""The command label_image.py: images in, labels out."""
+
+import argparse
+import math
+import os
+import sys
+from dataclasses import replace
+
+from retraining.bottlenecks.extract import FLUSH
+from retraining.cli import rows
+from retraining.cli.console import DONE, FAILED, progress_bar, reports_errors, say
+from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.errors import RetrainingError
+from retraining.evaluation.unknown import STRANGEST_SHARE
+from retraining.graphs.precision import PRECISIONS
+from retraining.labelling import scoring
+from retraining.labelling.classifier import Overrides, load_classifier, read_labels
+from retraining.labelling.sorting import WAYS, Sorter
+from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
+from retraining.networks.recipes import Choice, Place
+from retraining.networks.registry import made_by, obtain
+from retraining.photos.decode import MAX_PIXELS, named_like_image
+from retraining.photos.places import is_url
+from retraining.photos.reader import ImageError
+from retraining.photos.scan import NO_IMAGE, files_below, why_no_image
+from retraining.system.text import counted
+
+DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
+
+Give image files, folders, or `-` for a list of paths on standard input. A graph from retrain.py
+knows its labels and how it wants its images; for other graphs there are flags.
+"""
+FEW = 8  # images up to which the optimizer's start-up costs more than it saves
+STDIN = "-"
+LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
+
+
+class ListError(RetrainingError):
+    """What comes on standard input is no list of paths."""
+
+
+@reports_errors
+def main(argv=None):
+    """Reads the graph, then labels every image, or tells how well it labels those of a folder."""
+    options = parse_flags(argv)
+    if options.graph.lower().startswith(PREFIX):
+        classifier = load_stock(options)
+    else:
+        classifier = load_classifier(
+            options.graph, options.labels, overrides(options), options.precision
+        )
+    classifier = replace(classifier, max_pixels=options.max_image_pixels)
+    for note in classifier.notes:
+        say(note)
+    if options.raw_scores:
+        classifier = replace(classifier, temperature=1.0)
+    if options.evaluate:
+        return evaluate_folder(classifier, options)
+    return label_images(classifier, options)
+
+
+def load_stock(options):
+    """The Classifier of a whole network of keras.applications, with ImageNet's classes."""
+    recipe = KerasRecipe.named(options.graph, Choice(options.weights), classifier=True)
+    path = obtain(made_by(recipe), options.model_dir, offline=options.offline)
+    if options.labels:
+        labels = without_background(read_labels(options.labels))
+    else:
+        labels = imagenet_labels(Place(options.model_dir, options.offline))
+    about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
+    return load_classifier(path, labels, about, options.precision)
+
+
+def label_images(classifier, options):
+    """Labels every image in the order given and prints as it goes; gives the exit code."""
+    write = rows.make_writer(options.format, options.columns, options.header)
+    sorter = make_sorter(classifier, options)
+    few = options.single and len(options.images) <= FEW
+    share = options.unknown_threshold
+    labelled = failed = 0
+    for path, answer, strangeness in classifier.judge(image_paths(options), few, share):
+        labelled += 1
+        ranking = ranked(answer, classifier.labels, options)
+        if strangeness is not None:
+            ranking = [(classifier.unknown_label, strangeness), *ranking[: options.top_k - 1]]
+        if isinstance(answer, ImageError):
+            failed += 1
+            say(f"{path} {answer}")
+        elif sorter and ranking:
+            sorter.place(path, ranking[0][0])
+        write(path, answer, ranking)
+        sys.stdout.flush()
+    if not labelled:
+        say("no images were found")
+    if sorter:
+        placed, known = counted(sorter.placed, "image"), counted(sorter.known, "was", "were")
+        say(f"{placed} put into {sorter.folder}, {known} there already")
+    return FAILED if failed or not labelled else DONE
+
+
+def evaluate_folder(classifier, options):
+    """Labels the photos of a folder of class folders, prints how well; gives the exit code."""
+    photos = scoring.find_labelled(options.evaluate, classifier.labels)
+    for warning in photos.warnings:
+        say(warning)
+    bad = []
+
+    def leave_out(path, error):
+        bad.append(path)
+        say(f"not scored: {path} {error}")
+
+    answers = progress_bar("labelling", "img")(
+        classifier.classify(photos.paths, few=len(photos.paths) <= FEW), total=len(photos.paths)
+    )
+    result = scoring.score(photos, answers, classifier.labels, leave_out)
+    if not result.photos:
+        say("nothing could be scored: no readable photo of a class that the graph knows")
+        return FAILED
+    say(scoring.trained_on(classifier.described, options.evaluate))
+    for line in SCORE_LINES[options.format](result):
+        print(line)
+    return FAILED if bad else DONE
+
+
+SCORE_LINES = {
+    "text": scoring.text_lines,
+    "tsv": scoring.tsv_lines,
+    "jsonl": lambda result: [rows.to_json(scoring.to_dict(result))],
+}
+
+
+# -- the flags -------------------------------------------------------------------------------
+
+
+def parse_flags(argv=None):
+    """The checked flags. Bad ones end the program with one line and exit code 2."""
+    parser = build_parser()
+    options = parser.parse_args(spell_out_null(sys.argv[1:] if argv is None else argv))
+    if options.input_std == 0:
+        parser.error("--input_std 0 would divide by zero; give the graph's own value")
+    options.images = [*([options.image] if options.image else []), *options.images]
+    if options.null and STDIN not in options.images:
+        options.images.append(STDIN)
+    options.single = not any(map(is_many, options.images))
+    if options.evaluate is not None:
+        check_evaluation(options, parser)
+    else:
+        check_labelling(options, parser)
+    return options
+
+
+def spell_out_null(arguments):
+    """The arguments with --null for -0.
+
+    If argparse knew -0, it would take the -1 of `--input_mean -1` for a flag as well.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return ["--null" if word == "-0" else word for word in arguments[:end]] + arguments[end:]
+
+
+def check_evaluation(options, parser):
+    """Refuses flags that mean nothing beside --evaluate; chooses the format."""
+    if options.images:
+        parser.error("--evaluate takes its photos from its folder; give no other images")
+    if is_url(options.evaluate):
+        parser.error("--evaluate takes a folder of this machine, no URL")
+    for name in ("columns", "header", "min_score", "sort_into"):
+        if getattr(options, name) is not None:
+            parser.error(f"--{name} has no meaning with --evaluate")
+    options.format = options.format or "tsv"
+    if options.format not in SCORE_LINES:
+        parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")
+
+
+def check_labelling(options, parser):
+    """Refuses flags that do not go together; chooses the format."""
+    if not options.images:
+        parser.error("give an image, a folder, or - for a list of paths on standard input")
+    if options.sort_into == "":
+        parser.error("--sort_into must name a folder")
+    if options.sort_into and any(map(is_url, options.images)):
+        parser.error("--sort_into takes images of this machine, no URLs")
+    table = options.columns or options.header is not None
+    one = options.single and len(options.images) == 1
+    options.format = options.format or ("text" if one and not table else "tsv")
+    if options.format == "text" and table:
+        parser.error("--columns and --header are for tsv, csv and jsonl, not for text")
+    if options.format == "jsonl" and options.header is not None:
+        parser.error("--header is for tsv and csv; in jsonl each row names its columns")
+    if options.format == "text" and not one:
+        options.format = "text with names"
+
+
+def build_parser():
+    """All flags, in groups; those of the classic label_image.py keep their names."""
+    parser = Parser(prog="label_image.py", description=DESCRIPTION)
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="file, folder, URL of a file, or - for stdin"
+    )
+    add = parser.add_argument_group("images").add_argument
+    add("--image", help="one more image, as in the classic")
+    add(
+        "--null",
+        action="store_true",
+        help="or -0: the paths on standard input, which need not be asked for with -, end in NUL "
+        "(as `find -print0` gives them) instead of a line end",
+    )
+    add(
+        "--max_image_pixels",
+        type=number(int, 1),
+        default=MAX_PIXELS,
+        help="larger images are refused, before they are decoded",
+    )
+    add(
+        "--evaluate",
+        metavar="DIR",
+        help="instead of labelling, tell how well the graph labels the photos of a folder with one "
+        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions",
+    )
+    _add_graph(parser)
+    _add_output(parser)
+    _add_sorting(parser)
+    _add_trust(parser)
+    return parser
+
+
+def _add_graph(parser):
+    add = parser.add_argument_group("graph").add_argument
+    add(
+        "--graph",
+        default="models/retrained_graph.pb",
+        help="frozen graph, or keras:NAME for a network of keras.applications with the classes of "
+        "ImageNet",
+    )
+    add_weights(add)
+    add("--model_dir", default="models", help="where keras:NAME is kept, frozen")
+    add("--offline", action="store_true", help="fetch nothing for keras:NAME")
+    add(
+        "--labels",
+        help="file with a label a line; default: the labels in the graph, else the file "
+        "retrained_labels.txt beside it",
+    )
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="arithmetic; auto is bfloat16 for inception_v3 where the processor has it, else "
+        "float32",
+    )
+    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
+    add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
+    add("--input_layer", help="node that takes the image")
+    add("--output_layer", help="node that gives the probabilities")
+    any_number = number(float, -math.inf)
+    add("--input_height", type=number(int, 1), help="height in pixels to which images are resized")
+    add("--input_width", type=number(int, 1), help="width in pixels to which images are resized")
+    add("--input_mean", type=any_number, help="subtracted from each pixel value of 0..255")
+    add("--input_std", type=any_number, help="then each pixel is divided by this, so not 0")
+
+
+def _add_output(parser):
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--top_k",
+        "--num_top_predictions",
+        type=number(int, 1),
+        default=5,
+        help="labels per image, the likeliest first",
+    )
+    add(
+        "--min_score",
+        type=number(float, 0, 1),
+        help="leave out labels with a lower score; an image of which none is left has no row",
+    )
+    add(
+        "--format",
+        choices=("text", "tsv", "csv", "jsonl"),
+        help="text: `label (score=0.98380)`; tsv: path, label, score; csv: path, rank, label, "
+        "score after a header; jsonl: a JSON object a row. Default: text for one image, else tsv",
+    )
+    add(
+        "--columns",
+        type=column_names,
+        metavar="NAME,...",
+        help=f"columns of tsv, csv and jsonl, of {', '.join(rows.COLUMNS)}; with error, an image "
+        f"that cannot be read has a row, too",
+    )
+    add("--header", action="store_true", default=None, help="begin tsv or csv with column names")
+    add("--no_header", dest="header", action="store_false", default=None, help="begin without them")
+
+
+def _add_sorting(parser):
+    add = parser.add_argument_group("sorting").add_argument
+    add(
+        "--sort_into",
+        metavar="DIR",
+        help="put each image into a folder of DIR named after its likeliest label, too; nothing "
+        "is overwritten; with --min_score, an image below it goes nowhere",
+    )
+    add(
+        "--sort_by",
+        choices=WAYS,
+        default="copy",
+        help="copy: a file of its own; link: a second name of the same file (a hard link), which "
+        "takes no space and must be on the same disk",
+    )
+
+
+def column_names(text):
+    """A flag type: names of columns between commas."""
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in rows.COLUMNS:
+            known = ", ".join(rows.COLUMNS)
+            raise argparse.ArgumentTypeError(f"there is no column {name!r}; there are {known}")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError("a column is named twice")
+    return names
+
+
+def _add_trust(parser):
+    add = parser.add_argument_group("trust").add_argument
+    add(
+        "--raw_scores",
+        action="store_true",
+        help="plain softmax, without the temperature that the graph may carry",
+    )
+    add(
+        "--unknown_threshold",
+        type=share_given_away,
+        metavar="auto|X",
+        help="label an image `unknown` if it looks less like the classes than all but a share X "
+        f"(0 to 1) of the validation photos; auto is {STRANGEST_SHARE}, so that about 95 %% of "
+        "known photos keep their label. Default: every image gets one of the labels",
+    )
+
+
+def share_given_away(text):
+    """A flag type: `auto` or a number from 0 to 1."""
+    return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
+
+
+share_given_away.__name__ = "share (auto, or a number from 0 to 1)"
+
+
+def overrides(options):
+    """The flags that say what a graph does not."""
+    return Overrides(
+        options.input_layer,
+        options.output_layer,
+        options.input_height,
+        options.input_width,
+        options.input_mean,
+        options.input_std,
+        options.allow_unsafe_ops,
+    )
+
+
+# -- images in -------------------------------------------------------------------------------
+
+
+def is_many(name):
+    """Whether an argument may stand for several images."""
+    return name == STDIN or os.path.isdir(name)
+
+
+def image_paths(options):
+    """Yields the path of each image: files as given, folders' images sorted, those on stdin."""
+    sorted_into = options.sort_into and os.path.realpath(options.sort_into)
+    for name in options.images:
+        if name == STDIN:
+            yield from paths_on(sys.stdin.buffer, b"\0" if options.null else b"\n")
+        elif os.path.isdir(name):
+            yield from images_below(name, sorted_into)
+        else:
+            yield name
+
+
+def paths_on(stream, end=b"\n"):
+    """Yields the paths on a byte stream, each up to `end`; FLUSH before it may wait for more.
+
+    The CR of a CRLF is no part of a path. Raises ListError for what cannot be a path.
+    """
+    rest = b""
+    while True:
+        yield FLUSH
+        chunk = stream.read1(1 << 16)
+        *paths, rest = (rest + chunk).split(end) if chunk else (rest, b"")
+        if end == b"\n":
+            paths = [path.rstrip(b"\r") for path in paths]
+        yield from map(os.fsdecode, filter(None, paths))
+        if not chunk:
+            return
+        if len(rest) > LONGEST_PATH:
+            raise ListError(
+                f"standard input has no path within {LONGEST_PATH} bytes; give -0 if NUL ends each "
+                f"path, and no -0 if a line end does"
+            )
+
+
+def images_below(folder, left_out=None):
+    """Yields the files below a folder that are images or say so, sorted, hidden ones left out.
+
+    Holds the names of one folder at a time. The folder of real path `left_out` is not looked into.
+    """
+    for path, _ in files_below(folder, left_out=left_out):
+        reason = why_no_image(path)
+        if not reason or reason != NO_IMAGE or named_like_image(path):
+            yield path
+
+
+# -- labels out ------------------------------------------------------------------------------
+
+
+def ranked(answer, labels, options):
+    """[(label, probability), ...] of an image, the likeliest first; none for an ImageError."""
+    if isinstance(answer, ImageError):
+        return []
+    best = (-answer).argsort(kind="stable")[: options.top_k]
+    least = -math.inf if options.min_score is None else options.min_score
+    return [(labels[i], float(answer[i])) for i in best if answer[i] >= least]
+
+
+def make_sorter(classifier, options):
+    """The Sorter that is asked for, or None."""
+    if not options.sort_into:
+        return None
+    labels = [*classifier.labels, classifier.unknown_label]
+    sorter = Sorter(options.sort_into, labels, options.sort_by)
+    sorter.check_apart(filter(os.path.isdir, options.images))
+    return sorter

@@ -1,0 +1,69 @@
+"""The command retrain.py: flags in, a run, results on stdout."""
+
+import logging
+from functools import partial
+
+from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_verbosity
+from retraining.cli.flags import is_quiet, parse_flags, settings_of
+from retraining.export.verify import HeldOutResult
+from retraining.run.retrain import Results, retrain
+from retraining.system.text import escaped
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted; what was computed so far is kept, the same command goes on from there"
+DESCRIPTION = """Retrains an image classifier on your own photos.
+
+A frozen network turns each photo into a vector (its bottleneck), which is kept on disk; a new
+softmax layer is trained on the vectors; the result is one frozen graph and a file of labels.
+"""
+
+
+@partial(reports_errors, interrupted=INTERRUPTED)
+def main(argv: list[str] | None = None) -> int:
+    """Retrains as the flags say, and prints the results; returns the exit code."""
+    options = parse_flags(argv, DESCRIPTION)
+    set_verbosity(options.logging_verbosity)
+    results = retrain(settings_of(options), ConsoleObserver(is_quiet(options)))
+    for caveat in results.caveats:
+        log.warning(caveat)
+    print_results(results)
+    if options.print_misclassified_test_images:
+        print_misclassified(results.test, results.labels)
+    for made in results.formats:
+        print(f"{made.name}\t{escaped(made.path)}")
+    print_comparison(results)
+    return DONE
+
+
+def print_results(results: Results) -> None:
+    """The results on stdout, a line each: name, tab, value."""
+    settings, outputs = results.settings, results.settings.outputs
+    print(f"test_accuracy\t{results.test.accuracy:.4f}")
+    print(f"test_photos\t{results.test.total}")
+    print(f"graph\t{escaped(outputs.graph)}")
+    print(f"labels\t{escaped(outputs.labels)}")
+    if outputs.report:
+        print(f"report\t{escaped(outputs.report)}")
+    print(f"metrics\t{escaped(outputs.metrics)}")
+    if settings.bottlenecks.export_file:
+        print(f"vectors\t{escaped(settings.bottlenecks.export_file)}")
+
+
+def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
+    """The test photos that the model gets wrong on stdout: path, class, answer, score."""
+    for path, truth, answer in zip(result.paths, result.truth, result.probabilities, strict=True):
+        if answer.argmax() != truth:
+            given, found = labels[truth], labels[answer.argmax()]
+            print(f"misclassified\t{escaped(path)}\t{given}\t{found}\t{answer.max():.5f}")
+
+
+def print_comparison(results: Results) -> None:
+    """The compared methods on stdout: name, top-1 and top-5 on the test photos, seconds."""
+    if results.comparison is None:
+        return
+    for each in results.attempts:
+        print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+    exported = next(row["method"] for row in results.comparison if row["exported"])
+    print(f"exported_method\t{exported}")
+    print(f"comparison\t{escaped(results.settings.outputs.comparison)}")

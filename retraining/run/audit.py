@@ -1,0 +1,58 @@
+"""The label audit of a run."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation import label_audit
+from retraining.photos.split import SPLITS
+from retraining.run.settings import RunSettings
+from retraining.system.text import counted
+
+log = logging.getLogger(__name__)
+
+
+def audit_photos(
+    bottlenecks: Bottlenecks, settings: RunSettings
+) -> list[label_audit.Finding] | None:
+    """The Findings on all photos, or None if there is no audit."""
+    if not settings.outputs.label_audit:
+        return None
+    count = sum(map(len, bottlenecks.examples.values()))
+    if reason := label_audit.limit(count, len(bottlenecks.labels)):
+        log.warning(f"no label audit: {reason}")
+        return None
+    findings = label_audit.audit(undistorted(bottlenecks), settings.seed)
+    log.info(f"{describe_audit(findings)}: {settings.outputs.label_audit}")
+    return findings
+
+
+def undistorted(bottlenecks: Bottlenecks) -> label_audit.Photos:
+    """The label_audit.Photos of all splits: each photo once, without its distorted views."""
+    parts = [
+        (bottlenecks.examples[part], bottlenecks.labelled[part])
+        for part in SPLITS
+        if bottlenecks.examples[part]
+    ]
+    examples = [example for of_split, _ in parts for example in of_split]
+    photos = Labelled.join([labelled.first(len(of_split)) for of_split, labelled in parts])
+    return label_audit.Photos(
+        [example.path for example in examples],
+        [example.key for example in examples],
+        bottlenecks.labels,
+        photos.truth,
+        photos.vectors,
+    )
+
+
+def describe_audit(findings: Sequence[label_audit.Finding]) -> str:
+    """One line on the Findings."""
+    counts = Counter(finding.reason for finding in findings)
+    wrong = counted(counts[label_audit.LABEL], "label looks", "labels look")
+    doubles = counted(counts[label_audit.DUPLICATE], "near-duplicate")
+    return (
+        f"label audit: {wrong} wrong, {counts[label_audit.DOUBT]} doubtful, {doubles}, "
+        f"{counts[label_audit.ELSEWHERE]} in another class"
+    )

@@ -1,0 +1,144 @@
+"""The head of a run: training it, its temperature, its score for unknown images."""
+
+import logging
+import math
+import time
+
+from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation.learning_curve import SizePoint, compare_sizes
+from retraining.evaluation.temperature import (
+    FEWEST_PHOTOS,
+    fit_temperature,
+    temperature_gain,
+    why_no_temperature,
+)
+from retraining.evaluation.unknown import fit_unknown
+from retraining.photos.split import SPLITS, TRAINING, VALIDATION
+from retraining.report.tensorboard import TensorBoardLog
+from retraining.run.model import Trusted, store_intermediate
+from retraining.run.network import AnyExtractor
+from retraining.run.notes import RunNotes
+from retraining.run.settings import RunSettings
+from retraining.system.observer import Observer
+from retraining.training import search
+from retraining.training.head import Evaluation, Head
+from retraining.training.head import evaluate as evaluate_head
+from retraining.training.loop import Step, Trained, TrainingOptions, describe_step, train
+
+log = logging.getLogger(__name__)
+
+MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
+
+
+def train_head(
+    bottlenecks: Bottlenecks,
+    extractor: AnyExtractor,
+    settings: RunSettings,
+    notes: RunNotes,
+    observer: Observer,
+) -> Trained:
+    """The Trained head; its course goes to TensorBoard and to the observer."""
+    if settings.head.search:
+        return find_head(bottlenecks, settings)
+    how, course, started = settings.head.training, [], time.perf_counter()
+    training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
+    steps = train(training, validation, len(bottlenecks.labels), how)
+    bar = observer.progress("training", "step")(steps, total=how.steps_for(len(training.truth)))
+    with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
+        for step in bar:
+            if step.training:
+                tensorboard.add(step)
+                course.append(step)
+                log.debug(describe_step(step))
+                if step.validation.count:
+                    accuracy = f"validation {step.validation.accuracy:.1%}"
+                    bar.set_postfix_str(accuracy, refresh=False)
+            store_intermediate(step, bottlenecks, extractor, settings, notes)
+    describe_end(step)
+    held_out = evaluate_head(step.head, validation.vectors, validation.truth)
+    warn_of_scores(held_out, len(bottlenecks.labels))
+    seconds = time.perf_counter() - started
+    return Trained(step.head, course, tensorboard.folder, how, seconds)
+
+
+def describe_end(step: Step) -> None:
+    """Logs how training ended; `step` is its last one."""
+    log.info(describe_step(step))
+    if step.kept is not None:
+        log.info(
+            f"ended at step {step.number}; the head of step {step.kept} is kept, which had the "
+            f"lowest validation cross entropy"
+        )
+
+
+def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
+    """The Trained head of the best strength of L2, with a line per candidate on the way."""
+    found, started = [], time.perf_counter()
+    training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
+    classes, how = len(bottlenecks.labels), settings.head.training
+    for candidate in search.candidates(training, validation, classes, how):
+        found.append(candidate)
+        log.info(describe_candidate(candidate))
+    best, course = search.best(found), search.course_of(found)
+    with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
+        for step in course:
+            tensorboard.add(step)
+    log.info(f"--l2 {best.options.l2:.3g} has the lowest validation cross entropy and is taken")
+    seconds = time.perf_counter() - started
+    return Trained(best.head, course, tensorboard.folder, best.options, seconds)
+
+
+def describe_candidate(candidate: search.Candidate) -> str:
+    """One line on a search.Candidate."""
+    found = candidate.validation
+    return (
+        f"--l2 {candidate.options.l2:.3g}: validation accuracy {found.accuracy:.1%}, cross "
+        f"entropy {found.cross_entropy:.3f}"
+    )
+
+
+def warn_of_scores(found: Evaluation, classes: int) -> None:
+    """Says if an Evaluation on the validation photos has scores that are worse than guessing's."""
+    if found.count and found.cross_entropy > math.log(classes) + 1:
+        log.warning(
+            f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
+            f"that of guessing, {math.log(classes):.2f}: wrong answers are given as sure; train "
+            f"shorter, lower --learning_rate, or give --head auto"
+        )
+
+
+def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[SizePoint]:
+    """The SizePoints that say whether more photos would help; distorted views left out."""
+    training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
+    return compare_sizes(
+        training.first(len(bottlenecks.examples[TRAINING])),
+        Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
+        len(bottlenecks.labels),
+        how,
+    )
+
+
+def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
+    """The temperature and the score for unknown images, each with a line on how it was fitted."""
+    validation = bottlenecks.labelled[VALIDATION]
+    logits, count = head.logits(validation.vectors), len(validation.truth)
+    temperature = fit_temperature(logits, validation.truth)
+    if reason := why_no_temperature(logits, validation.truth):
+        log.info(f"scores stay the plain softmax, since {reason}")
+    else:
+        before, after = temperature_gain(logits, validation.truth, temperature)
+        log.info(
+            f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
+            f"{before:.3f} -> {after:.3f}"
+        )
+    # The photos themselves come first, before their distorted views.
+    training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
+    unknown = fit_unknown(training, head, validation.vectors)
+    log.info(
+        f"a score for unknown images fitted on {count} validation photos"
+        if unknown
+        else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos; see "
+        "--validation_percentage"
+    )
+    return Trusted(temperature, unknown)

@@ -1,0 +1,72 @@
+"""The base network of a run: which one it is, where its file lies, what computes its vectors."""
+
+import logging
+
+from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.bottlenecks.extract import Extractor, PairExtractor, Settings
+from retraining.bottlenecks.ray_engine import Ray, RayExtractor
+from retraining.graphs.nodes import read_notes
+from retraining.graphs.safety import describe_unsafe
+from retraining.networks import registry
+from retraining.networks.mirror import mirror_average
+from retraining.networks.network import load_network
+from retraining.networks.registry import Network, NetworkError, obtain, resolve_precision
+from retraining.run.notes import RunNotes
+from retraining.run.settings import NetworkSettings, RunSettings
+
+log = logging.getLogger(__name__)
+
+AnyExtractor = Extractor | PairExtractor
+
+
+def choose_networks(
+    settings: NetworkSettings, notes: RunNotes, quiet: bool
+) -> list[tuple[Network, str]]:
+    """[(Network, its file)] of one network, or of the two that were asked for."""
+    if len(settings.names) < 2:
+        return [choose_network(settings, notes, quiet)]
+    places = settings.model_dir, quiet, settings.offline
+    both = [registry.find(name, settings.choice_for(name)) for name in settings.names]
+    return [(known, obtain(known, *places, by_file=False)) for known in both]
+
+
+def choose_network(settings: NetworkSettings, notes: RunNotes, quiet: bool) -> tuple[Network, str]:
+    """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
+    name = settings.architecture or registry.DEFAULT
+    wanted = registry.find(name, settings.choice_for(name))
+    if settings.model_file and settings.architecture != registry.SAVED_MODEL:
+        return wanted, settings.model_file
+    folder, offline = settings.model_dir, settings.offline
+    try:
+        return wanted, obtain(wanted, folder, quiet, offline)
+    except NetworkError as error:
+        if settings.architecture:
+            raise
+        notes.add_caveat(f"{registry.EMBEDDED} is used, since {error}")
+    embedded = registry.find(registry.EMBEDDED)
+    return embedded, obtain(embedded, folder, quiet, offline)
+
+
+def make_extractor(
+    chosen: list[tuple[Network, str]], settings: RunSettings, notes: RunNotes
+) -> AnyExtractor:
+    """What computes vectors: the [(Network, its file)], at the precision asked for."""
+    parts = [make_part(known, path, settings, notes) for known, path in chosen]
+    return parts[0] if len(parts) == 1 else PairExtractor(*parts)
+
+
+def make_part(known: Network, path: str, settings: RunSettings, notes: RunNotes) -> Extractor:
+    """The Extractor of one network, which may average the vectors of mirror images."""
+    network = load_network(path, known, settings.network.choice.allow_unsafe_ops)
+    if unsafe := describe_unsafe(network.graph_def):
+        log.warning(f"{path} is run though it holds {unsafe}")
+    for note in read_notes(network.graph_def):
+        notes.add_caveat(note)
+    precision = resolve_precision(settings.network.precision, network.graph_def)
+    if settings.network.mirror_average:
+        network = mirror_average(network)
+    vectors: BottleneckSettings = settings.bottlenecks
+    how = Settings(precision, vectors.batch_size, settings.photos.max_pixels)
+    if isinstance(vectors.engine, Ray):
+        return RayExtractor(network, how, vectors.engine)
+    return Extractor(network, how)

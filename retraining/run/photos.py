@@ -1,0 +1,185 @@
+"""The photos of a run: the examples where none are given, reading them, leaving out bad ones."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from retraining.bottlenecks.compute import Bottlenecks, open_store, tell_notes
+from retraining.bottlenecks.file_keys import FileKeys
+from retraining.bottlenecks.prefill import learn_keys, prefill, read_here
+from retraining.bottlenecks.ray_engine import Ray
+from retraining.examples import provide
+from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
+from retraining.photos.exclude import without
+from retraining.photos.listing import list_url
+from retraining.photos.places import facts_of as facts_of_file
+from retraining.photos.places import is_url
+from retraining.photos.scan import (
+    BadImage,
+    DatasetError,
+    ScanOptions,
+    hash_file,
+    holds_images,
+    list_photos,
+)
+from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
+from retraining.run.network import AnyExtractor
+from retraining.run.notes import RunNotes
+from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
+from retraining.system.atomic import write_files
+from retraining.system.observer import Observer
+from retraining.system.package import project_folder
+from retraining.system.text import counted, table
+
+log = logging.getLogger(__name__)
+
+MOST_LISTED = 20  # files that were left out; the others are in a file
+
+
+def provide_example_images(settings: RunSettings, notes: RunNotes, observer: Observer) -> None:
+    """Fills the example folder if it is asked for and empty; says if its pictures are drawings."""
+    folder = settings.photos.image_dir
+    if provide.is_example_folder(folder, project_folder()) and not holds_images(folder):
+        bar = observer.progress("drawing", "img")
+        reason = provide.provide(folder, settings.network.offline, bar)
+        if reason:
+            log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
+    if caveat := provide.caveat(folder):
+        notes.add_caveat(caveat)
+
+
+def reads_once(settings: RunSettings) -> bool:
+    """Whether photos are read once, for keys and vectors, and not here or from far away."""
+    return is_url(settings.photos.image_dir) or isinstance(settings.bottlenecks.engine, Ray)
+
+
+def look_at_photos(settings: PhotoSettings) -> ScanOptions:
+    """The ScanOptions of the photos; with a listing, if they are at a URL.
+
+    Raises:
+        PlaceError: it cannot be listed.
+        DatasetError: as `list_photos`; of a URL only.
+    """
+    scan = ScanOptions(settings.recursive, settings.max_pixels, settings.excluded)
+    if is_url(settings.image_dir):
+        scan = replace(scan, listing=list_url(settings.image_dir))
+        list_photos(settings.image_dir, scan)  # before anything else is done
+    return scan
+
+
+def file_keys(scan: ScanOptions, folder: str) -> FileKeys:
+    """The FileKeys, in the folder of bottlenecks, of what is to be scanned."""
+    facts_of = scan.listing.facts.__getitem__ if scan.listing else facts_of_file
+    return FileKeys(folder, hash_file, facts_of)
+
+
+def read_photos_once(
+    scan: ScanOptions,
+    extractor: AnyExtractor,
+    settings: RunSettings,
+    notes: RunNotes,
+    observer: Observer,
+) -> Dataset:
+    """As `read_photos`, but first the photos whose keys or vectors are not known are fetched, each
+    once, for both."""
+    image_dir, vectors = settings.photos.image_dir, settings.bottlenecks
+    photos, _, _ = list_photos(image_dir, scan)
+    photos, _, _ = without(photos, scan.listed, image_dir)
+    paths = [path for of_class in photos.values() for path in of_class]
+    bar = observer.progress("bottlenecks", "img")
+    first, *_ = extractor.parts  # a second network's vectors take a reading of their own
+    read = first.read if isinstance(vectors.engine, Ray) else partial(read_here, first)
+    with file_keys(scan, vectors.folder) as files, open_store(first, vectors.folder) as store:
+        if vectors.import_file:  # to find those photos whose vectors are there now
+            learn_keys(paths, files, observer.progress("hashing photos", "img"))
+        filled = prefill(paths, files, store, read, bar)
+        tell_notes([store])
+    if scan.listing:
+        reasons = {**scan.listing.reasons, **filled.no_images}
+        scan = replace(scan, listing=replace(scan.listing, reasons=reasons))
+    dataset = read_photos(scan, settings, notes, filled.keys)
+    return replace(dataset, broken=filled.broken)
+
+
+def read_photos(
+    scan: ScanOptions,
+    settings: RunSettings,
+    notes: RunNotes,
+    keys: Mapping[str, str] | None = None,
+) -> Dataset:
+    """The Dataset in the image folder; logs its oddities. {path: key} of `keys` are known."""
+    photos, known = settings.photos, keys or {}
+    with file_keys(scan, settings.bottlenecks.folder) as files:
+        dataset = load_dataset(
+            photos.image_dir,
+            photos.split,
+            lambda path: known.get(path) or files.key_of(path),
+            scan,
+        )
+    for warning in dataset.warnings:
+        log.warning(warning)
+    notes.excluded_photos = dataset.excluded
+    if photos.excluded_by:
+        log.info(
+            f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
+            f"{photos.excluded_by}; where what is excluded is hard, not wrong, the test accuracy "
+            f"looks better than it is"
+        )
+    describe_photos(dataset)
+    if settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
+        raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
+    return dataset
+
+
+def describe_photos(dataset: Dataset) -> None:
+    """Logs how many photos there are, and in which splits."""
+    counts = ", ".join(
+        f"{len(dataset.split(part))} for {part}" for part in (TRAINING, VALIDATION, TESTING)
+    )
+    copies = len(dataset.examples) - len({example.key for example in dataset.examples})
+    if copies:
+        said = counted(copies, "photo is a copy of another", "photos are copies of others")
+        log.info(f"{said}; each content is computed once")
+    log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
+
+
+def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> None:
+    """Says which classes bad photos have made small; `examples` is a dict of the splits' lists.
+
+    Raises:
+        DatasetError: one has no training images left.
+    """
+    for label in labels:
+        left = {part: sum(e.label == label for e in examples[part]) for part in SPLITS}
+        if not left[TRAINING]:
+            raise DatasetError(f"no readable image of {label} is left for training; add some")
+        if sum(left.values()) < FEW_IMAGES:
+            log.warning(f"only {counted(sum(left.values()), 'readable image')} of {label} left")
+
+
+def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
+    """Writes the list of files that were left out; refuses to go on if they are too many."""
+    bad, path = bottlenecks.bad, settings.outputs.bad_images
+    if bad or os.path.exists(path):
+        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
+        write_files({path: text.encode("utf-8", "surrogateescape")})
+    claimed = sum(image.claimed for image in bad)
+    images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
+    if claimed > settings.photos.max_bad_fraction * images:
+        list_bad_images(bad, settings.outputs)
+        raise DatasetError(
+            f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
+            f"{settings.photos.max_bad_fraction:g} allows; see {path}"
+        )
+    if len(bad) > len(dataset.bad):
+        check_classes(bottlenecks.examples, bottlenecks.labels)
+
+
+def list_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
+    """Names files that were left out, with the reasons; where there are many, the first."""
+    for image in bad[:MOST_LISTED]:
+        log.warning(f"left out: {image.path} {image.reason}")
+    if len(bad) > MOST_LISTED:
+        log.warning(f"{len(bad)} files were left out, see {outputs.bad_images}")
