@@ -1,6 +1,6 @@
 """Measures peak memory of freezing, running and retraining a network, each in a process of its own.
 
-    python benchmarks/network_memory.py keras:ResNet152V2 keras:ConvNeXtLarge
+    python benchmarks/network_memory.py keras:ConvNeXtLarge keras:ConvNeXtXLarge
 
 `freeze` makes the network's file, with random weights; `run` reads, folds and runs it; `export` is
 a whole run of retrain.py on a few photos, which builds the retrained graph and tries it. The bound

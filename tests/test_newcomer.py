@@ -13,8 +13,8 @@ import pytest
 
 from retraining.graphs.description import read_metadata
 from retraining.graphs.read import read_graph
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FLOWERS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 
 pytestmark = pytest.mark.newcomer

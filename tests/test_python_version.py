@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from retraining.python_version import refuse_old_python
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("retrain.py", "label_image.py")
 SAID = "this needs Python 3.11, 3.12 or 3.13, and this is {}; get one with: uv venv --python 3.13\n"
 

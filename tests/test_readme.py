@@ -12,9 +12,8 @@ import pytest
 
 from retraining.cli import flags
 from retraining.cli import label_image as cli
-from tests import tiny
+from tests import ROOT, tiny
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -23,14 +23,15 @@ from retraining.bottlenecks import store as cache
 from retraining.bottlenecks.extract import Extractor, Job, fill_store
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli import flags
+from retraining.cli import label_image as labelling_command
+from retraining.cli.retrain import INTERRUPTED
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example, load_dataset
 from retraining.photos.scan import DatasetError, ScanOptions, hash_file
-from tests import hostile, tiny
+from tests import ROOT, hostile, tiny
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def listed(folder):
@@ -218,7 +219,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, 
     _, rest = run.communicate(timeout=30)
     assert run.returncode == 130
     last = rest.splitlines()[-1]
-    assert last == f"retrain.py: {retrain.INTERRUPTED}"
+    assert last == f"retrain.py: {INTERRUPTED}"
     assert (tmp_path / "graph.pb").read_bytes() == b"of before"
     assert not list(tmp_path.glob("*.part"))
     assert len(rows_of_store(tmp_path / "cache")) == 90
@@ -325,7 +326,7 @@ VALUES = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    script=st.sampled_from([flags, label_image]),
+    script=st.sampled_from([flags, labelling_command]),
     choices=st.lists(st.tuples(st.integers(0, 60), VALUES), max_size=4),
 )
 def test_any_flags_are_taken_or_refused_with_code_2(script, choices):

@@ -67,6 +67,12 @@ def candidate(path, graph, description):
         name.unlink(missing_ok=True)
 
 
+def read_start(path, size):
+    """The first `size` bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
 def test_exported(path, examples, extractor, progress):
     """Reads an exported graph back and runs it from held-out photos' files: a HeldOutResult.
 

@@ -12,7 +12,7 @@ from retraining.graphs.fold import fold
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError
 from retraining.graphs.precision import lower
 from retraining.graphs.read import ends, width_of
-from retraining.graphs.session import open_session
+from retraining.graphs.session import open_session, return_free_memory
 from retraining.graphs.surgery import batched_part
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.system.text import one_line
@@ -52,6 +52,8 @@ class Runner:
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
         session = open_session(part, output_name, config)
+        del part
+        return_free_memory()
         self._input, self._output = ends(session.graph, input_name, output_name)
         self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1

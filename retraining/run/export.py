@@ -80,8 +80,11 @@ def export_and_test(
     graph = build(model, extractor, outputs.tensor_name)
     untested = metadata_bytes(describe_model(labels, extractor, settings, notes))
     bar = observer.progress("final test", "img")
+    size = len(graph)
     with verify.candidate(outputs.graph, graph, untested) as path:
+        del graph  # as large as the network; the test needs its memory
         result = verify.test_exported(path, [held_out[row] for row in rows], extractor, bar)
+        graph = verify.read_start(path, size)
     if result.total < len(rows):
         lost = counted(len(rows) - result.total, "test photo has", "test photos have")
         log.warning(f"{lost} vanished or changed meanwhile")

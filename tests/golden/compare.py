@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from tests import ROOT
 from tests.golden import fixtures, normalize, outputs
 from tests.golden.commands import COMMANDS
 
-TREE = Path(__file__).resolve().parent.parent.parent
+TREE = ROOT.parent
 CACHE = Path("~/.cache/retraining-golden").expanduser()
 BY_NAME = {command.name: command for command in COMMANDS}
 PRELUDE = """

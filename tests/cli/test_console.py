@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from retraining.system.text import escaped
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 
 def label(finished, redirection, *photos):
@@ -103,7 +101,7 @@ def test_a_mistyped_flag_is_named_with_the_one_it_is_like(flags, said, capsys):
 def test_what_libraries_log_is_not_shown():
     program = """
 import logging
-from retraining.command import reports_errors
+from retraining.cli.console import reports_errors
 
 def main(argv):
     logging.getLogger("some.library").warning("a traceback")

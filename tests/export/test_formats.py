@@ -35,7 +35,7 @@ from retraining.networks.pair import NetworkPair
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
 from retraining.training.head import Head
-from tests import tiny
+from tests import ROOT, tiny
 
 LABELS = ["blue", "green", "red"]
 HAS_ONNX = all(map(importlib.util.find_spec, to_onnx.PACKAGES))
@@ -217,7 +217,7 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
 
 
 def test_the_readmes_example_runs(run, some, tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## Other formats")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
     shutil.copytree(run.saved, tmp_path / "models" / "serving" / "1")

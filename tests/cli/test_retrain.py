@@ -30,9 +30,7 @@ from retraining.photos.scan import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
 from retraining.run import audit, delivery, head
 from retraining.training.head import Evaluation
-from tests import tiny
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT, tiny
 
 
 def results(capsys):

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.cli.flags import parse_flags
+from retraining.cli.flags import parse_flags, settings_of
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.photos.reader import Distortions
-from retraining.run.tuning import Tuned, views_of
+from retraining.run.fine_tuning import Tuned, views_of
 from retraining.training.fine_tune import RANDOM_VIEWS
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
 
 
@@ -141,7 +141,7 @@ def test_flags_that_make_no_sense_are_refused(
 )
 def test_views_are_random_unless_flags_say_otherwise(flags, expected):
     given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
-    assert views_of(parse_flags(given, "")) == expected
+    assert views_of(settings_of(parse_flags(given, ""))) == expected
 
 
 def test_a_damaged_checkpoint_is_named_and_begun_anew(

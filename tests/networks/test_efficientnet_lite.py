@@ -11,7 +11,6 @@ import importlib.util
 import io
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,9 @@ from retraining.networks.efficientnet_lite import (
     read_torch_file,
     weights_file,
 )
+from tests import ROOT
 
-DAISIES = Path(__file__).resolve().parents[2] / "shared" / "flower_photos" / "daisy"
+DAISIES = ROOT.parent / "shared" / "flower_photos" / "daisy"
 DAISY_CLASS = 985
 LITE0 = "efficientnet_lite0"
 # SHA-256 of the graph's bytes with the real weights: the same with TensorFlow 2.16.2 and NumPy 1.26

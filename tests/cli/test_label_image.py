@@ -20,9 +20,7 @@ from retraining.graphs.nodes import nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.photos.reader import ImageReader, read_file
-from tests import tiny
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT, tiny
 
 
 @pytest.fixture(scope="module")

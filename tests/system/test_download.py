@@ -16,7 +16,6 @@ import time
 import zipfile
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -24,6 +23,7 @@ from retraining.errors import RetrainingError
 from retraining.system import archives, download, locks
 from retraining.system.archives import ArchiveError, unpack
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
+from tests import ROOT
 
 CHUNK = 1000  # bytes, instead of the module's own size, so that small files have many
 BODY = bytes(range(256)) * 40  # 10,240 bytes
@@ -592,7 +592,7 @@ def test_two_processes_fetch_once(server, target):
         "fetch(Remote((sys.argv[1],)), Path(sys.argv[2]))",
     )
     command = [sys.executable, "-c", "\n".join(lines), f"{server.url}/f", str(target)]
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     runs = [subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert target.read_bytes() == BODY
@@ -904,6 +904,6 @@ def test_folder_that_cannot_be_unpacked_into(archive, tmp_path):
 def test_module_does_without_slow_imports():
     slow = "{'tensorflow', 'requests', 'tqdm'}"
     code = f"import sys, retraining.system.download; print({slow} & {{*sys.modules}})"
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert shown.stdout == "set()\n"

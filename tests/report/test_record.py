@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +15,7 @@ from retraining.photos.scan import BadImage
 from retraining.report import record
 from retraining.training.head import Evaluation
 from retraining.training.loop import Step
+from tests import ROOT
 from tests.records import COMPARISON
 
 LABELS = ["cat", "dog", "owl"]
@@ -207,17 +207,9 @@ def test_a_comparison_is_in_the_record_only_where_one_was_made():
     assert [head["exported"], best["exported"]] == [False, True]
 
 
-def test_the_stopwatch_names_each_step():
-    watch = record.Stopwatch()
-    watch.lap("first")
-    watch.lap("second")
-    assert list(watch.seconds) == ["first", "second"]
-    assert all(seconds >= 0 for seconds in watch.seconds.values())
-
-
 def test_the_documented_schema_is_that_of_the_record():
     """docs/metrics.md names every field of the record, and the format's number."""
-    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     assert set(made()) == {row for row in rows if "." not in row and "[" not in row}
     assert f'"format": {record.FORMAT}' in text

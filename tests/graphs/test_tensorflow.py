@@ -4,11 +4,9 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from retraining.graphs.tensorflow import muted_stderr
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 
 def run(code):

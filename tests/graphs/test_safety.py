@@ -26,9 +26,7 @@ from retraining.graphs.safety import (
 from retraining.labelling.classifier import LabelsError, Overrides, load_classifier
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
-from tests import fuzz, tiny
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT, fuzz, tiny
 
 
 def refusal(path, content=None, **settings):

@@ -39,9 +39,8 @@ from retraining.training.tuning_graph import (
     fold_network,
     head_weights,
 )
-from tests import tiny
+from tests import ROOT, tiny
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = "keras:MobileNet_0.25_32"
 
 
@@ -126,8 +125,9 @@ def test_names_and_help_need_neither_keras_nor_tensorflow():
             sys.executable,
             "-c",
             "import sys, retrain\n"
-            "from retraining import flags, networks\n"
-            "networks.find('keras:VGG16'), flags.build_parser().format_help()\n"
+            "from retraining.cli import flags\n"
+            "from retraining.networks import registry\n"
+            "registry.find('keras:VGG16'), flags.build_parser().format_help()\n"
             "print([name for name in sys.modules if name in ('keras', 'tensorflow', 'h5py')])",
         ],
         capture_output=True,
@@ -344,6 +344,10 @@ def settle(model, pixels):
     model(pixels, training=True)
 
 
+# Roundings add up over its 1,000 layers: 7 of 2,560 numbers are 1.2e-4 apart.
+DEEPEST = {"EfficientNetV2L": 2e-4}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STOCK)
 def test_every_network_gives_what_keras_gives(name, keras, monkeypatch):
@@ -351,8 +355,10 @@ def test_every_network_gives_what_keras_gives(name, keras, monkeypatch):
     recipe = KerasRecipe.named(name, Choice("random", height=96, width=96))
     pixels = np.random.default_rng(1).uniform(0, 255, (8, 96, 96, 3)).astype(np.float32)
     graph_def, expected = freeze_settled(recipe, pixels, keras, monkeypatch)
+    forget_models(keras)
     scaled = (pixels[:2] - recipe.mean) / np.float32(recipe.std)
-    assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected)
+    tolerance = DEEPEST.get(name, 1e-4)
+    assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected, tolerance)
 
 
 def freeze_settled(recipe, pixels, keras, monkeypatch):
@@ -365,7 +371,6 @@ def freeze_settled(recipe, pixels, keras, monkeypatch):
     monkeypatch.setattr(KerasRecipe, "_model", lambda _: model)
     graph_def = recipe.build(Place(Path(), offline=True))
     monkeypatch.undo()
-    forget_models(keras)
     return graph_def, expected
 
 
