@@ -84,7 +84,7 @@ def runners(arguments):
     extractor = make_extractor(chosen, settings, notes)
     found = []
     for part in extractor.parts:
-        _, batches = part.start().result()
+        _, batches = part.started()
         size = part.network.preprocessing.size
         pixels = np.random.default_rng(0).uniform(-1, 1, (BATCH, *size, 3))
         found.append((batches.runner, pixels.astype(np.float32)))

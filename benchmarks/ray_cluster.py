@@ -31,7 +31,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.bottlenecks.extract import Extractor, Settings
-from retraining.bottlenecks.prefill import read_and_run
 from retraining.bottlenecks.ray_engine import (
     BATCHES_PER_CALL,
     Ray,
@@ -142,7 +141,7 @@ def measure(options):
         cluster = Ray("local", options.cores // options.cpus, options.cpus)
         readings = RayExtractor(network, Settings(precision), cluster).read(paths)
     else:
-        readings = read_and_run(paths, *Extractor(network, settings).start().result())
+        readings = Extractor(network, settings).read(paths)
     next(readings)
     start = time.perf_counter() - started
     for _ in readings:

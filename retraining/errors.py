@@ -1,5 +1,5 @@
-"""The error that everything here raises for what a user can cause."""
+"""The base class of all errors that a user can cause."""
 
 
 class RetrainingError(Exception):
-    """An error that a user can cause and mend; its text says what is wrong, in one line."""
+    """An error that a user can cause and fix. Its text says in one line what is wrong."""

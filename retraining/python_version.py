@@ -1,10 +1,11 @@
-"""Says in one line that a Python is too old; itself it parses on all of Python 3."""
+"""Tells users in one line that their Python is too old. Any Python 3 can parse this module."""
 
 import sys
 
 
-def refuse_old_python(version=sys.version_info[:3]):
-    """Ends the program with exit code 1 on a Python before 3.11."""
+# The types are quoted because an old Python fails to evaluate them.
+def refuse_old_python(version: "tuple[int, int, int]" = sys.version_info[:3]) -> None:
+    """Exits with code 1 if Python is older than 3.11."""
     if version < (3, 11):
         found = ".".join(map(str, version))
         sys.exit(

@@ -1,23 +1,26 @@
-"""Takes over vectors from a cache of the classic retrain.py, a text file per photo. No TensorFlow.
+"""Imports vectors from a cache of the classic retrain.py, which has a text file for each photo.
 
-The classic wrote the vector of IMAGE_DIR/<class folder>/<photo> as decimal numbers with commas to
-CACHE/<class folder>/<photo>.txt, later to ..._inception_v3.txt, ..._mobilenet_0.50_224.txt and so
-on. Its last version took networks from TF Hub and wrote their addresses into the names; those are
-other weights than any network here has, so they are not looked for, nor are `_quantized` ones.
+The classic wrote the vector of IMAGE_DIR/<class folder>/<photo> as comma-separated decimal numbers
+to CACHE/<class folder>/<photo>.txt, later to ..._inception_v3.txt, ..._mobilenet_0.50_224.txt and
+so on. Its last version took networks from TF Hub and wrote their addresses into the names. No
+network here has their weights, so these files are ignored, as are `_quantized` ones.
 
-Such a file knows its photo by name only, and could be broken off. So it is checked:
+Such a file identifies its photo only by name, and may be truncated. So this module checks:
 
-- Count, finite numbers, none below 0 for Inception (its bottleneck is a mean of ReLUs).
-- The last number is written whole: text that breaks off within it has the right count. It must
-  be 0.0 or have `LEAST_DIGITS` digits, as all but one in 3,000 float32 numbers have, so hardly a
-  good file is refused. What passes in spite of a break is wrong by 1e-4 of one number; but 0.0 may
-  have been 0.0<more> (wrong by less than 0.1), and an exponent may be lost with all its characters.
-- The photo must not be newer than the file. Where most photos are, they were copied or unpacked
-  after their vectors had been computed, and times say nothing; then only the next check is left.
-- Some photos (`SAMPLE`, or a third of the few), chosen at random, are computed anew with the
-  network, and their new vectors kept. One in ten at most may have a cosine below `LEAST_COSINE`,
-  else nothing is taken over. This finds another network's vectors and folders in which names were
-  given anew; a single stale vector it cannot find.
+- The count of numbers; that all are finite, and for Inception none is negative (its bottleneck is
+  a mean of ReLUs).
+- That the last number is complete, since a file truncated within it has the right count. The number
+  must be 0.0 or have `LEAST_DIGITS` digits, as all but one in 3,000 float32 numbers have, so that
+  hardly any good file is refused. An undetected truncation changes one number by 1e-4 of its value;
+  but 0.0 may have been 0.0<more> (an error below 0.1), and a whole exponent may be lost.
+- That the photo is not newer than the file. If most photos are newer, they were copied or unpacked
+  after their vectors were computed. Then times mean nothing, and only the next check remains.
+- That the network computes similar vectors for a random sample of photos (`SAMPLE`, or a third if
+  there are few). If more than one in ten has a cosine below `LEAST_COSINE`, nothing is imported.
+  This detects vectors of another network and folders with reassigned names, but not a single stale
+  vector. The vectors of the sample are kept.
+
+This module does not need TensorFlow.
 """
 
 import contextlib
@@ -26,76 +29,82 @@ import random
 import re
 import stat
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.errors import RetrainingError
+from retraining.photos.dataset import Example
 
-NUMBER_BYTES = 32  # no number is written longer; a float64 takes 24 characters and a comma
+NUMBER_BYTES = 32  # the longest number: a float64 takes 24 characters and a comma
 LEAST_DIGITS = 5
 SAMPLE = 10
-# Over 1,500 photos of flowers: 0.89 at worst between two builds of Inception-v3, but 0.87 or less
-# for 99 of 100 pairs of different photos, and 0.66 at most where the numbers are in another order.
+# Measured on 1,500 photos of flowers: two builds of Inception-v3 give at least 0.89. 99 of 100
+# pairs of different photos give 0.87 or less, and numbers in another order 0.66 at most.
 LEAST_COSINE = 0.9
+
+Files = Sequence[tuple[Example, str]]  # photos with the paths of their files in the cache
 
 
 class ClassicCacheError(RetrainingError):
-    """The cache holds other vectors than the network gives; nothing was taken over."""
+    """The network computes other vectors than the cache holds; nothing was imported."""
 
 
 class UnusableError(Exception):
-    """One file of the cache cannot be taken over; the text is the reason, without its name."""
+    """One file of the cache cannot be imported. The text is the reason, without the file's name."""
 
 
 @dataclass
 class Outcome:
-    """What became of the photos: their numbers, copies counted once, and {reason: [file]}."""
+    """The result of an import: numbers of photos, copies counted once, and {reason: [file]}."""
 
-    known: int = 0  # had a vector before
-    checked: int = 0  # were computed anew, as a sample
+    known: int = 0  # had a vector in the store
+    checked: int = 0  # were recomputed, as a sample
     taken: int = 0
-    absent: int = 0  # have no file
+    absent: int = 0  # have no file in the cache
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     times_are_of_a_copy: bool = False
 
 
 class ClassicCache:
-    """A folder of the classic's vectors of one network, float32 of `width`."""
+    """The classic's folder of one network's vectors, float32 [width]."""
 
-    def __init__(self, folder, network, width, labels):
-        """`network` is a name of networks.NETWORKS, `labels` are the class folders' names."""
+    def __init__(self, folder: str, network: str, width: int, labels: Sequence[str]) -> None:
+        """Takes the name of a network and the labels, which are the class folders' names."""
         self.folder, self.width = folder, width
         self._not_negative = network == "inception_v3"
         self._suffixes = suffixes(network)
         self._folders = class_folders(folder, labels)
 
-    def paths_for(self, example):
-        """What its file may be called, the likeliest first; empty for a network it never had."""
+    def paths_for(self, example: Example) -> list[str]:
+        """Returns the possible paths of its file, the likeliest first; [] for other networks."""
         name = os.path.basename(example.path)
         folder = self._folders[example.label]
         return [os.path.join(folder, name + suffix) for suffix in self._suffixes]
 
-    def why_nothing(self, example):
-        """Where the file of a photo would have been."""
+    def why_nothing(self, example: Example) -> str:
+        """Returns where the file of a photo was expected, as text."""
         paths = self.paths_for(example)
         if not paths:
             return "the classic never had this network"
         return f"{example.path} would have its vector in {paths[0]}"
 
-    def find(self, example):
-        """The photo's file, or None."""
+    def find(self, example: Example) -> str | None:
+        """Returns the path of the photo's file, or None."""
         return next((path for path in self.paths_for(example) if os.path.lexists(path)), None)
 
-    def read(self, path):
-        """The vector in a file, float32 [width].
+    def read(self, path: str) -> NDArray[np.float32]:
+        """Reads the vector in a file, float32 [width].
 
         Raises:
-            UnusableError: it is not a whole vector of this network, or cannot be read.
+            UnusableError: it is not a complete vector of this network, or cannot be read.
         """
         limit = NUMBER_BYTES * self.width
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
                 raise UnusableError("not a file")
             with open(path, "rb") as file:
                 content = file.read(limit + 1)
@@ -109,20 +118,21 @@ class ClassicCache:
         return vector
 
 
-def suffixes(network):
-    """What the classic appended to a photo's name for this network, the likeliest first.
+def suffixes(network: str) -> list[str]:
+    """Returns what the classic appended to a photo's name for a network, the likeliest first.
 
-    The first versions knew Inception-v3 only and appended nothing but `.txt`.
+    The first versions knew only Inception-v3 and appended only `.txt`.
     """
     if network == "inception_v3":
         return ["_inception_v3.txt", ".txt"]
     return [f"_{network}.txt"] if network.startswith("mobilenet_") else []
 
 
-def class_folders(folder, labels):
-    """{label: its folder in the cache}: named as the class folder, or as the classic's label.
+def class_folders(folder: str, labels: Sequence[str]) -> dict[str, str]:
+    """Returns {label: its folder in the cache}, named as the class folder or the classic's label.
 
-    The latter (small letters and digits, spaces for all else) only where it is no other's name.
+    The classic's label has lower-case letters and digits, and spaces for all else. It counts only
+    if no other class has the same.
     """
     rewritten = {label: re.sub(r"[^a-z0-9]+", " ", label.lower()) for label in labels}
     uses = Counter([*rewritten.values(), *labels])
@@ -134,19 +144,19 @@ def class_folders(folder, labels):
     return found
 
 
-def parse(content, width):
-    """float32 [width] of comma-separated decimal numbers (bytes).
+def parse(content: bytes, width: int) -> NDArray[np.float32]:
+    """Parses comma-separated decimal numbers to float32 [width].
 
     Raises:
-        UnusableError: too few or too many of them, one that is none, or a broken-off end.
+        UnusableError: there are too few or too many numbers, one is invalid, or the end is missing.
     """
     try:
         words = content.decode("ascii").strip().split(",")
         if len(words) != width:
             raise UnusableError(f"not {width} numbers")
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # gives infinity, which is refused
             vector = np.array([float(word) for word in words], np.float32)
-    except ValueError as error:  # UnicodeDecodeError is one, too
+    except ValueError as error:  # also UnicodeDecodeError
         raise UnusableError("something else than numbers in it") from error
     if not np.isfinite(vector).all():
         raise UnusableError("a number that is not finite")
@@ -155,22 +165,27 @@ def parse(content, width):
     return vector
 
 
-def is_whole(word):
-    """Whether a number's text can be all that Python wrote of a float32 (see above)."""
+def is_whole(word: str) -> bool:
+    """Returns whether a number's text can be the complete text of a float32 (see above)."""
     digits, _, exponent = word.partition("e")
     significant = len(digits.lstrip("-0.").replace(".", ""))
     return word == "0.0" or (significant >= LEAST_DIGITS and len(exponent) in (0, 3))
 
 
-def take_over(store, examples, cache, compute):
-    """Adds the cache's vectors to a store (cache.BottleneckStore) that lacks them: an Outcome.
+def take_over(
+    store: BottleneckStore,
+    examples: Sequence[Example],
+    cache: ClassicCache,
+    compute: Callable[[list[Example]], object],
+) -> Outcome:
+    """Adds the cache's vectors to a store that lacks them; returns the Outcome.
 
-    `compute(examples)` computes vectors with the network and puts them into the store, but for
-    those of unreadable photos. A vector in the store is never replaced, nothing in the cache is
-    changed, and what was taken over before an interruption stays.
+    `compute(examples)` computes vectors with the network and puts them into the store, except those
+    of unreadable photos. Vectors in the store are never replaced, the cache does not change, and an
+    interruption keeps what was imported before.
 
     Raises:
-        ClassicCacheError: the sample shows that the vectors are of something else.
+        ClassicCacheError: the vectors of the sample differ too much.
     """
     keys = {example.key for example in examples}
     missing = set(store.missing(keys))
@@ -185,9 +200,9 @@ def take_over(store, examples, cache, compute):
     return outcome
 
 
-def _put_all(store, files, cache, outcome):
-    """Reads the files and stores their vectors; of copies of a photo, the first good one's."""
-    done = set()
+def _put_all(store: BottleneckStore, files: Files, cache: ClassicCache, outcome: Outcome) -> None:
+    """Reads the files and stores their vectors; for copies of a photo, the first good file's."""
+    done: set[str] = set()
     for example, path in files:
         if example.key not in done:
             try:
@@ -199,14 +214,15 @@ def _put_all(store, files, cache, outcome):
     outcome.taken = len(done)
 
 
-def _current_files(examples, missing, cache, outcome):
-    """[(example, path)] of those in `missing` that have a file, but for changed photos."""
-    found = [(example, cache.find(example)) for example in examples]
-    found = [(example, path) for example, path in found if path]
+def _current_files(
+    examples: Sequence[Example], missing: Set[str], cache: ClassicCache, outcome: Outcome
+) -> list[tuple[Example, str]]:
+    """Returns [(example, path)] of `missing` photos that have a file and have not changed."""
+    found = [(example, path) for example in examples if (path := cache.find(example))]
     newer = {path for example, path in found if _time(example.path) > _time(path)}
     wanted = [(example, path) for example, path in found if example.key in missing]
     outcome.absent = len(missing - {example.key for example, _ in wanted})
-    # All files count here, so that one photo changed after a first import is not "most".
+    # Count all files, so that one photo that changed after a first import is not "most".
     outcome.times_are_of_a_copy = bool(wanted) and 2 * len(newer) > len(found)
     if outcome.times_are_of_a_copy:
         return wanted
@@ -215,25 +231,30 @@ def _current_files(examples, missing, cache, outcome):
     return [(example, path) for example, path in wanted if path not in newer]
 
 
-def _time(path):
-    """When the file was last changed, in seconds; 0 where that cannot be told."""
+def _time(path: str) -> float:
+    """Returns the file's modification time in seconds, or 0 if unknown."""
     try:
         return os.stat(path).st_mtime
     except OSError:
         return 0.0
 
 
-def _passes_sample(store, files, cache, compute):
-    """Computes the vectors of some photos anew, if any of their files is good; compares them.
+def _passes_sample(
+    store: BottleneckStore,
+    files: Files,
+    cache: ClassicCache,
+    compute: Callable[[list[Example]], object],
+) -> bool:
+    """Recomputes the vectors of some photos with good files, and compares them.
 
-    Returns False if none could be computed, so that nothing is known of the others.
+    Returns False if none could be computed, so that the other files remain unchecked.
 
     Raises:
         ClassicCacheError: too many of them differ.
     """
     sample = _choose_sample(files, cache)
     if not sample:
-        return True  # no vector will be taken over
+        return True  # no vector will be imported
     compute([example for example, _ in sample])
     failed = set(store.missing(example.key for example, _ in sample))
     sample = [(example, vector) for example, vector in sample if example.key not in failed]
@@ -250,10 +271,10 @@ def _passes_sample(store, files, cache, compute):
     return bool(sample)
 
 
-def _choose_sample(files, cache):
-    """[(example, vector)]: `SAMPLE` of those whose files are good, or a third of the few."""
+def _choose_sample(files: Files, cache: ClassicCache) -> list[tuple[Example, NDArray[np.float32]]]:
+    """Returns [(example, vector)] of good files: `SAMPLE` of them, or a third if there are few."""
     most = min(SAMPLE, -(-len(files) // 3))
-    sample = []
+    sample: list[tuple[Example, NDArray[np.float32]]] = []
     for example, path in random.Random(0).sample(files, len(files)):
         if len(sample) == most:
             break
@@ -262,7 +283,7 @@ def _choose_sample(files, cache):
     return sample
 
 
-def cosine(one, other):
-    """Of two vectors; NaN if one is all zeros."""
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Returns the cosine of two vectors; NaN if one is all zeros."""
     with np.errstate(invalid="ignore"):
         return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))

@@ -1,21 +1,28 @@
-"""Photos -> vectors per split: the network that is asked for, its store, and what is read back."""
+"""Computes the vectors of all splits: imports them, fills the stores, and reads them back."""
 
 import contextlib
 import logging
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from retraining.bottlenecks.classic_cache import ClassicCache, take_over
-from retraining.bottlenecks.extract import Job, fill_store
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.bottlenecks.classic_cache import ClassicCache, Outcome, take_over
+from retraining.bottlenecks.extract import Extractor, Job, VectorSource, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
 from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.pair import JOINT, scale_alike
-from retraining.photos.dataset import Example
+from retraining.photos.dataset import Dataset, Example
 from retraining.photos.reader import Distortions
 from retraining.photos.scan import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
+from retraining.system.observer import Observer
+from retraining.system.ranges import Range, check_ranges
 from retraining.system.text import counted, some
 
 log = logging.getLogger(__name__)
@@ -23,37 +30,47 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Bottlenecks:
-    """What the softmax layer is trained and tested on, per split (a dict each).
+    """What the softmax layer is trained and tested on, by split.
 
-    `labelled[part]` holds the vectors of `examples[part]` in their order; in training each
-    example's distorted views follow all undistorted ones.
+    `labelled[part]` holds the vectors of `examples[part]` in their order. In the training split the
+    distorted views follow all undistorted photos.
     """
 
     labels: list[str]
     examples: dict[str, list[Example]]
     labelled: dict[str, Labelled]
     bad: list[BadImage]
-    imported: set[str]  # keys of photos whose vectors are the classic's
-    # Of two networks: float32 [width], by which their vectors were multiplied.
-    factors: object = None
+    imported: set[str]  # keys of photos whose vectors come from the classic's cache
+    # For two networks: float32 [width] by which their vectors were multiplied.
+    factors: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class BottleneckSettings:
-    """How a run computes and keeps vectors, and with which it begins."""
+    """How a run computes, keeps, imports and exports vectors."""
 
     folder: str = "bottleneck_cache"
     batch_size: int | None = None  # photos; None: 8, or 32 on a GPU
     engine: Local | Ray = field(default_factory=Local)
     distortions: Distortions = field(default_factory=Distortions)
-    classic_folder: str | None = None  # the classic's, to take vectors over from
+    classic_folder: str | None = None  # the classic's cache, to import vectors from
     import_file: str | None = None  # Parquet
     export_file: str | None = None  # Parquet
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "batch_size": (1, 256),
+    }
 
-def compute_bottlenecks(dataset, extractor, settings, observer):
-    """Computes the vectors that the stores lack and reads them all; bad photos are left out."""
-    good, reasons = make_jobs(dataset.examples, settings.distortions), {}
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
+
+
+def compute_bottlenecks(
+    dataset: Dataset, extractor: VectorSource, settings: BottleneckSettings, observer: Observer
+) -> Bottlenecks:
+    """Computes the vectors that the stores lack, and reads them all; leaves out bad photos."""
+    good = make_jobs(dataset.examples, settings.distortions)
+    reasons: dict[str, str] = {}
     bar = observer.progress("bottlenecks", "img")
     with contextlib.ExitStack() as stack:
         stores = [
@@ -69,39 +86,41 @@ def compute_bottlenecks(dataset, extractor, settings, observer):
     factors = scale_alike(labelled, TRAINING, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if examples[TESTING]:
-        extractor.start()  # beside what follows: the final test needs it
+        extractor.start()  # in the background: the final test needs it
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
 
 
-def open_store(extractor, folder):
-    """The BottleneckStore of one network at its precision."""
+def open_store(extractor: Extractor, folder: str) -> BottleneckStore:
+    """Opens the BottleneckStore of one network at its precision."""
     network, fingerprint = extractor.network, fingerprint_of(extractor)
     return BottleneckStore(folder, network.name, fingerprint, network.width)
 
 
-def tell_notes(stores):
-    """Says what had to be moved aside, or is computed again."""
+def tell_notes(stores: Iterable[BottleneckStore]) -> None:
+    """Logs what the stores moved aside or have to recompute."""
     for store in stores:
         for note in store.notes:
             log.warning(note)
 
 
-def imported_into(stores, keys):
-    """Which of the keys have a vector of the classic in one of the stores."""
-    return set().union(*(store.imported(keys) for store in stores))
+def imported_into(stores: Iterable[BottleneckStore], keys: Sequence[str]) -> set[str]:
+    """Returns those of the keys that have an imported vector in any of the stores."""
+    return {key for store in stores for key in store.imported(keys)}
 
 
-def import_vectors(store, dataset, extractor, folder):
-    """Takes vectors over from the classic's folder, if one is given; says what became of them."""
+def import_vectors(
+    store: BottleneckStore, dataset: Dataset, extractor: Extractor, folder: str | None
+) -> None:
+    """Imports vectors from the classic's folder, if one is given; logs the result."""
     if not folder:
         return
     network = extractor.network
     cache = ClassicCache(folder, network.name, network.width, dataset.labels)
     examples = dataset.examples
 
-    def compute(sample):
+    def compute(sample: Sequence[Example]) -> None:
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
 
     outcome = take_over(store, examples, cache, compute)
@@ -115,8 +134,8 @@ def import_vectors(store, dataset, extractor, folder):
     )
 
 
-def warn_of_import(outcome, examples, cache):
-    """Says what is doubtful in a classic_cache.Outcome, and which files were skipped."""
+def warn_of_import(outcome: Outcome, examples: Sequence[Example], cache: ClassicCache) -> None:
+    """Logs what is doubtful in the Outcome of an import, and which files were skipped."""
     if outcome.times_are_of_a_copy:
         log.warning(
             f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
@@ -134,11 +153,13 @@ def warn_of_import(outcome, examples, cache):
             log.debug(f"not taken over, {reason}: {path}")
 
 
-def import_exported(extractor, settings, observer):
-    """Takes over the vectors of the import file that the stores lack; says how many.
+def import_exported(
+    extractor: VectorSource, settings: BottleneckSettings, observer: Observer
+) -> None:
+    """Imports the vectors of the import file that the stores lack; logs how many.
 
     Raises:
-        VectorFileError: they are not of this run's networks, or cannot be read.
+        VectorFileError: other networks computed them, or the file cannot be read.
     """
     if not settings.import_file:
         return
@@ -174,8 +195,8 @@ def import_exported(extractor, settings, observer):
         )
 
 
-def put_lacking(store, keys, vectors):
-    """Puts those vectors, a row per key, of which the store has none; returns how many."""
+def put_lacking(store: BottleneckStore, keys: Sequence[str], vectors: NDArray[np.float32]) -> int:
+    """Stores those of the vectors, a row per key, that the store lacks; returns how many."""
     rows = dict(zip(keys, vectors, strict=True))
     lacking = store.missing(rows)
     for key in lacking:
@@ -183,18 +204,20 @@ def put_lacking(store, keys, vectors):
     return len(lacking)
 
 
-def fingerprint_of(extractor):
-    """Of one network at its precision."""
+def fingerprint_of(extractor: Extractor) -> str:
+    """Returns the fingerprint of one network at its precision."""
     return extractor.network.fingerprint(extractor.settings.precision)
 
 
-def make_jobs(examples, distortions):
-    """A Job per photo; those for training with their distorted views, if any are asked for."""
+def make_jobs(examples: Iterable[Example], distortions: Distortions | None) -> list[Job]:
+    """Returns a Job for each photo; training photos get distorted views if any are wanted."""
     return [Job(e, distortions if distortions and e.split == TRAINING else None) for e in examples]
 
 
-def read_split(stores, jobs, part, labels):
-    """The Labelled vectors of one split; those of several stores side by side."""
+def read_split(
+    stores: Sequence[BottleneckStore], jobs: Iterable[Job], part: str, labels: Sequence[str]
+) -> Labelled:
+    """Reads the Labelled vectors of one split; those of two stores side by side."""
     jobs = [job for job in jobs if job.example.split == part]
     views = max((len(job.keys) for job in jobs), default=1)
     ordered = [(job, view) for view in range(views) for job in jobs]
@@ -202,8 +225,8 @@ def read_split(stores, jobs, part, labels):
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def export_vectors(bottlenecks, extractor, path):
-    """Writes the photos' vectors to a Parquet file, for other tools."""
+def export_vectors(bottlenecks: Bottlenecks, extractor: VectorSource, path: str) -> None:
+    """Writes the photos' vectors to a Parquet file for other tools."""
     facts = {
         "network": extractor.network.name,
         "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
@@ -211,7 +234,7 @@ def export_vectors(bottlenecks, extractor, path):
         "width": JOINT.join(str(part.network.width) for part in extractor.parts),
     }
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
-    if bottlenecks.factors is not None:  # as the networks give them
+    if bottlenecks.factors is not None:  # export what the networks give
         parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
     write_vectors(path, parts, extractor.network.width, facts)
     log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {path}")

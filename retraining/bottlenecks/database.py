@@ -5,39 +5,43 @@ import itertools
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 SCHEMA_VERSION = 2
-BUSY_SECONDS = 60.0  # how long to wait for another process that is writing
+BUSY_SECONDS = 60.0  # how long to wait while another process writes
 RETRY_SECONDS = 0.02
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 
 
-def open_database(path, tables, facts):
-    """Opens or creates an SQLite file; returns (connection, name it was moved aside to, or None).
+def open_database(
+    path: Path, tables: Mapping[str, str], facts: Mapping[str, str]
+) -> tuple[sqlite3.Connection, Path | None]:
+    """Opens or creates an SQLite file; returns (connection, path of the file moved aside, or None).
 
-    `tables` are its CREATE statements, by name; `facts` (dict of str) is what it must say of
-    itself. A file that is no such database, damaged or not, is moved aside.
+    `tables` are the CREATE statements by name, and `facts` the content of its table of facts. A
+    file with other tables or facts is moved aside, as is a damaged one.
 
     Raises:
-        OSError, sqlite3.OperationalError: it cannot be opened or written.
+        OSError, sqlite3.OperationalError: the file cannot be opened or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return _connect(path, tables, facts), None
     except _NotOursError:
-        with contextlib.suppress(_NotOursError):  # another process may just have mended it
+        with contextlib.suppress(_NotOursError):  # another process may have just repaired it
             return _connect(path, tables, facts), None
         aside = move_aside(path)
         return _connect(path, tables, facts), aside
 
 
 class _NotOursError(Exception):
-    """The file is damaged, or something else."""
+    """The file is damaged, or is not our database."""
 
 
-def _connect(path, tables, facts):
+def _connect(path: Path, tables: Mapping[str, str], facts: Mapping[str, str]) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-    connection.text_factory = lambda text: text.decode(errors="replace")  # flipped bits
+    connection.text_factory = lambda text: text.decode(errors="replace")  # bits may be flipped
     try:
         _wait_for_others(lambda: _prepare(connection, tables, facts))
     except BaseException as error:
@@ -48,11 +52,11 @@ def _connect(path, tables, facts):
     return connection
 
 
-def _wait_for_others(prepare):
-    """Calls `prepare`, again and again for BUSY_SECONDS while another process locks the file.
+def _wait_for_others(prepare: Callable[[], None]) -> None:
+    """Calls `prepare` repeatedly, for up to BUSY_SECONDS, while another process locks the file.
 
-    SQLite waits by itself before it reads or writes, but not before it switches a file to WAL: of
-    two processes that switch a new file at once, it refuses one immediately.
+    SQLite itself waits before it reads or writes, but not before it switches a file to WAL: if two
+    processes switch a new file at once, it refuses one immediately.
     """
     end = time.monotonic() + BUSY_SECONDS
     while True:
@@ -64,28 +68,30 @@ def _wait_for_others(prepare):
         time.sleep(RETRY_SECONDS)
 
 
-def _is_locked(error):
-    primary = error.sqlite_errorcode & 0xFF  # the higher bits tell details
+def _is_locked(error: sqlite3.OperationalError) -> bool:
+    primary = error.sqlite_errorcode & 0xFF  # the higher bits hold details
     return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
-def is_damage(error):
-    """Whether an sqlite3 error says that the content is wrong, not that it is out of reach."""
-    if isinstance(error, UnicodeError):  # in the text of a message, or of a name
+def is_damage(error: BaseException) -> bool:
+    """Returns whether an sqlite3 error means that the file is damaged, not inaccessible."""
+    if isinstance(error, UnicodeError):  # in a message or a name
         return True
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(
         error, sqlite3.OperationalError | sqlite3.ProgrammingError
     )
 
 
-def _prepare(connection, tables, facts):
+def _prepare(
+    connection: sqlite3.Connection, tables: Mapping[str, str], facts: Mapping[str, str]
+) -> None:
     tables = {**tables, "facts": "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT)"}
     if _tables(connection):
-        _check(connection, tables, facts)  # before anything is changed
+        _check(connection, tables, facts)  # before any change
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # a commit, every few seconds, outlives a crash
+    connection.execute("PRAGMA synchronous = FULL")  # commits survive a crash
     with connection:
-        connection.execute("BEGIN IMMEDIATE")  # all of this or nothing, and one process at a time
+        connection.execute("BEGIN IMMEDIATE")  # atomic, and one process at a time
         if not _tables(connection):
             for statement in tables.values():
                 connection.execute(statement)
@@ -93,20 +99,22 @@ def _prepare(connection, tables, facts):
     _check(connection, tables, facts)
 
 
-def _tables(connection):
-    """{name: its CREATE statement}"""
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    """Returns {name: its CREATE statement}."""
     return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
 
 
-def _check(connection, tables, facts):
+def _check(
+    connection: sqlite3.Connection, tables: Mapping[str, str], facts: Mapping[str, str]
+) -> None:
     if _tables(connection) != tables:
         raise _NotOursError
     if dict(connection.execute("SELECT name, value FROM facts")) != facts:
         raise _NotOursError
 
 
-def move_aside(path):
-    """Renames a database file, with what SQLite keeps beside it; returns its new name.
+def move_aside(path: Path) -> Path:
+    """Renames a database file and the files SQLite keeps beside it; returns the new path.
 
     Raises:
         OSError: it cannot be renamed.
@@ -121,6 +129,6 @@ def move_aside(path):
     return aside
 
 
-def _counted():
+def _counted() -> Iterator[str]:
     yield ""
     yield from (f"-{number}" for number in itertools.count(2))

@@ -1,54 +1,84 @@
-"""Image files -> vectors: decoding beside the network, batches, progress, the store."""
+"""Computes the vectors of image files: decodes while the network runs, in batches of one size."""
 
 import itertools
 import os
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, Fetched
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.graphs.run import Runner, Running
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import images_per_photo
+from retraining.networks.network import BaseNetwork
 from retraining.networks.pair import NetworkPair
 from retraining.photos.dataset import Example
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Distortions, ImageError, ImageReader
 
-BATCH_SIZE = 8  # images per call of the network; on a processor more are no faster
+BATCH_SIZE = 8  # images per call of the network; larger batches are no faster on a processor
 GPU_BATCH_SIZE = 32
-IMAGE_MEMORY = 64 << 20  # bytes that an image takes in the network, a generous estimate
-FLUSH = object()  # among items: no more is at hand now, so what was taken shall be answered
+IMAGE_MEMORY = 64 << 20  # bytes that an image takes in the network, estimated generously
+# Stands among items of any type: no more are at hand, so yield the answers to all taken so far.
+FLUSH: Any = object()
+
+Answer = NDArray[np.float32] | ImageError  # vectors, or the reason why there are none
+
+T = TypeVar("T")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+
+class ShowProgress(Protocol):
+    """Wraps an iterable to show progress, as a Bar does."""
+
+    def __call__(self, iterable: Iterable[T], /, total: int) -> Iterable[T]:
+        """Returns an iterable of the same items, `total` in number."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photo whose vectors are wanted: its own and, with distortions, those of its views."""
+    """A photo whose vectors to compute: its own and, with distortions, those of its views."""
 
     example: Example
     distortions: Distortions | None = None
 
     @property
-    def keys(self):
-        """The keys under which its vectors are stored, the undistorted one first."""
+    def keys(self) -> tuple[str, ...]:
+        """The keys of its vectors in the store, the undistorted one first."""
         key = self.example.key
-        if not self.distortions:
+        distortions = self.distortions
+        if not distortions:
             return (key,)
-        views = range(self.distortions.views)
-        return (key, *(self.distortions.view_key(key, view) for view in views))
+        views = range(distortions.views)
+        return (key, *(distortions.view_key(key, view) for view in views))
 
 
-def beside(function, *arguments):
-    """Calls a function on a thread of its own, which keeps nobody from ending; gives its Future."""
-    future = Future()
+@dataclass(frozen=True)
+class Reading:
+    """The result of reading a file once."""
 
-    def call():
+    path: str
+    key: str | None  # SHA-1 of its bytes, hex; None if it cannot be read
+    vector: Answer  # float32 [width]
+
+
+def beside(function: Callable[[*Ts], R], *arguments: *Ts) -> Future[R]:
+    """Calls a function on its own daemon thread; returns its Future."""
+    future: Future[R] = Future()
+
+    def call() -> None:
         try:
             future.set_result(function(*arguments))
-        except BaseException as error:  # whoever asks for the result gets it
+        except BaseException as error:  # `result` raises it
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
@@ -57,34 +87,63 @@ def beside(function, *arguments):
 
 @dataclass(frozen=True)
 class Settings:
-    """How vectors are computed: `float32` or `bfloat16`, images per call of the network (None
-    leaves the choice to us), the largest image, in pixels, and the cores to use (None: all)."""
+    """How vectors are computed."""
 
-    precision: str = "float32"
-    batch_size: int | None = None
-    max_pixels: int = MAX_PIXELS
-    cores: int | None = None
+    precision: str = "float32"  # or `bfloat16`
+    batch_size: int | None = None  # photos per call of the network; None: as suits the device
+    max_pixels: int = MAX_PIXELS  # of the largest image
+    cores: int | None = None  # to use; None: all
+
+
+class VectorSource(Protocol):
+    """Computes the vectors of photos, with one network or with two side by side."""
+
+    @property
+    def network(self) -> BaseNetwork | NetworkPair:
+        """The network, or both."""
+
+    @property
+    def settings(self) -> Settings:
+        """How they are computed."""
+
+    @property
+    def parts(self) -> tuple["Extractor", ...]:
+        """The Extractor of each network."""
+
+    def start(self) -> None:
+        """Starts in the background, which takes seconds."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Yields (job, float32 [keys, width] or ImageError) for each Job, in order."""
 
 
 class Extractor:
-    """Computes vectors with one network (graph.BaseNetwork); starts when it is first needed."""
+    """Computes vectors with one network; starts when it is first needed."""
 
-    def __init__(self, network, settings=None):
+    def __init__(self, network: BaseNetwork, settings: Settings | None = None) -> None:
         self.network, self.settings = network, settings or Settings()
-        self._asking, self._started = threading.Lock(), None
+        self._asking = threading.Lock()
+        self._started: Future[tuple[ImageReader, FixedBatches]] | None = None
 
     @property
-    def parts(self):
-        """The Extractors it is made of: itself; see PairExtractor."""
+    def parts(self) -> tuple["Extractor", ...]:
+        """The Extractor of each network: itself; see PairExtractor."""
         return (self,)
 
-    def start(self):
-        """Starts, which takes seconds, beside other work; gives the Future of reader and runner."""
+    def start(self) -> None:
+        """Starts in the background, which takes seconds."""
+        self._start_once()
+
+    def started(self) -> tuple[ImageReader, "FixedBatches"]:
+        """Starts if necessary, waits, and returns the reader and the runner."""
+        return self._start_once().result()
+
+    def _start_once(self) -> Future[tuple[ImageReader, "FixedBatches"]]:
         with self._asking:
             self._started = self._started or beside(self._start)
         return self._started
 
-    def _start(self):
+    def _start(self) -> tuple[ImageReader, "FixedBatches"]:
         network, about, chosen = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
         runner = Runner(network.graph_def, *ends, Running(chosen.precision, cores=chosen.cores))
@@ -93,56 +152,93 @@ class Extractor:
         reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
         return reader, batches
 
-    def run(self, jobs):
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
         """Yields (job, float32 [keys, width] or ImageError) for each Job, in order."""
         if not jobs:
             return
-        reader, batches = self.start().result()
+        reader, batches = self.started()
 
-        def load(job):
+        def load(job: Job) -> NDArray[np.float32]:
             return reader.read(job.example.path, job.example.key, job.distortions)
 
         yield from stream(jobs, load, batches, batches.size)
 
-    def compute(self, jobs):
-        """As `run`, for vectors that are to be stored: an engine may yield them in any order."""
+    def compute(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
+        """Computes vectors for the store, as `run`; an engine may yield them in any order."""
         yield from self.run(jobs)
+
+    def read(self, paths: Iterable[str]) -> Iterator[Reading]:
+        """Yields a Reading for each path; an engine may yield them in any order.
+
+        Fetches, decodes and runs files in parallel, and fetches each once. The caller must have
+        left out URLs of files that are too large.
+
+        Raises:
+            PlaceError: the storage of a URL cannot be read.
+        """
+        reader, batches = self.started()
+
+        def fetch(path: str) -> Fetched:
+            return Fetched(path, reader.max_pixels)
+
+        def decode(fetched: Fetched) -> NDArray[np.float32]:
+            return fetched.decoded(reader)
+
+        with thread_pool(FETCHERS) as fetchers:
+            files = in_order(fetchers, fetch, paths, FETCHED_AHEAD)
+            for file, vectors in stream(files, decode, batches, batches.size):
+                vector = vectors if isinstance(vectors, ImageError) else vectors[0]
+                yield Reading(file.path, file.key, vector)
 
 
 class PairExtractor:
     """Computes the vectors of two networks side by side, as an Extractor does for one."""
 
-    def __init__(self, first, second):
+    def __init__(self, first: Extractor, second: Extractor) -> None:
         """Takes two Extractors."""
-        self.parts = (first, second)
+        self.parts: tuple[Extractor, ...] = (first, second)
         self.network = NetworkPair(first.network, second.network)
-        # Said as "bfloat16+float32" where they differ; each part computes in its own.
+        # "bfloat16+float32" if they differ; each part computes in its own.
         precisions = dict.fromkeys(part.settings.precision for part in self.parts)
         self.settings = replace(first.settings, precision="+".join(precisions))
 
-    def start(self):
-        """Starts both beside other work."""
+    def start(self) -> None:
+        """Starts both in the background."""
         for part in self.parts:
             part.start()
 
-    def run(self, jobs):
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
         """Yields (job, float32 [keys, width of both] or ImageError) for each Job, in order."""
         if jobs:
             yield from side_by_side(jobs, [part.run for part in self.parts])
 
 
-def side_by_side(items, streams):
+def side_by_side(
+    items: Iterable[T], streams: Sequence[Callable[[Iterable[T]], Iterable[tuple[T, Answer]]]]
+) -> Iterator[tuple[T, Answer]]:
     """Yields (item, float32 [k, sum of widths] or ImageError) for each item, in order.
 
-    Each of the `streams` is called with the items and yields (item, float32 [k, width] or
-    ImageError), as `stream` does; FLUSH among the items has the same effect.
+    Calls each of the `streams` with the items; they yield (item, float32 [k, width] or ImageError)
+    as `stream` does, and FLUSH has the same effect.
     """
     copies = itertools.tee(items, len(streams))
     runs = [run(copy) for run, copy in zip(streams, copies, strict=True)]
     for (item, first), *others in zip(*runs, strict=True):
         answers = [first, *(answer for _, answer in others)]
         errors = [answer for answer in answers if isinstance(answer, ImageError)]
-        yield item, errors[0] if errors else np.concatenate(answers, axis=1)
+        vectors = [answer for answer in answers if not isinstance(answer, ImageError)]
+        yield item, errors[0] if errors else np.concatenate(vectors, axis=1)
+
+
+class BatchRunner(Protocol):
+    """Runs a network on batches of images: a Runner, or FixedBatches."""
+
+    @property
+    def parallel(self) -> int:
+        """How many threads may call `run` at once."""
+
+    def run(self, images: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Returns float32 [n, width] for float32 [n, height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +246,7 @@ class FixedBatches:
     """Runs a network on batches of one size, `parallel` of them at once.
 
     The last bits of a vector depend on the number of images in its batch, but not on the other
-    images. With one size, a photo gets the same vector, bit for bit, whatever comes with it.
+    images. With one size, a photo gets the same vector, bit for bit, in any company.
     """
 
     runner: Runner
@@ -158,15 +254,17 @@ class FixedBatches:
     parallel: int
 
     @classmethod
-    def of(cls, runner, size=None, images_per_photo=1):
-        """`size` None: as many as suit the device. The network makes `images_per_photo` of each."""
+    def of(
+        cls, runner: Runner, size: int | None = None, images_per_photo: int = 1
+    ) -> "FixedBatches":
+        """Chooses the size if None. The network computes `images_per_photo` for each photo."""
         if runner.one_at_a_time:
             size = 1
         size = size or default_batch_size(runner.parallel) // images_per_photo
         return cls(runner, size, batches_in_memory(size * images_per_photo, runner.parallel))
 
-    def run(self, images):
-        """float32 [n, width] for float32 [n, height, width, 3], n from 1 to `size`.
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns float32 [n, width] for float32 [n, height, width, 3], n from 1 to `size`.
 
         Raises:
             GraphError: see Runner.run.
@@ -175,16 +273,16 @@ class FixedBatches:
         return self.runner.run(np.concatenate([images, padding]))[: len(images)]
 
 
-def default_batch_size(parallel):
-    """Images per call of the network, of which `parallel` run at once (1: on a GPU or one core)."""
+def default_batch_size(parallel: int) -> int:
+    """Returns the images per call; `parallel` calls run at once (1: on a GPU or one core)."""
     return BATCH_SIZE if parallel > 1 or not import_tensorflow().gpus() else GPU_BATCH_SIZE
 
 
-def batches_in_memory(images, most):
-    """How many batches of so many images may run at once: 1 to `most`.
+def batches_in_memory(images: int, most: int) -> int:
+    """Returns how many batches of so many images may run at once: 1 to `most`.
 
-    Together they take at most a quarter of the free memory, where the system tells it. Their size
-    stays, since the bits of a vector depend on it.
+    Together they take at most a quarter of the free memory, if the system reports it. The size of a
+    batch does not change, since the bits of a vector depend on it.
     """
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -193,49 +291,57 @@ def batches_in_memory(images, most):
     return max(1, min(most, free // 4 // (images * IMAGE_MEMORY)))
 
 
-def stream(items, load, runner, batch_size=BATCH_SIZE):
+def stream(
+    items: Iterable[T],
+    load: Callable[[T], NDArray[np.float32]],
+    runner: BatchRunner,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[tuple[T, Answer]]:
     """Yields (item, float32 [k, width] or ImageError) for each item, in order.
 
-    `load(item)` gives the item's k input images, float32 [k, height, width, 3], or raises
-    ImageError; it is called on threads while `runner.run` computes the batches before. All batches
-    are of `batch_size` images but the last, and the last before a FLUSH. A bounded number of images
-    is held whatever the number of items. Where `items` yields FLUSH, all answers up to there come
-    before the next item is asked for.
+    `load(item)` returns the item's k input images, float32 [k, height, width, 3], or raises
+    ImageError. Threads call it while `runner.run` computes earlier batches. All batches have
+    `batch_size` images except the last one and the last one before a FLUSH. The number of images in
+    memory is bounded. After a FLUSH, all answers are yielded before the next item is requested.
     """
 
-    def load_or_error(item):
+    def load_or_error(item: T) -> tuple[T, Answer]:
         try:
             return item, load(item)
         except ImageError as error:
             return item, error
 
-    threads, waiting = runner.parallel, deque()
+    threads = runner.parallel
+    waiting: deque[tuple[T, int | ImageError]] = deque()
     with thread_pool(max(2, threads)) as decoders, thread_pool(threads) as networks:
-        # Enough decoded images for every thread's next batch and the one after.
+        # Decode enough images for every thread's next batch and the one after.
         loaded = in_order(decoders, load_or_error, items, ahead=batch_size * (threads + 1))
         batches = _batches(loaded, batch_size, waiting)
         yield from _answers(in_order(networks, runner.run, batches, ahead=threads), waiting)
 
 
-def in_order(pool, function, items, ahead):
-    """Like `map`, computed by `pool` up to `ahead` items in advance; FLUSH is passed on."""
-    pending = deque()
+def in_order(
+    pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Maps as `map` does, in `pool`, up to `ahead` items in advance; passes FLUSH on."""
+    pending: deque[Future[R]] = deque()
     for item in items:
-        if item is not FLUSH:
+        flush = item is FLUSH
+        if not flush:
             pending.append(pool.submit(function, item))
-        while len(pending) > ahead or (item is FLUSH and pending):
+        while len(pending) > ahead or (flush and pending):
             yield pending.popleft().result()
-        if item is FLUSH:
+        if flush:
             yield FLUSH
     while pending:
         yield pending.popleft().result()
 
 
 @contextmanager
-def thread_pool(threads):
-    """A thread pool that drops its queue when it is left early.
+def thread_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Yields a thread pool that drops its queue when it is left early.
 
-    What runs is waited for, but not after Ctrl-C: a batch may take seconds.
+    Waits for running calls, but not after Ctrl-C, since a batch may take seconds.
     """
     pool, wait = ThreadPoolExecutor(threads), True
     try:
@@ -247,14 +353,18 @@ def thread_pool(threads):
         pool.shutdown(wait, cancel_futures=True)
 
 
-def _batches(loaded, batch_size, waiting):
+def _batches(
+    loaded: Iterable[tuple[T, Answer]], batch_size: int, waiting: deque[tuple[T, int | ImageError]]
+) -> Iterator[NDArray[np.float32]]:
     """Yields float32 [batch_size, height, width, 3], fewer at the end and before each FLUSH.
 
-    Appends (item, number of its images, or its ImageError) to `waiting`, in order.
+    Appends (item, number of its images or its ImageError) to `waiting`, in order.
     """
-    pieces, count = [], 0
+    pieces: list[NDArray[np.float32]] = []
+    count = 0
     for answer in loaded:
-        if answer is FLUSH:
+        flush = answer is FLUSH
+        if flush:
             if count:
                 yield np.concatenate(pieces)
             pieces, count = [], 0
@@ -275,10 +385,12 @@ def _batches(loaded, batch_size, waiting):
         yield np.concatenate(pieces)
 
 
-def _answers(outputs, waiting):
-    """Yields (item, float32 [k, width] or ImageError) of the `waiting` items, in order.
+def _answers(
+    outputs: Iterable[NDArray[np.float32]], waiting: deque[tuple[T, int | ImageError]]
+) -> Iterator[tuple[T, Answer]]:
+    """Yields (item, float32 [k, width] or ImageError) for the `waiting` items, in order.
 
-    `outputs` yields float32 [n, width], which hold the items' rows one after the other, and FLUSH.
+    `outputs` yields float32 [n, width] with the items' rows in order, and FLUSH.
     """
     rows = np.empty((0, 0), np.float32)
     for output in outputs:
@@ -294,19 +406,26 @@ def _answers(outputs, waiting):
             else:
                 break
             waiting.popleft()
-    yield from waiting  # none but bad images are left
+    for item, error in waiting:
+        assert isinstance(error, ImageError), "none but bad images are left"
+        yield item, error
 
 
-def fill_store(store, jobs, extractor, progress, broken=()):
+def fill_store(
+    store: BottleneckStore,
+    jobs: Sequence[Job],
+    extractor: Extractor,
+    progress: ShowProgress,
+    broken: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Computes the vectors that the store lacks; returns {image key: reason} of unreadable images.
 
-    A photo is computed if any of its keys is missing; copies of a file once; those that are known
-    to be `broken` (a dict of the same kind) not at all.
-    `progress(iterable, total)` wraps what is iterated, as tqdm does. The network is only started
-    if there is something to compute.
+    Computes a photo if any of its keys is missing, copies of a file once, and photos known to be
+    `broken` (also {image key: reason}) not at all. Starts the network only if there is something to
+    compute.
     """
     missing = set(store.missing(key for job in jobs for key in job.keys))
-    bad = dict(broken)
+    bad = dict(broken or {})
     jobs = [job for job in jobs if job.example.key not in bad]
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()
     if not wanted:

@@ -1,10 +1,11 @@
-"""Remembers the keys of files, so that a file is hashed again only if it has changed."""
+"""Remembers the keys of files, so that only changed files are hashed again."""
 
 import contextlib
 import os
 import sqlite3
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from retraining.bottlenecks.database import SCHEMA_VERSION, is_damage, move_aside, open_database
@@ -18,30 +19,35 @@ FILES = {
 
 
 class FileKeys:
-    """Remembers the key (SHA-1) of each file with the size and time it had. A context manager.
+    """Remembers each file's key (SHA-1) with its size and time. Use as a context manager.
 
-    It only saves time: where its own file cannot be used, every file is hashed.
+    This only saves time: if the database cannot be used, every file is hashed.
     """
 
-    def __init__(self, folder, hash_file, facts_of=places.facts_of):
-        """`hash_file(path)` gives the key of a file that is not known, `facts_of(path)` its
-        places.Facts; both raise OSError."""
-        self._hash_file, self.facts_of, self._new = hash_file, facts_of, {}
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        hash_file: Callable[[str], str],
+        facts_of: Callable[[str], places.Facts] = places.facts_of,
+    ) -> None:
+        """Takes functions that compute a file's key and its Facts; both raise OSError."""
+        self._hash_file, self.facts_of = hash_file, facts_of
+        self._new: dict[bytes, tuple[int, int, str]] = {}
         self._written = time.monotonic()
-        self._connection = None
+        self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
+        self._connection: sqlite3.Connection | None = None
         with contextlib.suppress(OSError, sqlite3.Error):
-            self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
             self._connection, _ = open_database(self._path, FILES, facts)
 
-    def __enter__(self):
+    def __enter__(self) -> "FileKeys":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._write()
         if self._connection is not None:
             self._connection.close()
 
-    def _write(self):
+    def _write(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error), self._connection:
                 rows = [(path, *facts, _row_sum(path, *facts)) for path, facts in self._new.items()]
@@ -50,8 +56,8 @@ class FileKeys:
         self._new.clear()
         self._written = time.monotonic()
 
-    def key_of(self, path):
-        """The file's key, from memory if its size and modification time are as they were.
+    def key_of(self, path: str) -> str:
+        """Returns the file's key, from memory if its size and modification time have not changed.
 
         Raises:
             OSError: the file cannot be read.
@@ -63,30 +69,32 @@ class FileKeys:
             self.learn(path, facts, key)
         return key
 
-    def known(self, path, facts):
-        """The key that a file had when these were its Facts, or None."""
+    def known(self, path: str, facts: places.Facts) -> str | None:
+        """Returns the key that a file had when it had these Facts, or None."""
         name = _name(path)
         if name in self._new:
-            *found, key = self._new[name]
-            return key if found == [facts.size, facts.stamp] else None
+            size, stamp, key = self._new[name]
+            return key if (size, stamp) == (facts.size, facts.stamp) else None
         row = self._row(name)
         if row and row[:2] == (facts.size, facts.stamp) and row[3] == _row_sum(name, *row[:3]):
             return row[2]
         return None
 
-    def learn(self, path, facts, key):
-        """Remembers a key with the Facts that the file had before it was read."""
+    def learn(self, path: str, facts: places.Facts, key: str) -> None:
+        """Remembers a key with the Facts that were taken before the file was read."""
         if facts.settled:
             self._new[_name(path)] = (facts.size, facts.stamp, key)
         if time.monotonic() - self._written >= COMMIT_SECONDS:
             self._write()
 
-    def _row(self, name):
+    def _row(self, name: bytes) -> tuple[int, int, str, int] | None:
         if self._connection is None:
             return None
         query = "SELECT size, mtime_ns, key, check_sum FROM files WHERE path = ?"
         try:
-            return self._connection.execute(query, (name,)).fetchone()
+            row: tuple[int, int, str, int] | None
+            row = self._connection.execute(query, (name,)).fetchone()
+            return row
         except sqlite3.Error as error:
             self._connection.close()
             self._connection = None
@@ -96,10 +104,10 @@ class FileKeys:
             return None
 
 
-def _name(path):
+def _name(path: str) -> bytes:
     return os.fsencode(path if places.is_url(path) else os.path.abspath(path))
 
 
-def _row_sum(path, size, mtime_ns, key):
-    """CRC-32 of a row of FileKeys."""
+def _row_sum(path: bytes, size: int, mtime_ns: int, key: str) -> int:
+    """Returns the CRC-32 of a row of FileKeys."""
     return zlib.crc32(repr((path, size, mtime_ns, key)).encode())

@@ -1,7 +1,7 @@
-"""Vectors of photos as a Parquet file, for other tools (pandas, DuckDB, Spark ...), and back.
+"""Writes vectors to Parquet files, for other tools (pandas, DuckDB, Spark ...), and reads them.
 
-The schema's metadata says of what network the vectors are: `network`, `fingerprint`, `precision`
-and `width`; of two networks with `+` between what each has.
+The schema's metadata describes the network of the vectors: `network`, `fingerprint`, `precision`
+and `width`. For two networks, each entry joins their values with `+`.
 """
 
 import contextlib
@@ -9,42 +9,49 @@ import importlib.util
 import itertools
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
+from retraining.photos.dataset import Example
 from retraining.photos.places import INSTALL
 from retraining.system.atomic import WriteError, temporary_name
 from retraining.system.text import one_line
 
-GROUP_BYTES = 64 << 20  # of vectors in a row group: what is held in memory, and what readers skip
-BATCH_ROWS = 1_000  # read at a time
+GROUP_BYTES = 64 << 20  # of vectors in a row group, which is held in memory; readers may skip it
+BATCH_ROWS = 1_000  # rows read at a time
 FACTS = ("network", "fingerprint", "precision", "width")
+
+Parts = Iterable[tuple[Sequence[Example], NDArray[np.float32]]]  # photos with their vectors
 
 
 class VectorFileError(RetrainingError):
-    """A file of vectors cannot be read, or holds others than are wanted; says what to do."""
+    """A file of vectors cannot be read, or holds other vectors. The text says what to do."""
 
 
-def why_no_parquet():
-    """Why no Parquet file can be written here, or None."""
+def why_no_parquet() -> str | None:
+    """Returns why no Parquet file can be written here, or None."""
     if importlib.util.find_spec("pyarrow"):
         return None
     return f"needs the package pyarrow: {INSTALL}"
 
 
-def write_vectors(path, parts, width, facts):
-    """Writes a row per photo: path, label, split, key (SHA-1 of its bytes, hex) and vector, a
-    fixed-size list of `width` float32.
+def write_vectors(
+    path: str | os.PathLike[str], parts: Parts, width: int, facts: Mapping[str, str]
+) -> None:
+    """Writes a row per photo: path, label, split, key (SHA-1 of its bytes, hex) and vector.
 
-    `parts` are ([Example, ...], float32 [n, width]) each, further rows of vectors being ignored;
-    `facts` (dict of str) go into the schema's metadata. What was at `path` is replaced once the
-    new file is complete.
+    A vector is a fixed-size list of `width` float32. Each of the `parts` is ([Example, ...],
+    float32 [n, width]); further rows of vectors are ignored. `facts` go into the schema's metadata.
+    A file at `path` is replaced once the new one is complete.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
     import pyarrow
 
@@ -66,7 +73,7 @@ def write_vectors(path, parts, width, facts):
         raise WriteError(f"cannot write {path}: {reason}") from error
 
 
-def _schema(width, facts):
+def _schema(width: int, facts: Mapping[str, str]) -> Any:
     import pyarrow
 
     texts = [(name, pyarrow.string()) for name in ("path", "label", "split", "key")]
@@ -74,12 +81,12 @@ def _schema(width, facts):
     return pyarrow.schema([*texts, vector], metadata=facts)
 
 
-def _write(file, parts, schema):
+def _write(file: BinaryIO, parts: Parts, schema: Any) -> None:
     from pyarrow.parquet import ParquetWriter
 
     width = schema.field("vector").type.list_size
     rows = max(1, GROUP_BYTES // (4 * width))
-    # Neither a dictionary nor compression makes floats that are all different much smaller.
+    # Dictionaries and compression hardly shrink floats that are all different.
     texts = ["label", "split"]
     compression = dict.fromkeys(("path", "label", "split", "key"), "snappy")
     compression["vector.list.element"] = "none"
@@ -91,7 +98,7 @@ def _write(file, parts, schema):
                 writer.write_table(_table(chosen, vectors[start : start + len(chosen)], schema))
 
 
-def _table(examples, vectors, schema):
+def _table(examples: Sequence[Example], vectors: NDArray[np.float32], schema: Any) -> Any:
     import pyarrow
 
     flat = pyarrow.array(np.asarray(vectors).reshape(-1))
@@ -106,20 +113,20 @@ def _table(examples, vectors, schema):
     return pyarrow.table(columns, schema=schema)
 
 
-def _text(path):
-    """The path in UTF-8; bytes that are no such text as \\xNN."""
+def _text(path: str) -> str:
+    """Returns the path in UTF-8, with invalid bytes as \\xNN."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class VectorFile:
-    """A file that `write_vectors` wrote, to be read back. Use as a context manager.
+    """Reads a file that `write_vectors` wrote. Use as a context manager.
 
-    `facts` (dict of str) is what it says of itself; `columns` {fingerprint of a network: slice of
-    the vectors that is its}.
+    `facts` are those in its metadata; `columns` is {fingerprint of a network: its slice of the
+    vectors}.
     """
 
-    def __init__(self, path):
-        """Opens it.
+    def __init__(self, path: str) -> None:
+        """Opens the file.
 
         Raises:
             VectorFileError: it is not such a file.
@@ -133,16 +140,16 @@ class VectorFile:
             self.facts, self._width, self.columns = self._about()
             self._opened = opened.pop_all()
 
-    def __enter__(self):
+    def __enter__(self) -> "VectorFile":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def __len__(self):
-        return self._file.metadata.num_rows
+    def __len__(self) -> int:
+        return int(self._file.metadata.num_rows)
 
-    def _about(self):
+    def _about(self) -> tuple[dict[str, str], int, dict[str, slice]]:
         schema = self._file.schema_arrow
         told = schema.metadata or {}
         facts = {name: told.get(name.encode(), b"").decode() for name in FACTS}
@@ -157,9 +164,10 @@ class VectorFile:
         ends = list(itertools.accumulate(map(int, widths), initial=0))
         return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))
 
-    def rows(self):
-        """Yields ([key, ...], float32 [n, width]), a bounded number at a time; rows whose key is no
-        SHA-1, or whose numbers are not all finite, are left out.
+    def rows(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Yields ([key, ...], float32 [n, width]), a bounded number at a time.
+
+        Leaves out rows whose key is not a SHA-1 or whose numbers are not all finite.
 
         Raises:
             VectorFileError: the file is damaged.
@@ -171,12 +179,12 @@ class VectorFile:
                 if batch is None:
                     return
                 keys, vectors = self._arrays(batch)
-            sound = np.isfinite(vectors).all(axis=1)
-            sound &= [re.fullmatch("[0-9a-f]{40}", key) is not None for key in keys]
+            keyed = np.array([re.fullmatch("[0-9a-f]{40}", key) is not None for key in keys], bool)
+            sound = keyed & np.isfinite(vectors).all(axis=1)
             yield [key for key, good in zip(keys, sound, strict=True) if good], vectors[sound]
 
-    def _arrays(self, batch):
-        """(list of keys, float32 [n, width]) of a record batch; what is null has the key ""."""
+    def _arrays(self, batch: Any) -> tuple[list[str], NDArray[np.float32]]:
+        """Returns (keys, float32 [n, width]) of a record batch; null rows have the key ""."""
         import pyarrow
 
         vectors = batch["vector"].cast(pyarrow.list_(pyarrow.float32(), self._width))
@@ -188,11 +196,11 @@ class VectorFile:
         return keys, flat.reshape(len(keys), self._width)
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except VectorFileError:
             raise
-        except Exception as error:  # of many kinds, by what is damaged
+        except Exception as error:  # the kind depends on the damage
             reason = getattr(error, "strerror", None) or one_line(error)
             raise VectorFileError(f"cannot read the vectors in {self.path}: {reason}") from error

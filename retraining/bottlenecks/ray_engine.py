@@ -1,9 +1,8 @@
-"""Vectors computed by actors on a Ray cluster: what extract.Extractor does, on other machines.
+"""Computes vectors with actors on a Ray cluster: what Extractor does, on other machines.
 
-Ray places the actors, hands them batches, starts dead ones again and repeats what they had begun;
-here is only what is sent and what becomes of the answers. Plain actors, not Ray Data, which takes
-ten times the driver's time for a batch (see README). Ray is an optional requirement, imported when
-it is needed.
+Ray places the actors, hands them batches, restarts dead ones and repeats their calls. This module
+prepares the batches and collects the answers. It uses plain actors, since Ray Data takes ten times
+the driver's time for a batch (see README). Ray is an optional requirement, imported when needed.
 """
 
 import contextlib
@@ -15,22 +14,34 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
-from retraining.bottlenecks.extract import BATCH_SIZE, GPU_BATCH_SIZE, Extractor
-from retraining.bottlenecks.prefill import Reading
+from retraining.bottlenecks.extract import (
+    BATCH_SIZE,
+    GPU_BATCH_SIZE,
+    Answer,
+    Extractor,
+    Job,
+    Reading,
+    Settings,
+)
 from retraining.bottlenecks.ray_worker import (
     ENDED,
     READ,
     RUN,
     Attempts,
+    Item,
+    Result,
     UnreadableHereError,
     Work,
     Worker,
 )
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import muted_stderr
+from retraining.networks.network import BaseNetwork
 from retraining.photos.places import is_url
 from retraining.photos.reader import ImageError
 from retraining.system.signals import signals_to
@@ -38,29 +49,31 @@ from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCHES_PER_CALL = 8  # of the network, for each core of an actor: a few seconds of work
-CALLS_PER_ACTOR = 2  # the one it works on and the next, so that it never waits for the driver
-REACH_SECONDS = 10.0  # to wait for a cluster's port
-MOST_LOST = 20  # photos that end their workers; beyond, and if one in a hundred, it is the workers
-OBJECT_STORE = 256 << 20  # bytes of shared memory of a Ray started here, beside the network's
+CALLS_PER_ACTOR = 2  # the current and the next, so that it never waits for the driver
+REACH_SECONDS = 10.0  # to wait for a connection to a cluster's port
+MOST_LOST = 20  # photos that end workers; if more, and over 1 % of all, workers are at fault
+OBJECT_STORE = 256 << 20  # bytes of shared memory of a local Ray, beside those for the network
 
 
 class RayEngineError(RetrainingError):
-    """Ray is missing, its cluster out of reach or unfit, or its workers fail; says what to do."""
+    """Ray is missing, its cluster is unreachable or unfit, or workers fail. Says what to do."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """The engine that is this machine."""
+    """Settings of the engine on this machine."""
 
 
 @dataclass(frozen=True)
 class Ray:
-    """The engine that is a Ray cluster.
+    """Settings of the engine on a Ray cluster.
 
-    `address` is `local` (started here, and ended), `auto` (the cluster that RAY_ADDRESS names or
-    this machine is part of) or that of a cluster; `actors` is their number (None: as many as there
-    is room for); `cpus` and `gpus` are those of each.
+    `address` is `local` (a cluster that the run starts here and ends), `auto` (the cluster that
+    RAY_ADDRESS names or that this machine belongs to) or the address of a cluster. `actors` is
+    their number (None: as many as fit); `cpus` and `gpus` are those of each.
     """
 
     address: str = "auto"
@@ -69,40 +82,42 @@ class Ray:
     gpus: float = 0
 
     @property
-    def resources(self):
-        """Of one actor, in words."""
+    def resources(self) -> str:
+        """The resources of one actor, in words."""
         gpus = f" and {self.gpus:g} GPU{'' if self.gpus == 1 else 's'}"
         return counted(self.cpus, "CPU") + gpus * bool(self.gpus)
 
 
 class RayExtractor(Extractor):
-    """An Extractor whose `compute` and `read` use a Ray cluster; `start` and `run` still this
-    machine, for the final test."""
+    """An Extractor whose `compute` and `read` use a Ray cluster.
+
+    `start` and `run` still use this machine, for the final test.
+    """
 
     worker = Worker  # the class of the actors
 
-    def __init__(self, network, settings, cluster):
-        """`cluster`: Ray."""
+    def __init__(self, network: BaseNetwork, settings: Settings, cluster: Ray) -> None:
+        """Takes the network, how to compute, and the cluster."""
         super().__init__(network, settings)
         self._cluster = cluster
 
-    def compute(self, jobs):
+    def compute(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
         """Yields (job, float32 [keys, width] or ImageError) for each Job, as they are ready.
 
         Raises:
-            RayEngineError: see there.
+            RayEngineError: see its docstring.
         """
         jobs = list(jobs)
         images = max((len(job.keys) for job in jobs), default=1)
         yield from self._answers(RUN, jobs, images)
 
-    def read(self, paths):
-        """Yields a prefill.Reading for each path, as they are ready; raises as `compute`."""
+    def read(self, paths: Iterable[str]) -> Iterator[Reading]:
+        """Yields a Reading for each path, as they are ready; raises errors as `compute` does."""
         for path, (key, vector) in self._answers(READ, list(paths), 1):
             yield Reading(path, key, vector)
 
-    def _answers(self, kind, items, images):
-        """Yields (item, the answer of ray_worker.Worker), `images` computed for each item."""
+    def _answers(self, kind: str, items: Sequence[Any], images: int) -> Iterator[tuple[Any, Any]]:
+        """Yields (item, the Worker's answer); the network computes `images` for each item."""
         if not items:
             return
         with connected(self._cluster, self.network.graph_def.ByteSize()) as ray:
@@ -123,30 +138,31 @@ class RayExtractor(Extractor):
                     f"{len(dead)} of {counted(len(nodes), 'node')} of the Ray cluster died; the "
                     f"others did their work"
                 )
-            del shared  # Ray forgets what nobody here holds, even if an actor will need it again
+            del shared  # kept until now: Ray forgets unreferenced objects, even if actors need them
 
-    def _images_per_call(self, images):
-        """How many images to send at once to an actor that will compute so many in all.
+    def _images_per_call(self, images: int) -> int:
+        """Returns how many images to send at once to an actor that computes so many in all.
 
-        A multiple of the network's batch. Few where there are few, so that all end together.
+        This is a multiple of the network's batch, and small for few images, so that all actors end
+        together.
         """
         on_device = GPU_BATCH_SIZE if self._cluster.gpus else BATCH_SIZE
         unit = self.settings.batch_size or on_device
         fair = images // (2 * CALLS_PER_ACTOR * unit)
         return unit * max(1, min(fair, BATCHES_PER_CALL * self._cluster.cpus))
 
-    def _start_actors(self, ray):
-        """(the actors, a list of what they share)"""
+    def _start_actors(self, ray: Any) -> tuple[list[Any], list[Any]]:
+        """Returns (the actors, a list of what they share)."""
         chosen, count = self._cluster, self._count_actors(ray.nodes())
-        restarting = {"max_restarts": -1, "max_task_retries": -1}  # Worker says what is enough
+        restarting = {"max_restarts": -1, "max_task_retries": -1}  # Worker sets the limits
         attempts = ray.remote(num_cpus=0, **restarting)(Attempts).remote()
         cores = None if chosen.gpus else chosen.cpus
         work = ray.put(Work.of(self.network, replace(self.settings, cores=cores), count))
         worker = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, **restarting)(self.worker)
         return [worker.remote([work], attempts) for _ in range(count)], [work, attempts]
 
-    def _count_actors(self, nodes):
-        """How many actors to start: as asked for, or as many as there is room for."""
+    def _count_actors(self, nodes: Sequence[Mapping[str, Any]]) -> int:
+        """Returns the number of actors: as set, or as many as fit."""
         chosen, room = self._cluster, sum(_room(node, self._cluster) for node in nodes)
         if not room and not chosen.actors:
             raise RayEngineError(
@@ -160,13 +176,13 @@ class RayExtractor(Extractor):
         return chosen.actors or room
 
 
-def _alive(ray):
-    """The IDs of the cluster's nodes, a set."""
+def _alive(ray: Any) -> set[str]:
+    """Returns the IDs of the cluster's live nodes."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _room(node, chosen):
-    """How many actors of Ray a node can hold, as ray.nodes() tells of it."""
+def _room(node: Mapping[str, Any], chosen: Ray) -> int:
+    """Returns how many actors fit on a node, as ray.nodes() describes it."""
     if not node["Alive"]:
         return 0
     has = node["Resources"]
@@ -174,29 +190,39 @@ def _room(node, chosen):
     return int(min(fits, has.get("GPU", 0) // chosen.gpus) if chosen.gpus else fits)
 
 
-def _split(items, size):
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _ask(actor, call):
+def _ask(actor: Any, call: tuple[str, int, list[Item]]) -> Any:
     return actor.answer.remote(*call)
 
 
-def _absolute(item):
-    """A path or Job as a worker has to name it, which runs in another folder."""
+def _absolute(item: Item) -> Item:
+    """Returns a path or Job with absolute paths, since workers run in another folder."""
     if isinstance(item, str):
-        return item if is_url(item) else os.path.abspath(item)
-    return replace(item, example=replace(item.example, path=_absolute(item.example.path)))
+        return _absolute_path(item)
+    example = item.example
+    return replace(item, example=replace(example, path=_absolute_path(example.path)))
 
 
-def _in_order_of_arrival(ray, pool, batches):
-    """Yields (item, answer) of the batches that were submitted to a ray.util.ActorPool."""
-    health, idle = _Health(), Counter()
+def _absolute_path(path: str) -> str:
+    return path if is_url(path) else os.path.abspath(path)
+
+
+def _in_order_of_arrival(
+    ray: Any, pool: Any, batches: Sequence[Sequence[Item]]
+) -> Iterator[tuple[Item, Result]]:
+    """Yields (item, answer) for the batches that were submitted to a ray.util.ActorPool."""
+    health = _Health()
+    idle: Counter[Any] = Counter()
     while pool.has_next():
         number, answers = pool.get_next_unordered()
         while actor := pool.pop_idle():
             idle[actor] += 1
-            if idle[actor] == CALLS_PER_ACTOR:  # its place is needed if another's node has died
+            if (
+                idle[actor] == CALLS_PER_ACTOR
+            ):  # frees resources in case another actor's node has died
                 ray.kill(actor)
         for item, answer in zip(batches[number], answers, strict=True):
             health.check(item, answer)
@@ -204,16 +230,16 @@ def _in_order_of_arrival(ray, pool, batches):
 
 
 class _Health:
-    """Tells workers that are unfit from photos that are bad."""
+    """Distinguishes unfit workers from bad photos."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._all, self._ended = 0, 0
 
-    def check(self, item, answer):
-        """Looks at the answer to an item.
+    def check(self, item: Item, answer: Result) -> None:
+        """Checks the answer to an item.
 
         Raises:
-            RayEngineError: it tells, with those before, that the workers are at fault.
+            RayEngineError: all answers so far show that the workers are at fault.
         """
         self._all += 1
         error = answer[1] if isinstance(answer, tuple) else answer
@@ -234,7 +260,7 @@ class _Health:
             )
 
 
-def _is_readable(path):
+def _is_readable(path: str) -> bool:
     try:
         with open(path, "rb"):
             return True
@@ -246,13 +272,13 @@ def _is_readable(path):
 
 
 @contextlib.contextmanager
-def connected(cluster, network_bytes):
-    """The module ray, connected to the cluster of Ray, and disconnected in the end.
+def connected(cluster: Ray, network_bytes: int) -> Iterator[Any]:
+    """Yields the module ray, connected to a cluster; disconnects at the end.
 
-    What Ray says in the meantime, on stdout, too, is not shown.
+    Hides what Ray writes in the meantime, also to stdout.
 
     Raises:
-        RayEngineError: Ray is missing, nobody answers there, or it fails in what is done within.
+        RayEngineError: Ray is missing, no cluster answers, or Ray fails within the context.
     """
     ray = _import_ray()
     address = _find(cluster.address)
@@ -274,30 +300,33 @@ def connected(cluster, network_bytes):
                 ray.shutdown()
 
 
-def _folder():
-    """A context: a folder for the files of a Ray started here, which else would stay, and be taken
-    for those of the machine's cluster. Not TMPDIR, which may be too long for names of sockets."""
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Makes a temporary folder for the files of a Ray that is started here.
+
+    Elsewhere the files would remain, and Ray would take them for those of this machine's cluster.
+    Ignores TMPDIR, whose path may be too long for the names of sockets.
+    """
     place = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
     return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
 
 
 class _WithoutRay:
-    """A stream that leaves out what threads of Ray write: news of its workers."""
+    """A stream that drops what Ray's own threads write, which is news of its workers."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         if threading.current_thread().name.startswith("ray_"):
             return len(text)
         return self._stream.write(text)
 
 
-def _import_ray():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+def _import_ray() -> Any:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would send statistics to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
@@ -309,16 +338,16 @@ def _import_ray():
     return ray
 
 
-def _find(address):
-    """Where the cluster is, or `local`, after a try whether anybody answers there.
+def _find(address: str) -> str:
+    """Returns the cluster's address or `local`, after checking that a cluster answers there.
 
     Ray itself would try for minutes, and then end the program.
 
     Raises:
-        RayEngineError: nobody does.
+        RayEngineError: none does.
     """
     if address == "auto":
-        from ray._private.utils import read_ray_address  # what `ray start` leaves behind
+        from ray._private.utils import read_ray_address  # reads the file that `ray start` writes
 
         address = os.environ.get("RAY_ADDRESS") or read_ray_address()
     if not address:
@@ -338,9 +367,13 @@ def _find(address):
     return address
 
 
-def _connect(ray, address, cluster, network_bytes, folder):
-    """Calls ray.init. To `auto` it is left to find the cluster, whose token it then uses, too."""
-    settings = {"address": cluster.address, "log_to_driver": False, "logging_level": "CRITICAL"}
+def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: str | None) -> None:
+    """Calls ray.init. With `auto`, Ray finds the cluster itself, and uses its token, too."""
+    settings: dict[str, Any] = {
+        "address": cluster.address,
+        "log_to_driver": False,
+        "logging_level": "CRITICAL",
+    }
     package = Path(__file__).resolve().parents[1]
     settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
     if address == "local":
@@ -369,9 +402,9 @@ def _connect(ray, address, cluster, network_bytes, folder):
 
 
 @contextlib.contextmanager
-def _undisturbed():
-    """Puts Ctrl-C and SIGTERM off until the end: cut short, Ray's own would end the process."""
-    arrived = []
+def _undisturbed() -> Iterator[None]:
+    """Defers Ctrl-C and SIGTERM to the end: an interrupted shutdown of Ray ends the process."""
+    arrived: list[int] = []
     with signals_to(lambda number, _: arrived.append(number)):
         yield
     if arrived:
@@ -379,8 +412,8 @@ def _undisturbed():
 
 
 @contextlib.contextmanager
-def _signals_as_they_are():
-    """Undoes what ray.init sets: SIGTERM shall go on to end a run tidily."""
+def _signals_as_they_are() -> Iterator[None]:
+    """Restores the handler that ray.init replaces, so that SIGTERM still ends a run tidily."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -392,8 +425,8 @@ def _signals_as_they_are():
 
 
 @contextlib.contextmanager
-def _explained(ray, address):
-    """Makes what Ray raises a RayEngineError of one line."""
+def _explained(ray: Any, address: str) -> Iterator[None]:
+    """Turns Ray's errors into a RayEngineError of one line."""
     known = ray.exceptions
     try:
         yield
@@ -401,9 +434,11 @@ def _explained(ray, address):
         told = isinstance(error.cause, RetrainingError)
         message = str(error.cause) if told else f"a Ray worker failed: {_reason(error.cause)}"
         raise RayEngineError(message) from error
-    except known.ActorDiedError as error:  # which is started again, unless it cannot be started
+    except (
+        known.ActorDiedError
+    ) as error:  # raised only if it cannot be started: others are restarted
         help_ = "see that requirements-ray.txt is installed on all its nodes"
-        if "never ran" in str(error):  # which is all that Ray says of it
+        if "never ran" in str(error):  # Ray gives no other hint
             help_ = "RAY_AUTH_MODE (token, disabled) must be the same here and on all its nodes"
         raise RayEngineError(
             f"the Ray cluster at {address} starts no worker: {_reason(error)}; {help_}"
@@ -415,7 +450,7 @@ def _explained(ray, address):
         ) from error
 
 
-def _reason(error):
-    """An error's kind and the last line of its text, which tells most."""
+def _reason(error: BaseException) -> str:
+    """Returns an error's kind and the last line of its text, the most informative one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300]

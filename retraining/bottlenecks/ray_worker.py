@@ -1,19 +1,21 @@
-"""What runs in an actor of a Ray cluster: one network, which answers batches of photos.
+"""Runs one network in an actor of a Ray cluster, on batches of photos.
 
-Ray starts an actor that died again and repeats what it had begun, for ever. A photo that ends its
-worker every time would go round without end. So workers that were started again count, in an actor
-of its own, what they begin: a batch begun twice is taken apart, and a photo that even alone ends
-its worker is given up.
+Ray restarts an actor that died and repeats its calls without limit. A photo that ends its worker
+every time would do so for ever. So restarted workers count what they begin, in an actor that counts
+for all. A worker splits a batch that was begun before into single photos, and gives up a photo that
+ends its worker even alone.
 """
 
 import importlib.metadata
 import os
 import socket
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from retraining.bottlenecks.extract import Extractor, Settings
-from retraining.bottlenecks.prefill import key_of, read_and_run
+from retraining.bottlenecks.extract import Answer, Extractor, Job, Settings
+from retraining.bottlenecks.prefill import key_of
 from retraining.errors import RetrainingError
 from retraining.graphs.precision import native_precision
 from retraining.graphs.tensorflow import import_tensorflow
@@ -21,91 +23,93 @@ from retraining.networks.network import BaseNetwork
 from retraining.photos.places import PlaceError
 from retraining.photos.reader import ImageError
 
-READ, RUN = "read", "run"  # what is asked of a worker: see `Worker.answer`
-MOST_ALONE = 2  # times a photo alone may end its worker before it is given up
-MOST_STARTS = 10  # times in a row, an actor, that the start of the network may end workers
-PACKAGES = ("tensorflow", "numpy", "pillow")  # the same everywhere: pixels and sums depend on them
+READ, RUN = "read", "run"  # kinds of calls: see `Worker.answer`
+MOST_ALONE = 2  # times that a photo alone may end its worker
+MOST_STARTS = 10  # times in a row, for each actor, that starting the network may end workers
+PACKAGES = ("tensorflow", "numpy", "pillow")  # pixels and sums depend on them
 ENDED = "ends the process that reads it, every time"
+
+Item = str | Job  # a path to READ, or a Job to RUN
+Result = tuple[str | None, Answer] | Answer  # of READ, of RUN
 
 
 class WorkerError(RetrainingError):
-    """This worker cannot do the work; says why and what to do."""
+    """This worker cannot do the work. The text says why and what to do."""
 
 
 class UnreadableHereError(ImageError):
     """The file cannot be read on this host."""
 
-    def __init__(self, text, host):
+    def __init__(self, text: str, host: str) -> None:
         super().__init__(text, host)
         self.host = host
 
-    def __str__(self):
-        return self.args[0]
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker is given: the network, its GraphDef as bytes; how to compute; how many
-    workers there are; and what the driver has that they must have, too."""
+    """What all workers share."""
 
-    network: BaseNetwork
+    network: BaseNetwork  # with its GraphDef as bytes
     settings: Settings
-    workers: int
-    versions: dict[str, str]
-    native: str  # graph.native_precision
+    workers: int  # their number
+    versions: dict[str, str]  # of the driver's packages, which must be theirs, too
+    native: str  # the driver's native_precision, likewise
 
     @classmethod
-    def of(cls, network, settings, workers):
-        """For a BaseNetwork as it is used here; its bytes are those of its file, or as many."""
+    def of(cls, network: BaseNetwork, settings: Settings, workers: int) -> "Work":
+        """Packs a BaseNetwork with the versions and the arithmetic of this machine."""
         packed = replace(network, graph_def=network.graph_def.SerializeToString())
         return cls(packed, settings, workers, versions(), native_precision())
 
-    def unpacked_network(self):
-        """The BaseNetwork with its GraphDef."""
+    def unpacked_network(self) -> BaseNetwork:
+        """Returns the BaseNetwork with its GraphDef."""
         graph_def = import_tensorflow().GraphDef.FromString(self.network.graph_def)
         return replace(self.network, graph_def=graph_def)
 
 
-def versions():
-    """{package: its version here} of those on which vectors depend."""
+def versions() -> dict[str, str]:
+    """Returns {package: its version here} of packages that vectors depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Attempts:
-    """An actor that counts what workers begin: one that dies cannot tell."""
+    """An actor that counts what workers begin, since a worker that dies cannot tell."""
 
-    def __init__(self):
-        self._begun = Counter()
+    def __init__(self) -> None:
+        self._begun: Counter[Hashable] = Counter()
 
-    def begin(self, name):
-        """How many times `name` was begun, this one included."""
+    def begin(self, name: Hashable) -> int:
+        """Returns how many times `name` was begun, including this time."""
         self._begun[name] += 1
         return self._begun[name]
 
-    def forget(self, name):
-        """It has ended well."""
+    def forget(self, name: Hashable) -> None:
+        """Forgets `name`, which has ended well."""
         self._begun.pop(name, None)
 
 
 class Worker:
-    """An actor. `work` is a list of one reference to Work, `attempts` the actor of that name."""
+    """An actor. `work` is a list of one reference to Work, `attempts` the actor Attempts."""
 
-    def __init__(self, work, attempts):
+    def __init__(self, work: Sequence[Any], attempts: Any) -> None:
         import ray
 
-        self._work, self._attempts, self._extractor = work, attempts, None
+        self._work, self._attempts = work, attempts
+        self._extractor: Extractor | None = None
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
 
-    def answer(self, kind, number, items):
-        """(number, a list with an answer to each item) for batch `number` of this run.
+    def answer(self, kind: str, number: int, items: Sequence[Item]) -> tuple[int, list[Result]]:
+        """Returns (number, a list with an answer to each item) for batch `number` of this run.
 
         For READ, items are paths, and answers (SHA-1 of the file's bytes or None, float32 [width]
-        or ImageError); for RUN, items are extract.Jobs, and answers float32 [keys, width] or
-        ImageError.
+        or ImageError). For RUN, items are Jobs, and answers float32 [keys, width] or ImageError.
 
         Raises:
-            WorkerError: other packages than the driver's, the network's start ends workers, or a
-                URL's place cannot be read from here.
+            WorkerError: the packages are not the driver's, starting the network ends workers, or a
+                URL's storage cannot be read from here.
             GraphError: TensorFlow cannot run the network.
         """
         attempt = self._begin(number)
@@ -117,18 +121,18 @@ class Worker:
         except PlaceError as error:
             raise WorkerError(f"the Ray worker on {host()} {error}") from error
 
-    def _begin(self, name):
+    def _begin(self, name: Hashable) -> int:
         import ray
 
-        return ray.get(self._attempts.begin.remote(name)) if self._restarted else 1
+        return int(ray.get(self._attempts.begin.remote(name))) if self._restarted else 1
 
-    def _end(self, name):
+    def _end(self, name: Hashable) -> None:
         import ray
 
-        if self._restarted:  # waited for, since what comes next may end this process
+        if self._restarted:  # wait, since the next step may end this process
             ray.get(self._attempts.forget.remote(name))
 
-    def _start(self):
+    def _start(self) -> None:
         if self._extractor:
             return
         import ray
@@ -141,29 +145,30 @@ class Worker:
             )
         check_machine(work)
         self._extractor = Extractor(work.unpacked_network(), work.settings)
-        self._extractor.start().result()
+        self._extractor.started()
         self._end("start")
 
-    def _compute(self, kind, items):
+    def _compute(self, kind: str, items: Sequence[Any]) -> list[Result]:
+        extractor = self._extractor
+        assert extractor, "`_start` makes it"
         if kind == RUN:
-            return [_with_host(vectors) for _, vectors in self._extractor.run(items)]
-        readings = read_and_run(items, *self._extractor.start().result())
-        return [(reading.key, _with_host(reading.vector)) for reading in readings]
+            return [_with_host(vectors) for _, vectors in extractor.run(items)]
+        return [(read.key, _with_host(read.vector)) for read in extractor.read(items)]
 
-    def _compute_alone(self, kind, name, item):
+    def _compute_alone(self, kind: str, name: Hashable, item: Item) -> Result:
         if self._begin(name) <= MOST_ALONE:
             (answer,) = self._compute(kind, [item])
             self._end(name)
             return answer
         error = ImageError(ENDED)
-        return error if kind == RUN else (key_of(item), error)
+        return (key_of(item), error) if isinstance(item, str) else error
 
 
-def check_machine(work):
-    """Refuses to compute what would not be the vectors that the driver computes.
+def check_machine(work: Work) -> None:
+    """Refuses to compute vectors that would differ from the driver's.
 
     Raises:
-        WorkerError: a package has another version here, or bfloat16 is not native here.
+        WorkerError: a package has another version here, or bfloat16 is not native.
     """
     here = versions()
     for name, version in work.versions.items():
@@ -179,13 +184,13 @@ def check_machine(work):
         )
 
 
-def _with_host(vectors):
-    """An answer; if the file could not be read, with the name of this host."""
+def _with_host(vectors: Answer) -> Answer:
+    """Returns the answer; adds the name of this host if the file could not be read."""
     if isinstance(vectors, ImageError) and str(vectors).startswith("cannot be read"):
         return UnreadableHereError(str(vectors), host())
     return vectors
 
 
-def host():
-    """This machine's name."""
+def host() -> str:
+    """Returns this machine's name and the process."""
     return f"{socket.gethostname()} (process {os.getpid()})"

@@ -1,22 +1,24 @@
-"""The bottleneck store: one SQLite file per network fingerprint, a row per image key.
+"""Stores bottleneck vectors: one SQLite file per network fingerprint, a row per image key.
 
-A row is a float32 vector in little-endian byte order under the key of the image (and of its
-distortion, for a distorted view), a mark if it was imported, not computed, and a check sum: SQLite
-itself has none, and a flipped bit shall cost one vector, not a model. Beside them,
-`file_keys.sqlite` remembers the keys of files, so that a file is hashed again only if its size or
-modification time has changed. A file that is damaged, foreign or of another schema is moved aside,
-never deleted, and begun anew. No TensorFlow.
+A row holds a float32 vector in little-endian byte order under the key of the image (and of its
+distortion, for a distorted view), a mark if it was imported instead of computed, and a check sum.
+SQLite has no check sums, and a flipped bit should cost one vector, not a model. A file that is
+damaged, foreign or of another schema is moved aside, never deleted, and replaced by a new one.
+`file_keys.sqlite` in the same folder is that of FileKeys. This module does not need TensorFlow.
 """
 
 import contextlib
+import os
 import re
 import sqlite3
 import tempfile
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.bottlenecks.database import (
     DATABASE_ERRORS,
@@ -28,17 +30,17 @@ from retraining.bottlenecks.database import (
 from retraining.errors import RetrainingError
 from retraining.system.text import counted
 
-COMMIT_SECONDS = 2.0  # what a killed run loses at most
-MEMORY_BYTES = 1 << 30  # of vectors; more of them are mapped from a temporary file
-QUERY_KEYS = 500  # keys per SELECT; SQLite's own limit on parameters is 999 in old versions
+COMMIT_SECONDS = 2.0  # of work that a killed run loses at most
+MEMORY_BYTES = 1 << 30  # of vectors; larger arrays are mapped from a temporary file
+QUERY_KEYS = 500  # keys per SELECT; old versions of SQLite allow 999 parameters
 
 
 class CacheError(RetrainingError):
-    """The store cannot be opened, read or written; says why and what to do."""
+    """The store cannot be opened, read or written. The text says why and what to do."""
 
 
-def check_sum(key, blob, imported):
-    """CRC-32 of a row."""
+def check_sum(key: str, blob: bytes, imported: int) -> int:
+    """Returns the CRC-32 of a row."""
     return zlib.crc32(blob, zlib.crc32(f"{key} {imported}".encode()))
 
 
@@ -49,35 +51,38 @@ VECTORS = {
 
 
 class BottleneckStore:
-    """The vectors of one network, float32 of `width`. Use as a context manager.
+    """The vectors of one network, float32 [width]. Use as a context manager.
 
-    Several processes may have the same store open; each sees what the others have committed.
-    `notes` says, a line each, what had to be moved aside or will be computed again.
+    Several processes may open the same store; each sees what the others have committed. `notes` has
+    a line for each file that was moved aside and for vectors that will be computed again.
     """
 
-    def __init__(self, folder, name, fingerprint, width):
-        """Opens or creates `folder/name-fingerprint.sqlite`, `_` for what no file name may have.
+    def __init__(
+        self, folder: str | os.PathLike[str], name: str, fingerprint: str, width: int
+    ) -> None:
+        """Opens or creates `folder/name-fingerprint.sqlite`, with `_` for special characters.
 
         Raises:
-            CacheError: it cannot be opened.
+            CacheError: the store cannot be opened.
         """
         name = re.sub(r"[^\w.+-]", "_", name)
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
-        self.width, self.notes = width, []
-        self._pending = {}
+        self.width = width
+        self.notes: list[str] = []
+        self._pending: dict[str, tuple[bytes, int]] = {}
         self._committed = time.monotonic()
         schema = str(SCHEMA_VERSION)
         self._facts = {"schema": schema, "fingerprint": fingerprint, "width": str(width)}
         self._open()
 
-    def _open(self):
+    def _open(self) -> None:
         with self._explained():
             self._connection, aside = open_database(self.path, VECTORS, self._facts)
         if aside:
             self.notes.append(f"{self.path} was damaged or something else; moved to {aside}")
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except (OSError, *DATABASE_ERRORS) as error:
@@ -86,11 +91,11 @@ class BottleneckStore:
                 f"file away, or choose another --bottleneck_dir"
             ) from error
 
-    def _mend(self, error):
-        """Moves a damaged file aside and begins anew; what is pending is kept.
+    def _mend(self, error: Exception) -> None:
+        """Moves a damaged file aside and starts a new one; keeps pending vectors.
 
         Raises:
-            CacheError: the error says something else.
+            CacheError: the error does not mean damage.
         """
         if not is_damage(error):
             with self._explained():
@@ -101,23 +106,23 @@ class BottleneckStore:
         self.notes.append(f"{self.path} was damaged; moved to {aside}")
         self._open()
 
-    def __enter__(self):
+    def __enter__(self) -> "BottleneckStore":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
-        """Commits what is pending and closes the file."""
+    def close(self) -> None:
+        """Commits pending vectors and closes the file."""
         try:
             self.commit()
         finally:
             self._connection.close()
 
-    def missing(self, keys):
-        """The keys (each once, in order) that have no sound vector yet.
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Returns the keys (each once, in order) that have no valid vector yet.
 
-        Rows that are not sound are removed. A file that turns out to be damaged is moved aside.
+        Removes invalid rows, and moves a damaged file aside.
         """
         keys = list(dict.fromkeys(keys))
         try:
@@ -126,8 +131,9 @@ class BottleneckStore:
             self._mend(error)
             return self._missing(keys)
 
-    def _missing(self, keys):
-        known, unsound = set(self._pending), []
+    def _missing(self, keys: Sequence[str]) -> list[str]:
+        known: set[str] = set(self._pending)
+        unsound: list[str] = []
         for key, vector in self._rows(keys):
             (known.add if vector is not None else unsound.append)(key)
         if unsound:
@@ -138,8 +144,8 @@ class BottleneckStore:
             self.notes.append(f"{counted(len(rows), *said)} damaged; computed again")
         return [key for key in keys if key not in known]
 
-    def _rows(self, keys):
-        """Yields (key, float32 [width], or None for an unsound row) of the keys that are there."""
+    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+        """Yields (key, float32 [width], or None if invalid) for those of the keys in the file."""
         for start in range(0, len(keys), QUERY_KEYS):
             chunk = dict.fromkeys(keys[start : start + QUERY_KEYS])
             marks = ",".join("?" * len(chunk))
@@ -154,17 +160,19 @@ class BottleneckStore:
                     vector = None
                 yield key, vector
 
-    def _valid(self, vector):
-        return vector.shape == (self.width,) and np.isfinite(vector).all()
+    def _valid(self, vector: NDArray[np.float32]) -> bool:
+        return vector.shape == (self.width,) and bool(np.isfinite(vector).all())
 
-    def read(self, keys, out=None):
-        """float32 [len(keys), width], a row per key in the order of `keys`; into `out` if given.
+    def read(
+        self, keys: Sequence[str], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Reads float32 [len(keys), width], a row per key in their order; into `out` if given.
 
         Raises:
-            CacheError: a key has no sound vector.
+            CacheError: a key has no valid vector.
         """
         self.commit()
-        rows = {}
+        rows: dict[str, list[int]] = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, []).append(row)
         vectors = self._array(len(keys), self.width) if out is None else out
@@ -184,17 +192,19 @@ class BottleneckStore:
             )
         return vectors
 
-    def _check_integrity(self):
+    def _check_integrity(self) -> None:
         """Raises sqlite3.DatabaseError if the file's tables and indexes contradict each other."""
         found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
         if found != [("ok",)]:
             raise sqlite3.DatabaseError(found[0][0])
 
-    def read_beside(self, others, keys):
-        """float32 [len(keys), sum of widths]: the vectors in this store and those in others'.
+    def read_beside(
+        self, others: Iterable["BottleneckStore"], keys: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Reads the vectors of this and other stores side by side: float32 [keys, sum of widths].
 
         Raises:
-            CacheError: a key has no sound vector in one of them.
+            CacheError: a key has no valid vector in one of them.
         """
         stores = (self, *others)
         vectors = self._array(len(keys), sum(store.width for store in stores))
@@ -204,25 +214,25 @@ class BottleneckStore:
             start += store.width
         return vectors
 
-    def _array(self, count, width):
-        """float32 [count, width]: in memory, or mapped from a file that goes with it if large."""
+    def _array(self, count: int, width: int) -> NDArray[np.float32]:
+        """Makes float32 [count, width] in memory, or mapped from a temporary file if large."""
         shape = (count, width)
         if 4 * count * width <= MEMORY_BYTES:
             return np.empty(shape, np.float32)
         with self._explained(), tempfile.TemporaryFile(dir=self.path.parent) as file:
             return np.memmap(file, np.float32, "w+", shape=shape)
 
-    def imported(self, keys):
-        """The set of those keys whose vectors were not computed here."""
+    def imported(self, keys: Iterable[str]) -> set[str]:
+        """Returns the set of those keys whose vectors were imported."""
         self.commit()
         with self._explained():
             marked = self._connection.execute("SELECT key FROM vectors WHERE imported = 1")
             return {key for (key,) in marked}.intersection(keys)
 
-    def put(self, key, vector, imported=False):
-        """Adds a vector, `imported` if it was not computed by this tool.
+    def put(self, key: str, vector: NDArray[np.float32], imported: bool = False) -> None:
+        """Adds a vector; `imported` marks one that this tool did not compute.
 
-        It is on disk after `COMMIT_SECONDS` at the latest while vectors keep coming.
+        While vectors keep coming, each is on disk within `COMMIT_SECONDS`.
 
         Raises:
             CacheError: the vector has a wrong length or a value that is not finite.
@@ -233,11 +243,11 @@ class BottleneckStore:
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.commit()
 
-    def commit(self):
-        """Writes what is pending to disk, in one transaction.
+    def commit(self) -> None:
+        """Writes pending vectors to disk in one transaction.
 
         Raises:
-            CacheError: it cannot be written; what was committed before is kept.
+            CacheError: they cannot be written; earlier commits are kept.
         """
         rows = [(key, *row, check_sum(key, *row)) for key, row in self._pending.items()]
         if rows:
@@ -250,6 +260,6 @@ class BottleneckStore:
             self._pending.clear()
         self._committed = time.monotonic()
 
-    def _insert(self, rows):
+    def _insert(self, rows: Sequence[tuple[str, bytes, int, int]]) -> None:
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)", rows)

@@ -1,36 +1,40 @@
 """Bottleneck vectors with the classes of their photos."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.metrics.classification import choose_rows
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Vectors float32 [n, width] and the class index of each, int [n]."""
+    """Vectors, float32 [n, width], and the class index of each, int [n]."""
 
-    vectors: np.ndarray
-    truth: np.ndarray
+    vectors: NDArray[np.float32]
+    truth: NDArray[np.int_]
 
     @classmethod
-    def of(cls, vectors, names, labels):
-        """`names` [n] are the vectors' labels, `labels` all classes in the order of the output."""
+    def of(
+        cls, vectors: NDArray[np.float32], names: Iterable[str], labels: Iterable[str]
+    ) -> "Labelled":
+        """Labels vectors; `names` [n] are theirs, `labels` all classes in the output's order."""
         index = {label: number for number, label in enumerate(labels)}
         return cls(vectors, np.array([index[name] for name in names], int))
 
     @classmethod
-    def join(cls, parts):
-        """All rows of several Labelled."""
+    def join(cls, parts: Sequence["Labelled"]) -> "Labelled":
+        """Joins the rows of several Labelled."""
         vectors, truth = zip(*((part.vectors, part.truth) for part in parts), strict=True)
         return cls(np.concatenate(vectors), np.concatenate(truth))
 
-    def first(self, count):
-        """The first rows, without a copy."""
+    def first(self, count: int) -> "Labelled":
+        """Returns the first rows, without a copy."""
         return Labelled(self.vectors[:count], self.truth[:count])
 
-    def thinned(self, most):
-        """At most so many rows, evenly spread."""
+    def thinned(self, most: int) -> "Labelled":
+        """Returns at most `most` rows, evenly spread."""
         rows = choose_rows(len(self.truth), most)
         return Labelled(self.vectors[rows], self.truth[rows])

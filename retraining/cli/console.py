@@ -6,8 +6,11 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Protocol, TextIO
 
 from retraining.errors import RetrainingError
+from retraining.system.observer import Bar
 from retraining.system.signals import signals_to
 from retraining.system.text import escaped
 
@@ -15,24 +18,30 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
 
 
-def reports_errors(main, interrupted="interrupted"):
-    """Makes `main` return an exit code, and its expected errors one line on stderr.
+class Main(Protocol):
+    """A command: takes its arguments (None: those of the process) and returns the exit code."""
 
-    `interrupted` is what is said after Ctrl-C or SIGTERM.
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
+    """Returns a `main` that prints expected errors as one line on stderr and returns an exit code.
+
+    It prints `interrupted` after Ctrl-C or SIGTERM.
     """
 
     @functools.wraps(main)
-    def guarded(argv=None):
+    def guarded(argv: Sequence[str] | None = None) -> int:
         try:
             with _prepared_streams(), _terminable(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what libraries say to programmers
-                if not logging.getLogger().handlers:  # or log, unless they were given a handler
+                warnings.simplefilter("ignore")  # libraries address these to programmers
+                if not logging.getLogger().handlers:  # hides their log lines
                     logging.getLogger().addHandler(logging.NullHandler())
                 code = main(argv)
                 sys.stdout.flush()
                 return code
         except SystemExit as stop:  # argparse: 0 after --help, 2 after bad flags
-            return stop.code
+            return stop.code if isinstance(stop.code, int) else FAILED
         except BrokenPipeError:
             return _reader_left()
         except RetrainingError as error:
@@ -42,33 +51,33 @@ def reports_errors(main, interrupted="interrupted"):
             message, code = f"{what}: {error.strerror or error}", FAILED
         except KeyboardInterrupt:
             message, code = interrupted, INTERRUPTED
-        say(message)  # only now, when the error's frames are gone, and with them a progress bar
+        say(message)  # only now: the frames of the error are gone, and any progress bar with them
         return code
 
     return guarded
 
 
-def leave(code):
-    """Ends the process with an exit code, without the 0.7 s that TensorFlow takes to tear down."""
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code; skips the 0.7 s that TensorFlow takes to shut down."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, AttributeError):  # AttributeError: it was closed
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: the stream was closed
             stream.flush()
     logging.shutdown()
     os._exit(code)
 
 
-def _reader_left():
-    """After a broken pipe on stdout: its reader, as `head`, has what it wanted; no error."""
-    # Python must not try to flush at its end what it cannot write.
+def _reader_left() -> int:
+    """Handles a broken pipe on stdout: its reader, such as `head`, has enough; this is no error."""
+    # At exit, Python must not try to flush what it cannot write.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return DONE
 
 
 @contextlib.contextmanager
-def _prepared_streams():
-    """Replaces streams that are closed, and lets file names of undecodable bytes pass.
+def _prepared_streams() -> Iterator[None]:
+    """Replaces closed streams, and lets the streams take file names with undecodable bytes.
 
-    On stdout they are the bytes they were, on stderr they are escaped.
+    On stdout those bytes stay as they are; on stderr they are escaped.
     """
     errors = {"stdin": "surrogateescape", "stdout": "surrogateescape", "stderr": "backslashreplace"}
     for name, handler in errors.items():
@@ -79,7 +88,8 @@ def _prepared_streams():
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=handler)
     stderr = sys.stderr
-    sys.stderr = _Forgiving(stderr)
+    forgiving: Any = _Forgiving(stderr)  # it passes on all attributes of a TextIO
+    sys.stderr = forgiving
     try:
         yield
     finally:
@@ -87,42 +97,42 @@ def _prepared_streams():
 
 
 class _Forgiving:
-    """A stream that forgets what it cannot write: a run goes on if nobody reads what it says."""
+    """A stream that drops what it cannot write: a run goes on if nobody reads its messages."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         with contextlib.suppress(OSError):
             self._stream.flush()
 
 
 @contextlib.contextmanager
-def _terminable():
-    """Makes SIGTERM and Ctrl-C end a run so that what is begun is tidied up."""
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends."""
 
-    def interrupt(*_):
+    def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     with signals_to(interrupt):
         yield
 
 
-def say(message):
-    """One line on stderr, after the script's name."""
+def say(message: object) -> None:
+    """Prints one line on stderr, after the name of the script."""
     print(f"{os.path.basename(sys.argv[0])}: {escaped(str(message))}", file=sys.stderr)
 
 
-def set_verbosity(name):
-    """Log lines go to stderr from this level on; `WARN` and `FATAL` as TensorFlow calls them."""
+def set_verbosity(name: str) -> logging.Logger:
+    """Sends log lines from this level on to stderr; `WARN` and `FATAL` are TensorFlow's names."""
     handler = _Handler()
     handler.setFormatter(_Formatter())
     log = logging.getLogger("retraining")
@@ -132,8 +142,8 @@ def set_verbosity(name):
 
 
 class _Handler(logging.Handler):
-    def emit(self, record):
-        """Writes a line to stderr, above a progress bar that is shown there."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line to stderr, above any progress bar."""
         from tqdm import tqdm
 
         try:
@@ -143,13 +153,13 @@ class _Handler(logging.Handler):
 
 
 class _Formatter(logging.Formatter):
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         return prefix + escaped(record.getMessage())
 
 
-def progress_bar(label, unit, quiet=False):
-    """Returns `bar(iterable, total)`: tqdm on stderr, rarely updated where that is a file."""
+def progress_bar(label: str, unit: str, quiet: bool = False) -> Bar:
+    """Returns `bar(iterable, total)`: tqdm on stderr, with rare updates if that is a file."""
     from tqdm import tqdm
 
     seconds = TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
@@ -158,11 +168,11 @@ def progress_bar(label, unit, quiet=False):
 
 
 class ConsoleObserver:
-    """Shows progress as a bar on stderr, unless that is unwanted."""
+    """Shows progress as a bar on stderr, unless it is quiet."""
 
-    def __init__(self, quiet):
+    def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
 
-    def progress(self, label, unit):
+    def progress(self, label: str, unit: str) -> Bar:
         """Returns `bar(iterable, total)`; see `progress_bar`."""
         return progress_bar(label, unit, self.quiet)

@@ -1,4 +1,4 @@
-"""The flags of retrain.py: names, help and checks. Names and defaults are the classic's, if any."""
+"""The flags of retrain.py: names, help, checks. The classic's flags keep names and defaults."""
 
 import argparse
 import importlib.util
@@ -7,6 +7,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
@@ -14,6 +16,7 @@ from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
+    Number,
     Parser,
     add_weights,
     batch_size,
@@ -45,25 +48,24 @@ from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH, TWO_RATES
 from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
 
 LOCAL, RAY = ENGINES = ("local", "ray")
-PERCENT = number(int, 0, 100)
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
-MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the latter, in one machine
+MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the CPUs, in one machine
 BESIDE_THE_GRAPH = {
     "output_labels": "retrained_labels.txt",
     "label_audit": "label_audit.tsv",
     "report": "retrained_report.html",
     "metrics": "retrained_metrics.json",
 }
-PROJECTED = 100  # photos in TensorBoard's projector, unless told otherwise
+PROJECTED = 100  # the default number of photos in TensorBoard's projector
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
 ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
-MOST_PROJECTED = 10_000  # photos; their thumbnails fill one picture as large as browsers take
+MOST_PROJECTED = 10_000  # photos; their thumbnails fill the largest picture that browsers accept
 
 
-def parse_flags(argv, description):
-    """The checked flags. Bad ones end the program with one line and exit code 2."""
+def parse_flags(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
+    """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
     parser = build_parser(description)
     options = parser.parse_args(argv)
     for flag, name in BESIDE_THE_GRAPH.items():
@@ -101,8 +103,8 @@ def parse_flags(argv, description):
     return options
 
 
-def settings_of(options):
-    """The RunSettings that checked flags ask for."""
+def settings_of(options: argparse.Namespace) -> RunSettings:
+    """Returns the RunSettings that checked flags ask for."""
     return RunSettings(
         photos=PhotoSettings(
             options.image_dir,
@@ -139,8 +141,8 @@ def settings_of(options):
     )
 
 
-def network_settings(options):
-    """Which network the flags ask for. A model file is frozen only if it is a SavedModel's."""
+def network_settings(options: argparse.Namespace) -> NetworkSettings:
+    """Returns the network that the flags ask for; only a SavedModel's recipe takes a model file."""
     freezes = SAVED_MODEL in (options.architecture or "").split(JOINT)
     choice = Choice(
         options.weights,
@@ -163,9 +165,9 @@ def network_settings(options):
     )
 
 
-def bottleneck_settings(options):
-    """How the flags ask for vectors."""
-    engine = Local()
+def bottleneck_settings(options: argparse.Namespace) -> BottleneckSettings:
+    """Returns how the flags ask for vectors."""
+    engine: Local | Ray = Local()
     if options.engine == RAY:
         engine = Ray(options.ray_address, options.ray_actors, *(options.ray_resources or ONE_CPU))
     distortions = Distortions(
@@ -187,8 +189,8 @@ def bottleneck_settings(options):
     )
 
 
-def training_options(options):
-    """How the flags ask for the head to be trained."""
+def training_options(options: argparse.Namespace) -> TrainingOptions:
+    """Returns how the flags ask to train the head."""
     return TrainingOptions(
         options.how_many_training_steps,
         options.learning_rate,
@@ -207,8 +209,8 @@ def training_options(options):
     )
 
 
-def tuning_options(options):
-    """How the flags ask for fine-tuning."""
+def tuning_options(options: argparse.Namespace) -> TuningOptions:
+    """Returns how the flags ask for fine-tuning."""
     return TuningOptions(
         options.base_learning_rate,
         options.head_learning_rate,
@@ -219,8 +221,8 @@ def tuning_options(options):
     )
 
 
-def output_settings(options):
-    """What the flags ask to be written."""
+def output_settings(options: argparse.Namespace) -> OutputSettings:
+    """Returns the outputs that the flags ask for."""
     return OutputSettings(
         options.output_graph,
         options.output_labels,
@@ -237,8 +239,8 @@ def output_settings(options):
     )
 
 
-def _check_network(parser, options):
-    """Ends the program if a network leaves no such choice, as far as no file need be read."""
+def _check_network(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a network does not allow the choice, as far as no file tells."""
     settings = network_settings(options)
     for name in settings.names or (DEFAULT,):
         try:
@@ -250,7 +252,7 @@ def _check_network(parser, options):
     _check_pair(parser, options)
 
 
-def _check_pair(parser, options):
+def _check_pair(parser: Parser, options: argparse.Namespace) -> None:
     """Ends the program if a flag has no meaning with two networks or with mirror images."""
     both = JOINT in (options.architecture or "")
     if both and options.model_file:
@@ -262,13 +264,13 @@ def _check_pair(parser, options):
         )
 
 
-def given_flags(argv=None):
-    """The flags on the command line, whatever their values."""
+def given_flags(argv: Sequence[str] | None = None) -> set[str]:
+    """Returns the flags on the command line, whatever their values."""
     words = sys.argv[1:] if argv is None else argv
     return {word.split("=")[0] for word in words if word.startswith("--")}
 
 
-# What says how the softmax layer is trained step by step.
+# The flags of training step by step.
 STEPWISE = ("--learning_rate", "--epochs", "--early_stopping", "--train_batch_size", "--dropout")
 NOT_WITH_LBFGS = (*STEPWISE, "--intermediate_store_frequency")
 NOT_WITH_AUTO = (
@@ -277,7 +279,7 @@ NOT_WITH_AUTO = (
 )
 
 
-def _check_head(parser, options, given):
+def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[str]) -> None:
     """Ends the program if flags of the head contradict each other; sets the learning rate."""
     auto, by_lbfgs = options.head == "auto", options.optimizer == LBFGS
     for about, applies, flags in (
@@ -297,7 +299,7 @@ def _check_head(parser, options, given):
         options.learning_rate = RATES[options.optimizer]
 
 
-# The flags of RunSettings.output_files, or what a file is called that has none.
+# The flag for each of RunSettings.output_files, or a name for a file without a flag.
 OUTPUT_FLAGS = {
     "graph": "--output_graph",
     "labels": "--output_labels",
@@ -312,14 +314,14 @@ OUTPUT_FLAGS = {
 }
 
 
-def output_paths(options):
-    """{flag, or what it is: path} of the files that a run writes."""
+def output_paths(options: argparse.Namespace) -> dict[str, str]:
+    """Returns {flag, or a name: path} of the files that a run writes."""
     files = settings_of(options).output_files
     return {OUTPUT_FLAGS[name]: path for name, path in files.items()}
 
 
-def _check_urls(parser, options):
-    """Ends the program if anything but --image_dir is a URL, or would not go with one."""
+def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a flag other than --image_dir is a URL, or excludes one there."""
     flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
     flags += ["saved_model_dir", "import_vectors"]
     folders = {f"--{flag}": getattr(options, flag) for flag in flags}
@@ -336,8 +338,8 @@ def _check_urls(parser, options):
             parser.error(f"--{flag} {reason}")
 
 
-def _check_engine(parser, options):
-    """Ends the program if Ray is asked for and missing, or its flags are given without it."""
+def _check_engine(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if Ray is wanted but missing, or has flags but is not wanted."""
     if options.engine == RAY:
         options.ray_resources = options.ray_resources or ONE_CPU
         if importlib.util.find_spec("ray") is None:
@@ -348,8 +350,8 @@ def _check_engine(parser, options):
             parser.error(f"--{flag} needs --engine ray")
 
 
-def _check_output_flags(parser, options):
-    """Ends the program if an output has no name, or would replace another or what is read."""
+def _check_output_flags(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if an output has no name, or would replace another output or an input."""
     read = {"--exclude": options.exclude, "--import_vectors": options.import_vectors}
     first = {os.path.realpath(path): flag for flag, path in read.items() if path}
     for flag, path in output_paths(options).items():
@@ -372,8 +374,8 @@ TUNING_FLAGS = (
 )
 
 
-def _check_tuning(parser, options):
-    """Ends the program if flags of fine-tuning contradict each other or would do nothing."""
+def _check_tuning(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if flags of fine-tuning contradict each other or have no effect."""
     if options.compare and options.fine_tune == "all":
         parser.error("--compare names the ways of fine-tuning; drop --fine_tune all")
     if options.fine_tune == "none" and not options.compare:
@@ -391,8 +393,8 @@ def _check_tuning(parser, options):
         parser.error("--compare needs validation photos; raise --validation_percentage")
 
 
-def _check_places(parser, options):
-    """Ends the program if it would write into the photos' folder or among the stored vectors."""
+def _check_places(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if an output lies in the photos' folder or among the stored vectors."""
     folders = {
         "--bottleneck_dir": options.bottleneck_dir,
         "--summaries_dir": options.summaries_dir,
@@ -410,8 +412,13 @@ def _check_places(parser, options):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
 
 
-def build_parser(description=None):
-    """All flags, in groups; names and defaults are the classic's where it had them."""
+def within(convert: type[Number], settings: Any, name: str) -> Callable[[str], Number]:
+    """A flag type: a number in the range that a class of settings gives for a field."""
+    return number(convert, *settings.RANGES[name])
+
+
+def build_parser(description: str | None = None) -> Parser:
+    """Returns the parser of all flags, in groups; the classic's keep their names and defaults."""
     parser = Parser(prog="retrain.py", description=description)
     for add in (_add_data, _add_network, _add_cluster, _add_training, _add_head, _add_fine_tuning):
         add(parser)
@@ -420,7 +427,7 @@ def build_parser(description=None):
     return parser
 
 
-def _add_data(parser):
+def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("photos").add_argument
     add(
         "--image_dir",
@@ -435,13 +442,13 @@ def _add_data(parser):
     )
     add(
         "--testing_percentage",
-        type=PERCENT,
+        type=within(int, SplitOptions, "testing"),
         default=10,
         help="percent of the photos held out for the final test",
     )
     add(
         "--validation_percentage",
-        type=PERCENT,
+        type=within(int, SplitOptions, "validation"),
         default=10,
         help="percent of the photos held out to look at while training",
     )
@@ -465,20 +472,20 @@ def _add_data(parser):
     )
     add(
         "--max_image_pixels",
-        type=POSITIVE,
+        type=within(int, PhotoSettings, "max_pixels"),
         default=MAX_PIXELS,
         help="larger images are left out, before they are decoded",
     )
     add(
         "--max_bad_fraction",
-        type=number(float, 0, 1),
+        type=within(float, PhotoSettings, "max_bad_fraction"),
         default=0.5,
         help="share of unreadable images above which the run ends",
     )
 
 
-def _network(name):
-    """A flag type: the name of a network that is known, or of two, with JOINT between."""
+def _network(name: str) -> str:
+    """Parses a flag: the name of a known network, or of two with JOINT between."""
     try:
         names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
@@ -488,7 +495,7 @@ def _network(name):
     return JOINT.join(names)
 
 
-def _add_network(parser):
+def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("network").add_argument
     add(
         "--architecture",
@@ -546,21 +553,21 @@ def _add_network(parser):
     )
     add(
         "--batch_size",
-        type=number(int, 1, 256),
+        type=within(int, BottleneckSettings, "batch_size"),
         help="images that go through the base network together, on each core; default: 8 (32 on "
         "a GPU). Another size changes the last digits of the vectors",
     )
 
 
-def _address(text):
-    """A flag type: where Ray runs."""
+def _address(text: str) -> str:
+    """Parses a flag: the address of a Ray cluster."""
     if text in ("auto", "local") or re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", text):
         return text
     raise argparse.ArgumentTypeError(f"must be auto, local, [ray://]HOST:PORT, not {text}")
 
 
-def _resources(text):
-    """A flag type: (CPUs, GPUs) of "CPUS" or "CPUS,GPUS"."""
+def _resources(text: str) -> tuple[int, float]:
+    """Parses a flag: (CPUs, GPUs) from "CPUS" or "CPUS,GPUS"."""
     cpus, _, gpus = text.partition(",")
     try:
         return number(int, 1, MOST_CPUS)(cpus), number(float, 0, MOST_CPUS)(gpus or "0")
@@ -568,7 +575,7 @@ def _resources(text):
         raise argparse.ArgumentTypeError(f"must be CPUS or CPUS,GPUS, not {text}") from error
 
 
-def _add_cluster(parser):
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("beyond one machine").add_argument
     add(
         "--engine",
@@ -601,19 +608,19 @@ def _add_cluster(parser):
     )
 
 
-def _add_training(parser):
+def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
     defaults = TrainingOptions()
     add(
         "--how_many_training_steps",
-        type=POSITIVE,
+        type=within(int, TrainingOptions, "steps"),
         default=defaults.steps,
         help="steps to train; of --optimizer lbfgs iterations, at most",
     )
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     add(
         "--learning_rate",
-        type=number(float, 0),
+        type=within(float, TrainingOptions, "learning_rate"),
         help=f"step size of the optimizer; default: {rates}",
     )
     for part, default, unit in (
@@ -629,15 +636,20 @@ def _add_training(parser):
         )
     add(
         "--eval_step_interval",
-        type=POSITIVE,
+        type=within(int, TrainingOptions, "eval_step_interval"),
         default=defaults.eval_step_interval,
         help="steps between evaluations",
     )
-    add("--seed", type=COUNT, default=defaults.seed, help="the same seed gives the same result")
+    add(
+        "--seed",
+        type=within(int, TrainingOptions, "seed"),
+        default=defaults.seed,
+        help="the same seed gives the same result",
+    )
 
 
-def hidden_units(text):
-    """A flag type: the sizes of hidden layers, positive whole numbers between commas."""
+def hidden_units(text: str) -> tuple[int, ...]:
+    """Parses a flag: the sizes of hidden layers, positive whole numbers between commas."""
     try:
         sizes = tuple(int(word) for word in text.split(","))
     except ValueError as error:
@@ -650,7 +662,7 @@ def hidden_units(text):
     return sizes
 
 
-def _add_head(parser):
+def _add_head(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the head").add_argument
     defaults = TrainingOptions()
     add(
@@ -668,7 +680,7 @@ def _add_head(parser):
     )
     add(
         "--dropout",
-        type=number(float, 0, 0.99),
+        type=within(float, TrainingOptions, "dropout"),
         default=defaults.dropout,
         help="share of the hidden units left out at random in each training step",
     )
@@ -680,18 +692,18 @@ def _add_head(parser):
     )
     add(
         "--epochs",
-        type=number(int, 1, 1_000_000),
+        type=within(int, TrainingOptions, "epochs"),
         help="passes over all training photos, in place of --how_many_training_steps",
     )
     add(
         "--l2",
-        type=number(float, 0, 1e6),
+        type=within(float, TrainingOptions, "l2"),
         default=defaults.l2,
         help="times half the sum of the squared weights (not biases) is added to the loss",
     )
     add(
         "--label_smoothing",
-        type=number(float, 0, 0.99),
+        type=within(float, TrainingOptions, "label_smoothing"),
         default=defaults.label_smoothing,
         help="share of each label that is spread evenly over all classes in training",
     )
@@ -705,15 +717,15 @@ def _add_head(parser):
     )
     add(
         "--early_stopping",
-        type=number(int, 1, 1_000_000),
+        type=within(int, TrainingOptions, "early_stopping"),
         metavar="N",
         help="stop after N evaluations without a lower cross entropy on all validation photos, and "
         "keep the head that had the lowest",
     )
 
 
-def _methods(text):
-    """A flag type: names of METHODS between commas, each once."""
+def _methods(text: str) -> list[str]:
+    """Parses a flag: names of METHODS between commas, each once."""
     names = text.split(",")
     for name in names:
         if name not in METHODS:
@@ -723,14 +735,14 @@ def _methods(text):
     return names
 
 
-def _layer(text):
-    """A flag type: what may be the name of a layer."""
+def _layer(text: str) -> str:
+    """Parses a flag: a text that may be the name of a layer."""
     if not text.strip("/ "):
         raise argparse.ArgumentTypeError("must be the name of a layer")
     return text
 
 
-def _add_fine_tuning(parser):
+def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("fine-tuning").add_argument
     defaults = TuningOptions()
     add(
@@ -741,13 +753,13 @@ def _add_fine_tuning(parser):
     )
     add(
         "--base_learning_rate",
-        type=number(float, 0),
+        type=within(float, TuningOptions, "base_rate"),
         default=defaults.base_rate,
         help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
     )
     add(
         "--head_learning_rate",
-        type=number(float, 0),
+        type=within(float, TuningOptions, "head_rate"),
         default=defaults.head_rate,
         help="that of the new layer's weights while fine-tuning",
     )
@@ -760,13 +772,13 @@ def _add_fine_tuning(parser):
     )
     add(
         "--fine_tune_epochs",
-        type=number(int, 1, 10_000),
+        type=within(int, TuningOptions, "epochs"),
         default=defaults.epochs,
         help="passes over the training photos at most; fewer if validation gets no better",
     )
     add(
         "--fine_tune_batch_size",
-        type=number(int, 1, 1024),
+        type=within(int, TuningOptions, "batch_size"),
         default=defaults.batch_size,
         help="photos per step",
     )
@@ -787,37 +799,37 @@ def _add_fine_tuning(parser):
     )
 
 
-def _add_distortions(parser):
+def _add_distortions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("distortions of the training photos").add_argument
     defaults = Distortions()
     add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
     add(
         "--random_crop",
-        type=PERCENT,
+        type=within(int, Distortions, "random_crop"),
         default=0,
         help="percent of its size by which a view is enlarged, to be cropped at random",
     )
     add(
         "--random_scale",
-        type=PERCENT,
+        type=within(int, Distortions, "random_scale"),
         default=0,
         help="percent by which a view is enlarged at most, at random",
     )
     add(
         "--random_brightness",
-        type=PERCENT,
+        type=within(int, Distortions, "random_brightness"),
         default=0,
         help="percent by which a view is brightened or darkened at most",
     )
     add(
         "--distorted_views",
-        type=number(int, 1, 1000),
+        type=within(int, Distortions, "views"),
         default=defaults.views,
         help="distorted versions of each training photo, if any distortion is asked for",
     )
 
 
-def _add_outputs(parser):
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
     add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
     add(
@@ -865,13 +877,13 @@ def _add_outputs(parser):
     )
     add(
         "--assert_accuracy_at_least",
-        type=number(float, 0, 1),
+        type=within(float, EvaluationSettings, "least_accuracy"),
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
     )
 
 
-def _add_formats(parser):
+def _add_formats(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other formats").add_argument
     add(
         "--saved_model_dir",
@@ -892,7 +904,7 @@ def _add_formats(parser):
     )
 
 
-def _add_words(parser):
+def _add_words(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is said").add_argument
     add(
         "--print_misclassified_test_images",
@@ -915,6 +927,6 @@ def _add_words(parser):
     )
 
 
-def is_quiet(options):
-    """Whether progress bars are unwanted."""
+def is_quiet(options: argparse.Namespace) -> bool:
+    """Returns whether the flags hide progress bars."""
     return options.logging_verbosity not in ("DEBUG", "INFO")

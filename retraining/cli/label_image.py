@@ -1,12 +1,16 @@
-"""The command label_image.py: images in, labels out."""
+"""The command label_image.py: reads images, prints labels."""
 
 import argparse
+import io
 import math
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from retraining.bottlenecks.extract import FLUSH
+from retraining.bottlenecks.extract import FLUSH, Answer
 from retraining.cli import rows
 from retraining.cli.console import DONE, FAILED, progress_bar, reports_errors, say
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
@@ -14,7 +18,12 @@ from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
 from retraining.graphs.precision import PRECISIONS
 from retraining.labelling import scoring
-from retraining.labelling.classifier import Overrides, load_classifier, read_labels
+from retraining.labelling.classifier import (
+    Classifier,
+    Overrides,
+    load_classifier,
+    read_labels,
+)
 from retraining.labelling.sorting import WAYS, Sorter
 from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, Place
@@ -30,18 +39,18 @@ DESCRIPTION = """Labels images with a retrained graph, or with any frozen image 
 Give image files, folders, or `-` for a list of paths on standard input. A graph from retrain.py
 knows its labels and how it wants its images; for other graphs there are flags.
 """
-FEW = 8  # images up to which the optimizer's start-up costs more than it saves
+FEW = 8  # up to so many images, the start-up of the optimizer costs more than it saves
 STDIN = "-"
 LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
 
 
 class ListError(RetrainingError):
-    """What comes on standard input is no list of paths."""
+    """Standard input does not hold a list of paths."""
 
 
 @reports_errors
-def main(argv=None):
-    """Reads the graph, then labels every image, or tells how well it labels those of a folder."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the graph, then labels every image, or scores the graph on a folder of photos."""
     options = parse_flags(argv)
     if options.graph.lower().startswith(PREFIX):
         classifier = load_stock(options)
@@ -59,20 +68,20 @@ def main(argv=None):
     return label_images(classifier, options)
 
 
-def load_stock(options):
-    """The Classifier of a whole network of keras.applications, with ImageNet's classes."""
+def load_stock(options: argparse.Namespace) -> Classifier:
+    """Returns the Classifier of a whole network of keras.applications, for ImageNet's classes."""
     recipe = KerasRecipe.named(options.graph, Choice(options.weights), classifier=True)
     path = obtain(made_by(recipe), options.model_dir, offline=options.offline)
     if options.labels:
         labels = without_background(read_labels(options.labels))
     else:
-        labels = imagenet_labels(Place(options.model_dir, options.offline))
+        labels = imagenet_labels(Place(Path(options.model_dir), options.offline))
     about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
     return load_classifier(path, labels, about, options.precision)
 
 
-def label_images(classifier, options):
-    """Labels every image in the order given and prints as it goes; gives the exit code."""
+def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
+    """Labels the images in their order, printing each at once; returns the exit code."""
     write = rows.make_writer(options.format, options.columns, options.header)
     sorter = make_sorter(classifier, options)
     few = options.single and len(options.images) <= FEW
@@ -98,14 +107,14 @@ def label_images(classifier, options):
     return FAILED if failed or not labelled else DONE
 
 
-def evaluate_folder(classifier, options):
-    """Labels the photos of a folder of class folders, prints how well; gives the exit code."""
+def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
+    """Labels the photos of a folder of class folders, prints the score; returns the exit code."""
     photos = scoring.find_labelled(options.evaluate, classifier.labels)
     for warning in photos.warnings:
         say(warning)
-    bad = []
+    bad: list[str] = []
 
-    def leave_out(path, error):
+    def leave_out(path: str, error: ImageError) -> None:
         bad.append(path)
         say(f"not scored: {path} {error}")
 
@@ -122,7 +131,7 @@ def evaluate_folder(classifier, options):
     return FAILED if bad else DONE
 
 
-SCORE_LINES = {
+SCORE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
     "text": scoring.text_lines,
     "tsv": scoring.tsv_lines,
     "jsonl": lambda result: [rows.to_json(scoring.to_dict(result))],
@@ -132,8 +141,8 @@ SCORE_LINES = {
 # -- the flags -------------------------------------------------------------------------------
 
 
-def parse_flags(argv=None):
-    """The checked flags. Bad ones end the program with one line and exit code 2."""
+def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
     parser = build_parser()
     options = parser.parse_args(spell_out_null(sys.argv[1:] if argv is None else argv))
     if options.input_std == 0:
@@ -149,17 +158,18 @@ def parse_flags(argv=None):
     return options
 
 
-def spell_out_null(arguments):
-    """The arguments with --null for -0.
+def spell_out_null(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with --null in place of -0.
 
-    If argparse knew -0, it would take the -1 of `--input_mean -1` for a flag as well.
+    If argparse knew -0, it would also take the -1 of `--input_mean -1` for a flag.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    return ["--null" if word == "-0" else word for word in arguments[:end]] + arguments[end:]
+    before = ["--null" if word == "-0" else word for word in arguments[:end]]
+    return [*before, *arguments[end:]]
 
 
-def check_evaluation(options, parser):
-    """Refuses flags that mean nothing beside --evaluate; chooses the format."""
+def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
+    """Refuses flags that have no meaning with --evaluate; chooses the format."""
     if options.images:
         parser.error("--evaluate takes its photos from its folder; give no other images")
     if is_url(options.evaluate):
@@ -172,8 +182,8 @@ def check_evaluation(options, parser):
         parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")
 
 
-def check_labelling(options, parser):
-    """Refuses flags that do not go together; chooses the format."""
+def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
+    """Refuses flags that exclude each other; chooses the format."""
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
     if options.sort_into == "":
@@ -191,8 +201,8 @@ def check_labelling(options, parser):
         options.format = "text with names"
 
 
-def build_parser():
-    """All flags, in groups; those of the classic label_image.py keep their names."""
+def build_parser() -> Parser:
+    """Returns the parser of all flags, in groups; flags of the classic keep their names."""
     parser = Parser(prog="label_image.py", description=DESCRIPTION)
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE", help="file, folder, URL of a file, or - for stdin"
@@ -224,7 +234,7 @@ def build_parser():
     return parser
 
 
-def _add_graph(parser):
+def _add_graph(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("graph").add_argument
     add(
         "--graph",
@@ -258,7 +268,7 @@ def _add_graph(parser):
     add("--input_std", type=any_number, help="then each pixel is divided by this, so not 0")
 
 
-def _add_output(parser):
+def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add(
         "--top_k",
@@ -289,7 +299,7 @@ def _add_output(parser):
     add("--no_header", dest="header", action="store_false", default=None, help="begin without them")
 
 
-def _add_sorting(parser):
+def _add_sorting(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("sorting").add_argument
     add(
         "--sort_into",
@@ -306,8 +316,8 @@ def _add_sorting(parser):
     )
 
 
-def column_names(text):
-    """A flag type: names of columns between commas."""
+def column_names(text: str) -> tuple[str, ...]:
+    """Parses a flag: names of columns between commas."""
     names = tuple(text.split(","))
     for name in names:
         if name not in rows.COLUMNS:
@@ -318,7 +328,7 @@ def column_names(text):
     return names
 
 
-def _add_trust(parser):
+def _add_trust(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("trust").add_argument
     add(
         "--raw_scores",
@@ -335,16 +345,16 @@ def _add_trust(parser):
     )
 
 
-def share_given_away(text):
-    """A flag type: `auto` or a number from 0 to 1."""
+def share_given_away(text: str) -> float:
+    """Parses a flag: `auto` or a number from 0 to 1."""
     return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
 
 
 share_given_away.__name__ = "share (auto, or a number from 0 to 1)"
 
 
-def overrides(options):
-    """The flags that say what a graph does not."""
+def overrides(options: argparse.Namespace) -> Overrides:
+    """Returns the flags that say what a graph does not."""
     return Overrides(
         options.input_layer,
         options.output_layer,
@@ -359,27 +369,28 @@ def overrides(options):
 # -- images in -------------------------------------------------------------------------------
 
 
-def is_many(name):
-    """Whether an argument may stand for several images."""
+def is_many(name: str) -> bool:
+    """Returns whether an argument may stand for several images."""
     return name == STDIN or os.path.isdir(name)
 
 
-def image_paths(options):
-    """Yields the path of each image: files as given, folders' images sorted, those on stdin."""
+def image_paths(options: argparse.Namespace) -> Iterator[str]:
+    """Yields the path of each image: files as given, images in folders sorted, paths on stdin."""
     sorted_into = options.sort_into and os.path.realpath(options.sort_into)
     for name in options.images:
         if name == STDIN:
-            yield from paths_on(sys.stdin.buffer, b"\0" if options.null else b"\n")
+            stdin: Any = sys.stdin.buffer  # its declared type has no read1
+            yield from paths_on(stdin, b"\0" if options.null else b"\n")
         elif os.path.isdir(name):
             yield from images_below(name, sorted_into)
         else:
             yield name
 
 
-def paths_on(stream, end=b"\n"):
+def paths_on(stream: io.BufferedIOBase, end: bytes = b"\n") -> Iterator[str]:
     """Yields the paths on a byte stream, each up to `end`; FLUSH before it may wait for more.
 
-    The CR of a CRLF is no part of a path. Raises ListError for what cannot be a path.
+    The CR of a CRLF does not belong to a path. Raises ListError for text that cannot be a path.
     """
     rest = b""
     while True:
@@ -398,10 +409,11 @@ def paths_on(stream, end=b"\n"):
             )
 
 
-def images_below(folder, left_out=None):
-    """Yields the files below a folder that are images or say so, sorted, hidden ones left out.
+def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
+    """Yields the files below a folder that are images, or are named like images, sorted.
 
-    Holds the names of one folder at a time. The folder of real path `left_out` is not looked into.
+    Leaves out hidden files and the folder of real path `left_out`. Holds the names of one folder
+    at a time.
     """
     for path, _ in files_below(folder, left_out=left_out):
         reason = why_no_image(path)
@@ -412,8 +424,10 @@ def images_below(folder, left_out=None):
 # -- labels out ------------------------------------------------------------------------------
 
 
-def ranked(answer, labels, options):
-    """[(label, probability), ...] of an image, the likeliest first; none for an ImageError."""
+def ranked(
+    answer: Answer, labels: Sequence[str], options: argparse.Namespace
+) -> list[tuple[str, float]]:
+    """Returns [(label, probability), ...], the likeliest first; [] for an ImageError."""
     if isinstance(answer, ImageError):
         return []
     best = (-answer).argsort(kind="stable")[: options.top_k]
@@ -421,8 +435,8 @@ def ranked(answer, labels, options):
     return [(labels[i], float(answer[i])) for i in best if answer[i] >= least]
 
 
-def make_sorter(classifier, options):
-    """The Sorter that is asked for, or None."""
+def make_sorter(classifier: Classifier, options: argparse.Namespace) -> Sorter | None:
+    """Returns the Sorter that the flags ask for, or None."""
     if not options.sort_into:
         return None
     labels = [*classifier.labels, classifier.unknown_label]

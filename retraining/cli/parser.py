@@ -1,22 +1,26 @@
-"""The argument parser of both commands, and types of flags."""
+"""The argument parser of both commands, and the types of flags."""
 
 import argparse
 import difflib
 import math
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from retraining.cli.console import USAGE
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
-ALLOW_UNSAFE_OPS = (  # the help of this flag
+ALLOW_UNSAFE_OPS = (  # the help of that flag
     "run the graph even if it holds ops that could do more than compute, such as reading and "
     "writing files; they are named"
 )
 LARGEST_BATCH = 100_000  # vectors
 
+Number = TypeVar("Number", int, float)
 
-def add_weights(add):
-    """Adds --weights, which both scripts have; `add` is a group's add_argument."""
+
+def add_weights(add: Callable[..., argparse.Action]) -> None:
+    """Adds --weights, which both commands have; `add` is the add_argument of a group."""
     add(
         "--weights",
         metavar="FILE|imagenet|random",
@@ -29,11 +33,13 @@ def add_weights(add):
 class Parser(argparse.ArgumentParser):
     """An argument parser that refuses bad flags with one line and exit code 2."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
 
-    def parse_known_args(self, args=None, namespace=None):
-        """As argparse, but a mistyped flag is named first, with the one that it is most like."""
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Does as argparse, but first names a mistyped flag and the most similar flag."""
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             flag = word.split("=")[0]
@@ -44,28 +50,28 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown flag {flag}" + (f"; did you mean {like[0]}?" if like else ""))
         return super().parse_known_args(args, namespace)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a flag's default, unless it has none."""
+    """Adds the default to the help of each flag that has one."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False) or not action.option_strings:
             return action.help
         return super()._get_help_string(action)
 
 
-def number(convert, low, high=None):
+def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
     """A flag type: `convert` (int or float) and within low..high, or an error that says so."""
 
-    def parse(text):
+    def parse(text: str) -> Number:
         value = convert(text)
         if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
-        if not low <= value or (high is not None and value > high):
-            limits = f"{low} or more" if high is None else f"from {low} to {high}"
+        if not low <= value <= high:
+            limits = f"{low} or more" if math.isinf(high) else f"from {low} to {high}"
             raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
         return value
 
@@ -73,8 +79,8 @@ def number(convert, low, high=None):
     return parse
 
 
-def batch_size(text):
-    """A flag type: a positive whole number that memory can hold, or -1 for all."""
+def batch_size(text: str) -> int:
+    """Parses a flag: a positive whole number that fits into memory, or -1 for all."""
     value = int(text)
     if not (value == -1 or 1 <= value <= LARGEST_BATCH):
         limits = f"from 1 to {LARGEST_BATCH}, or -1 for all"

@@ -1,6 +1,7 @@
-"""The command retrain.py: flags in, a run, results on stdout."""
+"""The command retrain.py: reads flags, retrains, prints the results on stdout."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_verbosity
@@ -20,8 +21,8 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 
 
 @partial(reports_errors, interrupted=INTERRUPTED)
-def main(argv: list[str] | None = None) -> int:
-    """Retrains as the flags say, and prints the results; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Retrains according to the flags and prints the results; returns the exit code."""
     options = parse_flags(argv, DESCRIPTION)
     set_verbosity(options.logging_verbosity)
     results = retrain(settings_of(options), ConsoleObserver(is_quiet(options)))
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_results(results: Results) -> None:
-    """The results on stdout, a line each: name, tab, value."""
+    """Prints the results on stdout, one a line: name, tab, value."""
     settings, outputs = results.settings, results.settings.outputs
     print(f"test_accuracy\t{results.test.accuracy:.4f}")
     print(f"test_photos\t{results.test.total}")
@@ -51,7 +52,7 @@ def print_results(results: Results) -> None:
 
 
 def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
-    """The test photos that the model gets wrong on stdout: path, class, answer, score."""
+    """Prints the test photos that the model gets wrong: path, class, answer, score."""
     for path, truth, answer in zip(result.paths, result.truth, result.probabilities, strict=True):
         if answer.argmax() != truth:
             given, found = labels[truth], labels[answer.argmax()]
@@ -59,7 +60,7 @@ def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
 
 
 def print_comparison(results: Results) -> None:
-    """The compared methods on stdout: name, top-1 and top-5 on the test photos, seconds."""
+    """Prints the compared methods: name, top-1 and top-5 on the test photos, seconds."""
     if results.comparison is None:
         return
     for each in results.attempts:

@@ -1,17 +1,21 @@
-"""Finds photos whose label looks wrong, and near-duplicates, from the vectors alone. NumPy only.
+"""Finds photos whose label looks wrong, and near-duplicates, from the vectors alone.
 
-Labels: each photo is predicted by softmax regressions that did not see it, and the less its own
-label is believed in, the higher it ranks. Which of them count as wrong is decided as in Northcutt,
-Jiang, Chuang (2021), Confident Learning, JAIR 70, doi:10.1613/jair.1.12125.
+Labels: softmax regressions predict each photo without having seen it. Photos rank by how improbable
+their own label is. Confident learning decides which labels count as wrong (Northcutt, Jiang, Chuang
+2021, JAIR 70, doi:10.1613/jair.1.12125).
 Duplicates: pairs of photos whose vectors have nearly the same direction.
-`benchmarks/audit.py` measures the constants below.
+
+Uses NumPy only. `benchmarks/audit.py` measures the constants below.
 """
 
 import os
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.metrics.classification import softmax
 from retraining.system.text import table
@@ -20,38 +24,50 @@ HEADER = ("path", "given", "suggested", "score", "reason")
 LABEL, DOUBT = "label", "doubtful label"
 DUPLICATE, ELSEWHERE = "duplicate", "duplicate in another class"
 
-MOST_PHOTOS = 20_000  # comparing all pairs takes the square of it
-MOST_ANSWERS = 2_000_000  # photos x classes; the time of the regressions grows with it
+MOST_PHOTOS = 20_000  # comparing all pairs takes time proportional to its square
+MOST_ANSWERS = 2_000_000  # photos x classes; the regressions take time proportional to it
 FOLDS = 5
-COMPONENTS = 256  # directions of the vectors that are kept; more rank no better
-PENALTY = 3e-4  # of the squared weights, for features whose mean square length is 1
-SAME_PHOTO = 0.975  # cosine of normalised vectors from which two photos count as one
-CLOSE = 0.15  # share of the mean distance of a class below which two photos count as one
-SURELY_SAME = 1 - 1e-5  # a cosine that only rounding keeps from 1
-BLOCK = 512  # rows of vectors worked on at once
-ANSWERS_AT_ONCE = 1_000_000  # bounds the memory of a regression's gradient
+COMPONENTS = 256  # main directions of the vectors to keep; more rank no better
+PENALTY = 3e-4  # L2, for features whose mean square length is 1
+SAME_PHOTO = 0.975  # smallest cosine of normalised vectors of duplicates
+CLOSE = 0.15  # largest distance of duplicates, as a share of the mean distance in their class
+SURELY_SAME = 1 - 1e-5  # a cosine that is 1 but for rounding
+BLOCK = 512  # rows of vectors to process at once
+ANSWERS_AT_ONCE = 1_000_000  # bounds the memory that a regression's gradient takes
 PAIRS_KEPT = 10  # steps that L-BFGS remembers
+
+# The row of a photo, that of an earlier one, and the cosine of their vectors.
+RowPair: TypeAlias = tuple[int, int, float]
+# A step and the change of the gradient along it.
+StepPair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Photos:
-    """What is audited: n paths and keys (SHA-1 of the content), class indexes int [n] into
-    `labels`, vectors float32 [n, width]."""
+    """The photos to audit.
+
+    They have n paths and keys (SHA-1 of the content), class indexes `truth` int [n] into `labels`,
+    and vectors float32 [n, width].
+    """
 
     paths: list[str]
     keys: list[str]
     labels: list[str]
-    truth: np.ndarray
-    vectors: np.ndarray
+    truth: NDArray[np.integer]
+    vectors: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One photo to look at.
 
-    `reason` is LABEL (confidently of the class `suggested`), DOUBT (rather of `suggested` than of
-    `given`), DUPLICATE or ELSEWHERE (nearly the same photo as `other`, whose label is `suggested`).
-    `score` is 1 - P(given) for labels, the cosine for duplicates: 0..1, the higher the worse.
+    `reason` is one of:
+        LABEL: the photo confidently belongs to the class `suggested`.
+        DOUBT: `suggested` is more probable than `given`.
+        DUPLICATE: `other` is nearly the same photo and has the same label.
+        ELSEWHERE: `other` is nearly the same photo and has the label `suggested`.
+
+    `score` (0..1) is 1 - P(given) for labels and the cosine for duplicates; higher is worse.
     """
 
     path: str
@@ -62,10 +78,10 @@ class Finding:
     other: str = ""
 
 
-def audit(photos, seed=0):
-    """The Findings: duplicates in another class, labels, duplicates, the highest score first each.
+def audit(photos: Photos, seed: int = 0) -> list[Finding]:
+    """Returns the Findings: duplicates in another class, then labels, then other duplicates.
 
-    Of photos that are duplicates, all but the first are listed.
+    Each group has the highest score first. Of a set of duplicates, all but the first are listed.
     """
     unit = normalised(photos.vectors)
     pairs = near_duplicates(unit, photos.truth)
@@ -78,8 +94,8 @@ def audit(photos, seed=0):
     return elsewhere + label_findings(photos, probabilities) + within
 
 
-def limit(photos, classes):
-    """Why so many photos are not audited, or None."""
+def limit(photos: int, classes: int) -> str | None:
+    """Returns why that many photos cannot be audited, or None if they can."""
     if photos > MOST_PHOTOS:
         return f"{photos} photos are more than the {MOST_PHOTOS} it is made for"
     if photos * classes > MOST_ANSWERS:
@@ -87,11 +103,11 @@ def limit(photos, classes):
     return None
 
 
-def normalised(vectors):
-    """Vectors of length 1, float [n, width], whose entries are signed square roots.
+def normalised(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Takes signed square roots of vectors [n, width], and scales each vector to length 1.
 
-    So a few large entries do not outweigh the rest (Perronnin, Sanchez, Mensink 2010,
-    doi:10.1007/978-3-642-15561-1_11).
+    The square root keeps a few large entries from outweighing the rest (Perronnin, Sanchez, Mensink
+    2010, doi:10.1007/978-3-642-15561-1_11).
     """
     unit = np.empty_like(vectors, subok=False)
     for start in range(0, len(vectors), BLOCK):
@@ -105,10 +121,10 @@ def normalised(vectors):
 # -- labels ----------------------------------------------------------------------------------
 
 
-def label_findings(photos, probabilities):
-    """A Finding per photo for which another class is likelier than its own, the worst first.
+def label_findings(photos: Photos, probabilities: NDArray[np.floating]) -> list[Finding]:
+    """Returns a Finding for each photo whose label is not its most probable class, worst first.
 
-    Photos without a prediction (a row of NaN in float [n, classes]) are passed over.
+    Skips photos without a prediction, whose rows of `probabilities` [n, classes] are NaN.
     """
     own = probabilities[np.arange(len(photos.truth)), photos.truth]
     suggested, wrong = probabilities.argmax(axis=1), confidently_wrong(probabilities, photos.truth)
@@ -125,31 +141,42 @@ def label_findings(photos, probabilities):
     ]
 
 
-def confidently_wrong(probabilities, truth):
-    """bool [n]: what is off the diagonal of the confident joint (section 3.1 of the paper).
+def confidently_wrong(
+    probabilities: NDArray[np.floating], truth: NDArray[np.integer]
+) -> NDArray[np.bool_]:
+    """Tells which photos are off the diagonal of the confident joint, bool [n].
 
-    A photo counts for the likeliest of the classes in which it is at least as likely as the photos
-    labelled so are on average.
+    See section 3.1 of the paper. A class is a candidate for a photo if it is at least as probable
+    for it as it is on average for the photos with that label. The photo belongs to its most
+    probable candidate.
     """
     own = probabilities[np.arange(len(truth)), truth]
     thresholds = np.full(probabilities.shape[1], np.inf)
     for label in np.unique(truth[np.isfinite(own)]):
         thresholds[label] = np.nanmean(own[truth == label])
     above = np.where(probabilities >= thresholds, probabilities, -1)
-    return (above.max(axis=1) >= 0) & (above.argmax(axis=1) != truth)
+    wrong: NDArray[np.bool_] = (above.max(axis=1) >= 0) & (above.argmax(axis=1) != truth)
+    return wrong
 
 
-def out_of_fold(unit, truth, groups, seed=0):
-    """Probabilities float64 [n, classes] by softmax regressions that saw no photo of the group.
+def out_of_fold(
+    unit: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Predicts each photo by softmax regressions that saw no photo of its group.
 
-    Each photo is predicted twice: a photo whose label the first predictions doubt counts less in
-    the second, so that wrong labels do not teach what is right. Classes weigh the same, however
-    many photos they have. NaN where a class has photos in one group only.
+    Returns probabilities float64 [n, classes]. Photos are predicted twice: a photo whose label the
+    first predictions doubt counts less in the second, so that the regressions learn less from wrong
+    labels. All classes count equally, however many photos they have. Rows are NaN for photos of a
+    class that lies in one fold entirely.
 
     Args:
-        unit: float [n, width], as `normalised` gives them.
-        truth: int [n], 0..classes - 1, each of them there.
+        unit: float [n, width], as `normalised` returns them.
+        truth: class indexes int [n]; every class has a photo.
         groups: int [n]; photos of one group are held out together.
+        seed: of the folds and the projection.
     """
     features = reduced(unit, seed)
     folds = assign_folds(truth, groups, seed)
@@ -165,8 +192,13 @@ def out_of_fold(unit, truth, groups, seed=0):
     return probabilities
 
 
-def assign_folds(truth, groups, seed=0):
-    """A fold (0..FOLDS - 1) per photo, int [n]: groups stay together, classes are spread."""
+def assign_folds(
+    truth: NDArray[np.integer], groups: NDArray[np.integer], seed: int = 0
+) -> NDArray[np.integer]:
+    """Returns a fold (0..FOLDS - 1) for each photo, int [n].
+
+    Groups stay together; classes spread over the folds.
+    """
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(truth[first][order], kind="stable")]
@@ -175,24 +207,30 @@ def assign_folds(truth, groups, seed=0):
     return folds[members]
 
 
-def reduced(unit, seed=0):
-    """[n, at most COMPONENTS]: the vectors less their mean, in their main directions.
+def reduced(unit: NDArray[np.floating], seed: int = 0) -> NDArray[np.floating]:
+    """Projects the centred vectors onto their main directions: [n, at most COMPONENTS].
 
     The directions come from a random sketch with one power step (Halko, Martinsson, Tropp 2011,
-    doi:10.1137/090771806). The mean square length is 1.
+    doi:10.1137/090771806). The result has a mean square length of 1.
     """
     width = unit.shape[1]
     sketch = np.random.default_rng(seed).standard_normal((width, min(width, COMPONENTS)))
     sketched = unit @ sketch.astype(unit.dtype)
     sketched -= sketched.mean(axis=0)
     directions = np.linalg.qr(unit.T @ sketched)[0]
-    features = unit @ directions
+    features: NDArray[np.floating] = unit @ directions
     features -= features.mean(axis=0)
-    return features / max(np.sqrt((features**2).sum(axis=1).mean()), np.finfo(unit.dtype).tiny)
+    features /= max(np.sqrt((features**2).sum(axis=1).mean()), np.finfo(unit.dtype).tiny)
+    return features
 
 
-def predictions(features, truth, folds, weights):
-    """Probabilities [n, classes], each row by the regression that did not see the row's fold."""
+def predictions(
+    features: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    folds: NDArray[np.integer],
+    weights: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Predicts each row by the regression that did not see its fold: [n, classes]."""
     features = np.hstack([features, np.ones((len(features), 1), features.dtype)])
     objective = Objective(features, truth, folds, weights)
     parameters = minimise(objective, np.zeros(objective.shape))
@@ -204,21 +242,27 @@ def predictions(features, truth, folds, weights):
 
 
 class Objective:
-    """The penalised cross entropy of all folds' regressions together, to be minimised at once.
+    """The sum of the penalised cross entropies of all folds' regressions.
 
-    They share no parameter, so the minimum of the sum has each one's own; together they need one
-    product of matrices instead of one each.
+    The regressions share no parameters, so minimising the sum minimises each of them. Together they
+    need one matrix product instead of one each.
     """
 
-    def __init__(self, features, truth, folds, weights):
-        """`features` [n, width], `weights` [n]; a photo has no weight in its own fold."""
+    def __init__(
+        self,
+        features: NDArray[np.floating],
+        truth: NDArray[np.integer],
+        folds: NDArray[np.integer],
+        weights: NDArray[np.floating],
+    ) -> None:
+        """Takes features [n, width] and weights [n]; a photo has weight 0 in its own fold."""
         outside = weights[:, None] * (folds[:, None] != np.arange(FOLDS))
         self._features, self._truth = features, truth
         self._weights = outside / np.maximum(outside.sum(axis=0), np.finfo(float).tiny)
         self.shape = features.shape[1], FOLDS, int(truth.max()) + 1
 
-    def __call__(self, parameters):
-        """(value, gradient) at `parameters` [width, FOLDS, classes], float64."""
+    def __call__(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Returns (value, gradient) at parameters float64 [width, FOLDS, classes]."""
         flat = parameters.reshape(self.shape[0], -1)
         value, gradient = PENALTY / 2 * (flat**2).sum(), PENALTY * flat
         used = flat.astype(self._features.dtype)
@@ -230,8 +274,10 @@ class Objective:
             gradient += self._features[rows].T @ error
         return value, gradient.reshape(self.shape)
 
-    def _errors(self, rows, used):
-        """(weighted cross entropy, its gradient by the logits) of some rows."""
+    def _errors(
+        self, rows: slice, used: NDArray[np.floating]
+    ) -> tuple[float, NDArray[np.floating]]:
+        """Returns (weighted cross entropy, its gradient by the logits) of some rows."""
         truth, weights = self._truth[rows], self._weights[rows]
         logits = (self._features[rows] @ used).reshape(len(truth), FOLDS, -1)
         logits -= logits.max(axis=2, keepdims=True)
@@ -245,13 +291,18 @@ class Objective:
         return loss, powers.reshape(len(truth), -1)
 
 
-def minimise(function, start, tolerance=1e-3, most=500):
-    """Where the convex `function(x) -> (value, gradient)` is least, by L-BFGS.
+def minimise(
+    function: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]],
+    start: NDArray[np.float64],
+    tolerance: float = 1e-3,
+    most: int = 500,
+) -> NDArray[np.float64]:
+    """Minimises a convex `function(x) -> (value, gradient)` by L-BFGS; returns x.
 
-    Nocedal, Wright (2006), Numerical Optimization, algorithm 7.5, with a halving line search.
-    Ends when the gradient's length is `tolerance` times that at `start`, or after `most` steps.
+    Nocedal, Wright (2006), Numerical Optimization, algorithm 7.5, with a halving line search. Ends
+    when the gradient's length is at most `tolerance` times that at `start`, or after `most` steps.
     """
-    x, pairs = start, deque(maxlen=PAIRS_KEPT)
+    x, pairs = start, deque[StepPair](maxlen=PAIRS_KEPT)
     value, gradient = function(x)
     enough = tolerance * np.linalg.norm(gradient)
     for _ in range(most):
@@ -265,7 +316,7 @@ def minimise(function, start, tolerance=1e-3, most=500):
                 break
             length /= 2
             if length < 1e-6:
-                return x  # as low as the arithmetic can tell
+                return x  # rounding hides any further decrease
         step, change = length * direction, after_gradient - gradient
         if np.vdot(step, change) > 0:
             pairs.append((step, change))
@@ -273,10 +324,10 @@ def minimise(function, start, tolerance=1e-3, most=500):
     return x
 
 
-def _newton_like(gradient, pairs):
-    """The inverse Hessian, as the (step, change of gradient) pairs show it, times the gradient."""
+def _newton_like(gradient: NDArray[np.float64], pairs: Sequence[StepPair]) -> NDArray[np.float64]:
+    """Multiplies the gradient by the inverse Hessian that the StepPairs approximate."""
     if not pairs:
-        return gradient / max(1, np.linalg.norm(gradient))
+        return gradient / max(1.0, float(np.linalg.norm(gradient)))
     product, shares = gradient.copy(), []
     for step, change in reversed(pairs):
         shares.append(np.vdot(step, product) / np.vdot(step, change))
@@ -291,13 +342,14 @@ def _newton_like(gradient, pairs):
 # -- duplicates ------------------------------------------------------------------------------
 
 
-def near_duplicates(unit, truth):
-    """[(row, earlier row, cosine), ...] of photos that are nearly the same.
+def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> list[RowPair]:
+    """Returns pairs of photos that are nearly the same.
 
-    Of the earlier rows near to a row, the nearest of the same class and the nearest of another are
-    named. `unit` is float [n, width], as `normalised` gives them.
+    For each row, these are the nearest earlier row of the same class and the nearest of another
+    class, if they are near enough. `unit` is float [n, width], as `normalised` returns them.
     """
-    pairs, least = [], least_cosines(unit, truth)[truth]
+    pairs: list[RowPair] = []
+    least = least_cosines(unit, truth)[truth]
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
         cosines = block @ unit[: start + len(block)].T
@@ -313,18 +365,18 @@ def near_duplicates(unit, truth):
     return pairs
 
 
-def least_cosines(unit, truth):
-    """Per class the cosine from which two photos count as one, float [classes].
+def least_cosines(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> NDArray[np.floating]:
+    """Returns the smallest cosine of duplicates in each class, float [classes].
 
-    It is SAME_PHOTO, or more where all photos of a class are much alike: then the distance
-    (1 - cosine) must be below CLOSE times the mean distance in the class.
+    It is SAME_PHOTO, or larger where all photos of a class look alike: there the distance
+    (1 - cosine) of duplicates is at most CLOSE times the mean distance in the class.
     """
     means = [unit[truth == label].mean(axis=0) for label in range(truth.max() + 1)]
     distances = np.array([1 - mean @ mean for mean in means])
     return np.clip(1 - CLOSE * distances, SAME_PHOTO, SURELY_SAME)
 
 
-def _duplicate(photos, row, other, cosine):
+def _duplicate(photos: Photos, row: int, other: int, cosine: float) -> Finding:
     given, suggested = (photos.labels[photos.truth[number]] for number in (row, other))
     reason = DUPLICATE if given == suggested else ELSEWHERE
     score = min(1.0, cosine)
@@ -334,16 +386,16 @@ def _duplicate(photos, row, other, cosine):
 # -- the file --------------------------------------------------------------------------------
 
 
-def table_bytes(findings):
-    """The table as a file's bytes: tab-separated, a header, a line per Finding in their order.
+def table_bytes(findings: Iterable[Finding]) -> bytes:
+    """Returns the table as a file's bytes: tab-separated, a header, then a line for each Finding.
 
     A duplicate's reason ends in `of` and the other photo's path. Names with tabs or line ends are
-    `escaped`; a path that begins with `#` is written `./#`, since a line with `#` is a comment.
+    `escaped`. A path that begins with `#` is written `./#`, because a line with `#` is a comment.
     """
     return os.fsencode(table([HEADER, *map(_fields, findings)]))
 
 
-def _fields(finding):
+def _fields(finding: Finding) -> tuple[str, str, str, str, str]:
     path = os.path.join(".", finding.path) if finding.path.startswith("#") else finding.path
     reason = f"{finding.reason} of {finding.other}" if finding.other else finding.reason
     return path, finding.given, finding.suggested, f"{finding.score:.4f}", reason

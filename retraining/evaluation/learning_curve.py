@@ -1,12 +1,19 @@
-"""How good the head is with fewer photos: whether more photos would help."""
+"""Measures how good the head is with fewer photos, to tell whether more photos would help."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.bottlenecks.vectors import Labelled
-from retraining.training.head import first_head
-from retraining.training.loop import Descender, drawer, follow_lbfgs, objective_of
+from retraining.training.head import Head, first_head
+from retraining.training.loop import (
+    Descender,
+    TrainingOptions,
+    drawer,
+    follow_lbfgs,
+    objective_of,
+)
 from retraining.training.optimizers import LBFGS
 
 SIZE_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the training photos
@@ -16,24 +23,32 @@ SIZE_BATCH = 50
 
 @dataclass(frozen=True)
 class SizePoint:
-    """A layer trained on `photos` examples: which of the held-out ones it has right, bool [n]."""
+    """A head trained on `photos` examples, and whether it classifies each held-out photo `right`.
+
+    `right` is bool [n].
+    """
 
     photos: int
-    right: np.ndarray
+    right: NDArray[np.bool_]
 
 
-def compare_sizes(training, held_out, classes, options):
-    """A SizePoint per SIZE_SHARES: how good the layer is with fewer photos of each class.
+def compare_sizes(
+    training: Labelled, held_out: Labelled, classes: int, options: TrainingOptions
+) -> list[SizePoint]:
+    """Trains heads on shares SIZE_SHARES of each class's photos; returns a SizePoint for each.
 
-    Each subset holds the smaller ones. To cost a second whatever the number of photos, the layers
-    are trained for SIZE_STEPS steps, with momentum for plain descent, so they come close to the
-    real one only. An empty list if such training goes astray.
+    Each subset contains the smaller ones. Training takes SIZE_STEPS steps, so that it costs a
+    second however many photos there are, and uses momentum instead of plain descent. The heads
+    therefore only approximate the real one. Returns an empty list if training diverges.
 
     Args:
-        training, held_out: Labelled; every class has an example in `training`.
+        training: vectors of the training photos; every class has an example.
+        held_out: vectors of the photos to evaluate on.
+        classes: number of classes.
+        options: how the real head is trained.
     """
     order = _spread_classes(training.truth, options.seed)
-    points = []
+    points: list[SizePoint] = []
     for photos in sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES}):
         rows = np.sort(order[:photos])
         head = _quick_head(training, rows, classes, options)
@@ -44,10 +59,10 @@ def compare_sizes(training, held_out, classes, options):
     return points
 
 
-def _spread_classes(truth, seed):
-    """All row numbers, so ordered that every beginning holds about the same share of each class.
+def _spread_classes(truth: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
+    """Returns all row numbers in an order in which every prefix has about the same class shares.
 
-    The first of each class come first, so that no class is ever without an example.
+    The first photo of each class comes first, so that no subset lacks a class.
     """
     rng, place = np.random.default_rng(seed), np.empty(len(truth))
     for label in np.unique(truth):
@@ -56,8 +71,10 @@ def _spread_classes(truth, seed):
     return np.argsort(place, kind="stable")
 
 
-def _quick_head(training, rows, classes, options):
-    """A Head trained on some rows of `training` by a few steps."""
+def _quick_head(
+    training: Labelled, rows: NDArray[np.integer], classes: int, options: TrainingOptions
+) -> Head:
+    """Trains a Head on some rows of `training` for a few steps."""
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
     part = Labelled(training.vectors, training.truth[rows])
@@ -73,8 +90,8 @@ def _quick_head(training, rows, classes, options):
     return head
 
 
-def _quick(options):
-    """The options for SIZE_STEPS steps that come as far as many do."""
+def _quick(options: TrainingOptions) -> TrainingOptions:
+    """Returns options with which SIZE_STEPS steps get about as far as a full training."""
     optimizer = "momentum" if options.optimizer == "sgd" else options.optimizer
     return replace(
         options,

@@ -1,16 +1,24 @@
-"""Fits the temperature that makes the scores of a head calibrated."""
+"""Fits the temperature that calibrates the scores of a head."""
+
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.metrics.classification import cross_entropy, softmax
 
-FEWEST_PHOTOS = 20  # validation photos below which nothing is fitted: 5 % of 20 are one photo
-TEMPERATURES = (0.1, 10.0)  # limits of the search; a head as trained here needs 0.5 to 2
-HALVINGS = 50  # of the interval of 1/T: 10 / 2 ** 50 is exact enough for anybody
+FEWEST_PHOTOS = 20  # validation photos needed for a fit: 5 % of 20 are one photo
+TEMPERATURES = (0.1, 10.0)  # limits of the search; heads trained here need 0.5 to 2
+HALVINGS = 50  # of the interval of 1/T, down to a width of 10 / 2 ** 50
+
+AnyFloat = TypeVar("AnyFloat", bound=np.floating)
 
 
-def why_no_temperature(logits, truth):
-    """Why no temperature can be fitted (a phrase), or None; arguments as `fit_temperature`."""
+def why_no_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> str | None:
+    """Returns a phrase that says why no temperature can be fitted, or None if one can.
+
+    Takes the arguments of `fit_temperature`.
+    """
     if len(truth) < FEWEST_PHOTOS:
         return (
             f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
@@ -23,15 +31,16 @@ def why_no_temperature(logits, truth):
     return None
 
 
-def fit_temperature(logits, truth):
-    """The T that minimises the negative log likelihood of softmax(logits / T): a float.
+def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+    """Returns the T that minimises the negative log likelihood of softmax(logits / T).
 
-    Guo et al. 2017, arXiv:1706.04599. The likelihood is concave in 1/T, so that the zero of its
-    slope is found by bisection; T is clamped to TEMPERATURES. 1.0 where it cannot be fitted
+    See Guo et al. 2017, arXiv:1706.04599. The log likelihood is concave in 1/T, so bisection finds
+    the zero of its slope. T is clamped to TEMPERATURES. Returns 1.0 if no temperature can be fitted
     (`why_no_temperature` says why).
 
     Args:
-        logits: float [n, k]; truth: int [n], the true classes.
+        logits: float [n, k].
+        truth: int [n], the class indexes.
     """
     if why_no_temperature(logits, truth):
         return 1.0
@@ -48,19 +57,23 @@ def fit_temperature(logits, truth):
     return float(2 / (low + high))
 
 
-def apply_temperature(probabilities, temperature):
-    """softmax(logits / T) [n, k] from softmax(logits) [n, k], in its dtype.
+def apply_temperature(probabilities: NDArray[AnyFloat], temperature: float) -> NDArray[AnyFloat]:
+    """Turns softmax(logits) [n, k] into softmax(logits / T) [n, k], in the same dtype.
 
-    ln p is the logits but for a constant per row. A probability of exactly 0 stays 0.
+    ln p equals the logits up to a constant per row. A probability of exactly 0 stays 0.
     """
     if temperature == 1:
         return probabilities
     with np.errstate(divide="ignore"):
         logarithms = np.log(probabilities.astype(np.float64))
-    return softmax(logarithms / temperature).astype(probabilities.dtype)
+    tempered: NDArray[AnyFloat] = softmax(logarithms / temperature).astype(probabilities.dtype)
+    return tempered
 
 
-def temperature_gain(logits, truth, temperature):
-    """Mean cross entropy in nats (as it was, with the temperature)."""
+def temperature_gain(
+    logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float
+) -> tuple[float, float]:
+    """Returns the mean cross entropy in nats without and with the temperature."""
     exact = logits.astype(np.float64)
-    return tuple(cross_entropy(softmax(exact / t), truth) for t in (1.0, temperature))
+    before, after = (cross_entropy(softmax(exact / t), truth) for t in (1.0, temperature))
+    return before, after

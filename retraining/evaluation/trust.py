@@ -1,24 +1,28 @@
-"""What a graph stores of its temperature and its score for unknown images."""
+"""Stores a temperature and an UnknownScore in a graph, and reads them back."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import QUANTILES, UnknownScore
 
 
 class TrustError(RetrainingError):
-    """What a graph stores of its trust cannot be used."""
+    """The temperature or the UnknownScore stored in a graph is damaged."""
 
 
 # -- in the graph ----------------------------------------------------------------------------
 
 ORIGIN, AXES_NODE = "retraining/unknown/origin", "retraining/unknown/axes"
-FACTORS = "retraining/unknown/factors"  # only there where there are factors
+FACTORS = "retraining/unknown/factors"  # absent if the score has no factors
 
 
-def described(temperature, unknown):
-    """The part of a graph's description (dict for JSON) that goes with `constants`."""
-    about = {"temperature": temperature}
+def described(temperature: float, unknown: UnknownScore | None) -> dict[str, Any]:
+    """Returns the part of a graph's description (a dict for JSON) that belongs to `constants`."""
+    about: dict[str, Any] = {"temperature": temperature}
     if unknown:
         about["unknown"] = {
             "score": "vim",
@@ -28,22 +32,25 @@ def described(temperature, unknown):
     return about
 
 
-def constants(unknown):
-    """{node name: array} to be stored in the graph."""
+def constants(unknown: UnknownScore | None) -> dict[str, NDArray[np.float32]]:
+    """Returns the arrays to store in the graph, {node name: array}."""
     if not unknown:
         return {}
     factors = {} if unknown.factors is None else {FACTORS: unknown.factors}
     return {ORIGIN: unknown.origin, AXES_NODE: unknown.axes, **factors}
 
 
-def read(about, constant):
-    """(temperature, UnknownScore or None) of a graph's description; (1.0, None) of others.
+def read(
+    about: Mapping[str, Any], constant: Callable[[str], NDArray[np.float32] | None]
+) -> tuple[float, UnknownScore | None]:
+    """Reads (temperature, UnknownScore or None); (1.0, None) if the graph has neither.
 
     Args:
-        about: dict, the description; constant: gives the array of a node's name, or None.
+        about: the graph's description.
+        constant: returns the array stored in the node of that name, or None.
 
     Raises:
-        TrustError: the description is damaged.
+        TrustError: the description is damaged, or arrays are missing.
     """
     stored = about.get("unknown")
     try:
@@ -53,16 +60,14 @@ def read(about, constant):
         if not stored or stored["score"] != "vim":
             return temperature, None
         quantiles = np.array(stored["quantiles"], np.float64)
-        unknown = UnknownScore(
-            constant(ORIGIN),
-            constant(AXES_NODE),
-            float(stored["scale"]),
-            quantiles,
-            constant(FACTORS),
-        )
-        if unknown.factors is not None and unknown.factors.shape != unknown.origin.shape:
+        origin, axes = constant(ORIGIN), constant(AXES_NODE)
+        if origin is None or axes is None:
             raise ValueError
-        if quantiles.shape != QUANTILES.shape or unknown.origin.shape != unknown.axes.shape[:1]:
+        factors = constant(FACTORS)
+        unknown = UnknownScore(origin, axes, float(stored["scale"]), quantiles, factors)
+        if factors is not None and factors.shape != origin.shape:
+            raise ValueError
+        if quantiles.shape != QUANTILES.shape or origin.shape != axes.shape[:1]:
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TrustError("the graph's own temperature or unknown score is damaged") from error

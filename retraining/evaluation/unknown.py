@@ -1,14 +1,16 @@
-"""Scores how much an image looks like the known classes."""
+"""Scores how much an image looks like the known classes, to detect out-of-distribution images."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.evaluation.temperature import FEWEST_PHOTOS
+from retraining.training.head import Head
 
-STRANGEST_SHARE = 0.05  # of known photos that `auto` gives away
-AXES = 64  # of the subspace; more are hardly better (benchmarks/unknown.py) and take more space
-MOST_FITTED = 4000  # vectors from which the subspace is found
+STRANGEST_SHARE = 0.05  # of known photos that `auto` calls unknown
+AXES = 64  # of the subspace; more take space and hardly help (benchmarks/unknown.py)
+MOST_FITTED = 4000  # vectors that determine the subspace
 SWEEPS = 6  # of the subspace iteration
 QUANTILES = np.linspace(0, 1, 101)
 
@@ -17,63 +19,71 @@ QUANTILES = np.linspace(0, 1, 101)
 class UnknownScore:
     """How much an image looks like the known classes: ViM (Wang et al. 2022, arXiv:2203.10807).
 
-    The score is the log-sum-exp of the logits less `scale` times the length of what of
-    `vector - origin` lies outside the training vectors' principal subspace; higher is more like
-    the known. Vectors are what the softmax layer is fed: behind hidden layers, if any.
+    The score is the log-sum-exp of the logits minus `scale` times the length of the part of
+    `vector - origin` that lies outside the principal subspace of the training vectors. Images of
+    known classes score higher. Vectors are the softmax layer's input, after any hidden layers.
     `quantiles` are the validation photos' scores at the shares QUANTILES.
     """
 
-    origin: np.ndarray  # float32 [width]
-    axes: np.ndarray  # float32 [width, kept], orthonormal columns
+    origin: NDArray[np.float32]  # float32 [width]
+    axes: NDArray[np.float32]  # float32 [width, kept], orthonormal columns
     scale: float
-    quantiles: np.ndarray  # float64 [101], rising
-    factors: np.ndarray | None = None  # float32 [width], by which vectors are multiplied first
+    quantiles: NDArray[np.float64]  # float64 [101], rising
+    factors: NDArray[np.float32] | None = None  # float32 [width]; vectors are multiplied by them
 
-    def score(self, vectors, logits):
-        """float [n] for vectors [n, width] and their logits [n, k]."""
+    def score(
+        self, vectors: NDArray[np.float32], logits: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
+        """Returns scores, float [n], for vectors [n, width] and their logits [n, k]."""
         if self.factors is not None:
             vectors = vectors * self.factors
         energy = np.logaddexp.reduce(logits, axis=1)
-        return energy - self.scale * _outside(vectors - self.origin, self.axes)
+        outside = _outside(vectors - self.origin, self.axes)
+        scores: NDArray[np.floating] = energy - self.scale * outside
+        return scores
 
-    def threshold(self, share):
-        """The score below which `share` (0..1) of the validation photos lie, or fewer."""
+    def threshold(self, share: float) -> float:
+        """Returns the score below which at most `share` (0..1) of the validation photos lie."""
         return float(np.interp(share, QUANTILES, self.quantiles))
 
-    def strangeness(self, scores):
-        """Share (0..1) of the validation photos that look more like the classes, float [n]."""
-        return 1 - np.interp(scores, self.quantiles, QUANTILES)
+    def strangeness(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Returns the shares (0..1) of validation photos that score higher, float [n]."""
+        below: NDArray[np.float64] = np.interp(scores, self.quantiles, QUANTILES)
+        return 1 - below
 
 
-def fit_unknown(training, head, validation):
-    """An UnknownScore, or None with fewer than FEWEST_PHOTOS validation vectors.
+def fit_unknown(
+    training: NDArray[np.float32], head: Head, validation: NDArray[np.float32]
+) -> UnknownScore | None:
+    """Fits an UnknownScore; returns None with fewer than FEWEST_PHOTOS validation vectors.
 
     Args:
-        training, validation: float32 [n, width]; head: a train.Head.
+        training: vectors float32 [n, width].
+        head: the head trained on them.
+        validation: vectors float32 [n, width].
     """
     if len(validation) < FEWEST_PHOTOS:
         return None
     rows = np.linspace(0, len(training) - 1, min(len(training), MOST_FITTED)).astype(int)
     fitted = head.features(training[rows])
-    # Where all logits are zero, as nearly as may be: what the network sees in no class.
+    # The vector at which all logits are as close to zero as possible (least squares).
     origin = (-np.linalg.pinv(head.weights.T) @ head.bias).astype(np.float32)
     kept = max(1, min(AXES, fitted.shape[1] // 2, len(fitted) // 2))
     axes = principal_axes(fitted - origin, kept)
     lengths = _outside(fitted - origin, axes).mean()
-    largest = (
-        head.logits(training[rows]).max(axis=1).mean()
-    )  # makes the two parts alike, as in the paper
+    # Gives both parts of the score a similar mean, as in the paper.
+    largest = head.logits(training[rows]).max(axis=1).mean()
     scale = float(max(largest, 0) / lengths) if lengths > 0 else 0.0
     score = UnknownScore(origin, axes, scale, QUANTILES)
     known = score.score(head.features(validation), head.logits(validation)).astype(np.float64)
     return UnknownScore(origin, axes, scale, np.quantile(known, QUANTILES, method="lower"))
 
 
-def principal_axes(vectors, kept):
-    """The `kept` directions of the largest second moment, float32 [width, kept].
+def principal_axes(vectors: NDArray[np.float32], kept: int) -> NDArray[np.float32]:
+    """Returns the `kept` directions with the largest second moment, float32 [width, kept].
 
-    By subspace iteration (Halko et al. 2011, arXiv:0909.4061) from a fixed start: a whole
-    decomposition of 2,048-wide vectors takes seconds.
+    Uses subspace iteration (Halko et al. 2011, arXiv:0909.4061) from a fixed start, because a full
+    decomposition for vectors of width 2,048 takes seconds.
     """
     start = np.random.default_rng(0).standard_normal((vectors.shape[1], kept))
     axes = np.linalg.qr(start.astype(np.float32))[0]
@@ -82,6 +92,8 @@ def principal_axes(vectors, kept):
     return axes
 
 
-def _outside(vectors, axes):
-    """Length [n] of the part of each vector that is orthogonal to the axes."""
-    return np.linalg.norm(vectors - (vectors @ axes) @ axes.T, axis=1)
+def _outside(vectors: NDArray[np.float32], axes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the length [n] of the part of each vector that is orthogonal to the axes."""
+    lengths: NDArray[np.float32]
+    lengths = np.linalg.norm(vectors - (vectors @ axes) @ axes.T, axis=1)
+    return lengths

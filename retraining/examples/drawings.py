@@ -1,28 +1,33 @@
-"""Draws stand-ins for the flower_photos set, for when the photos cannot be fetched.
+"""Draws stand-ins for the flower_photos set, used if the photos cannot be fetched.
 
-Five kinds of flowers, each picture different in background, light, pose, number and colour. Size,
-background, arrangement and light are drawn without looking at the kind of flower: only the flowers
+Draws five kinds of flowers; pictures differ in background, light, pose, number and colour. Size,
+background, arrangement and light do not depend on the kind of flower, so that only the flowers
 tell the classes apart. A picture is painted at twice its size and reduced, for smooth edges.
 
-Colours are RGB in 0..255. Lengths are pixels of the double-sized canvas, or, where a `Pose` places
-them, parts of the flower's radius. Angles are radians, 0 to the right, growing clockwise on screen.
+Colours are RGB in 0..255. Lengths are pixels of the double-sized canvas, or fractions of the
+flower's radius where a `Pose` places them. Angles are radians, 0 to the right, clockwise on screen.
 """
 
 import contextlib
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from retraining.errors import RetrainingError
 
 Color = tuple[int, int, int]
+Canvas = ImageDraw.ImageDraw
+Points = NDArray[np.float64]  # [n, 2]
+Choice = TypeVar("Choice")
 
 PHOTOS_URL = "http://download.tensorflow.org/example_images/flower_photos.tgz"
 PHOTOS_BYTES = 228_813_984
@@ -51,39 +56,43 @@ JPEG_QUALITY = 90
 
 
 class DrawingError(RetrainingError):
-    """The drawings cannot be written: an unwritable folder, a full disk."""
+    """The drawings cannot be written, as in a read-only folder or on a full disk."""
 
 
 # ---- colours and shapes ----
 
 
 def mix(first: Color, second: Color, part: float) -> Color:
-    """The colour `part` (0..1) of the way from the first to the second."""
-    return tuple(round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
+    """Returns the colour `part` (0..1) of the way from the first to the second."""
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 def shade(color: Color, amount: float) -> Color:
-    """Darker (amount < 0, -1 is black) or lighter (amount > 0, 1 is white)."""
+    """Darkens (amount < 0, -1 gives black) or lightens (amount > 0, 1 gives white) a colour."""
     return mix(color, (0, 0, 0) if amount < 0 else (255, 255, 255), abs(amount))
 
 
 def vary(color: Color, rng: np.random.Generator, spread: float = 10.0) -> Color:
-    """A colour near the given one; `spread` is the standard deviation in each channel."""
+    """Returns a similar colour; `spread` is the standard deviation in each channel."""
     shifts = rng.normal(0, spread, 3).tolist()
-    return tuple(
+    red, green, blue = (
         min(255, max(0, round(value + shift))) for value, shift in zip(color, shifts, strict=True)
     )
+    return red, green, blue
 
 
-def pick(choices: tuple, rng: np.random.Generator):
-    """One of the choices, all equally likely."""
-    return choices[rng.integers(len(choices))]
+def pick(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
+    """Returns one of the choices, all equally likely."""
+    return choices[int(rng.integers(len(choices)))]
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a flower sits and how it is turned: centre, radius, turn, and squash (1 seen from the
-    front, towards 0 seen from the edge)."""
+    """Where a flower sits and how it is turned.
+
+    `squash` is 1 for a flower seen from the front, and approaches 0 for one seen from the edge.
+    """
 
     x: float
     y: float
@@ -92,33 +101,34 @@ class Pose:
     squash: float = 1.0
 
     @cached_property
-    def matrix(self) -> np.ndarray:
-        """[2, 2] from the flower's plane, in parts of the radius, to pixels."""
+    def matrix(self) -> Points:
+        """Maps the flower's plane, in fractions of the radius, to pixels: [2, 2]."""
         return np.array([[self.radius], [self.radius * self.squash]]) * rotation(self.turn)
 
-    def pixels(self, points: np.ndarray, angle: float = 0.0) -> np.ndarray:
-        """[n, 2] in parts of the radius, turned by `angle` in the flower's plane, in pixels."""
+    def pixels(self, points: Points, angle: float = 0.0) -> Points:
+        """Turns [n, 2] in fractions of the radius by `angle`, and returns them in pixels."""
         return points @ (rotation(angle) @ self.matrix) + (self.x, self.y)
 
-    def place(self, points: np.ndarray, angle: float = 0.0) -> list[float]:
-        """The same as a flat list x, y, x, y ..., as Pillow draws it fastest."""
+    def place(self, points: Points, angle: float = 0.0) -> list[float]:
+        """Returns `pixels` as a flat list x, y, x, y ..., which Pillow draws fastest."""
         return self.pixels(points, angle).ravel().tolist()
 
     def moved(self, right: float, down: float) -> "Pose":
-        """The same pose elsewhere, by parts of the radius."""
+        """Returns the pose moved by fractions of the radius."""
         return replace(self, x=self.x + right * self.radius, y=self.y + down * self.radius)
 
 
-def rotation(angle: float) -> np.ndarray:
-    """[2, 2] that turns row vectors by the angle."""
+def rotation(angle: float) -> Points:
+    """Returns the matrix [2, 2] that turns row vectors by the angle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, sin], [-sin, cos]])
 
 
-def blade(width: float, base: float = 0.8, tip: float = 0.8, steps: int = 12) -> np.ndarray:
-    """[2 * steps, 2] outline of a petal or leaf along the x axis from 0 to 1.
+def blade(width: float, base: float = 0.8, tip: float = 0.8, steps: int = 12) -> Points:
+    """Returns the outline [2 * steps, 2] of a petal or leaf along the x axis from 0 to 1.
 
-    Half its width at t goes as t**base * (1 - t)**tip: small exponents make that end blunt.
+    Its half width at t is proportional to t**base * (1 - t)**tip: a small exponent makes an end
+    blunt.
     """
     along = (1 - np.cos(np.linspace(0, np.pi, steps))) / 2
     half = along**base * (1 - along) ** tip
@@ -127,8 +137,8 @@ def blade(width: float, base: float = 0.8, tip: float = 0.8, steps: int = 12) ->
     return np.concatenate([there, (there * (1, -1))[::-1]])
 
 
-def fan(span: float, ruffle: float, rng: np.random.Generator) -> np.ndarray:
-    """[15, 2] outline of a broad petal: a sector of `span` each side of the x axis, waved rim."""
+def fan(span: float, ruffle: float, rng: np.random.Generator) -> Points:
+    """Returns the outline [15, 2] of a broad petal: a sector of +- `span` with a wavy rim."""
     angles = np.linspace(-1, 1, 14)
     rim = (1 - 0.35 * np.abs(angles) ** 3) * (1 + rng.normal(0, ruffle, 14))
     rim_points = np.stack([rim * np.cos(angles * span), rim * np.sin(angles * span)], axis=1)
@@ -140,7 +150,7 @@ def fan(span: float, ruffle: float, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ring:
-    """A ring of equal petals: they reach from `inner` to `outer`; base and tip as in `blade`."""
+    """A ring of equal petals from `inner` to `outer`; base and tip are as in `blade`."""
 
     count: int
     inner: float
@@ -150,8 +160,8 @@ class Ring:
     tip: float
 
 
-def paint_petal(draw, pose: Pose, outline: np.ndarray, angle: float, color: Color) -> None:
-    """A shape with a darker rim, a lighter middle and, when large enough to see it, a vein."""
+def paint_petal(draw: Canvas, pose: Pose, outline: Points, angle: float, color: Color) -> None:
+    """Paints a shape with a darker rim, a lighter middle and, if it is large, a vein."""
     middle = outline.mean(axis=0)
     draw.polygon(pose.place(outline, angle), fill=shade(color, -0.22))
     draw.polygon(pose.place(middle + (outline - middle) * (0.96, 0.8), angle), fill=color)
@@ -163,8 +173,10 @@ def paint_petal(draw, pose: Pose, outline: np.ndarray, angle: float, color: Colo
         )
 
 
-def paint_ring(draw, pose: Pose, ring: Ring, color: Color, rng: np.random.Generator) -> None:
-    """Petals side by side, each a little different in angle, length, width and colour."""
+def paint_ring(
+    draw: Canvas, pose: Pose, ring: Ring, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints petals side by side that differ a little in angle, length, width and colour."""
     step = 2 * np.pi / ring.count
     outline = blade(ring.width, ring.base, ring.tip, 12 if pose.radius > 90 else 7)
     outline *= (ring.outer - ring.inner, 1)
@@ -175,8 +187,10 @@ def paint_ring(draw, pose: Pose, ring: Ring, color: Color, rng: np.random.Genera
         paint_petal(draw, pose, petal, angle, vary(color, rng, 7))
 
 
-def paint_disc(draw, pose: Pose, radius: float, color: Color, rng: np.random.Generator) -> None:
-    """A dome with its seeds in the spiral of sunflowers (golden angle), darker to the rim."""
+def paint_disc(
+    draw: Canvas, pose: Pose, radius: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints a dome, darker at the rim, with seeds in a sunflower's spiral (golden angle)."""
     around = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     circle = np.stack([np.cos(around), np.sin(around)], axis=1) * radius
     for part in (1.0, 0.85, 0.6, 0.35):
@@ -191,29 +205,30 @@ def paint_disc(draw, pose: Pose, radius: float, color: Color, rng: np.random.Gen
         draw.ellipse((x - size, y - size, x + size, y + size), fill=tint)
 
 
-def paint_stem(draw, path: np.ndarray, width: float, color: Color) -> None:
-    """A thick line along [n, 2] pixels, darker at one side."""
+def paint_stem(draw: Canvas, path: Points, width: float, color: Color) -> None:
+    """Paints a thick line along [n, 2] pixels, darker on one side."""
     lit = path - (width * 0.15, 0)
     for line, tint, part in ((path, shade(color, -0.3), 1.0), (lit, color, 0.5)):
         points = line.ravel().tolist()
         draw.line(points, fill=tint, width=max(2, round(width * part)), joint="curve")
 
 
-def paint_leaf(draw, pose: Pose, outline: np.ndarray, angle: float, color: Color) -> None:
-    """A leaf with a lit half and a midrib; the outline as `blade` makes it."""
+def paint_leaf(draw: Canvas, pose: Pose, outline: Points, angle: float, color: Color) -> None:
+    """Paints a leaf with a lit half and a midrib; the outline is one of `blade`."""
     half = len(outline) // 2
     draw.polygon(pose.place(outline, angle), fill=shade(color, -0.2))
     draw.polygon(pose.place(outline[:half], angle), fill=color)
     draw.line(pose.place(outline[[0, half]], angle), fill=shade(color, 0.3), width=2)
 
 
-def stem_path(pose: Pose, bottom: float, rng: np.random.Generator) -> np.ndarray:
-    """[12, 2] pixels from the flower's centre to the bottom edge, gently bent."""
+def stem_path(pose: Pose, bottom: float, rng: np.random.Generator) -> Points:
+    """Returns a gently bent path [12, 2], in pixels, from the flower to the bottom edge."""
     t = np.linspace(0, 1, 12)[:, None]
     top = np.array([pose.x, pose.y])
     foot = np.array([pose.x + rng.normal(0, 0.5) * pose.radius, bottom + 10])
     knee = (top + foot) / 2 + (rng.normal(0, 0.25) * pose.radius, 0)
-    return (1 - t) ** 2 * top + 2 * t * (1 - t) * knee + t**2 * foot
+    path: Points = (1 - t) ** 2 * top + 2 * t * (1 - t) * knee + t**2 * foot
+    return path
 
 
 # ---- the flowers ----
@@ -221,8 +236,10 @@ def stem_path(pose: Pose, bottom: float, rng: np.random.Generator) -> np.ndarray
 
 @dataclass(frozen=True)
 class Look:
-    """What the flowers of one picture share: colour, colour of the heart, form, squash, and
-    whether they stand on stems (seen from the side) or are seen from above."""
+    """What the flowers of one picture share.
+
+    They stand on stems, seen from the side (`standing`), or are seen from above.
+    """
 
     color: Color
     heart: Color
@@ -231,8 +248,8 @@ class Look:
     standing: bool
 
 
-def paint_daisy(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """Narrow blunt petals, mostly white, around a small yellow disc."""
+def paint_daisy(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints narrow blunt petals, mostly white, around a small yellow disc."""
     count = int(rng.integers(12, 22))
     ring = Ring(count, 0.2, 1.0, 4.4 / count, 0.55, 0.28)
     paint_ring(draw, pose, ring, shade(look.color, -0.14), rng)
@@ -241,8 +258,8 @@ def paint_daisy(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
     paint_disc(draw, lifted, rng.uniform(0.26, 0.34), look.heart, rng)
 
 
-def paint_sunflower(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """Two rings of pointed yellow petals around a large dark disc."""
+def paint_sunflower(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints two rings of pointed yellow petals around a large dark disc."""
     count = int(rng.integers(17, 25))
     ring = Ring(count, 0.3, 1.0, 5.0 / count, 0.5, 0.75)
     paint_ring(draw, pose, ring, shade(look.color, -0.18), rng)
@@ -252,8 +269,8 @@ def paint_sunflower(draw, pose: Pose, look: Look, rng: np.random.Generator) -> N
     paint_disc(draw, pose, radius * 0.5, shade(look.heart, -0.3), rng)
 
 
-def paint_dandelion(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """The yellow flower or the white clock, as the look's form says."""
+def paint_dandelion(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints the yellow flower or the white clock, by the look's form."""
     if look.form == "clock":
         paint_clock(draw, pose, rng)
         return
@@ -266,16 +283,16 @@ def paint_dandelion(draw, pose: Pose, look: Look, rng: np.random.Generator) -> N
         paint_ring(draw, risen, ring, mix(look.color, look.heart, step / 4), rng)
 
 
-def paint_bracts(draw, pose: Pose, rng: np.random.Generator) -> None:
-    """The green cup of leaflets below a flower head."""
+def paint_bracts(draw: Canvas, pose: Pose, rng: np.random.Generator) -> None:
+    """Paints the green cup of leaflets below a flower head."""
     upright = replace(pose, squash=1.0, turn=0.0)
     for angle in np.linspace(0.25, np.pi - 0.25, 7):
         green = vary((96, 140, 62), rng)
         paint_leaf(draw, upright, blade(0.22) * (0.62, 1), angle, green)
 
 
-def paint_clock(draw, pose: Pose, rng: np.random.Generator) -> None:
-    """A ball of parachutes: seeds on a sphere, each a thin stalk and a star of hairs."""
+def paint_clock(draw: Canvas, pose: Pose, rng: np.random.Generator) -> None:
+    """Paints a ball of parachutes: seeds on a sphere, with thin stalks and stars of hairs."""
     white = vary((238, 238, 232), rng, 5)
     count = int(np.clip(pose.radius * 0.9, 30, 120))
     reach = np.sqrt(1 - rng.uniform(-1, 1, count) ** 2) * 0.86
@@ -292,8 +309,10 @@ def paint_clock(draw, pose: Pose, rng: np.random.Generator) -> None:
     paint_disc(draw, ball, 0.13, (120, 100, 70), rng)
 
 
-def paint_parachute(draw, tip: np.ndarray, size: float, color: Color, rng) -> None:
-    """A star of fine hairs around `tip`, [2] pixels."""
+def paint_parachute(
+    draw: Canvas, tip: Points, size: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints a star of fine hairs around `tip`, [2] in pixels."""
     angles = np.linspace(0, 2 * np.pi, 11, endpoint=False) + rng.uniform(0, 1)
     rays = np.zeros((22, 2))
     rays[1::2] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -301,8 +320,8 @@ def paint_parachute(draw, tip: np.ndarray, size: float, color: Color, rng) -> No
     draw.line((rays + tip).ravel().tolist(), fill=(*color, 150), width=1)
 
 
-def paint_rose(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """Layers of broad ruffled petals, smaller and darker inwards, around a rolled heart."""
+def paint_rose(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints layers of broad ruffled petals, smaller and darker inwards, around a rolled heart."""
     pose = replace(pose, squash=max(0.62, pose.squash))
     if look.standing:
         paint_bracts(draw, pose.moved(0, 0.5), rng)
@@ -315,8 +334,8 @@ def paint_rose(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
     paint_swirl(draw, pose.moved(0, lift * 0.75), shade(look.heart, -0.35), rng)
 
 
-def paint_rose_cup(draw, pose: Pose, color: Color, rng: np.random.Generator) -> None:
-    """The outer petals of a rose that is seen from the side, hanging below its rim."""
+def paint_rose_cup(draw: Canvas, pose: Pose, color: Color, rng: np.random.Generator) -> None:
+    """Paints the outer petals of a rose seen from the side, which hang below its rim."""
     upright = replace(pose, squash=1.0, turn=0.0)
     for lean in (-0.75, 0.75, 0.0):
         outline = fan(0.7, 0.02, rng) * rng.uniform(0.88, 0.98)
@@ -324,8 +343,10 @@ def paint_rose_cup(draw, pose: Pose, color: Color, rng: np.random.Generator) -> 
         paint_petal(draw, upright, outline, lean - UP, tint)
 
 
-def paint_rose_layer(draw, pose: Pose, outer: float, color: Color, rng) -> None:
-    """Five overlapping broad petals: shadow below, bright rim, darker towards the heart."""
+def paint_rose_layer(
+    draw: Canvas, pose: Pose, outer: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints five overlapping broad petals with shadows and bright rims, darker near the heart."""
     start = rng.uniform(0, 2 * np.pi)
     for index in range(5):
         angle = start + index * 2 * np.pi / 5 + rng.normal(0, 0.12)
@@ -337,16 +358,16 @@ def paint_rose_layer(draw, pose: Pose, outer: float, color: Color, rng) -> None:
             draw.polygon(pose.place(outline * part, angle), fill=shade(tint, -0.13 * step))
 
 
-def paint_swirl(draw, pose: Pose, color: Color, rng: np.random.Generator) -> None:
-    """The rolled petals at a rose's heart: a spiral line."""
+def paint_swirl(draw: Canvas, pose: Pose, color: Color, rng: np.random.Generator) -> None:
+    """Paints the rolled petals at a rose's heart as a spiral line."""
     t = np.linspace(0, 1, 40)
     angle = rng.uniform(0, 6) + t * 4 * np.pi
     spiral = np.stack([np.cos(angle) * t, np.sin(angle) * t], axis=1) * 0.22
     draw.line(pose.place(spiral), fill=color, width=max(2, round(pose.radius / 40)))
 
 
-def paint_tulip(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """A cup of egg-shaped petals from the side, or six petals around dark stamens from above."""
+def paint_tulip(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints a cup of oval petals from the side, or six petals around dark stamens from above."""
     if not look.standing:
         paint_open_tulip(draw, pose, look, rng)
         return
@@ -360,8 +381,14 @@ def paint_tulip(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
     paint_streaked(draw, base, (rng.uniform(1.25, 1.5), 0.85, angle), look.color, rng)
 
 
-def paint_streaked(draw, pose: Pose, shape: tuple, color: Color, rng: np.random.Generator) -> None:
-    """A tulip petal of (length, width, angle) with fine streaks along it and a paler rim."""
+def paint_streaked(
+    draw: Canvas,
+    pose: Pose,
+    shape: tuple[float, float, float],
+    color: Color,
+    rng: np.random.Generator,
+) -> None:
+    """Paints a tulip petal of (length, width, angle) with fine streaks and a paler rim."""
     length, width, angle = shape
     color = vary(color, rng, 6)
     outline = blade(width, 0.42, 0.62) * (length * rng.uniform(0.95, 1.04), 1)
@@ -376,8 +403,8 @@ def paint_streaked(draw, pose: Pose, shape: tuple, color: Color, rng: np.random.
         draw.line(pose.place(streak, angle), fill=(*shade(color, -0.35), 60), width=1)
 
 
-def paint_open_tulip(draw, pose: Pose, look: Look, rng: np.random.Generator) -> None:
-    """Seen from above: two rings of three broad petals, a dark heart, yellow stamens."""
+def paint_open_tulip(draw: Canvas, pose: Pose, look: Look, rng: np.random.Generator) -> None:
+    """Paints it from above: two rings of three broad petals, a dark heart, yellow stamens."""
     start = rng.uniform(0, 2)
     for step in range(6):
         angle = start + (step % 3) * 2 * np.pi / 3 + (step // 3) * np.pi / 3
@@ -390,8 +417,10 @@ def paint_open_tulip(draw, pose: Pose, look: Look, rng: np.random.Generator) -> 
 # ---- stems and leaves ----
 
 
-def grow_basal_leaves(draw, path: np.ndarray, radius: float, color: Color, rng) -> None:
-    """Long leaves from the ground (tulips)."""
+def grow_basal_leaves(
+    draw: Canvas, path: Points, radius: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints long leaves from the ground (tulips)."""
     height = path[-1, 1] - path[0, 1]
     for side in (-1, 1):
         pose = Pose(path[-1, 0], path[-1, 1], height * rng.uniform(0.5, 0.85))
@@ -400,36 +429,52 @@ def grow_basal_leaves(draw, path: np.ndarray, radius: float, color: Color, rng) 
         paint_leaf(draw, pose, outline, UP + side * rng.uniform(0.1, 0.3), color)
 
 
-def grow_toothed_leaves(draw, path: np.ndarray, radius: float, color: Color, rng) -> None:
-    """Jagged leaves in a rosette on the ground (dandelions)."""
+def grow_toothed_leaves(
+    draw: Canvas, path: Points, radius: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints a rosette of jagged leaves on the ground (dandelions)."""
     for angle in rng.uniform(UP - 1.3, UP + 1.3, 4):
         outline = blade(0.34, 0.9, 0.5, 22)
         outline[1::2, 1] *= 0.4
-        paint_leaf(draw, Pose(*path[-1], radius * rng.uniform(1.2, 1.9)), outline, angle, color)
+        paint_leaf(
+            draw,
+            Pose(path[-1, 0], path[-1, 1], radius * rng.uniform(1.2, 1.9)),
+            outline,
+            angle,
+            color,
+        )
 
 
-def grow_stem_leaves(draw, path: np.ndarray, radius: float, color: Color, rng) -> None:
-    """Broad pointed leaves on both sides of the stem (roses, sunflowers)."""
+def grow_stem_leaves(
+    draw: Canvas, path: Points, radius: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints broad pointed leaves on both sides of the stem (roses, sunflowers)."""
     for spot, side in ((5, -1), (7, 1), (9, -1)):
         angle = (0 if side > 0 else np.pi) + rng.uniform(-0.7, 0.4) * side
         size = radius * rng.uniform(0.7, 1.1)
-        paint_leaf(draw, Pose(*path[spot], size), blade(0.55, 0.45, 0.9), angle, color)
+        paint_leaf(
+            draw, Pose(path[spot, 0], path[spot, 1], size), blade(0.55, 0.45, 0.9), angle, color
+        )
 
 
-def grow_small_leaves(draw, path: np.ndarray, radius: float, color: Color, rng) -> None:
-    """A few narrow leaves low on the stem (daisies)."""
+def grow_small_leaves(
+    draw: Canvas, path: Points, radius: float, color: Color, rng: np.random.Generator
+) -> None:
+    """Paints a few narrow leaves low on the stem (daisies)."""
     for spot, side in ((7, -1), (9, 1)):
         angle = UP + side * rng.uniform(0.4, 1.1)
         size = radius * rng.uniform(0.5, 0.8)
-        paint_leaf(draw, Pose(*path[spot], size), blade(0.26, 0.9, 0.4), angle, color)
+        paint_leaf(
+            draw, Pose(path[spot, 0], path[spot, 1], size), blade(0.26, 0.9, 0.4), angle, color
+        )
 
 
 @dataclass(frozen=True)
 class Species:
-    """A kind of flower: how it is painted and what its looks are chosen from."""
+    """A kind of flower: how it is painted, and the choices for its looks."""
 
-    paint: Callable
-    grow_leaves: Callable
+    paint: Callable[[Canvas, Pose, Look, np.random.Generator], None]
+    grow_leaves: Callable[[Canvas, Points, float, Color, np.random.Generator], None]
     colors: tuple[Color, ...]
     hearts: tuple[Color, ...]
     forms: tuple[str, ...] = ("flower",)
@@ -490,7 +535,7 @@ LABELS = tuple(SPECIES)
 
 
 def choose_look(species: Species, must_stand: bool, rng: np.random.Generator) -> Look:
-    """What the flowers of one picture share."""
+    """Chooses what the flowers of one picture share."""
     color = vary(pick(species.colors, rng), rng)
     heart = vary(pick(species.hearts, rng), rng, 6) if species.hearts else shade(color, -0.3)
     standing = bool(rng.random() < species.standing) or must_stand
@@ -499,7 +544,7 @@ def choose_look(species: Species, must_stand: bool, rng: np.random.Generator) ->
 
 
 def arrange(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float, float, float]]:
-    """Centres and radii in pixels, farthest first: one large flower, a few, or many small."""
+    """Chooses centres and radii in pixels, farthest first: one large flower or several smaller."""
     few, most, small, large = pick(
         ((1, 1, 0.27, 0.44), (2, 5, 0.15, 0.24), (6, 11, 0.08, 0.13)), rng
     )
@@ -513,8 +558,14 @@ def arrange(size: tuple[int, int], rng: np.random.Generator) -> list[tuple[float
     return [(x, y, min(size) * scale * rng.uniform(0.85, 1.1)) for x, y in spots.tolist()]
 
 
-def paint_flowers(picture: Image.Image, species: Species, look: Look, spots: list, rng) -> None:
-    """All flowers of a picture, onto the background; `spots` as `arrange` gives them."""
+def paint_flowers(
+    picture: Image.Image,
+    species: Species,
+    look: Look,
+    spots: list[tuple[float, float, float]],
+    rng: np.random.Generator,
+) -> None:
+    """Paints all flowers of a picture onto the background; `spots` are those of `arrange`."""
     draw = ImageDraw.Draw(picture, "RGBA")
     green = vary(pick(((70, 120, 45), (95, 145, 60), (60, 105, 65)), rng), rng)
     for x, y, radius in spots:
@@ -529,31 +580,31 @@ def paint_flowers(picture: Image.Image, species: Species, look: Look, spots: lis
         species.paint(draw, pose, replace(look, color=vary(look.color, rng, 6)), rng)
 
 
-def paint_shadow(draw, pose: Pose) -> None:
-    """The flower's soft shadow on what lies behind it."""
+def paint_shadow(draw: Canvas, pose: Pose) -> None:
+    """Paints the flower's soft shadow on the ground behind it."""
     x, y = pose.x + pose.radius * 0.1, pose.y + pose.radius * 0.13
     for part in (1.08, 1.03, 0.98, 0.93, 0.88, 0.83):
         reach = pose.radius * part
         draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=(0, 0, 0, 16))
 
 
-# ---- backgrounds: none of them knows which flower will come ----
+# ---- backgrounds, the same for all kinds of flowers ----
 
 
 def cloudy(size: tuple[int, int], cells: int, rng: np.random.Generator) -> Image.Image:
-    """A grey image ("L") of smooth random blotches, about `cells` across."""
+    """Returns a grey image ("L") of smooth random blotches, about `cells` across."""
     grid = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
     return Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC)
 
 
 def blend(mask: Image.Image, low: Color, high: Color) -> Image.Image:
-    """`low` where the mask is 0, `high` where it is 255."""
+    """Returns an image that is `low` where the mask is 0 and `high` where it is 255."""
     size = mask.size
     return Image.composite(Image.new("RGB", size, high), Image.new("RGB", size, low), mask)
 
 
 def paint_sky(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Blue getting paler downwards, clouds, sometimes a blurred horizon."""
+    """Paints a sky that gets paler downwards, clouds, and sometimes a blurred horizon."""
     zenith = vary(pick(((70, 130, 205), (110, 165, 225), (165, 185, 205)), rng), rng)
     sky = blend(Image.linear_gradient("L").resize(size), zenith, shade(zenith, 0.5))
     threshold = int(rng.integers(110, 230))
@@ -568,7 +619,7 @@ def paint_sky(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def paint_grass(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Blotches of green and many blades, sharp or out of focus."""
+    """Paints blotches of green and many blades, sharp or out of focus."""
     green = vary(pick(((75, 120, 45), (50, 95, 40), (110, 140, 65)), rng), rng)
     grass = blend(cloudy(size, 8, rng), shade(green, -0.5), green)
     draw = ImageDraw.Draw(grass)
@@ -581,7 +632,7 @@ def paint_grass(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def paint_soil(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Brown earth with clods and pebbles."""
+    """Paints brown earth with clods and pebbles."""
     brown = vary(pick(((110, 80, 55), (85, 65, 50), (140, 115, 85)), rng), rng)
     soil = blend(cloudy(size, 40, rng), shade(brown, -0.45), brown)
     draw = ImageDraw.Draw(soil)
@@ -593,7 +644,7 @@ def paint_soil(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def paint_bokeh(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Far things out of focus: two colours melting, pale and dark spots."""
+    """Paints a distance out of focus: two blended colours with pale and dark spots."""
     hues = ((60, 95, 50), (130, 150, 80), (150, 120, 90), (90, 110, 140), (170, 160, 150))
     first, second = vary(pick(hues, rng), rng), vary(pick(hues, rng), rng)
     picture = blend(cloudy(size, 4, rng), first, second)
@@ -607,7 +658,7 @@ def paint_bokeh(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def paint_wall(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """A plain wall with stains, or one of boards or bricks."""
+    """Paints a plain wall with stains, or one of boards or bricks."""
     tones = ((200, 195, 185), (165, 110, 85), (150, 150, 150), (215, 205, 170), (120, 95, 70))
     tone = vary(pick(tones, rng), rng)
     wall = blend(cloudy(size, 12, rng), shade(tone, -0.14), tone)
@@ -623,21 +674,21 @@ def paint_wall(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def paint_dark(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Almost black, with a faint glow of some colour."""
+    """Paints an almost black ground with a faint glow of colour."""
     glow = vary(pick(((45, 60, 40), (60, 45, 40), (40, 45, 65)), rng), rng)
     dark = blend(cloudy(size, 4, rng), shade(glow, -0.85), glow)
     return dark.filter(ImageFilter.GaussianBlur(6))
 
 
 GROUNDS = (paint_grass, paint_soil, paint_wall, paint_dark)
-DISTANCES = (paint_sky, paint_bokeh)  # nothing lies on these: flowers before them stand
+DISTANCES = (paint_sky, paint_bokeh)  # flowers before these stand on stems
 
 
 # ---- light ----
 
 
 def shine(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture under some light: brightness, colour cast, vignette, blur, noise."""
+    """Lights the picture: varies brightness, colour cast, vignette, blur and noise."""
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
     right = np.linspace(-1, 1, picture.width, dtype=np.float32)
@@ -656,10 +707,10 @@ def shine(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def draw_flower(label: str, rng: np.random.Generator) -> Image.Image:
-    """One picture of the flowers `label` (one of LABELS): RGB, 320-400 wide and 240-400 high.
+    """Draws one picture of the flowers `label` (one of LABELS): RGB, 320-400 x 240-400 pixels.
 
-    Each part has its own random numbers, so that for the same `rng` size, background, arrangement
-    and light are the same whatever the label.
+    Each part has its own random numbers. So the same `rng` gives the same size, background,
+    arrangement and light for all labels.
     """
     scene, flowers, light = (np.random.default_rng(rng.integers(2**63)) for _ in range(3))
     size = (
@@ -679,13 +730,16 @@ def draw_flower_photos(
     folder: Path,
     per_class: int = 60,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> int:
-    """Writes `folder/<label>/drawing_00.jpg` ... and a note saying that these are drawings.
+    """Writes `folder/<label>/drawing_00.jpg` ... and a note that these are drawings.
 
-    A file that exists is left as it is: a killed run is finished by calling again. The note comes
-    first, so that drawings never lie about unmarked. `progress(done, total)` is called after each
-    picture, also one left as it was. Returns the number of pictures written; raises DrawingError.
+    Leaves existing files alone, so that a second call completes a killed run. Writes the note
+    first, so that drawings are never without it. Calls `progress(done, total)` after each picture,
+    written or not. Returns the number of pictures written.
+
+    Raises:
+        DrawingError: a file cannot be written.
     """
     folder = Path(folder)
     write_new(folder / NOTE_NAME, NOTE.encode)
@@ -701,7 +755,7 @@ def draw_flower_photos(
 
 
 def jpeg_bytes(seed: int, class_index: int, number: int) -> bytes:
-    """The JPEG file of one drawing; it depends on these three numbers only."""
+    """Returns the JPEG file of one drawing, which depends only on these three numbers."""
     rng = np.random.default_rng([seed, class_index, number])
     stream = io.BytesIO()
     draw_flower(LABELS[class_index], rng).save(stream, "JPEG", quality=JPEG_QUALITY)
@@ -709,9 +763,9 @@ def jpeg_bytes(seed: int, class_index: int, number: int) -> bytes:
 
 
 def write_new(path: Path, make: Callable[[], bytes]) -> bool:
-    """Writes what `make` returns to the path unless something is there; whether it wrote.
+    """Writes what `make` returns to the path unless it exists; returns whether it wrote.
 
-    The temporary name starts with a dot and ends in .part: no scan takes it for an image.
+    The temporary name starts with a dot and ends in .part, so no scan takes it for an image.
     """
     part = path.with_name(f".{path.name}.part")
     try:

@@ -1,4 +1,4 @@
-"""The example folder `flower_photos`: fetched when it is empty, or else drawn. No TensorFlow."""
+"""Fills the example folder `flower_photos` if it is empty: fetches photos, or draws flowers."""
 
 import os
 import tempfile
@@ -14,9 +14,10 @@ from retraining.examples.drawings import (
 )
 from retraining.system.archives import unpack
 from retraining.system.download import DownloadError, Remote, fetch
+from retraining.system.observer import Bar
 
 NAME = "flower_photos"
-PER_CLASS = 60  # drawings
+PER_CLASS = 60  # drawings in each class
 PHOTOS = Remote(
     (PHOTOS_URL,),
     size=PHOTOS_BYTES,
@@ -24,17 +25,17 @@ PHOTOS = Remote(
 )
 
 
-def is_example_folder(image_dir, project):
-    """Whether `image_dir` is `flower_photos` in the current folder or in the `project` folder."""
+def is_example_folder(image_dir: str, project: str | os.PathLike[str]) -> bool:
+    """Returns whether `image_dir` is `flower_photos` in the current or the `project` folder."""
     path = os.path.realpath(image_dir)
     return path in (os.path.realpath(NAME), os.path.realpath(os.path.join(project, NAME)))
 
 
-def provide(image_dir, offline, bar, remote=PHOTOS):
-    """Fills the example folder with the photos or, where they are not to be had, with drawings.
+def provide(image_dir: str, offline: bool, bar: Bar, remote: Remote = PHOTOS) -> str | None:
+    """Fills the example folder with the photos or, if they cannot be fetched, with drawings.
 
-    What is put there is completed aside first, and nothing that exists is replaced. `bar(total=n)`
-    makes a progress bar. Returns why the photos could not be fetched, or None if they were.
+    Prepares all files in a temporary folder first, and replaces nothing that exists. `bar` shows
+    progress. Returns why the photos could not be fetched, or None if they were.
 
     Raises:
         DrawingError: the folder cannot be written.
@@ -46,8 +47,8 @@ def provide(image_dir, offline, bar, remote=PHOTOS):
     return reason
 
 
-def caveat(image_dir):
-    """What must be said of the pictures in a folder: that they are drawings; else None."""
+def caveat(image_dir: str) -> str | None:
+    """Returns the warning that the pictures in a folder are drawings, or None if they are not."""
     note = os.path.join(image_dir, NOTE_NAME)
     if not os.path.exists(note):
         return None
@@ -57,8 +58,8 @@ def caveat(image_dir):
     )
 
 
-def _fetch(folder, remote):
-    """Fetches and unpacks the photos; returns the reason if they are not to be had."""
+def _fetch(folder: Path, remote: Remote) -> str | None:
+    """Fetches and unpacks the photos; returns the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         archive = fetch(remote, folder / f"{NAME}.tgz")
@@ -71,20 +72,22 @@ def _fetch(folder, remote):
     return None
 
 
-def _draw(folder, bar):
+def _draw(folder: Path, bar: Bar) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".drawing-", dir=folder) as aside:
             with bar(total=PER_CLASS * len(LABELS)) as shown:
                 draw_flower_photos(Path(aside), PER_CLASS, progress=lambda *_: shown.update())
-            os.replace(Path(aside) / NOTE_NAME, folder / NOTE_NAME)  # drawings never lie unmarked
+            os.replace(
+                Path(aside) / NOTE_NAME, folder / NOTE_NAME
+            )  # the note comes before the drawings
             _move_in(Path(aside), folder)
     except OSError as error:
         raise DrawingError(f"cannot draw pictures into {folder}: {error.strerror}") from error
 
 
-def _move_in(source, target):
-    """Moves what is in `source` into `target`, leaving alone what is there already."""
+def _move_in(source: Path, target: Path) -> None:
+    """Moves the content of `source` into `target`, and leaves alone what is already there."""
     for path in sorted(source.iterdir()):
         there = target / path.name
         if not os.path.lexists(there):

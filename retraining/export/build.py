@@ -1,8 +1,11 @@
 """Builds the retrained graph: the base network, the new head, and their description."""
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.description import METADATA
@@ -17,28 +20,33 @@ from retraining.graphs.nodes import (
     set_constant,
 )
 from retraining.graphs.surgery import keep_ancestors, widen_batch
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.graphs.write import graph_bytes
-from retraining.networks.pair import add_second, prefixed_graph
+from retraining.networks.network import BaseNetwork
+from retraining.networks.pair import NetworkPair, add_second, prefixed_graph
+from retraining.training.head import Head
 
 FORMAT = 1  # of the metadata
 
+Base: TypeAlias = BaseNetwork | NetworkPair
+
 
 class ExportError(RetrainingError):
-    """A graph could not be written, or does not answer as the trained head does."""
+    """A graph cannot be written, or its answers differ from those of the trained head."""
 
 
-def build_graph(base, head, tensor_name):
-    """The retrained GraphDef: the base network's own nodes and the classic's head.
+def build_graph(base: Base, head: Head, tensor_name: str) -> GraphDef:
+    """Returns the retrained GraphDef: the base network's own nodes and the head of the classic.
 
-    Of a pair.NetworkPair, the second network's nodes are prefixed and read the first's decoder; the
-    head reads both vectors side by side, and a float batch has to be fed to both inputs.
+    In the graph of a NetworkPair, the nodes of the second network have a prefix and read the
+    decoder of the first. The head reads both vectors side by side; a caller that feeds pixels
+    feeds both inputs.
 
     `DecodeJpeg/contents:0` takes one image's bytes and `base.input:0` a float32 batch of any size;
     `tensor_name:0` gives float32 [n, classes]. Node names are those of the classic retrain.py.
-    The base's nodes stay as they are but for these, which bound the graph to one image: reshape
-    constants [1, n] become [-1, n], `ResizeBilinear` takes its input through a node of unknown
-    batch size, and a network that had no decoder gets one before its input placeholder.
+    The nodes of the base network stay as they are, except those that limit the graph to one image:
+    reshape constants [1, n] become [-1, n], and `ResizeBilinear` takes its input through a node of
+    unknown batch size. A network without a decoder gets one before its input placeholder.
 
     Raises:
         ExportError: `tensor_name` is the name of a node of the base network.
@@ -51,8 +59,8 @@ def build_graph(base, head, tensor_name):
     return graph_def
 
 
-def _from_bytes(base):
-    """A GraphDef of one base network, from an image's bytes or a float batch to its vector."""
+def _from_bytes(base: BaseNetwork) -> GraphDef:
+    """Returns the GraphDef of one base network: from image bytes or a float batch to its vector."""
     graph_def = keep_ancestors(base.graph_def, base.bottleneck)
     widen_batch(graph_def)
     if IMAGE_BYTES not in nodes_by_name(graph_def):
@@ -62,16 +70,16 @@ def _from_bytes(base):
     return graph_def
 
 
-def _loosen_batch(graph_def):
+def _loosen_batch(graph_def: GraphDef) -> None:
     resize = nodes_by_name(graph_def)["ResizeBilinear"]
     add_any_batch(graph_def, resize.input[0])
     resize.input[0] = ANY_BATCH
 
 
-def _add_decoder(graph_def, base):
-    """The 2015 graph's front end before a network whose input is a Placeholder.
+def _add_decoder(graph_def: GraphDef, base: BaseNetwork) -> None:
+    """Puts the front end of the 2015 graph before a network whose input is a Placeholder.
 
-    The placeholder becomes one with a default, under its own name, type and shape.
+    The placeholder becomes a PlaceholderWithDefault of the same name, type and shape.
     """
     about = base.preprocessing
     pixels = add_front_end(graph_def, about.size, about.mean, about.std)
@@ -80,23 +88,23 @@ def _add_decoder(graph_def, base):
     placeholder.input.append(pixels)
 
 
-HEAD = "final_training_ops"  # where the classic put the nodes of its layer
+HEAD = "final_training_ops"  # the scope of the layer in the classic
 LOGITS = f"{HEAD}/Wx_plus_b/add"
-OWN_NODES = "retraining/"  # where ours are that are not the classic's
-BOTH = f"{OWN_NODES}both_vectors"  # of two networks
+OWN_NODES = "retraining/"  # the scope of nodes that the classic does not have
+BOTH = f"{OWN_NODES}both_vectors"  # the vectors of two networks, side by side
 
 
-def _bottleneck_input(base):
-    """The name of the node that takes vectors; as TensorFlow made it unique in the classic."""
+def _bottleneck_input(base: Base) -> str:
+    """Returns the name of the node that takes vectors, made unique as TensorFlow did."""
     first = base.networks[0]
     taken = any(name.split("/")[0] == "input" for name in nodes_by_name(first.graph_def))
     return f"{'input_1' if taken else 'input'}/BottleneckInputPlaceholder"
 
 
-def _add_head(graph_def, base, head, tensor_name):
-    """The nodes that the classic's `add_final_training_ops` left in its frozen graph.
+def _add_head(graph_def: GraphDef, base: Base, head: Head, tensor_name: str) -> None:
+    """Adds the nodes that `add_final_training_ops` of the classic left in its frozen graph.
 
-    Hidden layers, which it had not, come before them, as `final_training_ops/hidden_1` and so on.
+    Hidden layers, which the classic lacked, come first: `final_training_ops/hidden_1` and so on.
     """
     bottleneck = add_node(
         graph_def,
@@ -119,8 +127,8 @@ def _add_head(graph_def, base, head, tensor_name):
     add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
 
 
-def _add_joint(graph_def, base):
-    """The name of the node that gives the vectors: the bottleneck, or that of both side by side."""
+def _add_joint(graph_def: GraphDef, base: Base) -> str:
+    """Returns the name of the node that gives the vectors; adds it if it joins two bottlenecks."""
     vectors = [network.bottleneck for network in base.exported]
     if len(vectors) == 1:
         return vectors[0]
@@ -131,35 +139,41 @@ def _add_joint(graph_def, base):
     )
 
 
-def _add_hidden(graph_def, source, layers):
-    """Appends the hidden layers behind the node `source`; returns the last one's output."""
+def _add_hidden(
+    graph_def: GraphDef,
+    source: str,
+    layers: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> str:
+    """Appends the hidden layers after the node `source`; returns the name of the last output."""
     for number, (weights, bias) in enumerate(layers, 1):
         scope = _hidden(number)
-        weights = _add_variable(graph_def, f"{scope}/weights", weights)
-        bias = _add_variable(graph_def, f"{scope}/biases", bias)
-        product = add_node(graph_def, f"{scope}/MatMul", "MatMul", [source, weights], T="float32")
-        total = add_node(graph_def, f"{scope}/add", "Add", [product, bias], T="float32")
+        kernel = _add_variable(graph_def, f"{scope}/weights", weights)
+        offset = _add_variable(graph_def, f"{scope}/biases", bias)
+        product = add_node(graph_def, f"{scope}/MatMul", "MatMul", [source, kernel], T="float32")
+        total = add_node(graph_def, f"{scope}/add", "Add", [product, offset], T="float32")
         source = add_node(graph_def, f"{scope}/Relu", "Relu", [total], T="float32")
     return source
 
 
-def _hidden(number):
+def _hidden(number: int) -> str:
     return f"{HEAD}/hidden_{number}"
 
 
-def features_node(base, head):
-    """The name of the node that gives what the softmax layer is fed (train.Head.features)."""
+def features_node(base: Base, head: Head) -> str:
+    """Returns the name of the node that feeds the softmax layer (Head.features)."""
     return f"{_hidden(len(head.hidden))}/Relu" if head.hidden else _bottleneck_input(base)
 
 
-def _add_variable(graph_def, name, value):
-    """A constant read through an Identity, as a frozen variable is."""
+def _add_variable(graph_def: GraphDef, name: str, value: NDArray[np.float32]) -> str:
+    """Adds a constant and an Identity, as a frozen variable has; returns the latter's name."""
     add_constant(graph_def, name, value)
     return add_node(graph_def, f"{name}/read", "Identity", [name], T="float32")
 
 
-def describe(base, labels, tensor_name, facts):
-    """What the graph says of itself (dict): how to use it, and `facts`."""
+def describe(
+    base: Base, labels: Iterable[str], tensor_name: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the description that the graph carries: how to use it, and `facts`."""
     first, *others = map(describe_network, base.exported)
     return {
         "format": FORMAT,
@@ -174,8 +188,8 @@ def describe(base, labels, tensor_name, facts):
     }
 
 
-def describe_network(network):
-    """What a graph says of one network in it (dict); the names are those of its nodes there."""
+def describe_network(network: BaseNetwork) -> dict[str, Any]:
+    """Returns the description of one network in a graph; node names are those in that graph."""
     about = network.preprocessing
     return {
         "network": network.name,
@@ -188,12 +202,14 @@ def describe_network(network):
     }
 
 
-def metadata_bytes(description, constants=None):
-    """The node that holds the description, as bytes to append to those of a graph.
+def metadata_bytes(
+    description: Mapping[str, Any], constants: Mapping[str, NDArray[Any]] | None = None
+) -> bytes:
+    """Returns the node that holds the description, as bytes to append to those of a graph.
 
-    `constants` {name: array} become nodes beside it, on which nothing depends.
+    `constants` {name: array} become further nodes; no other node reads them.
 
-    Serialized messages may be concatenated: what is repeated, as nodes are, adds up
+    Serialized messages may be concatenated: repeated fields, such as the nodes, add up
     (protobuf.dev, Encoding, "Last One Wins").
     """
     graph_def = import_tensorflow().GraphDef()
@@ -204,6 +220,6 @@ def metadata_bytes(description, constants=None):
     return graph_bytes(graph_def)
 
 
-def labels_bytes(labels):
-    """One label a line, UTF-8, in the order of the graph's output."""
+def labels_bytes(labels: Iterable[str]) -> bytes:
+    """Returns the labels, one a line in UTF-8, in the order of the graph's output."""
     return "".join(f"{label}\n" for label in labels).encode("utf-8", "surrogateescape")

@@ -1,27 +1,33 @@
-"""How a retrained graph differs from the one it replaces: its classes, its answers."""
+"""Tells how a retrained graph differs from the one it replaces: in its classes and answers."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from retraining.export.verify import HeldOutResult
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.read import read_graph
 from retraining.system.text import some
 
-NAMED = 5  # photos that are named
+NAMED = 5  # photos that a line names
 
 
-def read_description(path):
-    """What the retrained graph at `path` says of itself (dict); {} if there is none."""
+def read_description(path: str) -> dict[str, Any]:
+    """Returns the description that the retrained graph at `path` carries; {} if there is none."""
     try:
         return read_metadata(read_graph(path)) or {}
     except GraphError:
-        return {}  # whatever it is, it is no graph of ours
+        return {}  # retrain.py did not write this file
 
 
-def describe_changes(before, result, labels):
+def describe_changes(
+    before: Mapping[str, Any], result: HeldOutResult, labels: Sequence[str]
+) -> Iterator[str]:
     """Yields lines on how a new graph differs from the one it replaces.
 
-    `before` is what the latter says of itself, `result` the export.HeldOutResult of the new one,
-    `labels` are its labels. Answers are compared on the photos that were tested both times; a
-    photo's class is the one it has now.
+    `before` is the description of the old graph, `result` the HeldOutResult of the new one, and
+    `labels` are the labels of the new one. The answers are compared on the photos that tested both
+    graphs; the true class of a photo is its class today.
     """
     old_labels = before.get("labels", labels)
     for verb, these, others in (("added", labels, old_labels), ("removed", old_labels, labels)):
@@ -30,7 +36,7 @@ def describe_changes(before, result, labels):
     earlier = before.get("results", {}).get("held_out", [])
     then = {key: old_labels[number] for key, number, _ in earlier}
     both = [
-        (path, labels[truth], then[key], labels[answer.argmax()])
+        (path, labels[truth], then[key], labels[int(answer.argmax())])
         for path, key, truth, answer in zip(
             result.paths, result.keys, result.truth, result.probabilities, strict=True
         )
@@ -40,8 +46,8 @@ def describe_changes(before, result, labels):
         yield from _compare_answers(both)
 
 
-def _compare_answers(both):
-    """Lines on photos tested both times, [(path, true label, label then, label now), ...]."""
+def _compare_answers(both: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
+    """Yields lines on photos that tested both graphs: (path, true label, label then, label now)."""
     right_then = sum(truth == then for _, truth, then, _ in both) / len(both)
     right_now = sum(truth == now for _, truth, _, now in both) / len(both)
     yield (

@@ -1,59 +1,76 @@
-"""Converts a retrained graph to other formats and runs each on photos, in a process of its own.
+"""Converts a retrained graph to another format and runs it on photos, in a process of its own.
 
-Converters keep Python from hearing Ctrl-C for many seconds, write to stderr what they like, and
-need all of TensorFlow. `formats` therefore starts this with
-`python -m retraining.export.convert FOLDER`.
+Converters keep Python from handling Ctrl-C for many seconds, write freely to stderr, and need all
+of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a name of FORMATS;
-`photos`, paths; `max_image_pixels`. Added are the file of FORMATS, and `answers.json`:
-{what it was fed: [photos, share with the same first label, largest difference of a probability]}.
+`photos`, paths; `max_image_pixels`. This program adds the file of FORMATS and `answers.json`:
+{kind of input: [photos, share with the same first label, largest difference of a probability]}.
 """
 
 import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.export import to_onnx, to_saved_model, to_tflite
-from retraining.export.pixels_graph import Source
+from retraining.export.pixels_graph import Feeds, Source
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
+from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.text import one_line
 
-FORMATS = {  # name: (file or folder, what writes it, what runs it)
+# Photos, share with the same first label, largest difference of a probability.
+Agreement: TypeAlias = tuple[int, float, float]
+
+
+class Model(Protocol):
+    """A model of one format that its own library has loaded."""
+
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+
+
+# The name of the file or folder, its writer, its reader.
+Converter: TypeAlias = tuple[str, Callable[[Source, str], None], Callable[[str], Model]]
+
+FORMATS: dict[str, Converter] = {
     "saved_model": ("saved_model", to_saved_model.save, to_saved_model.SavedModel),
     "tflite": ("float.tflite", to_tflite.save, to_tflite.TFLiteModel),
     "tflite_int8": ("int8.tflite", to_tflite.save_quantized, to_tflite.TFLiteModel),
     "onnx": ("model.onnx", to_onnx.save, to_onnx.OnnxModel),
 }
-FROM_FILES = "files' bytes"  # what a SavedModel is fed beside pixels
-MOST_FILES = 10  # photos that are run from their bytes, one at a time
-AT_ONCE = 8  # photos that go through the graph together
+FROM_FILES = "files' bytes"  # the kind of input that a SavedModel takes besides pixels
+MOST_FILES = 10  # photos that run from their bytes, one at a time
+AT_ONCE = 8  # photos in one batch
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Photos, and what the frozen graph answers to them.
+    """Photos, and the answers of the frozen graph.
 
     `feeds` {name of an input: float32 [n, height, width, 3]} and `answers` float32 [n, k];
-    `files`, bytes of m of them, and `answers_to_files` float32 [m, k].
+    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k].
     """
 
-    feeds: dict[str, np.ndarray]
-    answers: np.ndarray
+    feeds: Feeds
+    answers: NDArray[np.float32]
     files: list[bytes]
-    answers_to_files: np.ndarray
+    answers_to_files: NDArray[np.float32]
 
 
-def main(folder):
-    """Converts and runs; ends the process with one line if the format cannot be made."""
+def main(folder: str) -> None:
+    """Converts and runs; ends the process with one line if it cannot make the format."""
     with open(os.path.join(folder, "request.json"), encoding="ascii") as file:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
@@ -62,21 +79,25 @@ def main(folder):
     name = request["format"]
     try:
         answers = convert_and_run(name, source, samples, folder)
-    except Exception as error:  # converters raise anything; formats passes the line on
+    except Exception as error:  # converters raise any kind; formats shows the line
         sys.exit(f"{name}: {one_line(error)}")
     with open(os.path.join(folder, "answers.json"), "w", encoding="ascii") as file:
         json.dump(answers, file)
 
 
-def read_samples(graph_def, source, paths, max_pixels):
-    """The Samples that can be read of the photos at `paths`."""
+def read_samples(
+    graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
+) -> Samples:
+    """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
     readers = [ImageReader(each.size, each.mean, each.std, max_pixels) for each in source.inputs]
-    pixels, files, answers_to_files = [], [], []
+    pixels: list[list[NDArray[np.float32]]] = []
+    files: list[bytes] = []
+    answers_to_files: list[NDArray[np.float32]] = []
     from_bytes = BytesRunner(graph_def, source.output)
     for path in paths:
-        with contextlib.suppress(ImageError):  # it has vanished meanwhile
+        with contextlib.suppress(ImageError):  # the photo has vanished meanwhile
             pixels.append([reader.read(path)[0] for reader in readers])
-        with contextlib.suppress(ImageError):  # or it is none that the graph's own decoder reads
+        with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
                 answers_to_files.append(run_on_bytes(from_bytes, content)[0])
@@ -89,8 +110,8 @@ def read_samples(graph_def, source, paths, max_pixels):
     return Samples(feeds, answers, files, np.array(answers_to_files))
 
 
-def run_frozen(graph_def, source, feeds):
-    """float32 [n, k]: the untouched graph's answers to `feeds`, in float32."""
+def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
+    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
     nodes = {each.feed: f"{each.node}:0" for each in source.inputs}
     rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
     with open_session(graph_def, source.output) as session:
@@ -105,22 +126,24 @@ def run_frozen(graph_def, source, feeds):
         )
 
 
-def convert_and_run(name, source, samples, folder):
-    """Writes one format into the folder, reads it back and runs it; the answers of answers.json."""
+def convert_and_run(
+    name: str, source: Source, samples: Samples, folder: str
+) -> dict[str, Agreement]:
+    """Writes one format, reads it back and runs it; returns the content of answers.json."""
     file, save, read = FORMATS[name]
     path = os.path.join(folder, file)
     save(source, path)
     model = read(path)
     found = {"pixels": compare(model.run(samples.feeds), samples.answers)}
-    if name == "saved_model" and samples.files:
+    if isinstance(model, to_saved_model.SavedModel) and samples.files:
         answers = model.run_files(samples.files)
         found[FROM_FILES] = compare(answers, samples.answers_to_files)
     return found
 
 
-def compare(answers, expected):
-    """[photos, share with the same first label, largest difference of a probability]."""
-    return [len(expected), *classification.agreement(answers, expected)]
+def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:
+    """Returns (photos, share with the same first label, largest difference of a probability)."""
+    return len(expected), *classification.agreement(answers, expected)
 
 
 if __name__ == "__main__":

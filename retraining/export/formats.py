@@ -1,4 +1,4 @@
-"""Other formats of a retrained graph, each run again on held-out photos before it is written."""
+"""Other formats of a retrained graph; each is tested on held-out photos before it is written."""
 
 import contextlib
 import json
@@ -7,54 +7,45 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from retraining.export.build import ExportError
-from retraining.export.convert import FORMATS, FROM_FILES
+from retraining.export.convert import FORMATS, FROM_FILES, Agreement
 from retraining.export.to_onnx import check_installed
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
+from retraining.system.atomic import Content
 
 PROJECT = Path(__file__).resolve().parents[2]
-MOST_PHOTOS = 50  # on which a format is tried
-INT8 = "tflite_int8"  # what TensorFlow Lite with int8 weights is called here
-# Least share of photos with the graph's first label, and largest difference of a probability. With
-# int8 weights the 0.25 MobileNet keeps the first label of 96 %, and one probability moved by 0.66.
+MOST_PHOTOS = 50  # that test a format
+INT8 = "tflite_int8"  # TensorFlow Lite with int8 weights
+# The least share of photos with the graph's first label, and the largest difference of a
+# probability. With int8 weights the 0.25 MobileNet keeps the first label of 96 %, and one
+# probability moved by 0.66.
 TOLERANCES = {INT8: (0.8, 1.0)}
 TOLERANCE = (SAME_TOP, SAME_PROBABILITY)
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format that is asked for: `kind` as in convert.FORMATS, `path` where it goes."""
+    """One format that the user asks for: `kind` as in convert.FORMATS, `path` of the output."""
 
     kind: str
     path: str
 
     @property
-    def name(self):
-        """What it is called where results are printed."""
+    def name(self) -> str:
+        """The name of the format in printed results."""
         return self.kind.removesuffix("_int8")
 
 
-def asked_for(options):
-    """The Formats that the flags of retrain.py ask for."""
-    formats = []
-    if options.saved_model_dir:
-        formats.append(Format("saved_model", options.saved_model_dir))
-    if options.tflite_file:
-        quantized = options.tflite_quantize == "dynamic"
-        formats.append(Format(INT8 if quantized else "tflite", options.tflite_file))
-    if options.onnx_file:
-        formats.append(Format("onnx", options.onnx_file))
-    return formats
-
-
-def check_possible(formats):
-    """Whether what the formats need is installed, before hours are spent.
+def check_possible(formats: Sequence[Format]) -> None:
+    """Checks that the packages of the formats are installed, before the run spends hours.
 
     Raises:
-        MissingPackageError: it is not.
+        MissingPackageError: one is missing.
     """
     if any(each.name == "onnx" for each in formats):
         check_installed()
@@ -62,30 +53,32 @@ def check_possible(formats):
 
 @dataclass(frozen=True)
 class Made:
-    """One format that is ready to be written; `name` is its Format's.
+    """One format that is ready to be written; `name` is that of its Format.
 
-    `content` goes to `path`: bytes, or {path in it: bytes} of a folder; `agreement` says in one
-    line how large it is and how its answers compare with the graph's.
+    `content` belongs at `path`: bytes, or {path in it: bytes} of a folder. `agreement` says in one
+    line how large it is and how its answers compare with those of the graph.
     """
 
     name: str
     path: str
-    content: bytes | dict[str, bytes]
+    content: Content
     agreement: str
 
 
-def make(formats, graph, photos, max_pixels):
-    """A Made for each Format of a retrained graph, tried on photos.
+def make(
+    formats: Sequence[Format], graph: bytes, photos: Sequence[str], max_pixels: int
+) -> list[Made]:
+    """Converts a retrained graph to each Format and tests it on photos; returns a Made for each.
 
     Args:
-        graph: bytes of a retrained graph that describes itself; photos: paths, one at least.
+        graph: bytes of a retrained graph that describes itself; photos: paths, at least one.
         max_pixels: larger images are not read.
 
     Raises:
-        ExportError: one cannot be made, or answers otherwise than the graph does.
+        ExportError: a format cannot be made, or its answers differ from those of the graph.
     """
-    with tempfile.TemporaryDirectory(prefix="retrain-", ignore_cleanup_errors=True) as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="retrain-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         (folder / "graph.pb").write_bytes(graph)
         request = {
             "photos": [os.path.abspath(path) for path in photos],
@@ -94,14 +87,14 @@ def make(formats, graph, photos, max_pixels):
         return [_made(each, folder, _convert(folder, each.kind, request)) for each in formats]
 
 
-def _convert(folder, kind, request):
-    """Runs `convert` for one format in a process of its own; gives its answers.
+def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, Agreement]:
+    """Runs `convert` for one format in a process of its own; returns its answers.
 
-    What libraries say there is kept from stderr, and the memory that they took is free again before
-    the next format is made.
+    That process keeps the output of the libraries from stderr, and gives back their memory before
+    the next format begins.
     """
-    request = json.dumps({"format": kind, **request})
-    (folder / "request.json").write_text(request, encoding="ascii")
+    text = json.dumps({"format": kind, **request})
+    (folder / "request.json").write_text(text, encoding="ascii")
     command = [sys.executable, "-m", "retraining.export.convert", os.path.abspath(folder)]
     done = subprocess.run(
         command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
@@ -110,15 +103,17 @@ def _convert(folder, kind, request):
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = said[-1] if said else f"the converter ended with exit code {done.returncode}"
         raise ExportError(f"another format cannot be made: {reason}; nothing was replaced")
-    return json.loads((folder / "answers.json").read_text(encoding="ascii"))
+    answers = json.loads((folder / "answers.json").read_text(encoding="ascii"))
+    return {fed: tuple(found) for fed, found in answers.items()}
 
 
-def _made(wanted, folder, ways):
-    """The Made of a Format, whose file is in the folder of `convert`, with its answers' report."""
+def _made(wanted: Format, folder: Path, ways: Mapping[str, Agreement]) -> Made:
+    """Returns the Made of a Format that `convert` wrote to the folder; `ways` are its answers."""
     agreement = "; ".join(f"from {fed} {_judge(wanted, *found)}" for fed, found in ways.items())
     if wanted.kind == "saved_model" and FROM_FILES not in ways:
         agreement += f"; from {FROM_FILES} not checked, as TensorFlow reads none of these photos"
     file, path = folder / FORMATS[wanted.kind][0], wanted.path
+    content: Content
     if file.is_dir():
         content = {p.relative_to(file).as_posix(): p.read_bytes() for p in _files_in(file)}
         path, size = next_version(path), sum(map(len, content.values()))
@@ -128,22 +123,22 @@ def _made(wanted, folder, ways):
     return Made(wanted.name, path, content, f"{wanted.kind}, {size / 1e6:.1f} MB: {agreement}")
 
 
-def _files_in(folder):
+def _files_in(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _judge(wanted, count, same, difference):
-    """One line on how a format's answers compare with those of the graph.
+def _judge(wanted: Format, count: int, same: float, difference: float) -> str:
+    """Returns one line on how the answers of a format compare with those of the graph.
 
     Raises:
-        ExportError: they differ by more than TOLERANCE, or TOLERANCES, allows.
+        ExportError: they differ by more than TOLERANCE or TOLERANCES allows.
     """
     least, most = TOLERANCES.get(wanted.kind, TOLERANCE)
     found = (
         f"the same first label for {round(same * count)} of {count} photos, probabilities up to "
         f"{difference:.2g} apart"
     )
-    if not (same >= least and difference <= most):  # NaN agrees with nothing
+    if not (same >= least and difference <= most):  # NaN fails this
         raise ExportError(
             f"{wanted.kind} does not answer as the retrained graph does: {found}; nothing was "
             f"replaced"
@@ -151,8 +146,8 @@ def _judge(wanted, count, same, difference):
     return found
 
 
-def next_version(folder):
-    """The path of the next numbered folder in one of TensorFlow Serving's: 1, or one more."""
+def next_version(folder: str) -> str:
+    """Returns the path of the next version in a model folder of TensorFlow Serving."""
     with contextlib.suppress(FileNotFoundError):
         numbers = [int(name) for name in os.listdir(folder) if re.fullmatch("[0-9]+", name)]
         return os.path.join(folder, str(max(numbers, default=0) + 1))

@@ -1,18 +1,27 @@
-"""What every converter starts from: a retrained graph from float pixels to probabilities."""
+"""The graph that every converter starts from: from float pixels to probabilities."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import node_name, nodes_by_name
 from retraining.graphs.surgery import batched_part, cut, widen_batch
+from retraining.graphs.tensorflow import GraphDef, NodeDef
+
+# Pixels by the name of an input: float32 [n, height, width, 3].
+Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Input:
     """One float input of a graph: float32 [n, *size, 3] of `(pixel - mean) / std`.
 
-    `node` is its name in the graph, `feed` the one that it has in the other formats.
+    `node` is its name in the graph, `feed` its name in the other formats.
     """
 
     node: str
@@ -26,36 +35,36 @@ class Input:
 class Source:
     """A folded GraphDef from `inputs` to the node `output`, float32 [n, labels], for any n."""
 
-    graph_def: object
+    graph_def: GraphDef
     inputs: tuple[Input, ...]
     output: str
     labels: tuple[str, ...]
     network: str
 
     @classmethod
-    def of(cls, graph_def):
-        """What a retrained graph, which describes itself, holds for converters."""
-        about = read_metadata(graph_def)
+    def of(cls, graph_def: GraphDef) -> "Source":
+        """Returns the Source of a retrained graph, which describes itself."""
+        about = read_metadata(graph_def) or {}
         inputs = tuple(_inputs(about))
         part = _float_part(graph_def, inputs, about["output"])
         return cls(part, inputs, about["output"], tuple(about["labels"]), about["network"])
 
 
-def _inputs(about):
-    """The Inputs that a graph's description tells: that of its network, and of a second one."""
+def _inputs(about: Mapping[str, Any]) -> Iterator[Input]:
+    """Yields the Inputs that the description of a graph names: one for each of its networks."""
     for part, feed in ((about, "images"), (about.get("second"), "images_2")):
         if part:
             yield Input(part["input"], feed, tuple(part["size"]), part["mean"], part["std"])
 
 
-def _float_part(graph_def, inputs, output):
-    """The folded part between the inputs, placeholders [n, *size, 3], and the output."""
+def _float_part(graph_def: GraphDef, inputs: Sequence[Input], output: str) -> GraphDef:
+    """Returns the folded part from the inputs, placeholders [n, *size, 3], to the output."""
     part = batched_part(graph_def, inputs[0].node, output)
     for each in inputs[1:]:
         part = cut(part, each.node, output)
     widen_batch(part)
     for node in part.node:
-        if node.op == "PlaceholderWithDefault":  # as for bottlenecks; nobody feeds these any more
+        if node.op == "PlaceholderWithDefault":  # it takes bottlenecks, which nobody feeds here
             _make_identity(node)
     fold(part, output)
     nodes = nodes_by_name(part)
@@ -67,7 +76,7 @@ def _float_part(graph_def, inputs, output):
     return part
 
 
-def _make_identity(node):
+def _make_identity(node: NodeDef) -> None:
     dtype = node.attr["dtype"].type
     node.op = "Identity"
     node.attr.clear()

@@ -2,36 +2,40 @@
 
 The tables are those of metadata_schema.fbs, version 1.1.0, of TensorFlow Lite Support
 (github.com/tensorflow/tflite-support, tensorflow_lite_support/metadata); the numbers below are the
-places of the fields in it. Its own writer is not used: its last release (0.4.4 of 2023) cannot be
-installed on Python 3.12, nor beside a protobuf that this TensorFlow takes. How the parts are put
-together: tensorflow/lite/g3doc/convert/metadata.md in TensorFlow's repository.
+positions of the fields in that schema. This module does not use the writer of that project: its
+last release (0.4.4 of 2023) cannot be installed on Python 3.12, nor with a protobuf that this
+TensorFlow accepts. tensorflow/lite/g3doc/convert/metadata.md in TensorFlow's repository says how
+the parts belong together.
 """
 
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from retraining.export.build import labels_bytes
+from retraining.export.pixels_graph import Input, Source
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"
-BUFFER = "TFLITE_METADATA"  # its name in the model's list of metadata
+BUFFER = "TFLITE_METADATA"  # the name of this buffer in the model's list of metadata
 IDENTIFIER = b"M001"
-PARSER_VERSION = "1.0.0"  # of the schema that all of these fields were in already
+PARSER_VERSION = "1.0.0"  # the oldest schema that has all of these fields
 
 # Values of the schema's enumerations and unions.
 FEATURE_PROPERTIES, IMAGE_PROPERTIES = 1, 2
 NORMALIZATION_OPTIONS = 1
 TENSOR_AXIS_LABELS = 2
 RGB = 1
-MOST_FIELDS = 8  # of a table that is written here; fields that are left out take no room
+MOST_FIELDS = 8  # in a table; absent fields take no space
 
 
-def add_metadata(model, source):
-    """The bytes of a TensorFlow Lite model with metadata on a source.Source, and its labels.
+def add_metadata(model: bytes, source: Source) -> bytes:
+    """Returns the bytes of a TensorFlow Lite model with the metadata and the labels of a Source.
 
-    The file of labels is appended as a zip archive, uncompressed, as readers map it to memory.
+    The labels file is appended in a zip archive, uncompressed, since readers map it into memory.
     """
     import_whole_tensorflow()
     from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
@@ -47,13 +51,13 @@ def add_metadata(model, source):
     tree.metadata = [*(tree.metadata or []), entry]
     file = io.BytesIO(flatbuffer_utils.convert_object_to_bytearray(tree))
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
-        # With a fixed date: the same graph gives the same bytes.
+        # The date is fixed, so that the same graph gives the same bytes.
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), labels_bytes(source.labels))
     return file.getvalue()
 
 
-def describe(source, feeds):
-    """The bytes of a ModelMetadata on a source.Source; its inputs come in the order of `feeds`."""
+def describe(source: Source, feeds: Sequence[str]) -> bytes:
+    """Returns the bytes of the ModelMetadata of a Source, its inputs in the order of `feeds`."""
     import flatbuffers
 
     write = _Writer(flatbuffers.Builder())
@@ -72,8 +76,8 @@ def describe(source, feeds):
     return bytes(write.builder.Output())
 
 
-def _image(write, image):
-    """The TensorMetadata of a source.Input: an RGB image and how its pixels are normalised."""
+def _image(write: "_Writer", image: Input) -> int:
+    """Writes the TensorMetadata of an Input: an RGB image, and how to normalise its pixels."""
     properties = write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB}))
     normalisation = write.table({0: write.floats([image.mean]), 1: write.floats([image.std])})
     return write.table(
@@ -89,8 +93,8 @@ def _image(write, image):
     )
 
 
-def _probabilities(write):
-    """The TensorMetadata of the output, which names the file of its labels."""
+def _probabilities(write: "_Writer") -> int:
+    """Writes the TensorMetadata of the output, which names the labels file."""
     labels = write.table(
         {0: write.text(LABELS_FILE), 1: write.text("the labels, in the order of the output")},
         {2: TENSOR_AXIS_LABELS},
@@ -106,32 +110,36 @@ def _probabilities(write):
 
 
 class _Writer:
-    """Writes the parts of a FlatBuffer, each giving its place, which others then refer to."""
+    """Writes the parts of a FlatBuffer; each method returns the offset of the part it wrote."""
 
-    def __init__(self, builder):
-        self.builder = builder
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder  # a flatbuffers.Builder
 
-    def text(self, value):
-        return self.builder.CreateString(value)
+    def text(self, value: str) -> int:
+        place: int = self.builder.CreateString(value)
+        return place
 
-    def floats(self, values):
-        return self.builder.CreateNumpyVector(np.array(values, np.float32))
+    def floats(self, values: Sequence[float]) -> int:
+        place: int = self.builder.CreateNumpyVector(np.array(values, np.float32))
+        return place
 
-    def list(self, places):
+    def list(self, places: Sequence[int]) -> int:
         self.builder.StartVector(4, len(places), 4)
         for place in reversed(places):
             self.builder.PrependUOffsetTRelative(place)
-        return self.builder.EndVector()
+        vector: int = self.builder.EndVector()
+        return vector
 
-    def table(self, references, numbers=None):
-        """`references` {field: place}, `numbers` {field: a number of one byte}."""
+    def table(self, references: Mapping[int, int], numbers: Mapping[int, int] | None = None) -> int:
+        """Writes a table of `references` {field: offset} and `numbers` {field: byte}."""
         self.builder.StartObject(MOST_FIELDS)
         for field, place in references.items():
             self.builder.PrependUOffsetTRelativeSlot(field, place, 0)
         for field, value in (numbers or {}).items():
             self.builder.PrependUint8Slot(field, value, 0)
-        return self.builder.EndObject()
+        table: int = self.builder.EndObject()
+        return table
 
-    def union(self, kind, place):
-        """A table whose first fields are a union: Content and ProcessUnit."""
+    def union(self, kind: int, place: int) -> int:
+        """Writes a table whose first fields are a union, as those of Content and ProcessUnit."""
         return self.table({1: place}, {0: kind})

@@ -3,22 +3,26 @@
 import importlib.util
 import json
 
-from retraining.errors import RetrainingError
+import numpy as np
+from numpy.typing import NDArray
 
-OPSET = 15  # tf2onnx's own choice; read by every ONNX runtime since 2022
+from retraining.errors import RetrainingError
+from retraining.export.pixels_graph import Feeds, Source
+
+OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 OUTPUT = "probabilities"
 
 
 class MissingPackageError(RetrainingError):
-    """What --onnx_file needs is not installed; says how to get it."""
+    """A package that --onnx_file needs is not installed; the message says how to install it."""
 
 
-def check_installed():
-    """Whether what converts to ONNX and runs it is installed; nothing is imported.
+def check_installed() -> None:
+    """Checks that the packages that write and run ONNX are installed; imports none of them.
 
     Raises:
-        MissingPackageError: it is not.
+        MissingPackageError: one is missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -27,8 +31,8 @@ def check_installed():
         )
 
 
-def save(source, path):
-    """Writes a source.Source to `path`.
+def save(source: Source, path: str) -> None:
+    """Writes a Source to `path`.
 
     The input `images` (and `images_2` of a second network) is float32 [batch, height, width, 3] of
     `(pixel - mean) / std`, the output `probabilities` float32 [batch, k].
@@ -52,8 +56,8 @@ def save(source, path):
         file.write(model.SerializeToString())
 
 
-def _properties(source):
-    """{name: text} of what a program must know to use the file."""
+def _properties(source: Source) -> dict[str, str]:
+    """Returns {name: text} with the facts that a program needs to use the file."""
     normalisation = {
         each.feed: {"size": each.size, "mean": each.mean, "std": each.std} for each in source.inputs
     }
@@ -65,13 +69,14 @@ def _properties(source):
 
 
 class OnnxModel:
-    """An ONNX file as read by ONNX Runtime."""
+    """An ONNX file that ONNX Runtime has loaded."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(self, feeds):
-        """float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
-        return self._session.run([OUTPUT], feeds)[0]
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        probabilities: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
+        return probabilities

@@ -1,54 +1,60 @@
-"""A retrained graph as a SavedModel, whose signatures take files' bytes or pixels."""
+"""A retrained graph as a SavedModel, whose signatures take image files' bytes or pixels."""
 
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retraining.export.build import labels_bytes
-from retraining.graphs.tensorflow import import_whole_tensorflow
+from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
-FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # names of the signatures
+FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # the names of the signatures
 
 
-def save(source, folder):
-    """Writes a source.Source to a new folder, as TensorFlow Serving wants a version.
+def save(source: Source, folder: str) -> None:
+    """Writes a Source to a new folder, as TensorFlow Serving expects a version.
 
     Signatures: `serving_default` takes `image_bytes`, string [n], each the content of a JPEG, PNG
     or GIF file (n > 0: TensorFlow's convolutions fail for none); `one_image` a string scalar;
     `images` takes `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`, and
     `images_2` if there is a second network.
-    All give `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the
-    likeliest. The labels are in `assets/labels.txt`, too.
+    All return `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the
+    likeliest. `assets/labels.txt` holds the labels, too.
     """
     tf = import_whole_tensorflow()
     with tempfile.TemporaryDirectory() as elsewhere:
         labels = os.path.join(elsewhere, LABELS_FILE)
         with open(labels, "wb") as file:
             file.write(labels_bytes(source.labels))
-        module = tf.Module()  # without functions of its own, which would store the weights again
+        module = tf.Module()  # functions of its own would store the weights again
         module.labels_file = tf.saved_model.Asset(labels)
         tf.saved_model.save(module, folder, _signatures(tf, source))
 
 
-def _signatures(tf, source):
-    """{name: tf.function for given inputs}."""
+def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:
+    """Returns {name: concrete tf.function}."""
     specs = [tf.TensorSpec([None, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    # All signatures call this one function, so that the weights are stored only once.
+    # All signatures call this one function, so that the file stores the weights only once.
     network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
 
-    def answer(*pixels):
+    def answer(*pixels: Tensor) -> dict[str, Tensor]:
         return _with_labels(tf, network(*pixels), source.labels)
 
-    def answer_file(image_bytes):
+    def answer_file(image_bytes: Tensor) -> dict[str, Tensor]:
         return answer(*(pixels[None] for pixels in _decode(tf, image_bytes, source)))
 
-    def answer_files(image_bytes):
+    def answer_files(image_bytes: Tensor) -> dict[str, Tensor]:
         one_each = [tf.TensorSpec(spec.shape[1:], spec.dtype) for spec in specs]
         decode = partial(_decode, tf, source=source)
         return answer(*tf.map_fn(decode, image_bytes, fn_output_signature=one_each))
 
-    def signature(function, *inputs):
+    def signature(function: Callable[..., dict[str, Tensor]], *inputs: Any) -> Any:
         return tf.function(function, autograph=False).get_concrete_function(*inputs)
 
     return {
@@ -58,10 +64,10 @@ def _signatures(tf, source):
     }
 
 
-def _network(tf, source):
-    """A function of the inputs' pixels that gives float32 [n, k]: the graph itself."""
+def _network(tf: TensorFlow, source: Source) -> Callable[..., Tensor]:
+    """Returns the graph as a function from the pixels of each input to float32 [n, k]."""
 
-    def network(*pixels):
+    def network(*pixels: Tensor) -> Tensor:
         names = [f"{each.node}:0" for each in source.inputs]
         return tf.graph_util.import_graph_def(
             source.graph_def,
@@ -73,20 +79,20 @@ def _network(tf, source):
     return network
 
 
-def _with_labels(tf, probabilities, labels):
-    labels = tf.constant([label.encode("utf-8", "surrogateescape") for label in labels])
+def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
+    texts = tf.constant([label.encode("utf-8", "surrogateescape") for label in labels])
     return {
         "probabilities": probabilities,
-        "labels": tf.tile(labels[None], [tf.shape(probabilities)[0], 1]),
-        "label": tf.gather(labels, tf.argmax(probabilities, axis=1)),
+        "labels": tf.tile(texts[None], [tf.shape(probabilities)[0], 1]),
+        "label": tf.gather(texts, tf.argmax(probabilities, axis=1)),
     }
 
 
-def _decode(tf, image_bytes, source):
-    """float32 [height, width, 3] for each input: what the frozen graph makes of a file's bytes.
+def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
+    """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
 
     The ops and options are those of `nodes.add_front_end`: the legacy resize kernel, and a product
-    with the reciprocal in place of a division.
+    with the reciprocal instead of a division.
     """
     image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
     resized = [tf.raw_ops.ResizeBilinear(images=image, size=i.size)[0] for i in source.inputs]
@@ -97,18 +103,22 @@ def _decode(tf, image_bytes, source):
 
 
 class SavedModel:
-    """A SavedModel as read from its folder."""
+    """A SavedModel that TensorFlow has loaded from its folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: str) -> None:
         self._tf = import_whole_tensorflow()
-        self._loaded = self._tf.saved_model.load(folder)  # whose functions live as long as it does
+        self._loaded = self._tf.saved_model.load(folder)  # its functions live as long as it does
 
-    def run(self, feeds):
-        """float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
-        feeds = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
-        return self._loaded.signatures[PIXELS](**feeds)["probabilities"].numpy()
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        tensors = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
+        return self._answer(PIXELS, tensors)
 
-    def run_files(self, contents):
-        """float32 [n, k] for n files' bytes."""
-        contents = self._tf.constant(contents)
-        return self._loaded.signatures[FILES](image_bytes=contents)["probabilities"].numpy()
+    def run_files(self, contents: Sequence[bytes]) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for the bytes of n files."""
+        return self._answer(FILES, {"image_bytes": self._tf.constant(contents)})
+
+    def _answer(self, signature: str, tensors: dict[str, Tensor]) -> NDArray[np.float32]:
+        answers = self._loaded.signatures[signature](**tensors)
+        probabilities: NDArray[np.float32] = answers["probabilities"].numpy()
+        return probabilities

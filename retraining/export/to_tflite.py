@@ -1,15 +1,19 @@
 """A retrained graph as a TensorFlow Lite (LiteRT) file, with labels and normalisation inside."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.tflite_metadata import add_metadata
-from retraining.graphs.tensorflow import import_whole_tensorflow
+from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
-def save(source, path):
-    """Writes a source.Source to `path`, in float32.
+def save(source: Source, path: str) -> None:
+    """Writes a Source to `path`, in float32.
 
     The input `images` is float32 [1, height, width, 3] of `(pixel - mean) / std`, or of another
     batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k].
@@ -17,16 +21,16 @@ def save(source, path):
     _convert(source, path, [])
 
 
-def save_quantized(source, path):
-    """The same with weights in int8, a quarter of the size (dynamic-range quantization)."""
+def save_quantized(source: Source, path: str) -> None:
+    """Writes a Source with int8 weights, a quarter of the size (dynamic-range quantization)."""
     _convert(source, path, [import_whole_tensorflow().lite.Optimize.DEFAULT])
 
 
-def _convert(source, path, optimizations):
+def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
     tf = import_whole_tensorflow()
     module = tf.Module()
 
-    def network(*pixels):
+    def network(*pixels: Tensor) -> dict[str, Tensor]:
         names = [f"{each.node}:0" for each in source.inputs]
         inputs = dict(zip(names, pixels, strict=True))
         output = tf.graph_util.import_graph_def(
@@ -44,15 +48,18 @@ def _convert(source, path, optimizations):
 
 
 class TFLiteModel:
-    """A TensorFlow Lite file as read by TensorFlow's own interpreter."""
+    """A TensorFlow Lite file that TensorFlow's own interpreter has loaded."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         tf = import_whole_tensorflow()
         interpreter = tf.lite.Interpreter(path, num_threads=os.cpu_count())
         self._run = interpreter.get_signature_runner()
 
-    def run(self, feeds):
-        """float32 [n, k] for {name of an input: float32 [n, height, width, 3]}, one by one."""
+    def run(self, feeds: Feeds) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}.
+
+        Runs one photo at a time.
+        """
         count = len(next(iter(feeds.values())))
         rows = ({name: all_[n : n + 1] for name, all_ in feeds.items()} for n in range(count))
         return np.concatenate([self._run(**row)["probabilities"] for row in rows])

@@ -1,92 +1,105 @@
-"""Runs an exported graph on held-out photos and compares it with what was trained."""
+"""Runs an exported graph on held-out photos and compares it with the trained head."""
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.bottlenecks.collect import collect
-from retraining.bottlenecks.extract import Job, beside
-from retraining.export.build import ExportError, describe_network
+from retraining.bottlenecks.extract import Job, VectorSource, beside
+from retraining.export.build import Base, ExportError, describe_network
 from retraining.graphs.description import read_metadata
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.surgery import same_part
+from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
+from retraining.networks.network import BaseNetwork
+from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageError, is_plain_jpeg, read_file, run_on_bytes
 from retraining.system.atomic import temporary_name, write_files
+from retraining.system.observer import Bar
 
-MOST_TESTED = 200  # photos that are run through the exported file
-SAME_TOP = 0.99  # share of them whose first label must be that of the head
-SAME_PROBABILITY = 0.02  # largest difference of a probability that is allowed
-SAME_IN_BFLOAT16 = 0.1  # the same between a float32 graph and its run in bfloat16
+MOST_TESTED = 200  # photos that test the exported file
+SAME_TOP = 0.99  # least share of them with the first label of the head
+SAME_PROBABILITY = 0.02  # largest difference of a probability
+SAME_IN_BFLOAT16 = 0.1  # the same, between float32 and bfloat16
 
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """How the exported file did on held-out photos."""
+    """The answers of the exported file to held-out photos."""
 
     paths: list[str]
-    keys: list[str]  # of the photos, as in dataset.Example
-    truth: np.ndarray  # int [n]
-    probabilities: np.ndarray  # float32 [n, classes]
-    vectors: np.ndarray  # float32 [n, width], as the network gave them just now
+    keys: list[str]  # of the photos, as in Example
+    truth: NDArray[np.int_]  # int [n]
+    probabilities: NDArray[np.float32]  # float32 [n, classes]
+    vectors: NDArray[np.float32]  # float32 [n, width], as the network computed them in the test
 
     @property
-    def correct(self):
-        """Number of photos whose first label is the true one."""
+    def correct(self) -> int:
+        """The number of photos whose first label is the true one."""
         return int((self.probabilities.argmax(axis=1) == self.truth).sum())
 
     @property
-    def total(self):
-        """Number of photos tested."""
+    def total(self) -> int:
+        """The number of photos tested."""
         return len(self.truth)
 
     @property
-    def accuracy(self):
-        """Share of correct photos, NaN without photos."""
+    def accuracy(self) -> float:
+        """The share of correct photos; NaN without photos."""
         return classification.accuracy(self.probabilities, self.truth)
 
 
 @contextlib.contextmanager
-def candidate(path, graph, description):
-    """Writes a graph's bytes and its description's beside `path`, to be tested.
+def candidate(path: str, *parts: bytes) -> Iterator[Path]:
+    """Writes the bytes of a graph, in parts, to a candidate file beside `path`.
 
-    Yields that name and removes it after.
+    Yields the path of the candidate, and removes it in the end.
 
     Raises:
-        ExportError: it cannot be written.
+        WriteError: it cannot be written.
     """
     name = temporary_name(Path(os.path.realpath(path)), "candidate")
-    write_files({name: graph + description})  # joined only while they are written
+    write_files({name: parts})
     try:
         yield name
     finally:
         name.unlink(missing_ok=True)
 
 
-def read_start(path, size):
-    """The first `size` bytes of a file."""
+def read_start(path: str | Path, size: int) -> bytes:
+    """Returns the first `size` bytes of a file."""
     with open(path, "rb") as file:
         return file.read(size)
 
 
-def test_exported(path, examples, extractor, progress):
-    """Reads an exported graph back and runs it from held-out photos' files: a HeldOutResult.
+def test_exported(
+    path: str | Path,
+    examples: Sequence[Example],
+    extractor: VectorSource,
+    progress: Bar,
+) -> HeldOutResult:
+    """Reads an exported graph back and tests it on the files of held-out photos.
 
-    The photos go through the extractor's session of the base network (starting another one takes
-    seconds), which counts since the file's own nodes up to the bottleneck are shown to be the very
-    same, and through the head as read from the file. One photo runs through the whole file,
-    untouched, as in a program of the classic's time.
+    The photos go through the extractor's session of the base network, since another session takes
+    seconds to start, and then through the head as read from the file. This is a test of the file
+    because its nodes up to the bottleneck are checked to be those of the base network. One photo
+    runs through the whole unchanged file, as in a program of the classic's time. Photos that cannot
+    be read are left out of the HeldOutResult.
 
     Raises:
-        ExportError: the file is not as it should be. A photo that cannot be read is left out.
+        ExportError: the file differs from the base network and the head.
     """
-    # What the base network holds has been judged when it was read, and nothing is added to it.
+    # The ops of the base network were checked when it was read; the head adds harmless ones.
     graph_def = read_graph(path, allow_unsafe_ops=True)
-    about = read_metadata(graph_def)
+    about = read_metadata(graph_def) or {}
     check_base(graph_def, about, extractor.network)
     untouched = beside(run_untouched, graph_def, about["output"], examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
@@ -100,11 +113,11 @@ def test_exported(path, examples, extractor, progress):
     return result
 
 
-def check_base(graph_def, about, base):
-    """Compares what an exported graph does before its head with the base network, or with both.
+def check_base(graph_def: GraphDef, about: Mapping[str, Any], base: Base) -> None:
+    """Compares an exported graph, up to its head, with the base network, or with both networks.
 
     Raises:
-        ExportError: a node, a weight or the preprocessing is another.
+        ExportError: a node, a weight or the preprocessing differs.
     """
     descriptions = [about, *([about["second"]] if about.get("second") else [])]
     if len(descriptions) != len(base.exported) or not all(
@@ -115,35 +128,39 @@ def check_base(graph_def, about, base):
         )
 
 
-def _holds(graph_def, about, network):
-    """Whether a graph has a network's very nodes, and describes them so."""
+def _holds(graph_def: GraphDef, about: Mapping[str, Any], network: BaseNetwork) -> bool:
+    """Returns whether a graph has exactly the nodes of a network, and describes them so."""
     ends = network.input, network.bottleneck
     expected = describe_network(network)
     same = all(about.get(name) == value for name, value in expected.items())
     return same and same_part(graph_def, network.graph_def, *ends)
 
 
-def run_untouched(graph_def, output, examples):
-    """(path, float32 [classes]) of the first JPEG that the graph's own decoder reads, or None.
+def run_untouched(
+    graph_def: GraphDef, output: str, examples: Sequence[Example]
+) -> tuple[str, NDArray[np.float32]] | None:
+    """Returns (path, float32 [classes]) of the first JPEG that the graph's own decoder reads.
 
-    One that is to be turned is passed over: that decoder knows nothing of orientation.
+    None if there is none. Photos with an EXIF orientation are skipped, which that decoder ignores.
     """
     runner = BytesRunner(graph_def, output)
     for example in examples:
-        with contextlib.suppress(ImageError):  # as it does not read CMYK
+        with contextlib.suppress(ImageError):  # the decoder does not read CMYK, for example
             content = read_file(example.path)
             if is_plain_jpeg(content):
                 return example.path, run_on_bytes(runner, content)[0]
     return None
 
 
-def check_untouched(result, untouched, precision):
+def check_untouched(
+    result: HeldOutResult, untouched: tuple[str, NDArray[np.float32]] | None, precision: str
+) -> None:
     """Compares the answers with that of `run_untouched`.
 
     Raises:
-        ExportError: they differ by more than arithmetic explains.
+        ExportError: they differ by more than rounding explains.
     """
-    if untouched is None or untouched[0] not in result.paths:  # or it has vanished meanwhile
+    if untouched is None or untouched[0] not in result.paths:  # or the photo has vanished
         return
     path, probabilities = untouched
     difference = np.abs(result.probabilities[result.paths.index(path)] - probabilities).max()
@@ -154,16 +171,16 @@ def check_untouched(result, untouched, precision):
         )
 
 
-def check_agreement(result, expected):
-    """Compares the file's answers with the head's own, float32 [n, classes].
+def check_agreement(result: HeldOutResult, expected: NDArray[np.float32]) -> None:
+    """Compares the answers of the file with those of the head, float32 [n, classes].
 
     Raises:
-        ExportError: they differ by more than arithmetic explains.
+        ExportError: they differ by more than rounding explains.
     """
     if result.total == 0:
         return
     same, difference = classification.agreement(result.probabilities, expected)
-    if not (same >= SAME_TOP and difference <= SAME_PROBABILITY):  # NaN agrees with nothing
+    if not (same >= SAME_TOP and difference <= SAME_PROBABILITY):  # NaN fails this
         raise ExportError(
             f"the exported graph does not answer as the trained layer does: the same first label "
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
@@ -171,8 +188,8 @@ def check_agreement(result, expected):
         )
 
 
-def check_accuracy(result, least):
-    """Compares the accuracy with the least that is asked for; None asks for nothing.
+def check_accuracy(result: HeldOutResult, least: float | None) -> None:
+    """Compares the accuracy with the least that the user accepts; None accepts any.
 
     Raises:
         ExportError: it is lower, or unknown.
@@ -184,9 +201,12 @@ def check_accuracy(result, least):
         )
 
 
-def describe_result(result):
-    """What a graph says of its test (dict). `held_out` has a row per photo: its key, the number of
-    its likeliest label, that label's probability."""
+def describe_result(result: HeldOutResult) -> dict[str, Any]:
+    """Returns the part of a graph's description that tells of its test.
+
+    `held_out` has a row for each photo: its key, the number of its likeliest label, and the
+    probability of that label.
+    """
     rows = zip(result.keys, result.probabilities, strict=True)
     return {
         "test_photos": result.total,

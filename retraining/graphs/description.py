@@ -1,28 +1,34 @@
-"""Reads what a graph says of itself: its metadata node, and the preprocessing in its nodes."""
+"""Reads a graph's description of itself: its metadata node, and its preprocessing nodes."""
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeGuard
+
+from numpy.typing import NDArray
 
 from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.tensorflow import GraphDef, NodeDef
 
-METADATA = "retraining/metadata"  # constant node that describes a retrained graph, as JSON
-FED = {"input": str, "size": list, "mean": float, "std": float}  # how a network takes images
-DESCRIBED = {"labels": list, "output": str, **FED}
-MAX_SIDE = 4096  # pixels of a network's input; beyond, one image would take hundreds of megabytes
+METADATA = "retraining/metadata"  # constant node: JSON that describes a retrained graph
+Kinds: TypeAlias = dict[str, Callable[[Any], Any]]  # converts each entry to its type
+FED: Kinds = {"input": str, "size": list, "mean": float, "std": float}  # how to feed a network
+DESCRIBED: Kinds = {"labels": list, "output": str, **FED}
+MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 
 
-def read_metadata(graph_def):
-    """What a retrained graph says of itself (dict), or None.
+def read_metadata(graph_def: GraphDef) -> dict[str, Any] | None:
+    """Returns the description in a retrained graph; None for other graphs.
 
     Raises:
-        GraphError: it has such a node, but it cannot be read.
+        GraphError: the description is damaged.
     """
     value = constant(nodes_by_name(graph_def), METADATA)
     if value is None:
         return None
     try:
-        found = json.loads(value.item())
+        found: dict[str, Any] = json.loads(value.item())
         about = {name: kind(found[name]) for name, kind in DESCRIBED.items()}
         if found.get("second"):
             about["second"] = {**found["second"], **_described_second(found)}
@@ -39,48 +45,55 @@ def read_metadata(graph_def):
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
-def _described_second(found):
-    """What a graph of two networks says of the second one."""
-    kinds = {**FED, "bottleneck": str}
+def _described_second(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the description of the second network in a graph of two."""
+    kinds: Kinds = {**FED, "bottleneck": str}
     return {name: kind(found["second"][name]) for name, kind in kinds.items()}
 
 
-def _is_sane(about):
+def _is_sane(about: Mapping[str, Any]) -> bool:
     return (
         len(about["size"]) == 2
         and all(type(side) is int and 0 < side <= MAX_SIDE for side in about["size"])
         and math.isfinite(about["mean"])
         and math.isfinite(about["std"])
-        and about["std"] != 0
+        and bool(about["std"] != 0)
     )
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """What is fed: float32 [n, *size, 3] of `(pixel - mean) / std`; `size` = (height, width)."""
+class PartialPreprocessing:
+    """A Preprocessing with None for its unknown parts."""
+
+    size: tuple[int, int] | None
+    mean: float | None
+    std: float | None
+    fixed_size: bool = field(default=False, compare=False)  # the shape of the input fixes the size
+
+
+@dataclass(frozen=True)
+class Preprocessing(PartialPreprocessing):
+    """Feed `(pixel - mean) / std`, float32 [n, *size, 3]; `size` is (height, width)."""
 
     size: tuple[int, int]
     mean: float
     std: float
-    fixed_size: bool = field(default=False, compare=False)  # the input's own shape says so
 
 
-def read_preprocessing(graph_def, input_name):
-    """The preprocessing that the graph's own nodes tell, with None where they are silent.
+def read_preprocessing(graph_def: GraphDef, input_name: str) -> PartialPreprocessing:
+    """Infers the preprocessing from the graph's nodes.
 
-    Two forms are known: the 2015 front end (`ResizeBilinear`, `Sub` and `Mul` by constants before
+    It knows two forms: the 2015 front end (`ResizeBilinear`, `Sub` and `Mul` by constants before
     the input) and a Placeholder with a shape.
 
     Raises:
-        GraphError: the size they tell is not that of an image.
+        GraphError: the inferred size is not that of an image.
     """
     nodes = nodes_by_name(graph_def)
-    node, mean, std, size = nodes.get(input_name), None, None, None
-    fixed_size = False
-    if node is not None and "shape" in node.attr:
-        dims = [d.size for d in node.attr["shape"].shape.dim]
-        if len(dims) == 4 and min(dims[1:3]) > 0:
-            size, fixed_size = tuple(dims[1:3]), True
+    node = nodes.get(input_name)
+    size = _own_size(node)
+    fixed_size = size is not None
+    mean = std = None
     while node is not None and node.op in (
         "Mul",
         "Sub",
@@ -95,13 +108,29 @@ def read_preprocessing(graph_def, input_name):
         elif node.op == "ResizeBilinear" and value is not None:
             size = tuple(int(v) for v in value.ravel() if value.dtype.kind == "i")
         node = nodes.get(node_name(node.input[0]))
-    if size and not (len(size) == 2 and all(0 < side <= MAX_SIDE for side in size)):
+    return PartialPreprocessing(_checked_size(size), mean, std, fixed_size)
+
+
+def _own_size(node: NodeDef | None) -> tuple[int, ...] | None:
+    """Returns (height, width) from the shape [n, height, width, c] of an input; None if unknown."""
+    if node is None or "shape" not in node.attr:
+        return None
+    dims = [d.size for d in node.attr["shape"].shape.dim]
+    return tuple(dims[1:3]) if len(dims) == 4 and min(dims[1:3]) > 0 else None
+
+
+def _checked_size(size: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """Returns the size unchanged. Raises GraphError if it is not that of an image."""
+    if not size:
+        return None
+    if len(size) != 2 or not all(0 < side <= MAX_SIDE for side in size):
         raise GraphError(f"the graph takes images of {size} pixels, not (height, width)")
-    return Preprocessing(size, mean, std, fixed_size)
+    height, width = size
+    return height, width
 
 
-def _is_number(value):
-    """Whether an array, or None, is one finite float."""
+def _is_number(value: NDArray[Any] | None) -> TypeGuard[NDArray[Any]]:
+    """Returns whether a value is an array of one finite float."""
     return (
         value is not None and value.shape == () and value.dtype.kind == "f" and math.isfinite(value)
     )

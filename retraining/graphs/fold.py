@@ -2,9 +2,12 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.nodes import (
     add_constant,
@@ -15,21 +18,23 @@ from retraining.graphs.nodes import (
     set_inputs,
 )
 from retraining.graphs.surgery import drop_others
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+
+Values: TypeAlias = NDArray[np.float64] | np.float64  # float64 [c], or one number for all channels
 
 
-@np.errstate(all="ignore")  # what makes NaN of its constants does so in TensorFlow, too
-def fold(graph_def, output_name):
-    """Makes a graph faster, in place, with the same output: batch norms go into convolutions.
+@np.errstate(all="ignore")  # constants that give NaN here give NaN in TensorFlow, too
+def fold(graph_def: GraphDef, output_name: str) -> None:
+    """Speeds up a graph, in place, without changing its output: folds batch norms.
 
-    - A batch norm is `(conv(x, w) + b) * scale + shift` with constants, b often missing. It is the
-      2015 graph's op BatchNormWithGlobalNormalization, a FusedBatchNorm (V2, V3) that does not
-      train, or spelled out in Mul, Add, Sub and Rsqrt as in MobileNet; it becomes
-      `conv(x, w * scale) + (b * scale + shift)`.
-    - CheckNumerics and the Identity nodes that only order it are dropped.
+    - A batch norm is `(conv(x, w) + b) * scale + shift` with constants; b is often missing. It
+      becomes `conv(x, w * scale) + (b * scale + shift)`. Three forms are known: the 2015 graph's op
+      BatchNormWithGlobalNormalization, a FusedBatchNorm (V2, V3) that does not train, and
+      MobileNet's Mul, Add, Sub and Rsqrt.
+    - CheckNumerics nodes and the Identity nodes that only order them are removed.
     - Concat(axis, ...) becomes ConcatV2(..., axis).
 
-    What does not have these forms exactly is left as it is.
+    Nodes that match none of these forms exactly stay unchanged.
     """
     folding = _Folding.of(graph_def)
     for node in list(graph_def.node):
@@ -46,18 +51,18 @@ def fold(graph_def, output_name):
 
 @dataclass(frozen=True)
 class _Folding:
-    """A GraphDef that is being folded: its nodes by name, and how many inputs each is, unfolded.
+    """A GraphDef during folding: its nodes by name, and how many inputs read each node at first.
 
-    `sides` are the nodes of which not only the first output is used.
+    `sides` are the nodes that have other outputs in use than the first.
     """
 
-    graph_def: object
-    nodes: dict
-    users: Counter
-    sides: frozenset
+    graph_def: GraphDef
+    nodes: dict[str, NodeDef]
+    users: Counter[str]
+    sides: frozenset[str]
 
     @classmethod
-    def of(cls, graph_def):
+    def of(cls, graph_def: GraphDef) -> Self:
         nodes = nodes_by_name(graph_def)
         users = Counter(
             node_name(_source(nodes, name))
@@ -72,16 +77,16 @@ class _Folding:
         )
         return cls(graph_def, nodes, users, sides)
 
-    def source(self, reference):
-        """The node behind a reference, past Identity and CheckNumerics."""
+    def source(self, reference: str) -> NodeDef:
+        """Returns the node behind a reference, looking through Identity and CheckNumerics."""
         return self.nodes[node_name(_source(self.nodes, reference))]
 
-    def constant(self, reference):
-        """The value of the constant behind a reference; None if it is none."""
+    def constant(self, reference: str) -> NDArray[Any] | None:
+        """Returns the value of the constant behind a reference; None for other nodes."""
         return constant(self.nodes, self.source(reference).name)
 
 
-def _modernize_concat(node):
+def _modernize_concat(node: NodeDef) -> None:
     set_inputs(node, [*node.input[1:], node.input[0]])
     node.op = "ConcatV2"
     node.attr["Tidx"].type = import_tensorflow().dtypes.int32.as_datatype_enum
@@ -91,21 +96,21 @@ OLD_BATCH_NORM = "BatchNormWithGlobalNormalization"
 BATCH_NORMS = (OLD_BATCH_NORM, "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 
 
-def _fold_batch_norm(node, folding):
-    """A batch norm with constant statistics -> BiasAdd, in place.
+def _fold_batch_norm(node: NodeDef, folding: _Folding) -> None:
+    """Turns a batch norm with constant statistics into a BiasAdd, in place.
 
-    By TensorFlow's definition of the ops, scale = gamma / sqrt(variance + epsilon), for the old one
-    without gamma if not scale_after_normalization, and shift = beta - mean * scale.
+    By TensorFlow's definition, scale = gamma / sqrt(variance + epsilon) and shift = beta - mean *
+    scale. The old op ignores gamma unless scale_after_normalization is set.
     """
-    values = [folding.constant(name) for name in node.input[1:5]]
-    if any(each is None or each.dtype != np.float32 for each in values):
-        return
-    if len({each.shape for each in values}) > 1 or values[0].ndim != 1:
+    found = (folding.constant(name) for name in node.input[1:5])
+    values = [each for each in found if each is not None and each.dtype == np.float32]
+    if len(values) < 4 or len({each.shape for each in values}) > 1 or values[0].ndim != 1:
         return
     if node.op == OLD_BATCH_NORM:
         mean, variance, beta, gamma = values
         epsilon = node.attr["variance_epsilon"].f
-        gamma = gamma if node.attr["scale_after_normalization"].b else 1
+        if not node.attr["scale_after_normalization"].b:
+            gamma = np.ones_like(gamma)
     else:
         gamma, beta, mean, variance = values
         if not _is_inference(node) or node.name in folding.sides:
@@ -115,26 +120,30 @@ def _fold_batch_norm(node, folding):
     _fold_into_weights(node, node.input[0], (scale, beta - mean * scale), folding)
 
 
-def _is_inference(node):
-    """Whether a FusedBatchNorm uses the statistics it is given, of channels that come last."""
+def _is_inference(node: NodeDef) -> bool:
+    """Returns whether a FusedBatchNorm uses given statistics, of channels in the last axis."""
     trains = node.attr["is_training"].b if "is_training" in node.attr else True
     return not trains and _channels_last(node)
 
 
-def _fold_scale(node, folding):
-    """(conv + b) * constant -> a convolution of scaled weights, with b * constant added."""
+def _fold_scale(node: NodeDef, folding: _Folding) -> None:
+    """Turns (conv + b) * constant into a convolution with scaled weights, plus b * constant."""
     for source, factor in (node.input[:2], node.input[1::-1]):
         if folding.source(source).op in (*CONVOLUTIONS, "BiasAdd"):
             scale = _evaluate(folding.nodes, factor)
-            if scale is not None and _fold_into_weights(node, source, (scale, 0), folding):
+            if scale is not None and _fold_into_weights(
+                node, source, (scale, np.float64(0)), folding
+            ):
                 return
 
 
-def _fold_shift(node, folding):
-    """(conv + b) + constant -> BiasAdd(conv, b + constant)."""
+def _fold_shift(node: NodeDef, folding: _Folding) -> None:
+    """Turns (conv + b) + constant into BiasAdd(conv, b + constant)."""
     for source, term in (node.input[:2], node.input[1::-1]):
-        conv, bias = _biased_convolution(source, folding)
-        shift = None if conv is None else _evaluate(folding.nodes, term)
+        if (biased := _biased_convolution(source, folding)) is None:
+            continue
+        conv, bias = biased
+        shift = _evaluate(folding.nodes, term)
         if shift is not None and shift.shape == (_output_channels(conv, folding),):
             _make_bias_add(node, conv, bias + shift, folding)
             return
@@ -143,29 +152,30 @@ def _fold_shift(node, folding):
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 
 
-def _channels_last(node):
-    return "data_format" not in node.attr or node.attr["data_format"].s == b"NHWC"
+def _channels_last(node: NodeDef) -> bool:
+    return "data_format" not in node.attr or bool(node.attr["data_format"].s == b"NHWC")
 
 
-def _biased_convolution(reference, folding):
-    """(convolution, float64 bias [c] or 0) of a reference to one, or to a BiasAdd behind it.
+def _biased_convolution(reference: str, folding: _Folding) -> tuple[NodeDef, Values] | None:
+    """Returns (convolution, bias) of a reference to a convolution or to its BiasAdd.
 
-    (None, None) where it is neither, where the bias is not constant, and where something else uses
-    one of the two.
+    The bias is float64 [c], or 0 without a BiasAdd. None for other nodes, if the bias is not
+    constant, and if other nodes read the convolution or the BiasAdd.
     """
-    node, bias = folding.source(reference), np.float64(0)
+    node = folding.source(reference)
+    bias: Values = np.float64(0)
     if node.op == "BiasAdd" and _channels_last(node) and folding.users[node.name] < 2:
-        bias = folding.constant(node.input[1])
-        if bias is None or bias.dtype != np.float32:
-            return None, None
-        node, bias = folding.source(node.input[0]), bias.astype(np.float64)
+        added = folding.constant(node.input[1])
+        if added is None or added.dtype != np.float32:
+            return None
+        node, bias = folding.source(node.input[0]), added.astype(np.float64)
     known = node.op in CONVOLUTIONS and _channels_last(node) and folding.users[node.name] < 2
     fits = known and bias.shape in ((), (_output_channels(node, folding),))
-    return (node, bias) if fits else (None, None)
+    return (node, bias) if fits else None
 
 
-def _output_channels(conv, folding):
-    """How many channels a convolution gives; None where its weights are no float32 constant."""
+def _output_channels(conv: NodeDef, folding: _Folding) -> int | None:
+    """Returns a convolution's output channels; None if its weights are no float32 constant."""
     values = folding.constant(conv.input[1])
     if values is None or values.ndim != 4 or values.dtype != np.float32:
         return None
@@ -173,20 +183,26 @@ def _output_channels(conv, folding):
     return math.prod(values.shape[2:] if conv.op == "DepthwiseConv2dNative" else values.shape[3:])
 
 
-def _fold_into_weights(node, source, scale_and_shift, folding):
-    """Makes `node`, which gives `source * scale + shift`, a convolution's BiasAdd, if it can be.
+def _fold_into_weights(
+    node: NodeDef, source: str, scale_and_shift: tuple[Values, Values], folding: _Folding
+) -> bool:
+    """Turns `node`, which computes `source * scale + shift`, into a convolution's BiasAdd.
 
-    `source` refers to a convolution or its BiasAdd. False, and nothing is done, where something
-    else uses one of them or the weights, or a size does not fit.
+    `source` refers to a convolution or its BiasAdd. Returns False and changes nothing if other
+    nodes read them or the weights, or if a size does not fit.
     """
     scale, shift = scale_and_shift
-    conv, bias = _biased_convolution(source, folding)
-    if conv is None or scale.shape != (_output_channels(conv, folding),):
+    if (biased := _biased_convolution(source, folding)) is None:
+        return False
+    conv, bias = biased
+    if scale.shape != (_output_channels(conv, folding),):
         return False
     weights = folding.source(conv.input[1])
     if folding.users[weights.name] > 1:
         return False
     values = constant(folding.nodes, weights.name)
+    if values is None:
+        return False
     per_channel = scale.reshape(values.shape[2:]) if conv.op != "Conv2D" else scale
     set_constant(weights, (values * per_channel).astype(values.dtype))
     bias = bias * scale if bias.ndim else bias
@@ -194,8 +210,8 @@ def _fold_into_weights(node, source, scale_and_shift, folding):
     return True
 
 
-def _make_bias_add(node, conv, bias, folding):
-    """Makes `node`, in place, BiasAdd(conv, bias), or `conv` itself where `bias` is a plain 0."""
+def _make_bias_add(node: NodeDef, conv: NodeDef, bias: Values, folding: _Folding) -> None:
+    """Turns `node` into BiasAdd(conv, bias), or into an Identity of `conv` if the bias is 0."""
     dtype = node.attr["T"].type
     node.attr.clear()
     node.attr["T"].type = dtype
@@ -213,7 +229,7 @@ def _make_bias_add(node, conv, bias, folding):
     node.op = "BiasAdd"
 
 
-ARITHMETIC = {
+ARITHMETIC: dict[str, Callable[..., Values]] = {
     "Add": np.add,
     "AddV2": np.add,
     "Sub": np.subtract,
@@ -222,23 +238,25 @@ ARITHMETIC = {
 }
 
 
-BATCH_NORM_DEPTH = (
-    6  # operations, one more than it has: without a limit, each could double the time
-)
+BATCH_NORM_DEPTH = 6  # operations, one more than a batch norm has; each could double the time
 
 
-def _evaluate(nodes, reference, depth=BATCH_NORM_DEPTH):
-    """The float64 vector or number of a node that depends on constants only; None for others."""
+def _evaluate(
+    nodes: Mapping[str, NodeDef], reference: str, depth: int = BATCH_NORM_DEPTH
+) -> Values | None:
+    """Returns the value of a node that depends only on constants; None for other nodes."""
     node = nodes[node_name(_source(nodes, reference))]
     if node.op == "Const":
         value = constant(nodes, node.name)
-        usable = value.dtype == np.float32 and value.ndim < 2
-        return value.astype(np.float64) if usable else None
+        if value is None or value.dtype != np.float32 or value.ndim > 1:
+            return None
+        return value.astype(np.float64)
     if node.op not in ARITHMETIC or depth == 0:
         return None
     inputs = [name for name in node.input if name[0] != "^"]
-    values = [_evaluate(nodes, name, depth - 1) for name in inputs]
-    if any(value is None for value in values) or len({v.size for v in values} - {1}) > 1:
+    found = [_evaluate(nodes, name, depth - 1) for name in inputs]
+    values = [value for value in found if value is not None]
+    if len(values) < len(inputs) or len({v.size for v in values} - {1}) > 1:
         return None
     return ARITHMETIC[node.op](*values)
 
@@ -246,15 +264,15 @@ def _evaluate(nodes, reference, depth=BATCH_NORM_DEPTH):
 PASSED_THROUGH = ("CheckNumerics", "Identity")
 
 
-def _source(nodes, reference):
-    """The reference without the Identity and CheckNumerics nodes on its way."""
+def _source(nodes: Mapping[str, NodeDef], reference: str) -> str:
+    """Follows a reference through Identity and CheckNumerics nodes; returns the last reference."""
     while nodes[node_name(reference)].op in PASSED_THROUGH:
         reference = nodes[node_name(reference)].input[0]
     return reference
 
 
-def _drop_identities(graph_def, output_name):
-    """Removes what `output_name` does not need, and all Identity and CheckNumerics but itself."""
+def _drop_identities(graph_def: GraphDef, output_name: str) -> None:
+    """Removes Identity and CheckNumerics nodes, and all that `output_name` does not need."""
     nodes = nodes_by_name(graph_def)
     for node in graph_def.node:
         set_inputs(node, [_source(nodes, name) for name in node.input if name[0] != "^"])

@@ -1,12 +1,16 @@
-"""A TensorFlow function of images -> a frozen GraphDef as `graph.load_network` reads it.
+"""Freezes a TensorFlow function of images into a GraphDef that `network.load_network` can read.
 
-This is the one part that needs all of TensorFlow, not its graph mode only (seconds to import). The
-graph has the nodes `input` (float32 [n, height, width, 3], pixels 0..255 unless said otherwise)
-and an output of a given name, no functions, no variables, and its constants in the plain form that
-`graph.fold` knows.
+Freezing needs all of TensorFlow, not only its graph mode, so it takes seconds to import. The
+resulting graph has a node `input` (float32 [n, height, width, 3], by default pixels 0..255) and an
+output of a given name. It has no functions and no variables, and its constants have the plain form
+that `fold` knows.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import (
@@ -23,19 +27,33 @@ from retraining.graphs.nodes import (
 from retraining.graphs.read import import_shapes
 from retraining.graphs.scaling import INPUT, sort_nodes
 from retraining.graphs.surgery import drop_others
-from retraining.graphs.tensorflow import import_whole_tensorflow, muted_stderr
+from retraining.graphs.tensorflow import (
+    GraphDef,
+    NodeDef,
+    Tensor,
+    import_whole_tensorflow,
+    muted_stderr,
+)
 from retraining.system.text import one_line
 
 
 class FreezeError(RetrainingError):
-    """A model cannot be read, or cannot be made a frozen graph; says why in one line."""
+    """A model cannot be read or frozen. The text says why in one line."""
 
 
-def freeze(function, size, output, batch=None, dtype="float32"):
-    """The GraphDef of `function`, which maps float32 [batch, *size, 3] to [batch, width].
+def freeze(
+    function: Callable[[Tensor], Tensor],
+    size: tuple[int, int],
+    output: str,
+    batch: int | None = None,
+    dtype: str = "float32",
+) -> GraphDef:
+    """Freezes `function`, which maps images [batch, *size, 3] of `dtype` to [batch, width].
 
-    `size` = (height, width); `output` names the node that gives the vectors. With `dtype` uint8,
-    the function is given such pixels.
+    Args:
+        size: (height, width) in pixels.
+        output: the name for the node with the vectors.
+        dtype: the type of the function's images; the graph's own input is always float32.
 
     Raises:
         FreezeError: TensorFlow cannot trace it.
@@ -48,11 +66,11 @@ def freeze(function, size, output, batch=None, dtype="float32"):
                 lambda images: function(tf.cast(images, dtype)), input_signature=[spec]
             ).get_concrete_function()
             frozen, variables = _outlined(traced)
-    except Exception as error:  # whatever a model's own code raises
+    except Exception as error:  # a model's own code can raise anything
         raise FreezeError(f"TensorFlow cannot freeze it: {one_line(error)}") from error
     result = node_name(frozen.outputs[0].name)
     shape = traced.outputs[0].shape
-    if shape.rank not in (2, None):  # what is unknown here is looked at when the graph is read
+    if shape.rank not in (2, None):  # loading the graph checks ranks that are unknown here
         raise FreezeError(f"it gives {shape}, not one vector per image")
     graph_def = _inlined(frozen.graph.as_graph_def(), result)
     for node in graph_def.node:
@@ -61,19 +79,20 @@ def freeze(function, size, output, batch=None, dtype="float32"):
     return _simplified(graph_def, result, output)
 
 
-def _outlined(traced):
-    """(a function with constants for variables, {name of such a constant: its variable}).
+def _outlined(traced: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns a function with constants for variables, and {name of such a constant: its variable}.
 
-    Each constant has its variable's type and shape but holds a single number, which by the
-    definition of TensorProto stands for all. TensorFlow copies a graph several times on its way;
-    the weights are put in after that.
+    Each constant has its variable's type and shape but holds a single number, which stands for all
+    by the definition of TensorProto. `freeze` fills in the weights at the end, because TensorFlow
+    copies a graph several times on the way.
     """
     from tensorflow.python.framework import convert_to_constants
 
-    variables = {}
+    variables: dict[str, Any] = {}
 
-    class Outline(convert_to_constants._FunctionConverterDataInEager):
-        def _eval(self, tensor):
+    # TensorFlow has no types, so mypy knows nothing of the base class.
+    class Outline(convert_to_constants._FunctionConverterDataInEager):  # type: ignore[misc]
+        def _eval(self, tensor: Tensor) -> NDArray[Any]:
             value = super()._eval(tensor)
             return np.zeros((), value.dtype) if hasattr(tensor, "handle") else value
 
@@ -90,8 +109,8 @@ def _outlined(traced):
     return convert_to_constants._construct_concrete_function(traced, graph_def, indices), variables
 
 
-def _inlined(graph_def, output):
-    """The graph without functions that were compiled by themselves, as grouped convolutions are."""
+def _inlined(graph_def: GraphDef, output: str) -> GraphDef:
+    """Inlines functions that TensorFlow compiles separately, such as grouped convolutions."""
     if not graph_def.library.function:
         return graph_def
     tf = import_whole_tensorflow()
@@ -107,7 +126,7 @@ def _inlined(graph_def, output):
     meta.collection_def["train_op"].node_list.value.extend([f"{INPUT}:0", f"{output}:0"])
     config = tf.compat.v1.ConfigProto()
     rewrites = config.graph_options.rewrite_options
-    rewrites.min_graph_nodes = -1  # small graphs as well
+    rewrites.min_graph_nodes = -1  # also for small graphs
     rewrites.optimizers.append("function")
     rewrites.function_optimization = rewrites.AGGRESSIVE
     with muted_stderr():
@@ -117,11 +136,11 @@ def _inlined(graph_def, output):
 # -- plain forms -----------------------------------------------------------------------------
 
 
-def _simplified(graph_def, result, output):
-    """The part that `result` needs, in plain forms, with an Identity called `output` at its end.
+def _simplified(graph_def: GraphDef, result: str, output: str) -> GraphDef:
+    """Reduces a graph to plain forms of what `result` needs; adds an Identity called `output`.
 
-    All is done in place: protobuf gives the memory of what is replaced or deleted back only with
-    the whole graph, so that a copy would hold the weights twice.
+    Works in place: protobuf frees the memory of deleted nodes only together with the whole graph,
+    so a copy would hold the weights twice.
     """
     drop_others(graph_def, result)
     if INPUT not in nodes_by_name(graph_def):
@@ -145,17 +164,17 @@ def _simplified(graph_def, result, output):
     return graph_def
 
 
-def _own_end(graph_def, result):
-    """What the traced function's last Identity passes on."""
+def _own_end(graph_def: GraphDef, result: str) -> str:
+    """Returns the input of the traced function's last Identity, or `result` if it is none."""
     node = nodes_by_name(graph_def)[result]
-    return node.input[0] if node.op == "Identity" else result
+    return str(node.input[0]) if node.op == "Identity" else result
 
 
-def _bypass(graph_def):
-    """Lets each node read past Identity and IdentityN (which a gradient of one's own leaves)."""
+def _bypass(graph_def: GraphDef) -> None:
+    """Connects nodes past Identity, IdentityN (which custom gradients leave) and StopGradient."""
     nodes = nodes_by_name(graph_def)
 
-    def source(reference):
+    def source(reference: str) -> str:
         node = nodes[node_name(reference)]
         while node.op in ("Identity", "IdentityN", "StopGradient"):
             _, _, number = reference.partition(":")
@@ -167,8 +186,8 @@ def _bypass(graph_def):
         set_inputs(node, [source(name) for name in node.input])
 
 
-def _compute_shape_change(node, nodes):
-    """Makes a Reshape or Squeeze of a constant, as Keras has around batch norms, a constant."""
+def _compute_shape_change(node: NodeDef, nodes: Mapping[str, NodeDef]) -> None:
+    """Turns a Reshape or Squeeze of a constant, as in Keras's batch norms, into a constant."""
     value = constant(nodes, node.input[0])
     if value is None or value.dtype != np.float32:
         return
@@ -182,35 +201,40 @@ def _compute_shape_change(node, nodes):
 BROADCASTING = ("Add", "AddV2", "Sub", "Mul", "Rsqrt", "RealDiv")
 
 
-def _flatten_vectors(graph_def):
-    """Makes constants [1, 1, 1, c] that only arithmetic uses [c], to which they broadcast alike.
+def _flatten_vectors(graph_def: GraphDef) -> None:
+    """Reshapes constants [1, 1, 1, c] that only arithmetic reads to [c], which broadcasts the same.
 
-    That holds as long as a tensor [n, height, width, c] is what they meet in the end.
+    That holds as long as they are finally combined with a tensor [n, height, width, c].
     """
     users = users_of(graph_def)
     for node in graph_def.node:
         value = constant({node.name: node}, node.name) if node.op == "Const" else None
-        flat = value is not None and value.dtype == np.float32 and value.ndim == 4
-        if not flat or value.shape[:3] != (1, 1, 1) or node.name not in users:
+        if value is None or value.dtype != np.float32 or value.ndim != 4:
+            continue
+        if value.shape[:3] != (1, 1, 1) or node.name not in users:
             continue
         if all(user.op in BROADCASTING for user in users[node.name]):
             set_constant(node, value.reshape(-1))
 
 
-def _make_depthwise(graph_def):
-    """Makes convolutions with a group per channel the op for that: few processors run the other.
+def _make_depthwise(graph_def: GraphDef) -> None:
+    """Turns convolutions with one group per channel into DepthwiseConv2dNative.
 
-    The weights [k, k, 1, channels * m] become [k, k, channels, m].
+    TensorFlow cannot run the grouped form on all processors. The weights [k, k, 1, channels * m]
+    become [k, k, channels, m].
     """
     nodes = nodes_by_name(graph_def)
     shapes = {n.name: constant_shape(nodes, n.input[1]) for n in graph_def.node if n.op == "Conv2D"}
     grouped = {k: v for k, v in shapes.items() if v is not None and v[2] == 1}
-    graph = import_shapes(graph_def) if grouped else None
+    if not grouped:
+        return
+    graph = import_shapes(graph_def)
     for name, shape in grouped.items():
         channels = graph.get_operation_by_name(name).inputs[0].shape[-1]
-        if channels == 1:
+        kernel = constant(nodes, nodes[name].input[1])
+        if channels == 1 or kernel is None:
             continue
-        kernel = constant(nodes, nodes[name].input[1]).reshape(*shape[:2], channels, -1)
+        kernel = kernel.reshape(*shape[:2], channels, -1)
         held = add_constant(graph_def, f"{name}/depthwise_weights", kernel)
         set_inputs(nodes[name], [nodes[name].input[0], held])
         nodes[name].op = "DepthwiseConv2dNative"

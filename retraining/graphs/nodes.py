@@ -1,72 +1,78 @@
 """Reads and writes single nodes of a GraphDef."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 IMAGE_BYTES = "DecodeJpeg/contents"
-ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that a decoded image is a batch of one
-NOTES = "retraining/notes"  # a constant: JSON list of what had to be assumed of a frozen model
+ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that the batch size is 1
+NOTES = "retraining/notes"  # constant node: JSON list of assumptions about a model
 
 
 class GraphError(RetrainingError):
-    """The file is not a frozen graph, or not the one that is needed; says what is wrong."""
+    """A file is not a frozen graph, or not the expected one. The text says what is wrong."""
 
 
-def nodes_by_name(graph_def):
-    """{name: NodeDef}."""
+def nodes_by_name(graph_def: GraphDef) -> dict[str, NodeDef]:
+    """Returns {name: NodeDef}."""
     return {node.name: node for node in graph_def.node}
 
 
-def node_name(reference):
-    """The node's name in an input or tensor reference: `^a`, `a:0` and `a` all give `a`."""
+def node_name(reference: str) -> str:
+    """Returns the node name in an input or tensor reference: `a` for `^a`, `a:0` and `a`."""
     return reference.lstrip("^").split(":")[0]
 
 
-def users_of(graph_def):
-    """{name of a node that others read: those NodeDefs, once for each input that it is}."""
-    users = {}
+def users_of(graph_def: GraphDef) -> dict[str, list[NodeDef]]:
+    """Returns {name of a node: the NodeDefs that read it, once for each of their inputs}."""
+    users: dict[str, list[NodeDef]] = {}
     for node in graph_def.node:
         for reference in node.input:
             users.setdefault(node_name(reference), []).append(node)
     return users
 
 
-def constant(nodes, name):
-    """The value of a Const node, seen through Identity nodes, as an array; None if it is none."""
+def constant(nodes: Mapping[str, NodeDef], name: str) -> NDArray[Any] | None:
+    """Returns the value of a Const node, looking through Identity nodes; None for other nodes."""
     node = _constant_node(nodes, name)
-    return None if node is None else import_tensorflow().make_ndarray(node.attr["value"].tensor)
+    if node is None:
+        return None
+    value: NDArray[Any] = import_tensorflow().make_ndarray(node.attr["value"].tensor)
+    return value
 
 
-def constant_shape(nodes, name):
-    """The shape (tuple) of what `constant` gives, without copying it; None if it is none."""
+def constant_shape(nodes: Mapping[str, NodeDef], name: str) -> tuple[int, ...] | None:
+    """Returns the shape of `constant`'s result without copying the value; None for other nodes."""
     node = _constant_node(nodes, name)
     return None if node is None else shape_of(node)
 
 
-def _constant_node(nodes, name):
-    """The Const node behind a name, past Identity nodes; None if there is none."""
+def _constant_node(nodes: Mapping[str, NodeDef], name: str) -> NodeDef | None:
+    """Returns the Const node of that name or behind its Identity nodes; None for other nodes."""
     node = nodes.get(node_name(name))
     while node is not None and node.op == "Identity":
         node = nodes.get(node_name(node.input[0]))
     return node if node is not None and node.op == "Const" else None
 
 
-def shape_of(node):
-    """The shape (tuple) of a Const node's value."""
+def shape_of(node: NodeDef) -> tuple[int, ...]:
+    """Returns the shape of a Const node's value."""
     return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
 
 
-def dtype_of(node):
-    """The tf.DType of a Const node's value."""
+def dtype_of(node: NodeDef) -> Any:
+    """Returns the tf.DType of a Const node's value."""
     return import_tensorflow().dtypes.as_dtype(node.attr["dtype"].type)
 
 
-def set_constant(node, value):
-    """Makes `node` (NodeDef) a Const of the array `value`."""
+def set_constant(node: NodeDef, value: NDArray[Any] | np.generic) -> None:
+    """Turns `node` into a Const with the value `value`."""
     tensor = import_tensorflow().make_tensor_proto(value)
     node.op = "Const"
     del node.input[:]
@@ -75,25 +81,30 @@ def set_constant(node, value):
     node.attr["value"].tensor.CopyFrom(tensor)
 
 
-def set_inputs(node, inputs):
+def set_inputs(node: NodeDef, inputs: Iterable[str]) -> None:
     """Replaces the inputs of `node`."""
     del node.input[:]
     node.input.extend(inputs)
 
 
-def add_constant(graph_def, name, value):
-    """Appends a Const of the array `value`; returns its name."""
+def add_constant(graph_def: GraphDef, name: str, value: NDArray[Any] | np.generic) -> str:
+    """Appends a Const with the value `value`; returns its name."""
     set_constant(graph_def.node.add(name=name), value)
     return name
 
 
-def add_node(graph_def, name, op, inputs=(), **attributes):
+Attribute: TypeAlias = str | bytes | bool | float | list[int] | tuple[int, ...]  # see add_node
+
+
+def add_node(
+    graph_def: GraphDef, name: str, op: str, inputs: Sequence[str] = (), **attributes: Attribute
+) -> str:
     """Appends a node; returns its name.
 
-    Attributes: a string names a dtype, bytes are a string, numbers are themselves, a tuple is a
-    shape (-1 is unknown), a list holds ints. Only those given are set: which ones TensorFlow would
-    add, with their defaults, differs from version to version, and old releases refuse those they
-    don't know.
+    In `attributes`, a str names a dtype, bytes are a string, a tuple is a shape (-1 for unknown
+    sizes), a list holds ints; bools and numbers stand for themselves. Sets no other attributes:
+    which ones TensorFlow would add by default differs between versions, and old releases refuse
+    unknown attributes.
     """
     node = graph_def.node.add(name=name, op=op, input=inputs)
     for key, value in attributes.items():
@@ -117,13 +128,13 @@ def add_node(graph_def, name, op, inputs=(), **attributes):
     return name
 
 
-def add_front_end(graph_def, size, mean, std):
-    """Appends the 2015 graph's way from an image's bytes to the network; returns `Mul`.
+def add_front_end(graph_def: GraphDef, size: tuple[int, int], mean: float, std: float) -> str:
+    """Appends the 2015 graph's nodes from an image's bytes to the network; returns `Mul`.
 
-    `DecodeJpeg/contents:0` takes the bytes of one image, `DecodeJpeg:0` its pixels, uint8
-    [height, width, 3]; `Mul:0` is float32 [1, *size, 3], `(pixel - mean) / std`. The resize kernel
-    is the legacy one, as its two options are not set. Both halves of the arithmetic are float32
-    and the division is a product with the reciprocal, as in the 2015 graph, so that bits agree.
+    `DecodeJpeg/contents:0` takes the bytes of one image. `DecodeJpeg:0` holds its pixels, uint8
+    [height, width, 3]. `Mul:0` is `(pixel - mean) / std`, float32 [1, *size, 3]. The resize kernel
+    is the legacy one, since neither of its two options is set. Subtraction and scaling are float32,
+    and the scaling multiplies by the reciprocal, as in the 2015 graph, so that the bits agree.
     """
     content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
     add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
@@ -139,25 +150,25 @@ def add_front_end(graph_def, size, mean, std):
     return add_node(graph_def, "Mul", "Mul", ["Sub", scale], T="float32")
 
 
-def add_any_batch(graph_def, source):
-    """Appends a node that passes `source` on as a batch of unknown size.
+def add_any_batch(graph_def: GraphDef, source: str) -> str:
+    """Appends a node that passes on `source` as a batch of unknown size.
 
-    `ExpandDims` makes the batch size of everything up to `Mul:0` a known 1, and TensorFlow's
-    Python refuses to feed `Mul:0` with another.
+    `ExpandDims` fixes the batch size of everything up to `Mul:0` to 1, and TensorFlow's Python
+    refuses to feed `Mul:0` with any other size.
     """
     shape = (-1, -1, -1, 3)
     op = "PlaceholderWithDefault"
     return add_node(graph_def, ANY_BATCH, op, [source], dtype="float32", shape=shape)
 
 
-def add_notes(graph_def, notes):
-    """Keeps lines of text in the graph, as a constant on which nothing depends."""
+def add_notes(graph_def: GraphDef, notes: Sequence[str]) -> None:
+    """Stores lines of text in the graph, as a constant that no node reads."""
     if notes:
         set_constant(graph_def.node.add(name=NOTES), np.array(json.dumps(notes).encode(), object))
 
 
-def read_notes(graph_def):
-    """The lines that `add_notes` kept; none for any other graph."""
+def read_notes(graph_def: GraphDef) -> list[str]:
+    """Returns the lines that `add_notes` stored; an empty list for other graphs."""
     value = constant(nodes_by_name(graph_def), NOTES)
     try:
         return [str(note) for note in json.loads(value.item())] if value is not None else []

@@ -1,26 +1,26 @@
-"""Chooses the arithmetic of a graph, and makes a folded graph compute in bfloat16."""
+"""Chooses the precision of a graph, and makes a folded graph compute in bfloat16."""
 
 from retraining.graphs.fold import CONVOLUTIONS
 from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 LOWERED_BEHIND_THEM = ("BiasAdd", "Relu", "Relu6", "Add", "AddV2")
-LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # these only where a lowered one follows
+LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # lowered only if a lowered node follows
 
 
-def lower(graph_def):
+def lower(graph_def: GraphDef) -> None:
     """Makes the convolutional part of a folded graph compute in bfloat16, in place.
 
-    Weights become bfloat16 constants; values are cast where they enter and leave. What follows the
-    last convolution (the average over the image, the classifier) stays float32. TensorFlow's own
-    optimizer pass for this takes three times as long to start.
+    Weights become bfloat16 constants. Casts are added where values enter and leave that part. The
+    nodes after the last convolution (the average over the image, the classifier) stay float32.
+    TensorFlow's own optimizer pass for this takes three times as long to start.
     """
     nodes = nodes_by_name(graph_def)
-    low = set()
-    for node in graph_def.node:  # frozen graphs list a node after its inputs
+    low: set[str] = set()
+    for node in graph_def.node:  # frozen graphs list nodes after their inputs
         behind = any(node_name(name) in low for name in node.input)
         if node.op in CONVOLUTIONS or (node.op in LOWERED_BEHIND_THEM and behind):
             low.add(node.name)
@@ -40,16 +40,16 @@ def lower(graph_def):
                 node.input[number] = _cast(graph_def, nodes, name, to)
 
 
-def _lower_constant(node):
-    """Makes a float32 Const a bfloat16 one; others (the axis of a concatenation) stay."""
+def _lower_constant(node: NodeDef) -> None:
+    """Turns a float32 Const into bfloat16; keeps others, such as the axis of a concatenation."""
     tf = import_tensorflow()
     if node.attr["dtype"].type == tf.dtypes.float32.as_datatype_enum:
         value = tf.make_ndarray(node.attr["value"].tensor)
         set_constant(node, value.astype(tf.dtypes.bfloat16.as_numpy_dtype))
 
 
-def _cast(graph_def, nodes, name, dtype):
-    """The name of a node that casts `name` to `dtype`, one for all that ask."""
+def _cast(graph_def: GraphDef, nodes: dict[str, NodeDef], name: str, dtype: str) -> str:
+    """Returns the name of the node that casts `name` to `dtype`; adds it on first use."""
     cast = f"{node_name(name)}/{dtype}"
     if cast not in nodes:
         other = "float32" if dtype == "bfloat16" else "bfloat16"
@@ -58,11 +58,11 @@ def _cast(graph_def, nodes, name, dtype):
     return cast
 
 
-def native_precision():
-    """`bfloat16` where the processor multiplies it natively, else `float32`.
+def native_precision() -> str:
+    """Returns `bfloat16` if the processor multiplies it natively, otherwise `float32`.
 
-    The flags are those Linux reports for Intel's AMX and AVX-512 and AMD's Zen 4; elsewhere
-    float32 is the safe answer.
+    It looks for the flags that Linux reports for Intel's AMX and AVX-512 and AMD's Zen 4. On other
+    systems, float32 is the safe answer.
     """
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:

@@ -1,30 +1,32 @@
 """Reads frozen GraphDefs and imports them into TensorFlow."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.safety import MAX_ELEMENTS, load_graph
 from retraining.graphs.surgery import outline
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, Tensor, import_tensorflow
 from retraining.system.text import one_line
 
 # -- reading ---------------------------------------------------------------------------------
 
 
-def read_graph(path, allow_unsafe_ops=False):
-    """The frozen GraphDef in the file, checked; see `graph_check.load_graph`.
+def read_graph(path: str | Path, allow_unsafe_ops: bool = False) -> GraphDef:
+    """Reads and checks a frozen GraphDef; see `safety.load_graph`.
 
     Raises:
-        GraphError: the file is missing, no GraphDef, damaged, or not known to be harmless.
+        GraphError: the file is missing, damaged, no GraphDef, or not known to be harmless.
     """
     return load_graph(path, allow_unsafe_ops)[0]
 
 
-def import_graph(graph_def):
-    """A tf.Graph of the GraphDef, which TensorFlow gives attributes of today's ops on the way.
+def import_graph(graph_def: GraphDef) -> Any:
+    """Imports a GraphDef into a new tf.Graph; TensorFlow adds attributes that newer ops have.
 
     Raises:
-        GraphError: TensorFlow does not accept it.
+        GraphError: TensorFlow does not accept the graph.
     """
     tf = import_tensorflow()
     graph = tf.Graph()
@@ -37,17 +39,17 @@ def import_graph(graph_def):
     return graph
 
 
-def import_shapes(graph_def, output_name=None):
-    """A tf.Graph of what an output needs, or of all, that tells shapes but holds no weights.
+def import_shapes(graph_def: GraphDef, output_name: str | None = None) -> Any:
+    """Imports what an output needs, or all, into a tf.Graph that has shapes but no weights.
 
     Raises:
-        GraphError: TensorFlow does not accept it, or a node is missing.
+        GraphError: TensorFlow does not accept the graph, or a node is missing.
     """
     return import_graph(outline(graph_def, output_name))
 
 
-def _check_shapes(graph):
-    """Refuses a tensor that would be huge by what TensorFlow infers, for one image."""
+def _check_shapes(graph: Any) -> None:
+    """Raises GraphError if TensorFlow infers that a tensor would be huge for one image."""
     for operation in graph.get_operations():
         for tensor in operation.outputs:
             sizes = tensor.shape.as_list() if tensor.shape.rank is not None else ()
@@ -55,11 +57,11 @@ def _check_shapes(graph):
                 raise GraphError(f"the graph would make a tensor {tensor.name!r} of shape {sizes}")
 
 
-def output_tensor(graph, name):
-    """The first output, floating point, of a node of a tf.Graph.
+def output_tensor(graph: Any, name: str) -> Tensor:
+    """Returns the first output of a node in a tf.Graph, which must be floating point.
 
     Raises:
-        GraphError: it has none.
+        GraphError: the node has no such output.
     """
     outputs = graph.get_operation_by_name(name).outputs
     if not outputs or not outputs[0].dtype.is_floating:
@@ -68,8 +70,12 @@ def output_tensor(graph, name):
     return outputs[0]
 
 
-def ends(graph, input_name, output_name):
-    """The tensors of a graph that is cut down to what its output needs."""
+def ends(graph: Any, input_name: str, output_name: str) -> tuple[Tensor, Tensor]:
+    """Returns the input and output tensors of a tf.Graph that holds only what its output needs.
+
+    Raises:
+        GraphError: the output is not floating point, or does not depend on the input.
+    """
     output = output_tensor(graph, output_name)
     try:
         return graph.get_tensor_by_name(f"{input_name}:0"), output
@@ -77,7 +83,7 @@ def ends(graph, input_name, output_name):
         raise GraphError(f"{output_name!r} does not depend on {input_name!r}") from error
 
 
-def width_of(tensor):
-    """Values per image that a tensor [n, ...] holds; None if its shape does not tell."""
+def width_of(tensor: Tensor) -> int | None:
+    """Returns the number of values per image in a tensor [n, ...]; None if its shape is unknown."""
     sizes = tensor.shape.as_list()[1:] if tensor.shape.rank is not None else [None]
     return math.prod(sizes) if sizes and None not in sizes else None

@@ -3,9 +3,12 @@
 import contextlib
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.fold import fold
@@ -14,15 +17,18 @@ from retraining.graphs.precision import lower
 from retraining.graphs.read import ends, width_of
 from retraining.graphs.session import open_session, return_free_memory
 from retraining.graphs.surgery import batched_part
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, Session, Tensor, import_tensorflow
 from retraining.system.text import one_line
 
 
 @dataclass(frozen=True)
 class Running:
-    """How a graph is run: in `float32` or `bfloat16`; with `optimize=False` a second sooner and
-    slower, for a handful of images; on so many cores of a processor (None: all). `also` names
-    nodes on the way to the output: what they give is appended to it, column by column."""
+    """How to run a graph.
+
+    `precision` is `float32` or `bfloat16`. With `optimize=False`, the graph starts a second sooner
+    but runs slower, which suits a handful of images. `cores` limits the processor's cores (None:
+    all). `also` names nodes on the way to the output, whose columns are appended to the output's.
+    """
 
     precision: str = "float32"
     optimize: bool = True
@@ -31,14 +37,15 @@ class Running:
 
 
 class Runner:
-    """Runs a frozen graph from one float32 image batch input to one output.
+    """Runs a frozen graph from one input, a float32 batch of images, to one output.
 
-    `run` may be called from `parallel` threads at once: on a processor each call computes on one
-    thread, which is faster than all threads on one batch, since nothing waits for the slowest.
+    Up to `parallel` threads may call `run` at once. On a CPU, each call computes on one thread.
+    That is faster than all threads on one batch, since no thread waits for the slowest.
     """
 
-    def __init__(self, graph_def, input_name, output_name, how=None):
-        """`how` is a Running."""
+    def __init__(
+        self, graph_def: GraphDef, input_name: str, output_name: str, how: Running | None = None
+    ) -> None:
         tf, how = import_tensorflow(), how or Running()
         part = batched_part(graph_def, input_name, output_name)
         fold(part, output_name)
@@ -61,23 +68,23 @@ class Runner:
         self._fetch = _fetcher(session, self._output, also)
         self._started, self._first_call = False, threading.Lock()
 
-    def run(self, batch):
-        """float32 [n, width] for float32 [n, height, width, 3].
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns float32 [n, width] for images float32 [n, height, width, 3].
 
         Raises:
-            GraphError: TensorFlow cannot run it, or it does not give a row per image.
+            GraphError: TensorFlow cannot run the graph, or it does not give one row per image.
         """
         if self.one_at_a_time and len(batch) > 1:
             return np.concatenate([self.run(image[None]) for image in batch])
         if self._started:
             return self._run(batch)
-        # The first call optimizes the graph; calls beside it would each do so again.
+        # The first call optimizes the graph; concurrent calls would all repeat that.
         with self._first_call:
             output = self._run(batch)
             self._started = True
         return output
 
-    def _run(self, batch):
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with _errors_of_running():
             output = self._fetch({self._input: batch})
         if output.shape[:1] != (len(batch),):
@@ -89,25 +96,27 @@ class Runner:
 
 
 @contextlib.contextmanager
-def _errors_of_running():
-    """Makes what TensorFlow raises when it runs a graph, or is fed a wrong shape, a GraphError."""
+def _errors_of_running() -> Iterator[None]:
+    """Turns TensorFlow's errors in running a graph, or about a fed shape, into a GraphError."""
     try:
         yield
     except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
         raise GraphError(f"TensorFlow cannot run this graph: {one_line(error)}") from error
 
 
-def _fetcher(session, output, also):
-    """A function of what is fed that gives one output, or it and the columns of others."""
+def _fetcher(
+    session: Session, output: Tensor, also: Sequence[Tensor]
+) -> Callable[[dict[Tensor, Any]], NDArray[np.float32]]:
+    """Returns a function from a feed to the output, with the columns of `also` appended."""
     if not also:
         return lambda feed: session.run(output, feed)
     return lambda feed: np.concatenate(session.run([output, *also], feed), axis=1)
 
 
-def _choose_rewrites(rewrites, optimize):
-    """Leaves the one optimizer pass that pays, `remapping`, which fuses convolution, bias and ReLU.
+def _choose_rewrites(rewrites: Any, optimize: bool) -> None:
+    """Turns off all optimizer passes but `remapping`, which fuses convolution, bias and ReLU.
 
-    `fold` has done the others' work, and they take time.
+    The others cost time, and `fold` has already done their work.
     """
     if not optimize:
         rewrites.disable_meta_optimizer = True
@@ -128,14 +137,20 @@ def _choose_rewrites(rewrites, optimize):
 
 
 class UndecodableError(RetrainingError):
-    """The bytes are no image that a graph's own decoder reads."""
+    """A graph's own decoder cannot read an image."""
 
 
 class BytesRunner:
-    """Runs a graph as it is, from one encoded image's bytes: the classic way, one at a time."""
+    """Runs an unchanged graph on the bytes of one encoded image at a time, as the classic did."""
 
-    def __init__(self, graph_def, output_name, input_name=IMAGE_BYTES, also=()):
-        """`also` as for Runner."""
+    def __init__(
+        self,
+        graph_def: GraphDef,
+        output_name: str,
+        input_name: str = IMAGE_BYTES,
+        also: Sequence[str] = (),
+    ) -> None:
+        """`also` is as in Running."""
         tf = import_tensorflow()
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
@@ -143,15 +158,15 @@ class BytesRunner:
         session = open_session(graph_def, output_name, config)
         self._bytes, output = ends(session.graph, input_name, output_name)
         self.width = width_of(output)
-        also = [session.graph.get_tensor_by_name(name + ":0") for name in also]
-        self._fetch = _fetcher(session, output, also)
+        others = [session.graph.get_tensor_by_name(name + ":0") for name in also]
+        self._fetch = _fetcher(session, output, others)
 
-    def run(self, content):
-        """float32 [1, width] for the bytes of one image file.
+    def run(self, content: bytes) -> NDArray[np.float32]:
+        """Returns float32 [1, width] for the bytes of one image file.
 
         Raises:
-            UndecodableError: the graph's own decoder does not read them.
-            GraphError: TensorFlow cannot run it.
+            UndecodableError: the graph's own decoder cannot read them.
+            GraphError: TensorFlow cannot run the graph.
         """
         with _errors_of_running():
             try:

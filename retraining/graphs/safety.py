@@ -1,12 +1,13 @@
-"""Reads a frozen graph's file and judges it before TensorFlow sees it: a graph is a program.
+"""Reads a frozen graph's file and checks it before TensorFlow sees it: a graph is a program.
 
 TensorFlow has ops that read and write files, open connections and run Python. A frozen image
-classifier needs none of them, so only ops that are known to compute and nothing else pass. Neither
-may a few bytes ask for terabytes, nor a damaged graph get as far as a traceback.
+classifier needs none of them, so only ops pass that are known to do nothing but compute. The checks
+also keep a few bytes from requesting terabytes, and damaged graphs from causing tracebacks.
 
-Covered: constants and static shapes that say how large a tensor is, here and (for what TensorFlow
-infers) in `graph.import_graph`. Not covered: sizes that are computed from the image, time (a large
-graph is slow), and the memory of parsing, up to ten times the file's size if it is made for that.
+The checks cover sizes of tensors that constants and static shapes determine, here and (for those
+that TensorFlow infers) in `read.import_graph`. They do not cover sizes that are computed from the
+image, time (a large graph is slow), or the memory of parsing, which a hostile file can drive to ten
+times its size.
 """
 
 import math
@@ -14,23 +15,26 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
 MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
-MAX_ELEMENTS = 1 << 28  # of one tensor: 1 GiB of float32
+MAX_ELEMENTS = 1 << 28  # in one tensor: 1 GiB of float32
 MAX_DIMENSIONS = 254  # of a tensor in TensorFlow (TensorShape::MaxDimensions)
-SPARE_BYTES = 64 << 20  # that constants may have beyond the file's size, as repeated values
+SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repeated values
 
-# Ops that give values for values. Not among them: all that touch files, connections, Python,
-# variables, queues, tables or devices; all that call functions; loops (Enter, NextIteration), which
-# may never end, and TensorArrays, which only they need; what makes strings longer, which no shape
-# tells; Print and PrintV2, of which the latter writes into files. Assert is: it can only end the
-# run. Random ops are dropout's.
+# Ops that map values to values. Left out are: ops that touch files, connections, Python, variables,
+# queues, tables or devices; ops that call functions; loops (Enter, NextIteration), which may never
+# end, and TensorArrays, which only loops need; ops that lengthen strings, which no shape reveals;
+# Print and PrintV2, since PrintV2 can write files. Assert is allowed: it can only end the run.
+# Random ops are for dropout.
 LISTED = """
 Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
 PreventGradient Snapshot CheckNumerics Assert Switch Merge
@@ -76,14 +80,16 @@ QuantizedReluX QuantizedReshape QuantizedResizeBilinear RequantizationRange Requ
 ALLOWED_OPS = frozenset(LISTED.split())
 
 
-def load_graph(path, allow_unsafe_ops=False):
-    """(GraphDef, the file's bytes): a checked graph; every file either script loads comes by here.
+def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphDef, bytes]:
+    """Reads and checks a graph; returns (GraphDef, the file's bytes).
 
-    `allow_unsafe_ops` lets ops and functions pass that are not known to be harmless; see
-    `describe_unsafe`. The other checks stay.
+    Both commands load every graph through this function.
+
+    `allow_unsafe_ops` accepts ops and functions that are not known to be harmless; see
+    `describe_unsafe`. All other checks remain.
 
     Raises:
-        GraphError: no frozen graph, a damaged one, or one with such ops.
+        GraphError: the file is no frozen graph, is damaged, or has such ops.
     """
     content = read_bytes(path)
     graph_def = parse(path, content)
@@ -103,14 +109,14 @@ def load_graph(path, allow_unsafe_ops=False):
 # -- the file --------------------------------------------------------------------------------
 
 
-def read_bytes(path):
-    """The content of a file that may be a graph.
+def read_bytes(path: str | Path) -> bytes:
+    """Returns the content of a file that may be a graph.
 
     Raises:
-        GraphError: there is none, it cannot be read, or it is something else.
+        GraphError: the file is missing, unreadable, or of another kind.
     """
     try:
-        _check_kind(path, os.stat(path))  # before it is opened: a pipe would wait for its writer
+        _check_kind(path, os.stat(path))  # before opening it: a pipe would wait for its writer
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
@@ -122,7 +128,7 @@ def read_bytes(path):
     return content
 
 
-def _check_kind(path, status):
+def _check_kind(path: str | Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             raise GraphError(f"{path} is a SavedModel folder, not a frozen graph; {FREEZE}")
@@ -163,8 +169,8 @@ TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]+")  # no control characters
 TEXT_GRAPH = re.compile(rb"(\s|#.*\n)*(node|versions|library)\s*\{")
 
 
-def _other_kind(content):
-    """What other, known kind of file begins (or ends) so, as an end of a sentence; or None."""
+def _other_kind(content: bytes) -> str | None:
+    """Returns what other kind of file this is, as the end of a sentence; None if unknown."""
     head = content[:4096]
     for start, kind in SIGNATURES:
         if content.startswith(start):
@@ -182,11 +188,11 @@ def _other_kind(content):
     return f"a text file; {FETCH}" if TEXT.fullmatch(head) else None
 
 
-def parse(path, content):
-    """The GraphDef whose bytes these are.
+def parse(path: str | Path, content: bytes) -> GraphDef:
+    """Parses the bytes of a GraphDef.
 
     Raises:
-        GraphError: they are not those of a GraphDef with nodes.
+        GraphError: they are not a GraphDef with nodes.
     """
     graph_def = _parsed(import_tensorflow().GraphDef, content)
     whole = graph_def is not None and graph_def.node and all(n.op for n in graph_def.node)
@@ -199,7 +205,7 @@ def parse(path, content):
     return graph_def
 
 
-def _parsed(message, content):
+def _parsed(message: Any, content: bytes) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
@@ -208,8 +214,8 @@ def _parsed(message, content):
         return None
 
 
-def _other_message(path, content):
-    """What other kind of protobuf message this is, as an end of a sentence; None if unknown."""
+def _other_message(path: str | Path, content: bytes) -> str | None:
+    """Returns what other protobuf message this is, as the end of a sentence; None if unknown."""
     tf = import_tensorflow()
     saved = _parsed(tf.SavedModel, content)
     if saved and any(each.graph_def.node for each in saved.meta_graphs):
@@ -224,18 +230,18 @@ def _other_message(path, content):
 
 # -- the ops ---------------------------------------------------------------------------------
 
-NAMED = 5  # refused ops that are named
+NAMED = 5  # how many refused ops a message names
 
 
-def describe_unsafe(graph_def):
-    """What in the graph is not known to be harmless, a node each; empty if there is nothing.
+def describe_unsafe(graph_def: GraphDef) -> str:
+    """Names the ops, with one node each, and functions that are not known to be harmless.
 
-    Nodes that the wanted output does not depend on count too, though they are never run here:
-    other programs run such files whole, and what is left of training can be stripped. So does
-    a function library, although functions could be checked as graphs are: they can call each
-    other without end, and what freezes graphs inlines them.
+    Returns an empty text if there are none. Nodes count even if the output does not depend on them
+    and we never run them: other programs run whole files, and leftovers of training can be
+    stripped. Functions count, too, although they could be checked like graphs: they can call each
+    other endlessly, and tools that freeze graphs inline them.
     """
-    found = {}
+    found: dict[str, str] = {}
     for node in graph_def.node:
         if node.op not in ALLOWED_OPS or _holds_function(node):
             found.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
@@ -245,26 +251,26 @@ def describe_unsafe(graph_def):
     return ", ".join(ops[:NAMED] + more)
 
 
-def _holds_function(node):
+def _holds_function(node: NodeDef) -> bool:
     return any(value.HasField("func") or value.list.func for value in node.attr.values())
 
 
-def _shown(name):
-    """A name from the file in quotes, on one line and not too long, whatever is in it."""
+def _shown(name: str) -> str:
+    """Returns any name from the file in quotes, escaped to one line, and shortened."""
     return ascii(name if len(name) <= 80 else name[:77] + "...")
 
 
 # -- the nodes -------------------------------------------------------------------------------
 
 
-def check(graph_def, file_size):
-    """Whether the nodes make a graph, and no tensor in it is larger than its file explains.
+def check(graph_def: GraphDef, file_size: int) -> None:
+    """Checks that the nodes form a graph whose tensors are no larger than its file explains.
 
-    After it, every input names a node, none depends on itself, each has the inputs its op takes,
-    and the constants can be read.
+    A graph that passes is sound: every input names a node, no node depends on itself, each has the
+    inputs that its op takes, and the constants can be read.
 
     Raises:
-        GraphError: it is not so.
+        GraphError: a check fails.
     """
     if len(graph_def.node) > MAX_NODES:
         raise GraphError(f"it has {len(graph_def.node)} nodes, more than {MAX_NODES}")
@@ -290,7 +296,7 @@ NODE_NAME = re.compile(NAME)
 REFERENCE = re.compile(rf"\^{NAME}|{NAME}(:\d{{1,9}})?")
 
 
-def _check_names(node, nodes):
+def _check_names(node: NodeDef, nodes: Mapping[str, NodeDef]) -> None:
     if not NODE_NAME.fullmatch(node.name):
         raise GraphError(f"{_shown(node.name)} is no name of a node")
     for reference in node.input:
@@ -300,13 +306,13 @@ def _check_names(node, nodes):
             raise GraphError(f"the node {_shown(reference)}, which others need, is missing")
 
 
-def _check_inputs(node):
-    """As many inputs as TensorFlow's definition of the op says, and control inputs last."""
+def _check_inputs(node: NodeDef) -> None:
+    """Checks that a node has as many inputs as its op takes, with control inputs last."""
     op = import_tensorflow().op_definition(node.op)
     kinds = [name.startswith("^") for name in node.input]
     if kinds != sorted(kinds):
         raise GraphError(f"the inputs of {_shown(node.name)} are out of order")
-    if op is None:  # one of another version, or somebody's own: TensorFlow tells when it loads it
+    if op is None:  # another version's or a custom op: TensorFlow checks it on loading
         return
     expected = sum(_length(argument, node) for argument in op.input_arg)
     if kinds.count(False) != expected:
@@ -316,28 +322,30 @@ def _check_inputs(node):
         )
 
 
-def _length(argument, node):
-    """How many inputs an argument of an op's definition stands for."""
+def _length(argument: Any, node: NodeDef) -> int:
+    """Returns how many inputs of a node an argument in its op's definition stands for."""
     if argument.number_attr:
-        return node.attr[argument.number_attr].i if argument.number_attr in node.attr else 0
+        given = argument.number_attr in node.attr
+        return int(node.attr[argument.number_attr].i) if given else 0
     if argument.type_list_attr:
         listed = argument.type_list_attr in node.attr
         return len(node.attr[argument.type_list_attr].list.type) if listed else 0
     return 1
 
 
-def _check_order(graph_def):
-    """Whether there is an order in which each node comes after its inputs (Kahn's algorithm)."""
-    waiting, users = {}, {}
+def _check_order(graph_def: GraphDef) -> None:
+    """Checks that the graph can be ordered with nodes after their inputs (Kahn's algorithm)."""
+    waiting: dict[str, int] = {}
+    users: dict[str, list[str]] = {}
     for node in graph_def.node:
-        # A loop's way back is no input that has to be there first.
+        # The back edge of a loop is no input that must come first.
         sources = [] if node.op == "NextIteration" else map(node_name, node.input)
         waiting[node.name] = 0
         for source in sources:
             waiting[node.name] += 1
             users.setdefault(source, []).append(node.name)
     ready = [name for name, count in waiting.items() if count == 0]
-    for name in ready:  # grows on the way
+    for name in ready:  # grows during the loop
         for user in users.get(name, ()):
             waiting[user] -= 1
             if waiting[user] == 0:
@@ -349,7 +357,7 @@ def _check_order(graph_def):
 
 # -- the tensors -----------------------------------------------------------------------------
 
-# Bytes of an element, and the field that holds values one by one (tensor.proto).
+# Bytes per element, and the field that lists single values (tensor.proto).
 FIELDS = {
     "float32": (4, "float_val"),
     "float64": (8, "double_val"),
@@ -359,15 +367,15 @@ FIELDS = {
     "int64": (8, "int64_val"),
     "uint32": (4, "uint32_val"),
     "uint64": (8, "uint64_val"),
-    "string": (24, "string_val"),  # and its characters
+    "string": (24, "string_val"),  # plus its characters
     **dict.fromkeys(("int8", "uint8", "qint8", "quint8"), (1, "int_val")),
     **dict.fromkeys(("int16", "uint16", "qint16", "quint16"), (2, "int_val")),
     **dict.fromkeys(("int32", "qint32"), (4, "int_val")),
 }
 
 
-def _check_attributes(node):
-    """The bytes that the tensors in a node's attributes take in memory."""
+def _check_attributes(node: NodeDef) -> int:
+    """Checks a node's attributes; returns the bytes that their tensors take in memory."""
     total = 0
     try:
         if node.op == "Const":
@@ -382,17 +390,17 @@ def _check_attributes(node):
     return total
 
 
-def _check_constant(node):
-    """Whether a Const says its type and value; TensorFlow aborts where the two are at odds."""
+def _check_constant(node: NodeDef) -> None:
+    """Checks that a Const has a type and a value that agree; otherwise TensorFlow aborts."""
     if not {"value", "dtype"} <= set(node.attr) or not node.attr["value"].HasField("tensor"):
         raise GraphError("no value")
     if node.attr["dtype"].type != node.attr["value"].tensor.dtype:
         raise GraphError("a value of another type than its own")
 
 
-def _elements(shape):
-    """Elements of a tensor of that TensorShapeProto, unknown dimensions counted as 1."""
-    sizes = [dimension.size for dimension in shape.dim]
+def _elements(shape: Any) -> int:
+    """Returns the number of elements of a TensorShapeProto; unknown dimensions count as 1."""
+    sizes: list[int] = [dimension.size for dimension in shape.dim]
     if len(sizes) > MAX_DIMENSIONS or any(size < -1 for size in sizes):
         raise GraphError("an impossible shape")
     elements = math.prod(size for size in sizes if size != -1)
@@ -401,8 +409,8 @@ def _elements(shape):
     return elements
 
 
-def _tensor_bytes(tensor):
-    """What a TensorProto takes in memory, in bytes, once its values are those of its own shape."""
+def _tensor_bytes(tensor: Any) -> int:
+    """Checks that a TensorProto's values fit its shape; returns its bytes in memory."""
     try:
         name = import_tensorflow().dtypes.as_dtype(tensor.dtype).name
         size, field = FIELDS[name]
@@ -421,17 +429,17 @@ def _tensor_bytes(tensor):
         raise GraphError(f"{len(values)} values for {elements} elements")
     if field == "int_val" and size < 4 and values and not _fit(values, name):
         raise GraphError(f"values beyond {name}")
-    # The last value stands for all that follow.
+    # The last value is repeated for all that are missing.
     characters = len(values[-1]) if name == "string" and values else 0
     return elements * (size + characters)
 
 
-def _fit(values, name):
+def _fit(values: Sequence[int], name: str) -> bool:
     limits = np.iinfo(name.removeprefix("q"))
     return limits.min <= min(values) and max(values) <= limits.max
 
 
-# Which input says how large the output is. TensorFlow computes some of it while loading a graph.
+# The input that sets the size of the output. TensorFlow computes some outputs on loading a graph.
 SIZE_INPUT = {
     **dict.fromkeys(("Fill", "RandomUniform", "RandomStandardNormal", "TruncatedNormal"), 0),
     **dict.fromkeys(("RandomUniformInt", "StatelessRandomUniform", "StatelessRandomNormal"), 0),
@@ -446,8 +454,8 @@ SIZE_INPUT = {
 PADDINGS = ("Pad", "PadV2", "MirrorPad", "FusedPadConv2D")
 
 
-def _check_asked_size(node, nodes):
-    """Refuses ops whose constant inputs ask for a tensor of more than MAX_ELEMENTS."""
+def _check_asked_size(node: NodeDef, nodes: Mapping[str, NodeDef]) -> None:
+    """Raises GraphError if constant inputs of an op ask for more than MAX_ELEMENTS."""
     if node.op == "Range":
         start, limit, step = (constant(nodes, name) for name in node.input[:3])
         if start is None or limit is None or step is None:

@@ -1,4 +1,4 @@
-"""Pixel arithmetic as nodes behind a graph's `input`: BGR, a mean and a scale per channel."""
+"""Adds pixel arithmetic after a graph's `input`: BGR order, a mean and a scale per channel."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,22 @@ from retraining.graphs.nodes import (
     set_inputs,
     users_of,
 )
+from retraining.graphs.tensorflow import GraphDef
 
 INPUT = "input"
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """`(pixel - mean) / std` for pixels 0..255, per channel or for all, of RGB or (`flip`) BGR."""
+    """`(pixel - mean) / std` of pixels 0..255, per channel or for all; `flip` means BGR order."""
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     flip: bool = False
 
 
-def add_scaling(graph_def, scaling):
-    """Puts the arithmetic of a Scaling behind `input`, in place."""
+def add_scaling(graph_def: GraphDef, scaling: Scaling) -> None:
+    """Inserts the arithmetic of a Scaling after `input`, in place."""
     if scaling == Scaling():
         return
     readers = list(graph_def.node)
@@ -47,9 +48,10 @@ def add_scaling(graph_def, scaling):
     sort_nodes(graph_def)
 
 
-def sort_nodes(graph_def):
-    """Puts each node after its inputs, in place."""
-    nodes, ordered = nodes_by_name(graph_def), {}
+def sort_nodes(graph_def: GraphDef) -> None:
+    """Sorts the nodes, in place, so that each follows its inputs."""
+    nodes = nodes_by_name(graph_def)
+    ordered: dict[str, int] = {}
     waiting = list(reversed(graph_def.node))
     while waiting:
         node = waiting.pop()
@@ -61,11 +63,11 @@ def sort_nodes(graph_def):
     graph_def.node.sort(key=lambda node: ordered[node.name])
 
 
-def scales_pixels(graph_def):
-    """Whether the graph begins by scaling pixels, as a model does that takes them as 0..255.
+def scales_pixels(graph_def: GraphDef) -> bool:
+    """Returns whether the graph begins by scaling pixels, as models for pixels 0..255 do.
 
-    Its first arithmetic then has a constant to match: one that divides by tens or hundreds (or
-    multiplies by their inverse), or subtracts as much.
+    It looks for the constant that gives such scaling away: the first arithmetic divides by tens or
+    hundreds, multiplies by the inverse, or subtracts as much.
     """
     nodes = nodes_by_name(graph_def)
     users = users_of(graph_def)
@@ -81,6 +83,6 @@ def scales_pixels(graph_def):
     return False
 
 
-def _is_scale(op, size):
+def _is_scale(op: str, size: float) -> bool:
     large = size > 20
     return (op == "Mul" and 0 < size < 0.05) or (op in ("RealDiv", "Sub", "Add", "AddV2") and large)

@@ -1,6 +1,7 @@
-"""Cuts parts out of GraphDefs, and lets them take any number of images."""
+"""Cuts parts out of GraphDefs, and makes them accept any number of images."""
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,17 +13,17 @@ from retraining.graphs.nodes import (
     set_constant,
     shape_of,
 )
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 
-def outline(graph_def, output_name=None):
-    """A copy of what an output needs, or of all, with Placeholders for weights.
+def outline(graph_def: GraphDef, output_name: str | None = None) -> GraphDef:
+    """Copies the nodes that an output needs, or all nodes, with Placeholders for weights.
 
     Raises:
         GraphError: a node is missing.
     """
     nodes = nodes_by_name(graph_def)
-    wanted = ancestors(nodes, output_name) if output_name else nodes
+    wanted = ancestors(nodes, output_name) if output_name else nodes.keys()
     copy = type(graph_def)(versions=graph_def.versions, library=graph_def.library)
     for node in graph_def.node:
         if node.name in wanted and is_weights(node):
@@ -34,8 +35,8 @@ def outline(graph_def, output_name=None):
     return copy
 
 
-def is_weights(node):
-    """Whether a node is a constant array of floats, on whose values no tensor's shape depends."""
+def is_weights(node: NodeDef) -> bool:
+    """Returns whether a node is a constant array of floats, whose values determine no shape."""
     tf = import_tensorflow()
     floats = (tf.dtypes.float32.as_datatype_enum, tf.dtypes.bfloat16.as_datatype_enum)
     return node.op == "Const" and node.attr["dtype"].type in floats and len(shape_of(node)) > 0
@@ -44,13 +45,14 @@ def is_weights(node):
 # -- surgery ---------------------------------------------------------------------------------
 
 
-def ancestors(nodes, output_name, stop=None):
-    """The names of all nodes that `output_name` depends on, itself included; not beyond `stop`.
+def ancestors(nodes: Mapping[str, NodeDef], output_name: str, stop: str | None = None) -> set[str]:
+    """Returns the names of `output_name` and of all nodes it depends on, but none beyond `stop`.
 
     Raises:
         GraphError: one of them is not in the graph.
     """
-    found, queue = set(), [output_name]
+    found: set[str] = set()
+    queue = [output_name]
     while queue:
         name = queue.pop()
         if name not in nodes:
@@ -61,8 +63,8 @@ def ancestors(nodes, output_name, stop=None):
     return found
 
 
-def keep_ancestors(graph_def, output_name, stop=None):
-    """A copy with these nodes only, in their order.
+def keep_ancestors(graph_def: GraphDef, output_name: str, stop: str | None = None) -> GraphDef:
+    """Returns a copy with only the `ancestors` of `output_name`, in the same order.
 
     Raises:
         GraphError: one of them is not in the graph.
@@ -73,8 +75,8 @@ def keep_ancestors(graph_def, output_name, stop=None):
     return kept
 
 
-def drop_others(graph_def, output_name):
-    """Keeps the nodes that `output_name` depends on and no others, in place.
+def drop_others(graph_def: GraphDef, output_name: str) -> None:
+    """Removes, in place, all nodes that `output_name` does not depend on.
 
     Raises:
         GraphError: one of them is not in the graph.
@@ -85,8 +87,8 @@ def drop_others(graph_def, output_name):
             del graph_def.node[number]
 
 
-def cut(graph_def, input_name, output_name):
-    """A copy of the part between a float input, which becomes a Placeholder, and an output.
+def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
+    """Copies the part between an input, which becomes a float Placeholder, and an output.
 
     Raises:
         GraphError: one of the two is not in the graph, or they are not connected.
@@ -108,11 +110,11 @@ def cut(graph_def, input_name, output_name):
     return part
 
 
-def widen_batch(graph_def):
-    """Lets a graph made for one image take any number, in place.
+def widen_batch(graph_def: GraphDef) -> None:
+    """Makes a graph for one image accept any number, in place.
 
-    Placeholders of shape [1, ...] become [-1, ...]; constants [1, n] that only give a Reshape its
-    shape become [-1, n].
+    Placeholders of shape [1, ...] become [-1, ...]. Constants [1, n] that are the target shape of
+    a Reshape become [-1, n].
     """
     nodes = nodes_by_name(graph_def)
     for node in graph_def.node:
@@ -121,25 +123,26 @@ def widen_batch(graph_def):
                 first.size = -1 if first.size == 1 else first.size
         elif node.op == "Reshape":
             shape = constant(nodes, node.input[1])
-            is_list = shape is not None and shape.ndim == 1 and len(shape) > 1
-            if is_list and shape[0] == 1 and -1 not in shape:
+            if shape is None or shape.ndim != 1 or len(shape) < 2:
+                continue
+            if shape[0] == 1 and -1 not in shape:
                 shape = np.concatenate([[-1], shape[1:]]).astype(shape.dtype)
                 set_constant(nodes[node_name(node.input[1])], shape)
 
 
-def batched_part(graph_def, input_name, output_name):
-    """A copy of the part between an input and an output, for any number of images.
+def batched_part(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
+    """Copies the part between an input and an output, for any number of images.
 
     Raises:
-        GraphError: as `cut`.
+        GraphError: see `cut`.
     """
     part = cut(graph_def, input_name, output_name)
     widen_batch(part)
     return part
 
 
-def same_part(one, other, input_name, output_name):
-    """Whether two graphs have the same nodes and weights between an input and an output."""
+def same_part(one: GraphDef, other: GraphDef, input_name: str, output_name: str) -> bool:
+    """Returns whether two graphs have the same nodes and weights between an input and an output."""
     outlines = (outline(each, output_name) for each in (one, other))
     parts = [batched_part(each, input_name, output_name).node for each in outlines]
     if not all(a == b for a, b in itertools.zip_longest(*parts)):

@@ -1,8 +1,8 @@
-"""TensorFlow, imported only when asked for, without its chatter, and no more of it than is used.
+"""Imports TensorFlow on demand, silently, and no more of it than is needed.
 
-`import tensorflow` takes seconds, most of them for eager mode, Keras, datasets and the tables of
-its public names. Frozen graphs need its graph mode only, which `import_tensorflow` gives in less
-than half the time: it enters the package by its inner modules, past `tensorflow/__init__.py`.
+`import tensorflow` takes seconds, mostly for eager mode, Keras, datasets and the tables of its
+public names. Frozen graphs need only graph mode. `import_tensorflow` imports that in less than half
+the time: it imports the package's inner modules and skips `tensorflow/__init__.py`.
 """
 
 import contextlib
@@ -11,13 +11,22 @@ import importlib.util
 import os
 import sys
 import tempfile
-from types import SimpleNamespace
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any, TypeAlias
+
+# TensorFlow has no usable types. These aliases document which object is meant.
+TensorFlow: TypeAlias = Any
+GraphDef: TypeAlias = Any
+NodeDef: TypeAlias = Any
+Tensor: TypeAlias = Any
+Session: TypeAlias = Any
 
 
 @functools.cache
-def import_tensorflow():
-    """TensorFlow's graph mode: what is listed at the end, under its usual names."""
-    # Errors of its C++ code reach us as Python exceptions; what it logs beside is noise here.
+def import_tensorflow() -> TensorFlow:
+    """Returns a namespace of TensorFlow's graph mode, with the public names or similar ones."""
+    # Errors in C++ code reach us as Python exceptions; the log beside them is noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
@@ -54,50 +63,50 @@ def import_tensorflow():
     )
 
 
-def import_whole_tensorflow():
-    """The package `tensorflow` itself, with eager mode and converters; takes seconds more."""
+def import_whole_tensorflow() -> TensorFlow:
+    """Returns the package `tensorflow` with eager mode and converters; takes seconds longer."""
     import_tensorflow()
     import tensorflow
 
-    tensorflow.function  # noqa: B018 - the first use runs the package's __init__
+    tensorflow.function  # noqa: B018 - the first access runs the package's __init__
     return tensorflow
 
 
-def _gradients(*arguments):
-    """As tf.gradients; half a second of imports, for those who train a network."""
-    for name in ("array_grad", "math_grad", "nn_grad"):  # which say what the ops' gradients are
+def _gradients(*arguments: Any) -> Any:
+    """Calls tf.gradients. Only training needs it, so its half second of imports happens here."""
+    for name in ("array_grad", "math_grad", "nn_grad"):  # these register the gradients of ops
         importlib.import_module(f"tensorflow.python.ops.{name}")
     from tensorflow.python.ops.gradients_impl import gradients
 
     return gradients(*arguments)
 
 
-def _unexecuted_package(name):
-    """A package whose `__init__.py` has not been run, so that its modules can be imported alone.
+def _unexecuted_package(name: str) -> ModuleType:
+    """Returns a package without running its `__init__.py`, so that single modules can be imported.
 
-    It is run when an attribute is first asked for that no module has set: whoever imports
-    TensorFlow after us finds all of it.
+    The first access to a missing attribute runs `__init__.py`: code that imports TensorFlow after
+    us finds all of it.
     """
     spec = importlib.util.find_spec(name)
-    if spec is None:
+    if spec is None or (loader := spec.loader) is None:
         raise ModuleNotFoundError(f"No module named {name!r}")
     package = importlib.util.module_from_spec(spec)
 
-    def execute_and_get(attribute):
-        del package.__getattr__
+    def execute_and_get(attribute: str) -> Any:
+        del package.__dict__["__getattr__"]
         with muted_stderr():
-            spec.loader.exec_module(package)
+            loader.exec_module(package)
         return getattr(package, attribute)
 
-    package.__getattr__ = execute_and_get
+    package.__dict__["__getattr__"] = execute_and_get
     return package
 
 
 @contextlib.contextmanager
-def muted_stderr():
-    """Catches what C++ code writes to stderr, some of it whatever its log level is.
+def muted_stderr() -> Iterator[None]:
+    """Discards what C++ code writes to stderr, some of it regardless of the log level.
 
-    What Python writes there meanwhile is lost, too.
+    Also discards what Python writes there meanwhile.
     """
     sys.stderr.flush()
     try:

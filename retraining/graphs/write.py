@@ -1,6 +1,9 @@
-"""Writes a GraphDef as bytes."""
+"""Serializes a GraphDef."""
+
+from retraining.graphs.tensorflow import GraphDef
 
 
-def graph_bytes(graph_def):
-    """The file's content; the same graph always gives the same bytes."""
-    return graph_def.SerializeToString(deterministic=True)
+def graph_bytes(graph_def: GraphDef) -> bytes:
+    """Returns the content of a .pb file. The same graph always gives the same bytes."""
+    content: bytes = graph_def.SerializeToString(deterministic=True)
+    return content

@@ -1,29 +1,48 @@
-"""A classifier's graph, ours or anyone's -> class probabilities of image files."""
+"""From the graph of a classifier, ours or anyone's, to class probabilities of image files."""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retraining.bottlenecks import extract
+from retraining.bottlenecks.extract import Answer
 from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
-from retraining.graphs.description import Preprocessing, read_metadata, read_preprocessing
+from retraining.graphs.description import (
+    PartialPreprocessing,
+    Preprocessing,
+    read_metadata,
+    read_preprocessing,
+)
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 from retraining.networks.pair import PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
-from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
+from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
 
-# Where old graphs take images and give probabilities, the likeliest first.
+# The usual input and output nodes of old graphs, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
-UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")  # the first that is no class
+UNKNOWN = (
+    "unknown",
+    "(unknown)",
+    "((unknown))",
+    "(((unknown)))",
+)  # the first that is not a class is used
 KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
+
+T = TypeVar("T")
+AnyImage = TypeVar("AnyImage", bound=Image)
+FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
 
 class LabelsError(RetrainingError):
@@ -32,7 +51,7 @@ class LabelsError(RetrainingError):
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says of a graph; None where the graph shall tell."""
+    """What the user says about a graph; None where the graph itself tells."""
 
     input_layer: str | None = None
     output_layer: str | None = None
@@ -44,8 +63,28 @@ class Overrides:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a classifier says of one image.
+
+    `scores` are {label: probability}, the likeliest first. They are empty where `error` says why
+    the image cannot be read. `unknown` is whether the image looks like none of the classes; it is
+    False where that was not asked for.
+    """
+
+    image: Image
+    scores: Mapping[str, float]
+    error: str | None = None
+    unknown: bool = False
+
+    @property
+    def best(self) -> str | None:
+        """The likeliest label."""
+        return next(iter(self.scores), None)
+
+
+@dataclass(frozen=True)
 class Part:
-    """One of two networks in a graph: its ends, its pixels, its arithmetic."""
+    """One of two networks in a graph: its input and output, its pixels, its arithmetic."""
 
     input: str
     bottleneck: str
@@ -55,48 +94,77 @@ class Part:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A graph and what is needed to use it; `preprocessing` is None where it takes file bytes."""
+    """A graph and how to use it; `preprocessing` is None if the graph takes file bytes."""
 
-    graph_def: object
+    graph_def: GraphDef
     input: str
     output: str
     preprocessing: Preprocessing | None
     labels: tuple[str, ...]
     precision: str = "float32"
-    notes: tuple[str, ...] = ()  # what had to be assumed, a line each
-    described: dict = field(default_factory=dict)  # what the graph says of itself, if it does
+    notes: tuple[str, ...] = ()  # the assumptions that were made, a line each
+    described: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the graph's own description, if it has one
     max_pixels: int = MAX_PIXELS  # larger images are refused
     temperature: float = 1.0  # applied to the output's probabilities
     unknown: UnknownScore | None = None
-    unknown_inputs: tuple[str, ...] = ()  # the nodes that give the score's vectors and logits
-    parts: tuple[Part, ...] = ()  # the networks, if there are two; their vectors go into the head
+    unknown_inputs: tuple[str, ...] = ()  # the nodes of the vectors and logits for that score
+    parts: tuple[Part, ...] = ()  # the networks, if there are two
 
     @property
-    def unknown_label(self):
-        """What an image of no class is called; never the label of a class."""
+    def unknown_label(self) -> str:
+        """The label for an image of no known class; never the label of a class."""
         return next(label for label in UNKNOWN if label not in self.labels)
 
-    def classify(self, paths, few=False):
-        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
+    def label(
+        self, images: Iterable[Image], unknown_share: float | None = None
+    ) -> Iterator[Labels]:
+        """Yields Labels for each image, in order: paths, bytes of image files, or pixels.
 
-        `few` saves the start-up work that only pays for many images.
+        With an `unknown_share` (0 to 1), an image is unknown if it looks less like the classes than
+        all but this share of the validation photos.
 
         Raises:
             GraphError: TensorFlow cannot load or run the graph.
-            LabelsError: there are more or fewer labels than probabilities; said before an image
-                is read where the graph tells its width.
+            LabelsError: there are more or fewer labels than probabilities.
+            TrustError: there is a share, but the graph has no score for unknown images.
+        """
+        few = isinstance(images, Sequence) and len(images) <= FEW
+        for image, answer, strangeness in self.judge(images, few, unknown_share):
+            if isinstance(answer, ImageError):
+                yield Labels(image, {}, str(answer))
+                continue
+            order = (-answer).argsort(kind="stable")
+            scores = {self.labels[row]: float(answer[row]) for row in order}
+            yield Labels(image, scores, unknown=strangeness is not None)
+
+    def classify(
+        self, paths: Iterable[AnyImage], few: bool = False
+    ) -> Iterator[tuple[AnyImage, Answer]]:
+        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
+
+        `few` skips the start-up work that pays off only for many images.
+
+        Raises:
+            GraphError: TensorFlow cannot load or run the graph.
+            LabelsError: there are more or fewer labels than probabilities. It is raised before the
+                first image is read, if the graph tells its width.
         """
         for path, answer, _ in self.judge(paths, few):
             yield path, answer
 
-    def judge(self, paths, few=False, share=None):
+    def judge(
+        self, paths: Iterable[AnyImage], few: bool = False, share: float | None = None
+    ) -> Iterator[tuple[AnyImage, Answer, float | None]]:
         """Yields what `classify` does and, of each image, its strangeness if it counts as unknown.
 
-        That is where it looks less like the classes than all but `share` (0..1) of the validation
-        photos; else, or with a share of None, None takes its place.
+        An image counts as unknown (out-of-distribution) if it looks less like the classes than all
+        but `share` (0..1) of the validation photos. The strangeness of any other image is None, and
+        that of every image if `share` is None.
 
         Raises:
-            trust.TrustError: there is a share, but the graph has no score for unknown images.
+            TrustError: there is a share, but the graph has no score for unknown images.
         """
         if share is not None and not self.unknown:
             raise trust.TrustError(
@@ -114,19 +182,25 @@ class Classifier:
             answer = self._checked(outputs[:, : outputs.shape[1] - rest.shape[1]])
             yield path, answer, self._strangeness(rest, share) if also else None
 
-    def _strangeness(self, rest, share):
-        """0..1 of an image that counts as unknown, or None; `rest` [1, width + classes]."""
+    def _strangeness(self, rest: NDArray[np.float32], share: float | None) -> float | None:
+        """Returns 0..1 for an unknown image, or None; `rest` is [1, width + classes]."""
+        if self.unknown is None or share is None:
+            return None
         width = len(self.unknown.origin)
         score = self.unknown.score(rest[:, :width], rest[:, width:])
         if score[0] >= self.unknown.threshold(share):
             return None
         return float(self.unknown.strangeness(score)[0])
 
-    def _stream(self, paths, optimize, also):
+    def _stream(
+        self, paths: Iterable[AnyImage], optimize: bool, also: tuple[str, ...]
+    ) -> Iterator[tuple[AnyImage, Answer]]:
         """As extract.stream: (path, the output's columns and those of `also`, or ImageError)."""
         return extract.stream(paths, *self._loader(optimize, also))
 
-    def _stream_of_both(self, paths, optimize, also):
+    def _stream_of_both(
+        self, paths: Iterable[AnyImage], optimize: bool, also: tuple[str, ...]
+    ) -> Iterator[tuple[AnyImage, Answer]]:
         """As `_stream`: through each network on its own, then both vectors through the head."""
         joint = self.described["bottleneck_input"]
         head = Runner(self.graph_def, joint, self.output, Running(optimize=False, also=also))
@@ -135,35 +209,46 @@ class Classifier:
         for path, vectors in extract.side_by_side(paths, streams):
             yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
 
-    def _stream_of_part(self, part, optimize):
-        """A function that gives one network's vectors of paths, as extract.stream does."""
+    def _stream_of_part(
+        self, part: Part, optimize: bool
+    ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
+        """Returns a function that yields the vectors of one network, as extract.stream does."""
         about, ends = part.preprocessing, (part.input, part.bottleneck)
-        load = ImageReader(about.size, about.mean, about.std, self.max_pixels).read
+        reader = ImageReader(about.size, about.mean, about.std, self.max_pixels)
         runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
-        return partial(extract.stream, load=load, runner=runner)
 
-    def _loader(self, optimize, also):
+        def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
+            return extract.stream(images, reader.load, runner)
+
+        return stream
+
+    def _loader(
+        self, optimize: bool, also: tuple[str, ...]
+    ) -> tuple[Callable[[Image], NDArray[np.float32]], "Runner | _Done"]:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(self.graph_def, self.output, self.input, also)
             self._check_width(from_bytes.width)
             most = self.max_pixels
 
-            def load(path):
-                return run_on_bytes(from_bytes, read_file(path, most)).reshape(1, -1)
+            def load(image: Image) -> NDArray[np.float32]:
+                return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
         about, ends = self.preprocessing, (self.graph_def, self.input, self.output)
         runner = Runner(*ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
-        return ImageReader(about.size, about.mean, about.std, self.max_pixels).read, runner
+        return ImageReader(about.size, about.mean, about.std, self.max_pixels).load, runner
 
-    def _checked(self, outputs):
+    def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
         self._check_width(len(probabilities))
-        return apply_temperature(probabilities[None], self.temperature)[0]
+        calibrated: NDArray[np.float32] = apply_temperature(probabilities[None], self.temperature)[
+            0
+        ]
+        return calibrated
 
-    def _check_width(self, width):
+    def _check_width(self, width: int | None) -> None:
         if width not in (None, len(self.labels)):
             raise LabelsError(
                 f"the graph gives {width} probabilities for {len(self.labels)} "
@@ -172,26 +257,32 @@ class Classifier:
 
 
 class _Done:
-    """A runner for what has been computed while loading."""
+    """A runner for batches whose answers were computed during loading."""
 
     parallel = 1
 
-    def run(self, batch):
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return batch
 
 
-def load_classifier(graph_path, labels_path=None, overrides=None, precision="auto"):
+def load_classifier(
+    graph_path: str | Path,
+    labels_path: str | Path | tuple[str, ...] | None = None,
+    overrides: Overrides | None = None,
+    precision: str = "auto",
+) -> Classifier:
     """Reads a retrained graph, or any frozen image classifier.
 
-    `labels_path` may also be the labels themselves, a tuple.
+    `labels_path` may also be a tuple of the labels themselves.
 
-    A graph that describes itself needs nothing else. For others the flags count first, then what
-    the graph's nodes tell, then what was usual for such graphs (said in `notes`).
+    A graph that describes itself needs nothing else. For other graphs the overrides come first,
+    then the facts in the graph's nodes, then what is usual for such graphs (with a line in
+    `notes`).
 
     Raises:
-        GraphError: not a frozen graph, one that is not known to be harmless, or it does not tell
-            what the flags leave open.
-        LabelsError: no labels file, or an unreadable one.
+        GraphError: the file is not a frozen graph, or is not known to be harmless, or lacks a fact
+            that the overrides do not give.
+        LabelsError: there is no labels file, or it is unreadable.
     """
     overrides = overrides or Overrides()
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
@@ -200,7 +291,7 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     unsafe = describe_unsafe(graph_def)
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
-    parts = ()
+    parts: tuple[Part, ...] = ()
     if described.get("second") and preprocessing:
         parts = _find_parts(graph_def, described, overrides, precision)
     precision = resolve_precision(precision, graph_def)
@@ -209,15 +300,17 @@ def load_classifier(graph_path, labels_path=None, overrides=None, precision="aut
     )
     classifier = replace(classifier, parts=parts)
     if output != described.get("output"):
-        return classifier  # another output than the one for which all this was fitted
+        return classifier  # temperature and score were fitted for another output
     return replace(classifier, **_find_trust(graph_def, described))
 
 
-def _find_parts(graph_def, described, overrides, precision):
-    """The Parts of a graph of two networks, which must be fed as it says.
+def _find_parts(
+    graph_def: GraphDef, described: Mapping[str, Any], overrides: Overrides, precision: str
+) -> tuple[Part, ...]:
+    """Returns the Parts of a graph of two networks, which tells how to feed it.
 
     Raises:
-        GraphError: the flags say otherwise.
+        GraphError: the overrides contradict the graph.
     """
     size = overrides.input_height, overrides.input_width
     scale = overrides.input_mean, overrides.input_std
@@ -238,22 +331,26 @@ def _find_parts(graph_def, described, overrides, precision):
     )
 
 
-def _find_trust(graph_def, described):
-    """What a graph tells of how far to trust it, as fields of a Classifier."""
+def _find_trust(graph_def: GraphDef, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the graph's temperature and unknown score, as fields of a Classifier."""
     nodes = nodes_by_name(graph_def)
     temperature, unknown = trust.read(
         described.get("trust", {}), lambda name: constant(nodes, name)
     )
     if not unknown:
         return {"temperature": temperature}
-    # Older graphs have no hidden layers, and no name for what comes behind them.
+    # Older graphs have no hidden layers, and no name for the features after them.
     features = described.get("features") or described["bottleneck_input"]
     inputs = (features, described["logits"])
     return {"temperature": temperature, "unknown": unknown, "unknown_inputs": inputs}
 
 
-def _find_labels(graph_path, labels_path, described):
-    beside = Path(graph_path).with_name("retrained_labels.txt")  # as retrain.py calls it
+def _find_labels(
+    graph_path: str | Path,
+    labels_path: str | Path | tuple[str, ...] | None,
+    described: Mapping[str, Any],
+) -> tuple[str, ...]:
+    beside = Path(graph_path).with_name("retrained_labels.txt")  # the default name of retrain.py
     if isinstance(labels_path, tuple):
         return labels_path
     if labels_path:
@@ -265,8 +362,10 @@ def _find_labels(graph_path, labels_path, described):
     raise LabelsError("this graph does not carry its labels; name their file with --labels")
 
 
-def _find_ends(graph_def, overrides, described, notes):
-    """(input, output, Preprocessing or None): by flag, by description, by what is usual."""
+def _find_ends(
+    graph_def: GraphDef, overrides: Overrides, described: Mapping[str, Any], notes: list[str]
+) -> tuple[str, str, Preprocessing | None]:
+    """Returns (input, output, Preprocessing or None): as overridden, described or usual."""
     nodes = nodes_by_name(graph_def)
     known_inputs = [described["input"]] if described else KNOWN_INPUTS
     known_outputs = [described["output"]] if described else KNOWN_OUTPUTS
@@ -281,7 +380,7 @@ def _find_ends(graph_def, overrides, described, notes):
     return input_name, output, _preprocessing(graph_def, found, overrides, notes)
 
 
-def _named(nodes, given, known, flag):
+def _named(nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], flag: str) -> str:
     if given is not None:
         if node_name(given) not in nodes:
             raise GraphError(f"the graph has no node {given!r}; see {flag}")
@@ -292,32 +391,35 @@ def _named(nodes, given, known, flag):
     raise GraphError(f"cannot tell which node of the graph to use; name it with {flag}")
 
 
-def _takes_bytes(graph_def, input_name):
-    """Whether the node gives strings: a Placeholder or Const of that type."""
+def _takes_bytes(graph_def: GraphDef, input_name: str) -> bool:
+    """Returns whether the node gives strings: a Placeholder or Const of that type."""
     node = nodes_by_name(graph_def)[input_name]
-    if "dtype" not in node.attr:  # (asking for it would add it)
+    if "dtype" not in node.attr:  # reading it would add it
         return False
-    return node.attr["dtype"].type == import_tensorflow().dtypes.string.as_datatype_enum
+    return bool(node.attr["dtype"].type == import_tensorflow().dtypes.string.as_datatype_enum)
 
 
-def _preprocessing(graph_def, found, overrides, notes):
-    """Flags first, then what was found in the graph, then what was usual."""
-    height, width = found.size or (None, None)
-    height = _first(overrides.input_height, height)
-    width = _first(overrides.input_width, width)
+def _preprocessing(
+    graph_def: GraphDef, found: PartialPreprocessing, overrides: Overrides, notes: list[str]
+) -> Preprocessing:
+    """Returns the preprocessing: as overridden, as the graph tells, or as usual."""
+    own_height, own_width = found.size or (None, None)
+    height = _first(overrides.input_height, own_height)
+    width = _first(overrides.input_width, own_width)
     if not height or not width:
         raise GraphError(
             "the graph does not tell its image size; give --input_height and --input_width"
         )
-    if found.fixed_size and found.size != (height, width):
+    if found.size and found.fixed_size and found.size != (height, width):
         raise GraphError(
             f"the graph takes images of {found.size[0]} x {found.size[1]} pixels; drop "
             f"--input_height and --input_width"
         )
-    usual = _usual_scale(graph_def)
     mean, std = _first(overrides.input_mean, found.mean), _first(overrides.input_std, found.std)
     if mean is None or std is None:
-        mean, std = _first(mean, usual.mean), _first(std, usual.std)
+        usual_mean, usual_std = _usual_scale(graph_def)
+        mean = usual_mean if mean is None else mean
+        std = usual_std if std is None else std
         notes.append(
             f"this graph does not tell how pixels are scaled; assuming --input_mean {mean:g} "
             f"--input_std {std:g}"
@@ -325,23 +427,23 @@ def _preprocessing(graph_def, found, overrides, notes):
     return Preprocessing((height, width), mean, std)
 
 
-def _usual_scale(graph_def):
-    """mean and std of MobileNets, or those of the classic label_image.py (0 and 255)."""
+def _usual_scale(graph_def: GraphDef) -> tuple[float, float]:
+    """Returns mean and std: those of MobileNets, or of the classic label_image.py (0 and 255)."""
     if any(node.name.startswith("MobilenetV1/") for node in graph_def.node):
         network = NETWORKS["mobilenet_1.0_224"]
-        return Preprocessing(None, network.mean, network.std)
-    return Preprocessing(None, 0.0, 255.0)
+        return network.mean, network.std
+    return 0.0, 255.0
 
 
-def _first(*values):
+def _first(*values: T | None) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
-def read_labels(path):
-    """The lines of a labels file, without line ends.
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """Reads the lines of a labels file, without line ends.
 
     Raises:
-        LabelsError: unreadable, empty or not UTF-8 text.
+        LabelsError: the file is unreadable, empty or not UTF-8 text.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:

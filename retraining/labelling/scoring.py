@@ -1,15 +1,19 @@
-"""How well a classifier labels a folder of labelled photos: what retrain.py did not see.
+"""Scores how well a classifier labels a folder of labelled photos that retrain.py has not seen.
 
-A class per sub-folder, matched with the classifier's labels by name. The record it gives is printed
-by `tsv_lines`, `text_lines` or `to_dict`.
+The folder has one sub-folder for each class, whose name is matched with the labels of the
+classifier. `tsv_lines`, `text_lines` and `to_dict` present the Score.
 """
 
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.bottlenecks.extract import Answer
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError
 from retraining.photos.scan import list_photos, same_label
@@ -21,50 +25,50 @@ SHARES = ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """Photos whose class the classifier knows."""
+    """Photos of classes that the classifier knows."""
 
     paths: list[str]
-    truth: list[str]  # each photo's label, spelled as the classifier does
-    warnings: list[str]  # what was left out or looks odd, a line each
+    truth: list[str]  # the label of each photo, as the classifier spells it
+    warnings: list[str]  # photos left out, and oddities, a line each
 
 
 @dataclass(frozen=True)
 class Score:
-    """How photos were labelled. `classes` are those that occur in truth or answers, sorted."""
+    """How photos were labelled; `classes`, sorted, are those among the true or predicted labels."""
 
     classes: list[str]
-    confusion: np.ndarray  # int [k, k], the truth in rows
+    confusion: NDArray[np.int_]  # int [k, k], the true classes in rows
 
     @property
-    def photos(self):
-        """Number of photos scored."""
+    def photos(self) -> int:
+        """The number of photos scored."""
         return int(self.confusion.sum())
 
     @property
-    def correct(self):
-        """Number of photos whose likeliest label is their class."""
+    def correct(self) -> int:
+        """The number of photos whose likeliest label is their class."""
         return int(np.trace(self.confusion))
 
     @property
-    def accuracy(self):
-        """Share of correct photos, NaN without photos."""
+    def accuracy(self) -> float:
+        """The share of correct photos; NaN without photos."""
         return self.correct / self.photos if self.photos else math.nan
 
     @property
-    def interval(self):
-        """(low, high) of the accuracy, 95 %, by Wilson."""
+    def interval(self) -> tuple[float, float]:
+        """(low, high): the 95 % confidence interval of the accuracy, by Wilson."""
         return classification.wilson_interval(self.correct, self.photos)
 
 
-def find_labelled(folder, labels):
-    """The LabelledPhotos of the classes in `folder` that are among the classifier's `labels`.
+def find_labelled(folder: str, labels: Sequence[str]) -> LabelledPhotos:
+    """Finds the photos in `folder` of the classes that are among the classifier's `labels`.
 
     Raises:
-        DatasetError: missing folder, no class folder, two folders that are one label.
+        DatasetError: the folder is missing or has no class folder, or two folders are one label.
     """
     photos, bad, warnings = list_photos(folder, least_classes=1)
     for image in bad:
-        if image.claimed:  # the classifier will say what is wrong with it
+        if image.claimed:  # the classifier reports what is wrong with it
             photos[os.path.basename(os.path.dirname(image.path))].append(image.path)
     known = match_classes(photos, labels)
     for name, label in known.items():
@@ -81,12 +85,13 @@ def find_labelled(folder, labels):
     return LabelledPhotos([path for path, _ in found], [label for _, label in found], warnings)
 
 
-def match_classes(names, labels):
-    """{name: label or None}: the label of that very name, or else the only one that is alike.
+def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
+    """Returns {name: label or None}: the label of exactly that name, or else the only similar one.
 
-    Alike are names that differ in what a reader overlooks (`dataset.same_label`).
+    Similar names differ only in details that a reader overlooks (`scan.same_label`).
     """
-    known, alike = set(labels), {}
+    known = set(labels)
+    alike: dict[str, list[str]] = {}
     for label in known:
         alike.setdefault(same_label(label), []).append(label)
     found = {name: alike.get(same_label(name), []) for name in names}
@@ -96,18 +101,24 @@ def match_classes(names, labels):
     }
 
 
-def score(photos, answers, labels, on_error):
-    """The Score of LabelledPhotos, given `answers`, an iterable of (path, probabilities) in order.
+def score(
+    photos: LabelledPhotos,
+    answers: Iterable[tuple[str, Answer]],
+    labels: Sequence[str],
+    on_error: Callable[[str, ImageError], None],
+) -> Score:
+    """Scores `answers`, (path, probabilities) in the order of the photos.
 
-    An ImageError among the answers is not scored; `on_error(path, error)` is called.
+    Does not score an ImageError among the answers, but calls `on_error(path, error)`.
     """
-    truth, predicted = [], []
+    truth: list[str] = []
+    predicted: list[str] = []
     for label, (path, answer) in zip(photos.truth, answers, strict=True):
         if isinstance(answer, ImageError):
             on_error(path, answer)
             continue
         truth.append(label)
-        predicted.append(labels[answer.argmax()])
+        predicted.append(labels[int(answer.argmax())])
     classes = sorted({*truth, *predicted})
     rows = {label: row for row, label in enumerate(classes)}
     confusion = classification.confusion_matrix(
@@ -116,10 +127,10 @@ def score(photos, answers, labels, on_error):
     return Score(classes, confusion)
 
 
-def trained_on(described, folder):
-    """One line of warning on photos of `folder` that the graph may have been trained on.
+def trained_on(described: Mapping[str, Any], folder: str) -> str:
+    """Returns one line that warns of photos in `folder` on which the graph may have been trained.
 
-    `described` is what the graph says of itself; empty if it says nothing.
+    `described` is the graph's description of itself; empty if it has none.
     """
     if_among = "if some of them are among these, this accuracy is too good"
     source = described.get("options", {}).get("image_dir")
@@ -135,11 +146,11 @@ def trained_on(described, folder):
     return line
 
 
-# -- printing --------------------------------------------------------------------------------
+# -- presenting ------------------------------------------------------------------------------
 
 
-def tsv_lines(result):
-    """Yields lines of fields between tabs; the first field says what the line holds.
+def tsv_lines(result: Score) -> Iterator[str]:
+    """Yields lines of fields between tabs; the first field names the content of the line.
 
     `accuracy`, `interval` (low, high), `photos`, `correct`; `class` (label, photos, precision,
     recall, F1) for each class; `confusion` (class, answer, photos) for each pair that occurs.
@@ -156,8 +167,8 @@ def tsv_lines(result):
         yield f"confusion\t{escaped(row['class'])}\t{escaped(row['answer'])}\t{row['photos']}"
 
 
-def to_dict(result):
-    """The same as one JSON object; shares that are undefined are None."""
+def to_dict(result: Score) -> dict[str, Any]:
+    """Returns the same as one JSON object; undefined shares are None."""
     return {
         "accuracy": _rounded(result.accuracy),
         "interval": [round(limit, 4) for limit in result.interval],
@@ -168,8 +179,8 @@ def to_dict(result):
     }
 
 
-def text_lines(result):
-    """Yields lines for a reader: a table of the classes, then what was taken for what."""
+def text_lines(result: Score) -> Iterator[str]:
+    """Yields lines for a person: a table of the classes, then the confusions."""
     low, high = result.interval
     yield (
         f"accuracy {result.accuracy:.1%} (N={result.photos}, 95 % interval {low:.1%} to {high:.1%})"
@@ -187,7 +198,7 @@ def text_lines(result):
         yield f"{row['photos']} of {escaped(row['class'])} taken for {escaped(row['answer'])}"
 
 
-def _classes(result):
+def _classes(result: Score) -> Iterator[dict[str, Any]]:
     columns = classification.per_class(result.confusion)
     for label, precision, recall, f1, support in zip(result.classes, *columns, strict=True):
         yield {
@@ -199,7 +210,7 @@ def _classes(result):
         }
 
 
-def _pairs(result):
+def _pairs(result: Score) -> Iterator[dict[str, Any]]:
     for row, column in np.argwhere(result.confusion):
         yield {
             "class": result.classes[row],
@@ -208,12 +219,12 @@ def _pairs(result):
         }
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{share:.1%}"
 
 
-def _rounded(value):
-    """A share with four digits, None for NaN; anything else as it is."""
+def _rounded(value: Any) -> Any:
+    """Returns a share with four digits, None for NaN, and anything else as it is."""
     if not isinstance(value, float):
         return value
     return None if math.isnan(value) else round(value, 4)

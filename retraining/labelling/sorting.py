@@ -1,4 +1,4 @@
-"""Puts images into a folder per label. Overwrites nothing; done again, it changes nothing."""
+"""Puts images into one folder for each label. Overwrites nothing; a second run changes nothing."""
 
 import filecmp
 import hashlib
@@ -7,34 +7,35 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from retraining.errors import RetrainingError
 from retraining.photos.scan import hash_file
 from retraining.system.atomic import is_within
 
-NAME_BYTES = 120  # of a label's folder; file systems take 143 to 255
-STEM_BYTES = 180  # of a file's name before the mark that tells it from others of that name
+NAME_BYTES = 120  # of the name of a label's folder; file systems allow 143 to 255
+STEM_BYTES = 180  # of a file's name before its mark, which tells it from others of that name
 MARK_DIGITS = 8  # of a SHA-1, in hex
 
-# Windows refuses these characters and a dot or space at the end; a dot in front hides a folder;
-# `%` is escaped where it could be taken for an escape.
+# Windows refuses these characters, and a dot or space at the end. A dot at the start hides a
+# folder. `%` is escaped where it looks like an escape.
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\udc80-\udcff]|%(?=[0-9A-Fa-f]{2})|^\.|[. ]\Z')
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|\Z)", re.IGNORECASE)
 
 
 class SortError(RetrainingError):
-    """An image cannot be put into its label's folder; says why."""
+    """An image cannot be put into the folder of its label; the message says why."""
 
 
 class Sorter:
     """Puts images into `folder/<label>/`, as copies or as hard links.
 
-    `placed` and `known` count the images that were put there and those that were there already.
+    `placed` counts the images that were put there, `known` those that were there already.
     """
 
-    def __init__(self, folder, labels, by="copy"):
+    def __init__(self, folder: str | Path, labels: Iterable[str], by: str = "copy") -> None:
         """`by` is `copy` or `link`. Raises SortError if the folder cannot be made."""
         self.folder, self.placed, self.known = Path(folder), 0, 0
         self._put = WAYS[by]
@@ -44,13 +45,13 @@ class Sorter:
         except OSError as error:
             raise SortError(f"cannot make the folder {folder}: {error.strerror}") from error
 
-    def check_apart(self, sources):
-        """Refuses to sort into folders that are still to be read, since copies would be found.
+    def check_apart(self, sources: Iterable[str]) -> None:
+        """Refuses to sort into folders that are yet to be read: the search would find the copies.
 
-        The sorted folder inside a source is no harm, as it is left out of the search.
+        The sorted folder itself may lie inside a source, since the search leaves it out.
 
         Raises:
-            SortError: some label's folder lies in one of the folders `sources`.
+            SortError: the folder of a label lies in one of the folders `sources`.
         """
         for source in map(os.path.realpath, sources):
             here = os.path.realpath(self.folder)
@@ -63,13 +64,13 @@ class Sorter:
                         f"another folder to sort into"
                     )
 
-    def place(self, path, label):
-        """Puts the image at `path` into the label's folder, unless it is there.
+    def place(self, path: str, label: str) -> None:
+        """Puts the image at `path` into the folder of the label, unless it is there already.
 
-        If another image has its name there, a part of its SHA-1 is added to the name.
+        If another image there has the same name, adds a part of the SHA-1 to the name.
 
         Raises:
-            SortError: it cannot be read, copied or linked.
+            SortError: the image cannot be read, copied or linked.
         """
         folder = self._folders[label]
         try:
@@ -87,12 +88,12 @@ class Sorter:
         raise SortError(f"every name for {path} in {folder} is taken")
 
 
-def folder_names(labels):
-    """{label: name of its folder}: the label itself wherever every system takes it for a name.
+def folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """Returns {label: name of its folder}: the label itself if every system allows that name.
 
-    What is unsafe is percent-encoded (RFC 3986, 2.1), a long label is cut. Labels that were cut,
-    or that differ only in case or in the form of accents, which some systems take for one name,
-    end in a part of their SHA-1, so that no two labels share a folder.
+    Unsafe characters are percent-encoded (RFC 3986, 2.1), and long labels are cut. Some systems
+    ignore differences in case or in the form of accents. Labels that differ only so, and labels
+    that were cut, end in a part of their SHA-1, so that no two labels share a folder.
     """
     names = {label: safe_name(label) for label in labels}
     alike = Counter(_as_some_systems_see(name) for name in names.values())
@@ -102,8 +103,8 @@ def folder_names(labels):
     }
 
 
-def safe_name(label):
-    """The label as a folder's name, percent-encoded and cut where it must be."""
+def safe_name(label: str) -> str:
+    """Returns the label as the name of a folder, percent-encoded and cut as needed."""
     name = UNSAFE.sub(lambda found: _percent(found[0]), label) or "%"
     if RESERVED.match(name):
         name = _percent(name[0]) + name[1:]
@@ -111,26 +112,26 @@ def safe_name(label):
     return name if cut == name else f"{cut}~{_mark(label)}"
 
 
-def _percent(character):
+def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
-def _as_some_systems_see(name):
+def _as_some_systems_see(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _mark(label):
+def _mark(label: str) -> str:
     return hashlib.sha1(label.encode("utf-8", "surrogateescape")).hexdigest()[:MARK_DIGITS]
 
 
-def _cut(text, size):
-    """The text, or its beginning of at most `size` bytes of UTF-8."""
+def _cut(text: str, size: int) -> str:
+    """Returns the text, or its first part, of at most `size` bytes of UTF-8."""
     encoded = text.encode("utf-8", "surrogateescape")
     return text if len(encoded) <= size else encoded[:size].decode("utf-8", "ignore")
 
 
-def _targets(folder, path):
-    """The paths an image may get, the first choice first; those that follow need its SHA-1."""
+def _targets(folder: Path, path: str) -> Iterator[Path]:
+    """Yields the paths for an image, the first choice first; all others need its SHA-1."""
     name = os.path.basename(path)
     yield folder / name
     stem, suffix = os.path.splitext(name)
@@ -139,8 +140,8 @@ def _targets(folder, path):
         yield folder / f"{_cut(stem, STEM_BYTES)}~{key[:digits]}{suffix}"
 
 
-def copy(path, target):
-    """Copies a file with its times; `target` appears when it is complete and was free before."""
+def copy(path: str, target: Path) -> None:
+    """Copies a file with its times; `target` appears once complete, if the name is free."""
     temporary = target.with_name(f".sort-{os.getpid()}.part")
     try:
         with open(path, "rb") as source, open(temporary, "wb") as file:
@@ -153,22 +154,22 @@ def copy(path, target):
         temporary.unlink(missing_ok=True)
 
 
-def _name(temporary, target):
-    """Gives a file its name. Raises FileExistsError if that is taken."""
-    if os.name != "nt":  # elsewhere renaming replaces what has that name, so link first
+def _name(temporary: Path, target: Path) -> None:
+    """Gives a file its final name. Raises FileExistsError if the name is taken."""
+    if os.name != "nt":  # here a rename would replace a file of that name, so link first
         try:
             os.link(temporary, target)
             return
         except FileExistsError:
             raise
-        except OSError:  # as on FAT, which has no links
+        except OSError:  # FAT, for example, has no links
             if os.path.lexists(target):
                 raise
     os.rename(temporary, target)
 
 
-def link(path, target):
-    """Makes a second name of the same file, on the same disk. Raises OSError with what to do."""
+def link(path: str, target: Path) -> None:
+    """Gives a file a second name on the same disk. Raises OSError, which says what to do."""
     try:
         os.link(os.path.realpath(path), target)
     except FileExistsError:
@@ -178,4 +179,4 @@ def link(path, target):
         raise OSError(error.errno, reason, path) from error
 
 
-WAYS = {"copy": copy, "link": link}
+WAYS: dict[str, Callable[[str, Path], None]] = {"copy": copy, "link": link}

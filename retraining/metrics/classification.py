@@ -1,16 +1,22 @@
-"""Predictions -> accuracy, intervals, confusion. NumPy only."""
+"""Computes accuracy, intervals, confusion and calibration of predictions. Uses only NumPy."""
 
 import math
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-BINS = 10  # of a reliability diagram
+Floating = TypeVar("Floating", bound=np.floating[Any])
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Ints: TypeAlias = NDArray[np.integer[Any]]
+
+BINS = 10  # in a reliability diagram
 
 
-def wilson_interval(correct, total, z=1.959964):
-    """The Wilson score interval (low, high) of a share `correct / total`; z = 1.96 gives 95 %.
+def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns the Wilson score interval (low, high) of `correct / total`; z = 1.96 gives 95 %.
 
-    Wilson (1927), doi:10.1080/01621459.1927.10502953. (0, 1) when `total` is 0.
+    The interval is (0, 1) if `total` is 0. Wilson (1927), doi:10.1080/01621459.1927.10502953.
     """
     if total == 0:
         return 0.0, 1.0
@@ -21,65 +27,71 @@ def wilson_interval(correct, total, z=1.959964):
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def softmax(logits):
-    """Probabilities [n, k] of logits [n, k], in their dtype."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def softmax(logits: NDArray[Floating]) -> NDArray[Floating]:
+    """Returns the probabilities [n, k] of logits [n, k], in the dtype of the logits."""
+    powers: NDArray[Floating] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: NDArray[Floating] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
-def accuracy(probabilities, truth):
-    """Share of rows of [n, k] whose largest entry is at `truth` [n]; NaN without rows."""
+def accuracy(probabilities: Floats, truth: Ints) -> float:
+    """Returns the share of rows [n, k] whose largest entry is at `truth` [n]; NaN without rows."""
     if len(truth) == 0:
         return math.nan
     return float((probabilities.argmax(axis=1) == truth).mean())
 
 
-def top_accuracy(probabilities, truth, top):
-    """Share of rows of [n, k] whose `top` largest entries hold that at `truth` [n]; NaN without."""
+def top_accuracy(probabilities: Floats, truth: Ints, top: int) -> float:
+    """Returns the share of rows [n, k] with `truth` [n] among their `top` largest entries.
+
+    NaN without rows.
+    """
     if len(truth) == 0:
         return math.nan
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return float((likeliest == np.asarray(truth)[:, None]).any(axis=1).mean())
 
 
-def cross_entropy(probabilities, truth):
-    """Mean of -ln(probability of the true class), in nats; NaN without rows."""
+def cross_entropy(probabilities: Floats, truth: Ints) -> float:
+    """Returns the mean of -ln(probability of the true class) in nats; NaN without rows."""
     if len(truth) == 0:
         return math.nan
     chosen = probabilities[np.arange(len(truth)), truth]
-    tiny = np.finfo(probabilities.dtype).tiny  # keeps ln finite where a probability underflows
+    tiny = np.finfo(probabilities.dtype).tiny  # keeps ln finite if a probability underflows
     return float(-np.log(np.maximum(chosen, tiny)).mean())
 
 
-def agreement(probabilities, expected):
-    """(share of rows with the same top class, largest difference of a probability)."""
+def agreement(probabilities: Floats, expected: Floats) -> tuple[float, float]:
+    """Returns (share of rows with the same top class, largest difference of any probability)."""
     same = probabilities.argmax(axis=1) == expected.argmax(axis=1)
     return float(same.mean()), float(np.abs(probabilities - expected).max())
 
 
-def choose_rows(count, most):
-    """At most `most` of the row numbers 0..count-1, evenly spread, int [n]."""
+def choose_rows(count: int, most: int) -> NDArray[np.int_]:
+    """Returns at most `most` of the row numbers 0..count-1, evenly spread, as int [n]."""
     return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-def confusion_matrix(truth, predicted, classes):
-    """int [classes, classes]: how many of the true class (row) were given which class (column).
+def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int_]:
+    """Counts photos by true class (row) and predicted class (column); int [classes, classes].
 
-    `truth` and `predicted` are int [n] of class numbers 0..classes-1.
+    `truth` and `predicted` are class numbers 0..classes-1, int [n].
     """
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (np.asarray(truth, int), np.asarray(predicted, int)), 1)
     return counts
 
 
-def per_class(confusion):
-    """(precision, recall, f1, support) of each class: float64 [k] each, support int [k].
+def per_class(
+    confusion: NDArray[np.int_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int_]]:
+    """Returns precision, recall and F1 of each class, float64 [k], and its support, int [k].
 
-    From a confusion matrix [k, k] with the truth in rows. Precision is the share of the answers of
-    a class that are right, recall the share of its photos that are answered right, F1 their
-    harmonic mean, support the number of its photos (van Rijsbergen, Information Retrieval, 1979,
-    ch. 7). NaN where there is nothing to take a share of: precision of a class never answered,
-    recall of one without photos, F1 of one with neither.
+    Takes a confusion matrix [k, k] with the true classes in rows. Precision is the share of a
+    class's predictions that are correct, recall the share of its photos that are predicted
+    correctly, F1 the harmonic mean of both, support the number of its photos (van Rijsbergen,
+    Information Retrieval, 1979, ch. 7). Precision is NaN for a class that is never predicted,
+    recall for a class without photos, and F1 for a class with neither.
     """
     right = np.diag(confusion)
     answered, support = confusion.sum(axis=0), confusion.sum(axis=1)
@@ -87,11 +99,14 @@ def per_class(confusion):
         return right / answered, right / support, 2 * right / (answered + support), support
 
 
-def reliability(probabilities, truth, bins=BINS):
-    """(count, confidence, accuracy), each [bins]: rows [n, k] grouped by their largest entry.
+def reliability(
+    probabilities: Floats, truth: Ints, bins: int = BINS
+) -> tuple[NDArray[np.int_], NDArray[np.float64], NDArray[np.float64]]:
+    """Groups rows [n, k] by largest entry; returns (count, confidence, accuracy), each [bins].
 
-    Bins are of equal width over 0..1, open below and closed above, as in Guo et al. (2017),
-    arXiv:1706.04599; confidence is the mean largest entry. Both are NaN in an empty bin.
+    Bins have equal width over 0..1, open below and closed above, as in Guo et al. (2017),
+    arXiv:1706.04599. Confidence is the mean largest entry. Confidence and accuracy are NaN in an
+    empty bin.
     """
     confidence = probabilities.max(axis=1).astype(float)
     right = probabilities.argmax(axis=1) == truth
@@ -99,13 +114,13 @@ def reliability(probabilities, truth, bins=BINS):
     count = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):
         means = [np.bincount(bin_of, v, minlength=bins) / count for v in (confidence, right)]
-    return count, *means
+    return count, means[0], means[1]
 
 
-def expected_calibration_error(count, confidence, accuracy):
-    """Mean of |confidence - accuracy| over `reliability`'s bins, weighted by count; NaN if empty.
+def expected_calibration_error(count: Ints, confidence: Floats, accuracy: Floats) -> float:
+    """Returns the mean of |confidence - accuracy| over `reliability`'s bins, weighted by count.
 
-    Equation 3 of Guo et al. (2017), arXiv:1706.04599.
+    NaN if all bins are empty. Equation 3 of Guo et al. (2017), arXiv:1706.04599.
     """
     if not count.sum():
         return math.nan
@@ -114,17 +129,19 @@ def expected_calibration_error(count, confidence, accuracy):
     return float((gaps * count[filled]).sum() / count.sum())
 
 
-def calibration_error(probabilities, truth, bins=BINS):
-    """The expected calibration error (0..1) of [n, k] against `truth` [n]; NaN without rows."""
+def calibration_error(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
+    """Returns the expected calibration error (0..1) of rows [n, k] for `truth` [n], or NaN."""
     return expected_calibration_error(*reliability(probabilities, truth, bins))
 
 
-def paired_difference(before, after, z=1.959964):
-    """(difference, low, high) of two shares of right answers on the same photos, bool [n] each.
+def paired_difference(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], z: float = 1.959964
+) -> tuple[float, float, float]:
+    """Returns (difference, low, high) of the accuracies of two models on the same photos.
 
-    The interval is the adjusted Wald one for matched pairs, which adds half a photo to each of the
-    four cells: Agresti and Min (2005), doi:10.1002/sim.1781; z = 1.96 gives 95 %. NaN without
-    photos.
+    `before` and `after` tell which photos each model classifies correctly, bool [n]. The interval
+    is the adjusted Wald interval for matched pairs, which adds half a photo to each of the four
+    cells: Agresti and Min (2005), doi:10.1002/sim.1781. z = 1.96 gives 95 %. NaN without photos.
     """
     if len(before) == 0:
         return math.nan, math.nan, math.nan

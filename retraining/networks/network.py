@@ -1,7 +1,9 @@
-"""A base network: its frozen graph and how to feed it."""
+"""Loads a base network: its frozen graph and how to feed it."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,15 +11,17 @@ from retraining.graphs.description import METADATA, Preprocessing, read_preproce
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
+from retraining.graphs.tensorflow import GraphDef, NodeDef
+from retraining.networks.registry import Network
 from retraining.photos.reader import POLICY
 
 
 @dataclass(frozen=True)
 class BaseNetwork:
-    """A base network as read from its file; `width` is that of its bottleneck vector."""
+    """A base network as read from its file; `width` is the length of its bottleneck vector."""
 
     name: str
-    graph_def: object
+    graph_def: GraphDef
     input: str
     bottleneck: str
     preprocessing: Preprocessing
@@ -25,17 +29,20 @@ class BaseNetwork:
     file_sha1: str
 
     @property
-    def networks(self):
-        """The networks it is made of: itself; see pair.NetworkPair."""
+    def networks(self) -> "tuple[BaseNetwork, ...]":
+        """Returns the networks that it consists of: only itself; see pair.NetworkPair."""
         return (self,)
 
     @property
-    def exported(self):
-        """The networks as they are in an exported graph."""
+    def exported(self) -> "tuple[BaseNetwork, ...]":
+        """Returns these networks as an exported graph contains them."""
         return (self,)
 
-    def fingerprint(self, precision):
-        """Hex SHA-1 of everything a vector depends on but the image: file, pixels, arithmetic."""
+    def fingerprint(self, precision: str) -> str:
+        """Returns a hex SHA-1 of all that vectors depend on besides the image.
+
+        That is the network's file, its preprocessing, the precision, and our decoding of images.
+        """
         about = self.preprocessing
         facts = (
             self.file_sha1,
@@ -48,11 +55,12 @@ class BaseNetwork:
         return hashlib.sha1(repr(facts).encode()).hexdigest()
 
 
-def load_network(path, network, allow_unsafe_ops=False):
-    """Reads a base network's file and checks that it is `network` (networks.Network).
+def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = False) -> BaseNetwork:
+    """Reads a base network's file and checks that it holds `network`.
 
     Raises:
-        GraphError: not a frozen graph, one not known to be harmless, or not that network.
+        GraphError: the file is no frozen graph, is not known to be harmless, or holds another
+            network.
     """
     graph_def, content = load_graph(path, allow_unsafe_ops)
     file_sha1 = hashlib.sha1(content).hexdigest()
@@ -68,9 +76,9 @@ def load_network(path, network, allow_unsafe_ops=False):
         raise GraphError(f"{path} is a retrained graph, not a base network; see --model_file")
     found = read_preprocessing(graph_def, network.input)
     size = found.size or (network.size, network.size)
-    weights = network.first_weights and constant(nodes, network.first_weights[0])
-    wrong_weights = weights is not None and weights.shape != network.first_weights[1]
-    if network.first_weights and (wrong_weights or size != (network.size, network.size)):
+    if network.first_weights and (
+        size != (network.size, network.size) or _differ(nodes, *network.first_weights)
+    ):
         raise GraphError(f"{path} is another network than {network.name}; check --architecture")
     return BaseNetwork(
         name=network.name,
@@ -87,8 +95,14 @@ def load_network(path, network, allow_unsafe_ops=False):
     )
 
 
-def _width(path, graph_def, nodes, name):
-    """The length of the bottleneck vector: from its Reshape, or by TensorFlow's shape inference."""
+def _differ(nodes: Mapping[str, NodeDef], name: str, shape: tuple[int, ...]) -> bool:
+    """Returns whether a constant of that name exists and has another shape."""
+    weights = constant(nodes, name)
+    return weights is not None and weights.shape != shape
+
+
+def _width(path: str | Path, graph_def: GraphDef, nodes: Mapping[str, NodeDef], name: str) -> int:
+    """Returns the length of the bottleneck vector, from its Reshape or by shape inference."""
     node = nodes[name]
     shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
     if shape is None:

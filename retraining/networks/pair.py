@@ -1,49 +1,53 @@
-"""Two base networks as one: their vectors side by side, both in one exported graph."""
+"""Combines two base networks: concatenates their vectors, and exports both in one graph."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.nodes import IMAGE_BYTES
+from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics.classification import choose_rows
 from retraining.networks.network import BaseNetwork
 
-JOINT = "+"  # between the names of both
-PREFIX = "second/"  # before the names of the second network's nodes in an exported graph
-SHARED = (IMAGE_BYTES, "DecodeJpeg")  # nodes of a front end that both networks use
-MOST_MEASURED = 4000  # vectors from which a network's scale is found
+JOINT = "+"  # joins the names of both networks
+PREFIX = "second/"  # of the second network's nodes in an exported graph
+SHARED = (IMAGE_BYTES, "DecodeJpeg")  # nodes of the front end that both networks use
+MOST_MEASURED = 4000  # vectors that determine a network's scale
 
 
 @dataclass(frozen=True)
 class NetworkPair:
-    """Two graph.BaseNetworks; a vector of the pair is the first's, then the second's."""
+    """Two BaseNetworks. The pair's vector is the first network's followed by the second's."""
 
     first: BaseNetwork
     second: BaseNetwork
 
     @property
-    def networks(self):
-        """Both, in the order of their vectors."""
+    def networks(self) -> tuple[BaseNetwork, ...]:
+        """Returns both networks in the order of their vectors."""
         return self.first, self.second
 
     @property
-    def name(self):
-        """As --architecture names it."""
+    def name(self) -> str:
+        """Returns the value of --architecture that selects this pair."""
         return JOINT.join(network.name for network in self.networks)
 
     @property
-    def width(self):
-        """Numbers of a vector."""
+    def width(self) -> int:
+        """Returns the length of a vector."""
         return sum(network.width for network in self.networks)
 
     @property
-    def exported(self):
-        """Both as they are in an exported graph: the second's nodes have PREFIX."""
+    def exported(self) -> tuple[BaseNetwork, ...]:
+        """Returns both networks as in an exported graph, where the second's nodes have PREFIX."""
         return self.first, prefixed(self.second)
 
 
-def prefixed(network):
-    """The BaseNetwork with PREFIX before all its nodes' names but those of SHARED."""
+def prefixed(network: BaseNetwork) -> BaseNetwork:
+    """Returns the BaseNetwork with PREFIX before the names of all its nodes except SHARED."""
     return replace(
         network,
         graph_def=prefixed_graph(network.graph_def),
@@ -52,8 +56,8 @@ def prefixed(network):
     )
 
 
-def prefixed_graph(graph_def):
-    """A copy of a GraphDef with PREFIX before all names but those of SHARED."""
+def prefixed_graph(graph_def: GraphDef) -> GraphDef:
+    """Copies a GraphDef, with PREFIX before the names of all nodes except SHARED."""
     renamed = type(graph_def)()
     renamed.CopyFrom(graph_def)
     for node in renamed.node:
@@ -64,14 +68,14 @@ def prefixed_graph(graph_def):
     return renamed
 
 
-def _prefixed_name(reference):
+def _prefixed_name(reference: str) -> str:
     return reference if reference.split(":")[0] in SHARED else PREFIX + reference
 
 
-def add_second(graph_def, second):
-    """Appends a prefixed GraphDef to another, in place; the nodes of SHARED are the other's.
+def add_second(graph_def: GraphDef, second: GraphDef) -> None:
+    """Appends a prefixed GraphDef to another, in place, which already has the SHARED nodes.
 
-    The version becomes the older one: ops that today's version lacks are known to that.
+    The graph takes the older version of both, which still has ops that newer versions lack.
     """
     names = {node.name for node in graph_def.node}
     graph_def.node.extend(node for node in second.node if node.name not in names)
@@ -80,17 +84,19 @@ def add_second(graph_def, second):
     versions.min_consumer = max(versions.min_consumer, others.min_consumer)
 
 
-# -- the scale of both vectors ---------------------------------------------------------------
+# -- the scales of the vectors ----------------------------------------------------------------
 
 
-def scale_factors(vectors, networks):
-    """float32 [width]: 1 / standard deviation of each network's values, over all its numbers.
+def scale_factors(
+    vectors: NDArray[np.float32], networks: Sequence[BaseNetwork]
+) -> NDArray[np.float32]:
+    """Returns 1 / standard deviation of each network's values, repeated to float32 [width].
 
-    So both count alike, whatever the size of their numbers. A factor for each number of the vector
-    gives no better accuracy (benchmarks/pair.py).
+    Scaling by these factors gives both networks the same weight, whatever the range of their
+    values. A separate factor for each feature does not improve accuracy (benchmarks/pair.py).
 
     Args:
-        vectors: float32 [n, width] of the training photos, as the networks give them.
+        vectors: float32 [n, width], the unscaled vectors of the training photos.
     """
     rows = vectors[choose_rows(len(vectors), MOST_MEASURED)]
     ends = np.cumsum([network.width for network in networks])
@@ -100,13 +106,23 @@ def scale_factors(vectors, networks):
     return np.concatenate(factors).astype(np.float32)
 
 
-def scale_alike(labelled, training, network):
-    """Multiplies, in place, vectors of two networks by `scale_factors`, so that both count alike.
+class HasVectors(Protocol):
+    """Holds writable vectors float32 [n, width], as vectors.Labelled does."""
 
-    Returns the factors, float32 [width]; None for one network, whose vectors stay as they are.
+    @property
+    def vectors(self) -> NDArray[np.float32]: ...
+
+
+def scale_alike(
+    labelled: Mapping[str, HasVectors], training: str, network: BaseNetwork | NetworkPair
+) -> NDArray[np.float32] | None:
+    """Multiplies the vectors of two networks by `scale_factors`, in place.
+
+    Returns the factors, float32 [width]; None for one network, whose vectors stay unchanged.
 
     Args:
-        labelled: {split: train.Labelled}; `training` is the split that the factors are of.
+        labelled: {split: vectors.Labelled}.
+        training: the split that determines the factors.
     """
     if len(network.networks) == 1:
         return None
@@ -116,8 +132,27 @@ def scale_alike(labelled, training, network):
     return factors
 
 
-def fold_scale(head, factors):
-    """The train.Head that answers for `vectors` as `head` does for `vectors * factors`."""
+class HasLayers(Protocol):
+    """A dataclass of weights and biases, as head.Head is."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def weights(self) -> NDArray[np.float32]: ...
+
+    @property
+    def hidden(self) -> Any:
+        """Returns (weights, bias) of each layer but the last."""
+
+    @property
+    def layers(self) -> Any: ...
+
+
+AnyHead = TypeVar("AnyHead", bound=HasLayers)
+
+
+def fold_scale(head: AnyHead, factors: NDArray[np.float32]) -> AnyHead:
+    """Returns a head whose logits for `vectors` are those of `head` for `vectors * factors`."""
     (weights, bias), *_ = head.layers
     scaled = weights * factors[:, None]
     if head.hidden:

@@ -1,16 +1,13 @@
-"""What a user may choose of a network that is frozen here, and what its maker is told.
-
-A recipe is what makes a network's frozen graph once. It has `name`, `folder`, `size`, `mean` and
-`std` as a networks.Network has them, `file_name_in(Place)`, which differs wherever the graph would,
-and `build(Place) -> GraphDef`.
-"""
+"""Defines what users can choose of a network that we freeze, and what its recipe must offer."""
 
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from retraining.errors import RetrainingError
+from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 
 FLAGS = {
@@ -24,24 +21,24 @@ FLAGS = {
 
 
 class ChoiceError(RetrainingError):
-    """A network that is not known, or cannot be had as it was asked for."""
+    """A network is unknown, or does not offer what the user chose."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was asked for; None where the network shall decide."""
+    """The user's choices; None leaves a choice to the network."""
 
     weights: str | None = None  # a file, or `imagenet` or `random`
-    layer: str | None = None  # whose output is the bottleneck
+    layer: str | None = None  # the layer whose output is the bottleneck
     height: int | None = None  # pixels
     width: int | None = None
-    mean: float | None = None  # of pixels of 0..255
+    mean: float | None = None  # for pixels 0..255
     std: float | None = None
     model_file: str | None = None
     allow_unsafe_ops: bool = False
 
-    def refuse(self, network, *fields):
-        """Raises ChoiceError if one of the fields is chosen, which means nothing for `network`."""
+    def refuse(self, network: str, *fields: str) -> None:
+        """Raises ChoiceError if the user chose any of `fields`, which `network` does not offer."""
         for field in fields:
             if getattr(self, field) is not None:
                 raise ChoiceError(f"{FLAGS[field]} has no meaning with {network}; drop it")
@@ -49,18 +46,51 @@ class Choice:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a recipe may look for files, and whether it may fetch them."""
+    """Where a recipe may look for files, and whether it may download them."""
 
     model_dir: Path
     offline: bool = False
     quiet: bool = False
 
 
-def short_hash(path):
-    """The first 12 hex digits of the SHA-1 of a file's bytes, or of all files in a folder.
+class Recipe(Protocol):
+    """Makes a network's frozen graph once. The properties mean the same as in registry.Network."""
+
+    @property
+    def choice(self) -> Choice: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns (height, width) in pixels; 0 if only the graph tells."""
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def std(self) -> float: ...
+
+    def file_name_in(self, place: Place, /) -> str:
+        """Returns a name for the graph's file; different graphs have different names.
+
+        Raises:
+            ChoiceError: a file that the user chose is missing or cannot be read.
+        """
+
+    def build(self, place: Place, /) -> GraphDef:
+        """Returns the frozen graph. Raises RetrainingError."""
+
+
+def short_hash(path: str | Path) -> str:
+    """Returns 12 hex digits of a SHA-1 hash of a file, or of all files in a folder.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: a file cannot be read.
     """
     path, digest = Path(path), hashlib.sha1()
     files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())

@@ -1,17 +1,19 @@
-"""What is known of each base network: its files, tensor names, input size. No TensorFlow."""
+"""Lists the base networks: their files, tensor names and input sizes. Needs no TensorFlow."""
 
 import difflib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
 from retraining.graphs.precision import native_precision
+from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
-from retraining.networks.recipes import Choice, ChoiceError, Place
+from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
@@ -19,7 +21,7 @@ from retraining.system.download import DownloadError, Remote, UnreachableError, 
 
 
 class NetworkError(RetrainingError):
-    """A network's file is missing, cannot be fetched or is not that network."""
+    """A network's file is missing, cannot be downloaded, or holds another network."""
 
 
 @dataclass(frozen=True)
@@ -32,41 +34,42 @@ class Source:
 
 @dataclass(frozen=True)
 class Network:
-    """A base network: where its file comes from and how it is fed and read.
+    """A base network: where its file comes from, how to feed it, and where its vectors are.
 
-    One without sources is built from the weights in a Python package (see efficientnet_lite).
+    A network without sources or recipe is built from weights in a Python package (see
+    efficientnet_lite).
 
-    Names are node names; output 0 of each is meant. Pixels 0..255 are fed as
-    `(pixel - mean) / std`, float32 [n, size, size, 3]. Where the graph's own nodes say
-    otherwise (size, mean, std, width of the bottleneck), the graph is believed.
+    `input` and `bottleneck` are names of nodes, of which output 0 is meant. Pixels 0..255 are fed
+    as `(pixel - mean) / std`, float32 [n, size, size, 3]. If the graph's own nodes give another
+    size, mean, std or width of the bottleneck, the graph wins.
     """
 
     name: str
-    folder: str  # below model_dir, where the file is put when fetched
+    folder: str  # in model_dir, where the downloaded file goes
     sources: tuple[Source, ...]
     input: str
     bottleneck: str
     size: int
     mean: float
     std: float
-    first_weights: tuple[str, tuple[int, ...]] | None = None  # tells networks of one family apart
-    # Whether its vectors keep a cosine of 0.999 or more in bfloat16, for every photo measured.
+    first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
+    # Whether its bfloat16 vectors had a cosine of at least 0.999 for every photo measured.
     bfloat16: bool = False
-    recipe: object = None  # makes its file, see recipes.py
+    recipe: Recipe | None = None  # makes its file
 
     @property
-    def file_names(self):
-        """What its file may be called."""
+    def file_names(self) -> list[str]:
+        """Returns the possible names of its file."""
         return [source.file_name for source in self.sources] or [f"{self.name}.pb"]
 
     @property
-    def required_nodes(self):
-        """Names without which a graph is not this network."""
+    def required_nodes(self) -> set[str]:
+        """Returns the names of nodes that every graph of this network has."""
         own = {IMAGE_BYTES} if self.input == "Mul" else set()
         return own | {self.input, self.bottleneck}
 
 
-def _inception_v3():
+def _inception_v3() -> Network:
     storage = "https://storage.googleapis.com/download.tensorflow.org/models/inception_dec_2015.zip"
     tgz = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
     return Network(
@@ -85,7 +88,7 @@ def _inception_v3():
     )
 
 
-def _mobilenet_v1(alpha, size):
+def _mobilenet_v1(alpha: str, size: int) -> Network:
     folder = f"mobilenet_v1_{alpha}_{size}"
     url = f"http://download.tensorflow.org/models/{folder}_frozen.tgz"
     return Network(
@@ -101,7 +104,7 @@ def _mobilenet_v1(alpha, size):
     )
 
 
-def _efficientnet_lite(name):
+def _efficientnet_lite(name: str) -> Network:
     return Network(
         name=name,
         folder=name,
@@ -114,7 +117,7 @@ def _efficientnet_lite(name):
     )
 
 
-def _registry():
+def _registry() -> dict[str, Network]:
     mobilenets = [
         _mobilenet_v1(alpha, size)
         for alpha in ("1.0", "0.75", "0.50", "0.25")
@@ -126,18 +129,21 @@ def _registry():
 
 NETWORKS = _registry()
 DEFAULT = "inception_v3"
-EMBEDDED = "efficientnet_lite0"  # used where the default is not to be had
+EMBEDDED = "efficientnet_lite0"  # used if the default cannot be downloaded
 
 
 SAVED_MODEL = "saved_model"
-RECIPES = {"vgg16": Vgg16Recipe, SAVED_MODEL: SavedModelRecipe}
+RECIPES: dict[str, Callable[[Choice], Recipe]] = {
+    "vgg16": Vgg16Recipe,
+    SAVED_MODEL: SavedModelRecipe,
+}
 
 
-def find(name, choice=None):
-    """The Network of that name, as a recipes.Choice wants it where that is possible.
+def find(name: str, choice: Choice | None = None) -> Network:
+    """Returns the Network of that name with the user's choices.
 
     Raises:
-        NetworkError: there is none, or it leaves no such choice.
+        NetworkError: there is no such network, or it does not offer these choices.
     """
     choice = choice or Choice()
     try:
@@ -156,8 +162,8 @@ def find(name, choice=None):
     raise NetworkError(f"{name!r} is no network known here{meant}")
 
 
-def made_by(recipe):
-    """The Network whose file a recipe makes; its size is in that file."""
+def made_by(recipe: Recipe) -> Network:
+    """Returns the Network whose file a recipe makes. The file, not `size`, has its exact size."""
     return Network(
         name=recipe.name,
         folder=recipe.folder,
@@ -171,11 +177,11 @@ def made_by(recipe):
     )
 
 
-def locate(network, model_dir):
-    """The network's file in `model_dir` or one folder down, or None.
+def locate(network: Network, model_dir: str | Path) -> Path | None:
+    """Returns the network's file in `model_dir` or in a folder one level below, or None.
 
-    `frozen_graph.pb` is the name of every MobileNet's file, so one folder down only a folder
-    named after the network counts for it.
+    Every MobileNet's file is called `frozen_graph.pb`. In folders below `model_dir`, such a file
+    counts only if the folder is named after the network.
     """
     model_dir = Path(model_dir)
     own = [model_dir / network.folder, model_dir]
@@ -185,25 +191,33 @@ def locate(network, model_dir):
     return next((path for path in places if path.is_file()), None)
 
 
-def _subfolders(folder):
+def _subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir())
     except OSError:
         return []
 
 
-def obtain(network, model_dir, quiet=False, offline=False, by_file=True):
-    """The network's file: found in `model_dir`, or built or fetched into it (unless `offline`).
+def obtain(
+    network: Network,
+    model_dir: str | Path,
+    quiet: bool = False,
+    offline: bool = False,
+    by_file: bool = True,
+) -> Path:
+    """Returns the network's file in `model_dir`; builds or downloads it if it is missing.
 
-    `by_file` tells whether --model_file could name it instead, which an error then says.
+    Args:
+        offline: forbids downloads.
+        by_file: lets an error suggest --model_file.
 
     Raises:
-        NetworkError: it is neither there nor to be had; says which file to put where.
+        NetworkError: the file cannot be obtained. The text says which file to put where.
         WeightsError: the Python package with its weights is missing.
     """
     model_dir = Path(model_dir)
     if network.recipe:
-        return _freeze_once(network, Place(model_dir, offline, quiet))
+        return _freeze_once(network, network.recipe, Place(model_dir, offline, quiet))
     found = locate(network, model_dir)
     if found:
         return found
@@ -221,9 +235,9 @@ def obtain(network, model_dir, quiet=False, offline=False, by_file=True):
     )
 
 
-def _fetch_any(network, model_dir, quiet):
-    """Fetches the first archive that is to be had; returns the reasons why others were not."""
-    errors = []
+def _fetch_any(network: Network, model_dir: Path, quiet: bool) -> str:
+    """Downloads the first archive available; returns why the ones before it failed."""
+    errors: list[Exception] = []
     for source in network.sources:
         try:
             _fetch(network, source, model_dir, quiet)
@@ -235,30 +249,30 @@ def _fetch_any(network, model_dir, quiet):
     return f"cannot be fetched ({'; '.join(map(str, errors))})"
 
 
-def _freeze_once(network, place):
-    """The file that the network's recipe makes, made now if it is not there."""
+def _freeze_once(network: Network, recipe: Recipe, place: Place) -> Path:
+    """Returns the file that the network's recipe makes; makes it if it is missing."""
     try:
-        path = place.model_dir / network.folder / network.recipe.file_name_in(place)
+        path = place.model_dir / network.folder / recipe.file_name_in(place)
         if path.is_file():
             return path
-        graph_def = network.recipe.build(place)
+        graph_def = recipe.build(place)
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
-    except RetrainingError as error:  # of freezing: it does not know what it froze
-        named = network.recipe.choice.model_file or network.name
+    except RetrainingError as error:  # from freezing, which does not know the name of its model
+        named = recipe.choice.model_file or network.name
         raise NetworkError(f"{named} cannot be made a base network: {error}") from error
     return _write(graph_def, path)
 
 
-def _build(network, model_dir):
-    """Writes the frozen graph of an EfficientNet-Lite, from the weights in its Python package."""
+def _build(network: Network, model_dir: Path) -> Path:
+    """Writes the frozen graph of an EfficientNet-Lite from the weights in its Python package."""
     weights = efficientnet_lite.read_torch_file(efficientnet_lite.weights_file(network.name))
     graph_def = efficientnet_lite.build_graph(network.name, weights)
     return _write(graph_def, model_dir / network.folder / network.file_names[0])
 
 
-def _write(graph_def, path):
-    """Puts a GraphDef at `path` once it is whole; returns the path."""
+def _write(graph_def: GraphDef, path: Path) -> Path:
+    """Writes a GraphDef to `path`, under another name until it is complete; returns the path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as aside:
@@ -270,8 +284,8 @@ def _write(graph_def, path):
     return path
 
 
-def _fetch(network, source, model_dir, quiet):
-    """Fetches the archive, unpacks it aside, checks the graph and only then puts it in place."""
+def _fetch(network: Network, source: Source, model_dir: Path, quiet: bool) -> None:
+    """Downloads and unpacks an archive, checks its graph, and only then moves it into place."""
     model_dir.mkdir(parents=True, exist_ok=True)
     archive = model_dir / source.remote.urls[0].rsplit("/", 1)[1]
     fetch(source.remote, archive, quiet)
@@ -287,11 +301,11 @@ def _fetch(network, source, model_dir, quiet):
     archive.unlink()
 
 
-def check_node_names(path, network):
-    """Looks for the network's node names in the file without TensorFlow.
+def check_node_names(path: str | Path, network: Network) -> None:
+    """Checks, without TensorFlow, that a file contains the network's node names.
 
-    A serialized GraphDef holds each node's name as plain bytes, so a file without them is
-    certainly another one (the full check is made when TensorFlow reads it).
+    A serialized GraphDef holds the name of each node as plain bytes, so a file without them is
+    certainly another one. Loading the graph checks the rest.
 
     Raises:
         NetworkError: one of the names is not in the file.
@@ -302,11 +316,11 @@ def check_node_names(path, network):
         raise NetworkError(f"{path} is not {network.name}: it has no node {', '.join(missing)}")
 
 
-def resolve_precision(precision, graph_def, prefix=""):
-    """`auto` made `float32` or `bfloat16`; the others as they are.
+def resolve_precision(precision: str, graph_def: GraphDef, prefix: str = "") -> str:
+    """Turns `auto` into `float32` or `bfloat16`; returns other precisions unchanged.
 
-    `auto` is bfloat16 where the processor has it and the graph is made of a network that bears it.
-    `prefix` is before the names of that network's nodes, if it is the second of a graph.
+    `auto` means bfloat16 if the processor has it and the graph's network tolerates it. `prefix`
+    precedes the names of the network's nodes if it is the second network in a graph.
     """
     if precision != "auto":
         return precision

@@ -1,7 +1,7 @@
-"""Anybody's TF2 SavedModel or Keras model file that maps images to vectors -> a frozen GraphDef.
+"""Freezes anybody's TF2 SavedModel, or Keras model file, that maps images to vectors.
 
-Loading either can run code that is not ours: a SavedModel has functions that restore it, a Keras
-file names classes and may hold Python. So what they hold is looked at first.
+Either can run foreign code while it is loaded: a SavedModel has functions that restore it, a Keras
+file names classes and may hold Python. Therefore the content is checked before.
 """
 
 import json
@@ -9,18 +9,22 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
-from retraining.graphs.tensorflow import import_whole_tensorflow
+from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
 from retraining.networks.keras import BOTTLENECK, import_keras, output_of
-from retraining.networks.recipes import Choice, ChoiceError, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
 from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
-ASSUMED_STD = 255.0  # of models that do not scale pixels: 0..1, as those of TensorFlow Hub want it
+ASSUMED_STD = 255.0  # for models that do not scale pixels: 0..1, as models of TensorFlow Hub expect
+
+Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,17 @@ class SavedModelRecipe:
     mean: float = 0.0  # all arithmetic is in the graph
     std: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.choice.refuse(self.name, "weights")
         if self.choice.std == 0:
             raise ChoiceError("--input_std 0 would divide by zero; give the model's own value")
 
     @property
-    def size(self):
-        """(height, width) in pixels as asked for; 0 where the model shall tell."""
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels as the user chose; 0 where the model tells."""
         return self.choice.height or 0, self.choice.width or 0
 
-    def _path(self):
+    def _path(self) -> Path:
         if not self.choice.model_file:
             raise ChoiceError(
                 "--architecture saved_model needs --model_file: a SavedModel's folder, or a .keras "
@@ -51,8 +55,8 @@ class SavedModelRecipe:
             )
         return Path(self.choice.model_file)
 
-    def file_name_in(self, _place):
-        """Differs by the model's files and by what is asked for. Raises ChoiceError."""
+    def file_name_in(self, _place: Place) -> str:
+        """Returns a name that differs by the model's files and the choice. Raises ChoiceError."""
         path, asked = self._path(), self.choice
         is_model = (path / "saved_model.pb").is_file() or (
             path.is_file() and path.suffix in KERAS_ENDINGS
@@ -70,16 +74,17 @@ class SavedModelRecipe:
         parts += [f"{f}_{getattr(asked, f)}" for f in fields if getattr(asked, f) is not None]
         return re.sub(r"[^\w.-]", "_", "-".join(parts)) + ".pb"
 
-    def build(self, _place):
-        """The GraphDef `input` (pixels 0..255) -> `bottleneck`, with notes on what was assumed.
+    def build(self, _place: Place) -> GraphDef:
+        """Returns the GraphDef from `input` (pixels 0..255) to `bottleneck`, with its assumptions.
 
         Raises:
-            ChoiceError: it cannot be used, or not as asked.
+            ChoiceError: the model cannot be used, or does not allow the choice.
             FreezeError: TensorFlow cannot freeze it.
         """
         from retraining.graphs.freeze import freeze
 
-        path, notes = self._path(), []
+        path = self._path()
+        notes: list[str] = []
         found = load_folder(path, self.choice) if path.is_dir() else load_keras(path, self.choice)
         size = self._size(found.size)
         graph_def = freeze(
@@ -89,9 +94,9 @@ class SavedModelRecipe:
         add_notes(graph_def, notes)
         return graph_def
 
-    def _size(self, found):
-        """(height, width) in pixels: the model's, or as asked. Raises ChoiceError."""
-        size = tuple(own or asked for own, asked in zip(found, self.size, strict=True))
+    def _size(self, found: tuple[int | None, int | None]) -> tuple[int, int]:
+        """Returns (height, width) in pixels: of the model or of the choice. Raises ChoiceError."""
+        size = found[0] or self.size[0], found[1] or self.size[1]
         if not all(size):
             raise ChoiceError(
                 "the model does not tell its image size; give --input_height and --input_width"
@@ -103,8 +108,8 @@ class SavedModelRecipe:
             )
         return size
 
-    def _scaling(self, graph_def, dtype, notes):
-        """What was given, or what the model's first operations or its type tell, or a guess."""
+    def _scaling(self, graph_def: GraphDef, dtype: str, notes: list[str]) -> Scaling:
+        """Returns the scaling: as chosen, as the model's first ops or type tell, or a guess."""
         mean, std = self.choice.mean, self.choice.std
         if mean is not None or std is not None:
             return Scaling((mean or 0.0,), (1.0 if std is None else std,))
@@ -119,18 +124,18 @@ class SavedModelRecipe:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that was loaded: what computes, and which images it takes."""
+    """A loaded model: its function, and the images that it takes."""
 
-    function: object  # of a tensor [batch, height, width, 3] of `dtype`
-    size: tuple  # (height, width); None where it takes any
+    function: Function  # of a tensor [batch, height, width, 3] of `dtype`
+    size: tuple[int | None, int | None]  # (height, width); None if any
     batch: int | None = None
     dtype: str = "float32"
 
 
-def averaged(function, notes):
-    """The function, its output averaged over the image where it has one; that is noted."""
+def averaged(function: Function, notes: list[str]) -> Function:
+    """Returns a function that averages an output that is an image; adds a note on that."""
 
-    def vectors(images):
+    def vectors(images: Tensor) -> Tensor:
         tf = import_whole_tensorflow()
         output = function(images)
         if output.shape.rank == 4:
@@ -144,13 +149,13 @@ def averaged(function, notes):
 # -- Keras files -----------------------------------------------------------------------------
 
 
-def load_keras(path, choice):
-    """A Loaded .keras or .h5 model. Raises ChoiceError."""
+def load_keras(path: Path, choice: Choice) -> Loaded:
+    """Loads a .keras or .h5 model. Raises ChoiceError."""
     check_config(path, _read_config(path))
     keras = import_keras()
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever a damaged file makes Keras, h5py or zipfile raise
+    except Exception as error:  # Keras, h5py and zipfile raise any kind for a damaged file
         raise ChoiceError(f"Keras cannot load {path}: {one_line(error)}") from error
     if choice.layer:
         model = output_of(model, choice.layer)
@@ -161,18 +166,20 @@ def load_keras(path, choice):
     return Loaded(lambda images: model(images, training=False), size)
 
 
-def _image_size(shapes, path):
-    """(height, width) of a model's one input [n, height, width, 3]. Raises ChoiceError."""
+def _image_size(
+    shapes: Sequence[Sequence[int | None]] | None, path: Path
+) -> tuple[int | None, int | None]:
+    """Returns (height, width) of a model's only input [n, height, width, 3]. Raises ChoiceError."""
     shape = shapes[0] if shapes and len(shapes) == 1 else None
     if shape is None or len(shape) != 4 or shape[3] not in (3, None):
         raise ChoiceError(
             f"{path} does not take one image [n, height, width, 3] but {shapes}; it cannot be used"
         )
-    return tuple(shape[1:3])
+    return shape[1], shape[2]
 
 
-def _read_config(path):
-    """The JSON that describes the layers of a Keras file. Raises ChoiceError."""
+def _read_config(path: Path) -> Any:
+    """Reads the JSON that describes the layers of a Keras file. Raises ChoiceError."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -189,18 +196,18 @@ def _read_config(path):
         raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
 
 
-def check_config(path, config):
-    """Refuses layers that are code: Lambda, and classes that are not Keras's own.
+def check_config(path: Path, config: Any) -> None:
+    """Refuses layers with code: Lambda, and classes that do not belong to Keras.
 
     Raises:
-        ChoiceError: there is one.
+        ChoiceError: there is such a layer.
     """
     waiting = [config]
     while waiting:
         each = waiting.pop()
         if isinstance(each, dict):
             name, module = each.get("class_name"), each.get("module") or "keras"
-            registered = str(each.get("registered_name"))  # a class of one's own: `package>name`
+            registered = str(each.get("registered_name"))  # `package>name` is a foreign class
             own = str(module).split(".")[0] == "keras" and ">" not in registered
             if name in ("Lambda", "__lambda__", "function") or (name and not own):
                 raise ChoiceError(
@@ -214,7 +221,7 @@ def check_config(path, config):
 
 # -- SavedModels -----------------------------------------------------------------------------
 
-# What restoring a TF2 SavedModel and calling its functions needs beside ops that compute.
+# The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
 LISTED = """
 VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 PartitionedCall
 StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
@@ -222,14 +229,14 @@ StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
 LOADING = frozenset(LISTED.split())
 
 
-def load_folder(path, choice):
-    """A Loaded SavedModel: its signature's or its own call. Raises ChoiceError."""
+def load_folder(path: Path, choice: Choice) -> Loaded:
+    """Loads a SavedModel: its signature, or else its own call. Raises ChoiceError."""
     _check_saved_model(path, choice.allow_unsafe_ops)
     import_keras()
     tf = import_whole_tensorflow()
     try:
         model = tf.saved_model.load(str(path))
-    except Exception as error:  # whatever a damaged folder makes TensorFlow raise
+    except Exception as error:  # TensorFlow raises any kind for a damaged folder
         raise ChoiceError(f"TensorFlow cannot load {path}: {one_line(error)}") from error
     signatures = dict(model.signatures)
     signature = signatures.get("serving_default") or next(iter(signatures.values()), None)
@@ -237,12 +244,12 @@ def load_folder(path, choice):
         return _signed(path, model, signature, choice.layer)
     if not callable(model):
         raise ChoiceError(f"{path} has no signature and cannot be called; export it with one")
-    # `model` must live as long as its function.
+    # `model` must live as long as its function does.
     return Loaded(lambda images: model(images), (None, None))
 
 
-def _signed(path, model, signature, wanted):
-    """The Loaded function of a signature; `model` is kept alive by it."""
+def _signed(path: Path, model: Any, signature: Any, wanted: str | None) -> Loaded:
+    """Returns the Loaded function of a signature, which keeps `model` alive."""
     inputs = signature.structured_input_signature[1]
     shapes = [spec.shape.as_list() if spec.shape.rank else [] for spec in inputs.values()]
     size = _image_size(shapes, path)
@@ -263,13 +270,13 @@ def _signed(path, model, signature, wanted):
     )
 
 
-def _check_saved_model(path, allow_unsafe_ops):
-    """Refuses a SavedModel whose functions could do more than compute when it is loaded.
+def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
+    """Refuses a SavedModel whose functions could do more than compute while it is loaded.
 
-    Saving is left out: every SavedModel holds functions for it, and nothing here calls them.
+    Ignores the functions that save it: every SavedModel has them, and nothing here calls them.
 
     Raises:
-        ChoiceError: it is such, or damaged, or not of TensorFlow 2.
+        ChoiceError: it has such functions, is damaged, or is not of TensorFlow 2.
     """
     from google.protobuf.message import DecodeError
 
@@ -293,9 +300,10 @@ def _check_saved_model(path, allow_unsafe_ops):
         )
 
 
-def _callable_ops(meta):
-    """The ops of all functions that a SavedModel's objects or signatures can call."""
-    ops, calls = defaultdict(set), defaultdict(set)
+def _callable_ops(meta: Any) -> set[str]:
+    """Returns the ops of all functions that objects or signatures of a SavedModel can call."""
+    ops: defaultdict[str, set[str]] = defaultdict(set)
+    calls: defaultdict[str, set[str]] = defaultdict(set)
     for function in meta.graph_def.library.function:
         name = function.signature.name
         for node in function.node_def:
@@ -303,7 +311,8 @@ def _callable_ops(meta):
             for value in node.attr.values():
                 calls[name] |= {value.func.name, *(each.name for each in value.list.func)}
             calls[name].add(node.op)  # a function may be called as if it were an op
-    waiting, seen = list(meta.object_graph_def.concrete_functions), set()
+    waiting: list[str] = list(meta.object_graph_def.concrete_functions)
+    seen: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in ops and name not in seen:

@@ -1,25 +1,28 @@
-"""VGG16 from the well-known `vgg16.npy`: its weights read safely, and a frozen GraphDef of them.
+"""VGG16 from the well-known `vgg16.npy`: reads the weights safely, makes the frozen GraphDef.
 
 The file (of machrisaa/tensorflow-vgg, converted from Simonyan and Zisserman's Caffe model) is a
-pickled dict {layer: [kernel, bias]} of 16 layers, for BGR pixels less ImageNet's means. An ordinary
-`numpy.load` would run whatever such a pickle asks for; the reader here makes arrays only.
-Neither Keras nor all of TensorFlow is needed.
+pickled dict {layer: [kernel, bias]} of 16 layers, for BGR pixels minus the means of ImageNet.
+`numpy.load` would run any code that such a pickle names; the reader here makes arrays only. It
+needs neither Keras nor all of TensorFlow.
 """
 
 import io
 import math
 import pickle
 import pickletools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.nodes import add_constant, add_node
 from retraining.graphs.scaling import Scaling, add_scaling
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.keras import BOTTLENECK
-from retraining.networks.recipes import Choice, ChoiceError, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
 
 FILE = "vgg16.npy"
 SIDE = 224  # height and width in pixels
@@ -32,9 +35,11 @@ VECTORS = {
     "relu7": "relu7",
     "fc1": "relu6",
     "fc2": "relu7",
-}  # the latter: Keras's
+}  # fc1 and fc2 are the names of Keras
 MEANS = (103.939, 116.779, 123.68)  # of blue, green, red
 MAX_BYTES = 1 << 30  # the file has 553 MB
+
+Layer: TypeAlias = Sequence[NDArray[np.float32]]  # kernel and bias
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,18 @@ class Vgg16Recipe:
     mean: float = 0.0  # the means are in the graph
     std: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.choice.refuse(self.name, "height", "width", "mean", "std")
         if self.choice.layer and self.choice.layer not in VECTORS:
             raise ChoiceError(f"{self.name} gives relu6 or relu7, no {self.choice.layer!r}")
 
     @property
-    def vector(self):
-        """The node that gives the vectors."""
+    def vector(self) -> str:
+        """The node of the vectors."""
         return VECTORS[self.choice.layer or "relu6"]
 
-    def weights_file(self, place):
-        """The vgg16.npy that is named, or found in --model_dir. Raises ChoiceError."""
+    def weights_file(self, place: Place) -> Path:
+        """Returns the vgg16.npy that the user names, or that in --model_dir. Raises ChoiceError."""
         if self.choice.weights:
             return Path(self.choice.weights)
         places = [place.model_dir / self.folder / FILE, place.model_dir / FILE]
@@ -71,16 +76,20 @@ class Vgg16Recipe:
             )
         return found
 
-    def file_name_in(self, place):
-        """Differs by weights and layer. Raises ChoiceError."""
+    def file_name_in(self, place: Place) -> str:
+        """Returns a name that differs by weights and layer. Raises ChoiceError."""
         path = self.weights_file(place)
         try:
             return f"vgg16-{short_hash(path)}-{self.vector}.pb"
         except OSError as error:
             raise ChoiceError(f"cannot read the weights {path}: {error.strerror}") from error
 
-    def build(self, place):
-        """The GraphDef `input` -> `bottleneck`. Raises ChoiceError: the file is not VGG16's."""
+    def build(self, place: Place) -> GraphDef:
+        """Returns the GraphDef from `input` to `bottleneck`.
+
+        Raises:
+            ChoiceError: the file does not hold VGG16.
+        """
         path = self.weights_file(place)
         try:
             return build_graph(read_npy(path), SIDE, self.vector)
@@ -93,7 +102,7 @@ class Vgg16Recipe:
 
 # -- the file --------------------------------------------------------------------------------
 
-# All that NumPy writes for a dict of lists of arrays, by Python 2 and 3, protocols 2 to 5.
+# All opcodes that NumPy writes for a dict of lists of arrays: Python 2 and 3, protocols 2 to 5.
 LISTED = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
 BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
@@ -104,16 +113,16 @@ OPCODES = frozenset(LISTED.split())
 
 
 class _Array:
-    """What a pickled array becomes: `state` is what the file says of it, checked by `value`."""
+    """Stands for a pickled array; `state` comes from the file, and `value` checks it."""
 
-    def __init__(self, *_):
-        self.state = None
+    def __init__(self) -> None:
+        self.state: Any = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def value(self):
-        """float32 array, or the list of an array of objects. Raises ChoiceError."""
+    def value(self) -> NDArray[np.float32] | list[Any]:
+        """Returns the float32 array, or the list of an array of objects. Raises ChoiceError."""
         try:
             _, shape, dtype, fortran, data = self.state
             if type(data) is list:
@@ -131,35 +140,35 @@ class _Array:
 
 
 class _DType:
-    """What a pickled dtype becomes."""
+    """Stands for a pickled dtype."""
 
-    def __init__(self, name="", *_):
+    def __init__(self, name: Any = "", *_: Any) -> None:
         self.name, self.order = name, "<"
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.order = ">" if type(state) is tuple and state[1:2] == (">",) else "<"
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes _Array and _DType; refuses to look up anything else."""
+    """Makes _Array and _DType; refuses all other names."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             return lambda *_: _Array()
         if (module, name) == ("numpy", "dtype"):
             return lambda *arguments: _DType(*arguments)
         if (module, name) == ("numpy", "ndarray"):
             return None
-        if (module, name) == ("_codecs", "encode"):  # bytes, written by Python 3 for Python 2
+        if (module, name) == ("_codecs", "encode"):  # bytes that Python 3 wrote for Python 2
             return lambda text, _: text.encode("latin-1")
         raise ChoiceError(f"it asks for {(module + '.' + name)[:80]!r}, which is refused")
 
 
-def read_npy(path):
-    """{layer: [kernel, bias]} (float32) of a .npy file that holds a pickled dict of them.
+def read_npy(path: str | Path) -> dict[str, list[NDArray[np.float32]]]:
+    """Reads {layer: [kernel, bias]} (float32) from a .npy file that holds such a pickled dict.
 
     Raises:
-        ChoiceError: it cannot be read, or holds anything else.
+        ChoiceError: the file cannot be read, or holds anything else.
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
@@ -179,8 +188,8 @@ def read_npy(path):
         raise ChoiceError(f"it is damaged ({type(error).__name__})") from error
 
 
-def _check_header(file):
-    """Reads a .npy header; raises ChoiceError unless it announces one pickled object."""
+def _check_header(file: IO[bytes]) -> None:
+    """Reads a .npy header; raises ChoiceError unless one pickled object follows."""
     try:
         version = np.lib.format.read_magic(file)
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -191,26 +200,27 @@ def _check_header(file):
         raise ChoiceError("it holds an array, not a dict of layers")
 
 
-def _check_opcodes(pickled):
-    """Walks the pickle without running it: no other opcodes, nothing longer than the file."""
+def _check_opcodes(pickled: bytes) -> None:
+    """Checks the opcodes of the pickle without running it. Raises ChoiceError."""
     for opcode, argument, position in pickletools.genops(pickled):
         if opcode.name not in OPCODES:
             raise ChoiceError(f"it uses the pickle opcode {opcode.name}, which is refused")
         # The unpickler's memo is an array as long as the largest index.
-        if opcode.name == "LONG_BINPUT" and argument > position:
+        if opcode.name == "LONG_BINPUT" and (argument or 0) > (position or 0):
             raise ChoiceError("it numbers its pickled objects absurdly")
 
 
 # -- the graph -------------------------------------------------------------------------------
 
 
-def build_graph(layers, side=SIDE, vector="relu6"):
-    """The frozen GraphDef: `input` float32 [n, side, side, 3], RGB of 0..255 -> `bottleneck`.
+def build_graph(layers: Mapping[str, Layer], side: int = SIDE, vector: str = "relu6") -> GraphDef:
+    """Returns the frozen GraphDef from `input` to `bottleneck`.
 
-    `layers` as read_npy gives them; the vector is that after fc6 or fc7 and their ReLU.
+    `input` is float32 [n, side, side, 3], RGB of 0..255. `layers` come from read_npy; the vector is
+    the output of fc6 or fc7, after ReLU.
 
     Raises:
-        ChoiceError: a layer is missing or does not fit the one before.
+        ChoiceError: a layer is missing or does not fit the layer before it.
     """
     if missing := sorted(set(LAYERS) - set(layers)):
         raise ChoiceError(f"it lacks the layer {missing[0]}")
@@ -236,21 +246,22 @@ def build_graph(layers, side=SIDE, vector="relu6"):
     return graph_def
 
 
-def _check(name, layer, inputs):
-    """How many outputs a layer has; raises ChoiceError if it does not take `inputs`."""
+def _check(name: str, layer: Layer, inputs: tuple[int, ...]) -> int:
+    """Returns the number of outputs of a layer; raises ChoiceError if it does not take `inputs`."""
     fits = len(layer) == 2 and layer[0].shape[:-1] == inputs
     fits = fits and layer[1].shape == layer[0].shape[-1:]
     if not fits or not all(np.isfinite(part).all() for part in layer):
         raise ChoiceError(f"its {name} does not fit the layer before, or is damaged")
-    return layer[0].shape[-1]
+    outputs: int = layer[0].shape[-1]
+    return outputs
 
 
-def _add_layer(graph_def, name, x, layer):
-    """A convolution or, with a kernel of two dimensions, a product; bias; ReLU."""
+def _add_layer(graph_def: GraphDef, name: str, x: str, layer: Layer) -> str:
+    """Adds a convolution, or a product if the kernel has two dimensions, then bias and ReLU."""
     kernel = add_constant(graph_def, f"{name}/weights", layer[0])
     bias = add_constant(graph_def, f"{name}/biases", layer[1])
     if layer[0].ndim == 4:
-        options = {"T": "float32", "strides": [1, 1, 1, 1], "padding": b"SAME"}
+        options: dict[str, Any] = {"T": "float32", "strides": [1, 1, 1, 1], "padding": b"SAME"}
         x = add_node(graph_def, f"{name}/conv", "Conv2D", [x, kernel], **options)
     else:
         x = add_node(graph_def, f"{name}/product", "MatMul", [x, kernel], T="float32")
@@ -259,6 +270,6 @@ def _add_layer(graph_def, name, x, layer):
     return add_node(graph_def, relu, "Relu", [x], T="float32")
 
 
-def _add_pool(graph_def, name, x):
-    options = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": b"VALID"}
+def _add_pool(graph_def: GraphDef, name: str, x: str) -> str:
+    options: dict[str, Any] = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": b"VALID"}
     return add_node(graph_def, name, "MaxPool", [x], T="float32", **options)

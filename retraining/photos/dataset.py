@@ -1,7 +1,8 @@
-"""The photos of a folder with their labels and splits."""
+"""Reads the photos of a folder with their labels and splits."""
 
 import os
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retraining.photos import places
@@ -18,7 +19,7 @@ from retraining.photos.scan import (
 from retraining.photos.split import TRAINING, SplitOptions, splits_by_content, splits_by_path
 from retraining.system.text import counted
 
-FEW_IMAGES = 20  # below this a class is warned of, as in the classic
+FEW_IMAGES = 20  # a class with fewer gets a warning, as in the classic
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The photos of a folder, what looks odd, a line each, the files that were left out, and how
-    many photos were excluded on demand; {key: reason} of the photos that are known to be broken."""
+    """The photos of a folder.
+
+    `warnings` has one line for each oddity, `bad` the files that were left out, `excluded` the
+    number of photos that the user excluded, `broken` {key: reason} of photos known to be broken.
+    """
 
     examples: list[Example]
     warnings: list[str]
@@ -43,24 +47,29 @@ class Dataset:
     broken: dict[str, str] = field(default_factory=dict)
 
     @property
-    def labels(self):
-        """Each class's label once, sorted; the order of the network's outputs."""
+    def labels(self) -> list[str]:
+        """Each class's label once, sorted: the order of the network's outputs."""
         return sorted({example.label for example in self.examples})
 
-    def split(self, name):
-        """The examples of one split, in the order of the folder."""
+    def split(self, name: str) -> list[Example]:
+        """Returns the examples of one split, in the order of the folder."""
         return [example for example in self.examples if example.split == name]
 
 
-def load_dataset(image_dir, options=None, key_of=None, scan=None):
-    """Reads the folder: a class per sub-folder, a split per photo (SplitOptions, ScanOptions).
+def load_dataset(
+    image_dir: str,
+    options: SplitOptions | None = None,
+    key_of: Callable[[str], str] | None = None,
+    scan: ScanOptions | None = None,
+) -> Dataset:
+    """Reads a folder that has a sub-folder for each class, and assigns each photo to a split.
 
-    `key_of(path)` gives a file's key; by default its bytes are hashed. A file of which it raises
-    OSError is left out.
+    `key_of(path)` returns a file's key; the default hashes its bytes. A file is left out if
+    `key_of` raises OSError.
 
     Raises:
-        DatasetError: missing or empty folder, fewer than two classes, two folders that would be
-            one label, a class without images or without training images.
+        DatasetError: the folder is missing or empty, has fewer than two classes, two sub-folders
+            would become one label, or a class has no images or no training images.
     """
     options = options or SplitOptions()
     scan = scan or ScanOptions()
@@ -84,9 +93,11 @@ def load_dataset(image_dir, options=None, key_of=None, scan=None):
     return Dataset(examples, warnings, bad, excluded)
 
 
-def _read_keys(photos, key_of, bad):
-    """{path: key}; moves files that cannot be read from `photos` to `bad`."""
-    keys = {}
+def _read_keys(
+    photos: dict[str, list[str]], key_of: Callable[[str], str], bad: list[BadImage]
+) -> dict[str, str]:
+    """Returns {path: key}; moves unreadable files from `photos` to `bad`."""
+    keys: dict[str, str] = {}
     for label, paths in photos.items():
         for path in paths:
             try:
@@ -97,7 +108,9 @@ def _read_keys(photos, key_of, bad):
     return keys
 
 
-def _check_class(folder, paths, bad, warnings):
+def _check_class(
+    folder: str, paths: Sequence[str], bad: Sequence[BadImage], warnings: list[str]
+) -> None:
     if not paths:
         why = next((f" ({i.path} {i.reason})" for i in bad if i.path.startswith(folder)), "")
         raise DatasetError(
@@ -110,7 +123,7 @@ def _check_class(folder, paths, bad, warnings):
         )
 
 
-def _check_training(photos, splits):
+def _check_training(photos: Mapping[str, Sequence[str]], splits: Mapping[str, str]) -> None:
     for label, paths in photos.items():
         if not any(splits[path] == TRAINING for path in paths):
             raise DatasetError(
@@ -119,8 +132,8 @@ def _check_training(photos, splits):
             )
 
 
-def _shared_between_classes(examples):
-    labels = defaultdict(set)
+def _shared_between_classes(examples: Sequence[Example]) -> list[str]:
+    labels: dict[str, set[str]] = defaultdict(set)
     for example in examples:
         labels[example.key].add(example.label)
     shared = [example.path for example in examples if len(labels[example.key]) > 1]

@@ -1,17 +1,22 @@
-"""Image files as Pillow knows them: which files are images, their size, their pixels.
+"""Reads image files with Pillow: tells which files are images, their size and their pixels.
 
-A file's content counts, never its name. Only what is a regular file is opened: a named pipe would
-wait for a writer for ever. No TensorFlow.
+A file's content decides, never its name. Only regular files are opened: opening a named pipe
+would block until somebody writes to it. This module does not need TensorFlow.
 """
 
 import io
 import os
 import stat
 import warnings
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.system.text import one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 SIGNATURES = (
     b"\xff\xd8\xff",  # JPEG
@@ -21,11 +26,11 @@ SIGNATURES = (
     b"II*\x00",  # TIFF
     b"MM\x00*",
 )
-MAX_PIXELS = 200_000_000  # of one image, unless told otherwise
-BYTES_PER_PIXEL = 8  # of the largest files: 16 bits of four channels, not compressed
-LEAST_ROWS = 0.5  # share of its rows that a JPEG with a missing end must have
-END_OF_IMAGE = b"\xff\xd9"  # libjpeg then fills in, without an error, what has not come before
-MISSING_GREY = 128  # with this: blocks whose coefficients are all zero
+MAX_PIXELS = 200_000_000  # of one image, by default
+BYTES_PER_PIXEL = 8  # in the largest files: four channels of 16 bits, uncompressed
+LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have
+END_OF_IMAGE = b"\xff\xd9"  # makes libjpeg fill in the missing rows without an error
+MISSING_GREY = 128  # what it fills in: blocks whose coefficients are all zero
 ORIENTATION = 0x0112  # the EXIF tag
 
 # Formats that Pillow reads only with the help of another program, or not at all.
@@ -33,15 +38,15 @@ NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 class ImageFileError(Exception):
-    """This file is no readable image; says why, after the file's name."""
+    """A file is not a readable image. The text is the reason and follows the file's name."""
 
 
 class NotAnImageError(ImageFileError):
-    """The content is of no known image format."""
+    """The content has no known image format."""
 
 
-def check_regular(path, max_pixels=MAX_PIXELS):
-    """Raises ImageFileError if `path` is no regular file, or too large for so many pixels."""
+def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> None:
+    """Raises ImageFileError if `path` is not a regular file, or too large for so many pixels."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -52,24 +57,24 @@ def check_regular(path, max_pixels=MAX_PIXELS):
     check_size(found.st_size, max_pixels)
 
 
-def check_size(size, max_pixels=MAX_PIXELS):
-    """Raises ImageFileError if a file of `size` bytes is too large for so many pixels, if any."""
+def check_size(size: int, max_pixels: int | None = MAX_PIXELS) -> None:
+    """Raises ImageFileError if `size` bytes are too many for so many pixels (None: no limit)."""
     if max_pixels is not None and size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
         raise ImageFileError(
             f"has {size} bytes, more than any image that --max_image_pixels allows"
         )
 
 
-def reason_of(error):
-    """What an OSError (or another error) says, without the file's name."""
+def reason_of(error: Exception) -> str:
+    """Returns the text of an OSError (or another error) without the file's name."""
     return getattr(error, "strerror", None) or str(error)
 
 
-def looks_like_image(path, max_pixels=MAX_PIXELS):
-    """Whether the file's content begins like an image.
+def looks_like_image(path: str, max_pixels: int | None = MAX_PIXELS) -> bool:
+    """Returns whether the file's content begins like an image.
 
     Raises:
-        ImageFileError: it cannot be read, is no regular file, or too large for so many pixels.
+        ImageFileError: it cannot be read, is not a regular file, or is too large.
     """
     check_regular(path, max_pixels)
     try:
@@ -79,8 +84,8 @@ def looks_like_image(path, max_pixels=MAX_PIXELS):
         raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
 
 
-def begins_like_image(file):
-    """Whether what an open binary file holds begins like an image, if a broken one."""
+def begins_like_image(file: IO[bytes]) -> bool:
+    """Returns whether an open binary file begins like an image, even if the image is broken."""
     head = file.read(16)
     if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
@@ -94,42 +99,42 @@ def begins_like_image(file):
         return True
 
 
-def named_like_image(path):
-    """Whether the file's name claims that it is an image."""
+def named_like_image(path: str) -> bool:
+    """Returns whether the file's name has the extension of an image."""
     from PIL import Image
 
     return os.path.splitext(path)[1].lower() in Image.registered_extensions()
 
 
-def silence_pillow():
-    """Ignores Pillow's warnings about odd files: what they say, no user can mend.
+def silence_pillow() -> None:
+    """Ignores Pillow's warnings about odd files, since users cannot act on them.
 
-    Photos are read on threads, for which `warnings.catch_warnings` is not made.
+    Photos are read on threads, and `warnings.catch_warnings` is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def open_image(file):
-    """Pillow's Image of an open binary file; nothing but its header has been read.
+def open_image(file: IO[bytes]) -> "Picture":
+    """Returns Pillow's Image of an open binary file, with only the header read.
 
     Raises:
-        NotAnImageError: it is of no known format.
-        ImageFileError: its header is broken.
+        NotAnImageError: the format is unknown.
+        ImageFileError: the header is broken.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     silence_pillow()
     Image.init()
-    Image.MAX_IMAGE_PIXELS = None  # we have a limit of our own, before anything is decoded
+    Image.MAX_IMAGE_PIXELS = None  # our own limit applies before anything is decoded
     try:
         return Image.open(file, formats=[name for name in Image.ID if name not in NOT_READ])
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise NotAnImageError("is not an image of a known format") from error
     except Exception as error:  # Pillow's parsers raise many kinds of error on broken files
         raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
 
-def check_pixels(width, height, most=MAX_PIXELS):
+def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raises ImageFileError if an image has more than `most` pixels."""
     if width * height > most:
         raise ImageFileError(
@@ -137,9 +142,11 @@ def check_pixels(width, height, most=MAX_PIXELS):
         )
 
 
-def decode(content, most=MAX_PIXELS):
-    """uint8 [height, width, 3] of an image file's bytes: upright by its EXIF orientation,
-    transparency over white, the first frame of several, deep greyscale by its likely range.
+def decode(content: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes an image file's bytes to uint8 [height, width, 3].
+
+    Turns the image upright by its EXIF orientation, puts transparency over white, takes the first
+    frame of several, and maps deep greyscale to 8 bits by its likely range.
 
     Raises:
         ImageFileError: Pillow cannot read it, or it has more than `most` pixels.
@@ -155,11 +162,11 @@ def decode(content, most=MAX_PIXELS):
             raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
 
-def decode_jpeg(content):
-    """uint8 [height, width, 3] of a JPEG's bytes, not turned; its end may be missing.
+def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
+    """Decodes a JPEG's bytes, which may be truncated, to uint8 [height, width, 3], not turned.
 
     Raises:
-        ImageFileError: Pillow cannot read it, or less than half of its rows are there.
+        ImageFileError: Pillow cannot read it, or more than half of its rows are missing.
     """
     with open_image(io.BytesIO(content + END_OF_IMAGE)) as image:
         try:
@@ -172,8 +179,8 @@ def decode_jpeg(content):
     return pixels
 
 
-def opaque(image):
-    """A Pillow image in RGB: transparency over white, deep greyscale made 8-bit."""
+def opaque(image: "Picture") -> "Picture":
+    """Converts a Pillow image to RGB: puts transparency over white, makes deep greyscale 8-bit."""
     from PIL import Image
 
     if image.has_transparency_data:
@@ -182,8 +189,8 @@ def opaque(image):
     return _to_eight_bits(image).convert("RGB")
 
 
-def _to_eight_bits(image):
-    """16-bit, 32-bit and float greyscale made 8-bit by its likely range; others as they are."""
+def _to_eight_bits(image: "Picture") -> "Picture":
+    """Converts 16-bit, 32-bit and float greyscale to 8 bits by its likely range."""
     from PIL import Image
 
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
@@ -194,10 +201,10 @@ def _to_eight_bits(image):
     return Image.fromarray(np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8))
 
 
-def jpeg_header(content):
-    """(width, height, EXIF orientation) of a JPEG's bytes, or None if they are not easily found.
+def jpeg_header(content: bytes) -> tuple[int, int, int] | None:
+    """Returns (width, height, EXIF orientation) of a JPEG's bytes, or None if hard to find.
 
-    Walks over the segments up to the frame header (ITU T.81, B.1.1): a few microseconds.
+    Walks over the segments up to the frame header (ITU T.81, B.1.1), which takes microseconds.
     """
     at, orientation = 2, 1
     while content[at : at + 1] == b"\xff" and at + 9 <= len(content):
@@ -217,8 +224,8 @@ def jpeg_header(content):
     return None
 
 
-def _orientation(exif):
-    """1 to 8 from an EXIF block; 1, upright, if it does not tell."""
+def _orientation(exif: bytes) -> int:
+    """Returns the orientation, 1 to 8, in an EXIF block; 1 (upright) if the block has none."""
     from PIL import Image
 
     silence_pillow()
@@ -226,15 +233,15 @@ def _orientation(exif):
     try:
         tags.load(exif)
         found = tags.get(ORIENTATION, 1)
-    except Exception:  # a broken block tells nothing
+    except Exception:  # a broken block has no orientation
         return 1
     return found if found in range(1, 9) else 1
 
 
-def upright(pixels, orientation):
-    """[height, width, 3] turned as the EXIF orientation (1 to 8) asks.
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turns [height, width, 3] as the EXIF orientation (1 to 8) asks.
 
-    The table is that of the TIFF 6.0 specification: which edge of the scene row 0 and column 0 are.
+    The TIFF 6.0 specification defines the values: which edges of the scene are row 0 and column 0.
     """
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)

@@ -1,29 +1,30 @@
-"""Leaves out the photos that a list names."""
+"""Leaves out the photos that the user lists."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retraining.photos import places
 from retraining.photos.scan import DatasetError, some_names
 from retraining.system.text import unescaped
 
-TABLE_START = "path\t"  # how the headers of label_audit.tsv and bad_images.tsv begin
+TABLE_START = "path\t"  # the headers of label_audit.tsv and bad_images.tsv begin so
 
 
-def read_listed(path):
-    """The paths in a text file, a line each, or in the first column of one of our tables.
+def read_listed(path: str | os.PathLike[str]) -> list[str]:
+    """Reads paths from a text file, one on each line, or from the first column of our tables.
 
-    Blank lines and lines that begin with `#` say nothing.
+    Skips blank lines and lines that begin with `#`.
 
     Raises:
-        DatasetError: the file cannot be read or is no text.
+        DatasetError: the file cannot be read or is not text.
     """
     try:
         text = os.fsdecode(Path(path).read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read the list {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        text = "\0"  # where names are text and no bytes, as on Windows
+        text = "\0"  # on Windows, where names are text, not bytes
     if "\0" in text:
         raise DatasetError(f"the list {path} is no text in UTF-8; save it as such")
     lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
@@ -32,14 +33,16 @@ def read_listed(path):
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def without(photos, listed, image_dir):
-    """Returns ({label: [path, ...]} less the photos listed, how many those were, warnings).
+def without(
+    photos: dict[str, list[str]], listed: Sequence[str], image_dir: str
+) -> tuple[dict[str, list[str]], int, list[str]]:
+    """Returns ({label: [path, ...]} without the listed photos, their number, warnings).
 
-    A line may name a photo from the current folder or from `image_dir`, and as `escaped` on one
-    line; what it says literally goes first.
+    A line may name a photo relative to the current folder or to `image_dir`, and may be `escaped`.
+    The literal path is tried first.
 
     Raises:
-        DatasetError: a class is left without photos.
+        DatasetError: a class has no photos left.
     """
     if not listed:
         return photos, 0, []
@@ -55,15 +58,15 @@ def without(photos, listed, image_dir):
     return left, len(gone), warnings if lost else []
 
 
-def _place(path):
-    """One spelling for all ways to a file; a link to a file is a file of its own."""
+def _place(path: str) -> str:
+    """Returns one spelling for all paths to a file; a link to a file counts as its own file."""
     if places.is_url(path):
         return path
     folder, name = os.path.split(path)
     return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(name))
 
 
-def _find(line, known, image_dir):
+def _find(line: str, known: Mapping[str, str], image_dir: str) -> str | None:
     for name in (line, unescaped(line)):
         for path in (name, places.join(image_dir, name)):
             if found := known.get(_place(path)):

@@ -1,32 +1,42 @@
-"""One image policy for training and labelling: decode, turn upright, resize, distort, normalise.
+"""Turns image files into pixels, in the same way for training and for labelling.
 
-JPEGs are decoded and every photo is resized by the TensorFlow ops (and their defaults) of the 2015
-graph, so the network sees the very pixels the classic scripts gave it. Everything else is decoded
-by Pillow. Photos are turned as their EXIF orientation says, which the classic did not do. A JPEG
-whose end is missing is taken if half of its rows are there. TensorFlow is imported when the first
-`ImageReader` is made.
+TensorFlow's ops, with the options of the 2015 graph, decode JPEGs and resize every photo, so the
+network sees the very pixels that the classic scripts gave it. Pillow decodes all other formats.
+Photos are turned by their EXIF orientation, which the classic did not do. A truncated JPEG is
+accepted if it has half of its rows. The first `ImageReader` imports TensorFlow.
 """
 
 import hashlib
+import io
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, add_front_end
-from retraining.graphs.run import UndecodableError
+from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode as image_files
 from retraining.photos import places
 from retraining.photos.decode import ImageFileError
+from retraining.system.ranges import Range, check_ranges
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-POLICY = 2  # part of every vector's key: to be raised when the pixels of some image change
-LARGE = 10_000_000  # pixels above which TensorFlow's float copy of the whole image is avoided
+POLICY = 2  # part of every vector's key; raise it when the pixels of any image change
+LARGE = 10_000_000  # pixels; TensorFlow would make a float copy of all of a larger image
+
+Size = tuple[int, int]  # (height, width) in pixels
+# A path, the bytes of an image file, or pixels: uint8 [height, width, 3], RGB.
+Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 
 class ImageError(RetrainingError):
-    """This file is not a readable image; says why, after the file's name."""
+    """A file is not a readable image. The text is the reason and follows the file's name."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,24 @@ class Distortions:
     views: int = 8
     seed: int = 0
 
-    def __bool__(self):
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "random_crop": (0, 100),
+        "random_scale": (0, 100),
+        "random_brightness": (0, 100),
+        "views": (1, 1000),
+        "seed": (0, math.inf),
+    }
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
+
+    def __bool__(self) -> bool:
         return any(
             (self.flip_left_right, self.random_crop, self.random_scale, self.random_brightness)
         )
 
-    def view_key(self, key, view):
-        """Names one distorted view of the image `key`: everything its pixels depend on."""
+    def view_key(self, key: str, view: int) -> str:
+        """Returns the key of a distorted view of the image `key`: all that its pixels depend on."""
         return (
             f"{key} flip={int(self.flip_left_right)} crop={self.random_crop} "
             f"scale={self.random_scale} brightness={self.random_brightness} "
@@ -54,12 +75,14 @@ class Distortions:
         )
 
 
-def read_file(path, max_pixels=image_files.MAX_PIXELS):
-    """The file's bytes, if there are no more than an image of `max_pixels` (None: any) can have.
+def read_file(path: str, max_pixels: int | None = image_files.MAX_PIXELS) -> bytes:
+    """Reads a file's bytes, unless they are more than an image of `max_pixels` can have.
+
+    `max_pixels` None means no limit.
 
     Raises:
-        ImageError: it cannot be read, is too large or no regular file.
-        PlaceError: the place of a URL cannot be read from.
+        ImageError: the file cannot be read, is too large or is not a regular file.
+        PlaceError: the storage of a URL cannot be read.
     """
     try:
         if places.is_url(path):
@@ -75,11 +98,11 @@ def read_file(path, max_pixels=image_files.MAX_PIXELS):
         raise ImageError(f"cannot be read: {image_files.reason_of(error)}") from error
 
 
-def run_on_bytes(runner, content):
-    """What a graphs.run.BytesRunner gives for an image file's bytes: float32 [1, width].
+def run_on_bytes(runner: BytesRunner, content: bytes) -> NDArray[np.float32]:
+    """Runs a graph on an image file's bytes; returns float32 [1, width].
 
     Raises:
-        ImageError: the graph's own decoder does not read them.
+        ImageError: the graph's own decoder cannot read them.
         GraphError: TensorFlow cannot run the graph.
     """
     try:
@@ -88,17 +111,58 @@ def run_on_bytes(runner, content):
         raise ImageError("is not an image that the graph's own decoder reads") from error
 
 
-def is_plain_jpeg(content):
-    """Whether a graph's own decoder gives the pixels that `ImageReader` gives."""
-    header = content.startswith(JPEG_SIGNATURE) and image_files.jpeg_header(content)
-    return bool(header) and header[2] == 1
+def is_plain_jpeg(content: bytes) -> bool:
+    """Returns whether a graph's own decoder gives the same pixels as `ImageReader`."""
+    header = _jpeg_header(content)
+    return header is not None and header[2] == 1
+
+
+def _jpeg_header(content: bytes) -> tuple[int, int, int] | None:
+    """Returns (width, height, EXIF orientation); None if not a JPEG, or hard to find."""
+    return image_files.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
+
+
+def checked_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns uint8 [height, width, 3].
+
+    Raises:
+        ImageError: it is another array.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ImageError(
+            f"is an array of {pixels.dtype} {list(pixels.shape)}, not of uint8 [height, width, 3]"
+        )
+    return pixels
+
+
+def file_bytes(image: Image, max_pixels: int | None) -> bytes:
+    """Returns the bytes of an image as a file: of pixels a PNG.
+
+    Raises:
+        ImageError: it cannot be read, is too large or no array of pixels.
+    """
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, np.ndarray):
+        return read_file(os.fspath(image), max_pixels)
+    from PIL import Image as PillowImage
+
+    file = io.BytesIO()
+    PillowImage.fromarray(checked_pixels(image)).save(file, "PNG")
+    return file.getvalue()
 
 
 class ImageReader:
-    """Turns image files into the float32 pixels a network takes. Safe to call from threads."""
+    """Turns image files into the float32 pixels that a network takes. Thread-safe."""
 
-    def __init__(self, size, mean, std, max_pixels=image_files.MAX_PIXELS):
-        """`size` = (height, width) in pixels; pixels become `(pixel - mean) / std`.
+    def __init__(
+        self,
+        size: Size,
+        mean: float,
+        std: float,
+        max_pixels: int = image_files.MAX_PIXELS,
+    ) -> None:
+        """Resizes to `size` = (height, width); pixels become `(pixel - mean) / std`.
 
         Images of more than `max_pixels` are refused before they are decoded.
         """
@@ -111,7 +175,7 @@ class ImageReader:
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(front_end, name="")
-        # One thread per call: the callers' own threads decode side by side.
+        # One thread for each call: the callers' threads decode in parallel.
         config = tf.ConfigProto(
             intra_op_parallelism_threads=1,
             inter_op_parallelism_threads=1,
@@ -121,18 +185,34 @@ class ImageReader:
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         self._session = tf.Session(graph=graph, config=config)
 
-    def read(self, path, key=None, distortions=None):
-        """float32 [1 + views, height, width, 3]: the image and its distorted views, if any.
+    def load(self, image: Image) -> NDArray[np.float32]:
+        """Returns float32 [1, height, width, 3] of an image, whatever it is given as.
+
+        Raises:
+            ImageError: it cannot be read or decoded, or is no array of pixels.
+        """
+        if isinstance(image, bytes):
+            return self.decode(image)
+        if isinstance(image, np.ndarray):
+            return (self._shrunk(checked_pixels(image))[None] - self._mean) * self._scale
+        return self.read(os.fspath(image))
+
+    def read(
+        self, path: str, key: str | None = None, distortions: Distortions | None = None
+    ) -> NDArray[np.float32]:
+        """Reads an image and its distorted views: float32 [1 + views, height, width, 3].
 
         The same image `key`, distortions and view number always give the same pixels.
 
         Raises:
-            ImageError: the file cannot be read or decoded, or its bytes have not the SHA-1 `key`.
+            ImageError: the file cannot be read or decoded, or the SHA-1 of its bytes is not `key`.
         """
         return self.decode(self._content(path, key), key, distortions)
 
-    def decode(self, content, key=None, distortions=None):
-        """As `read`, of an image file's bytes.
+    def decode(
+        self, content: bytes, key: str | None = None, distortions: Distortions | None = None
+    ) -> NDArray[np.float32]:
+        """Decodes an image file's bytes, as `read` does.
 
         Raises:
             ImageError: they cannot be decoded.
@@ -143,56 +223,62 @@ class ImageReader:
             pixels = self._pixels(content)
         except ImageFileError as error:
             raise ImageError(str(error)) from error
+        assert key is not None, "the key of an image decides on its views"
         images = [self._shrunk(pixels)]
         for view in range(distortions.views):
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
             images.append(self._distort(pixels, distortions, rng))
         return (np.stack(images) - self._mean) * self._scale
 
-    def _content(self, path, key):
+    def _content(self, path: str, key: str | None) -> bytes:
         content = read_file(path, self.max_pixels)
         if key and hashlib.sha1(content).hexdigest() != key:
             raise ImageError("was changed while it was in use; run again")
         return content
 
-    def _normalised(self, content):
-        """float32 [1, height, width, 3] of an image file's bytes: an ordinary JPEG in one go."""
-        if is_plain_jpeg(content):
-            width, height, _ = image_files.jpeg_header(content)
+    def _normalised(self, content: bytes) -> NDArray[np.float32]:
+        """Returns float32 [1, height, width, 3]; decodes and resizes a plain JPEG in one call."""
+        header = _jpeg_header(content)
+        if header and header[2] == 1:
+            width, height, _ = header
             image_files.check_pixels(width, height, self.max_pixels)
             if width * height <= LARGE:
                 try:
-                    return self._session.run("Mul:0", {f"{IMAGE_BYTES}:0": content})
+                    images: NDArray[np.float32] = self._session.run(
+                        "Mul:0", {f"{IMAGE_BYTES}:0": content}
+                    )
+                    return images
                 except self._decode_error:
-                    pass  # `_pixels` knows what else to try
+                    pass  # `_pixels` tries other decoders
         return (self._shrunk(self._pixels(content))[None] - self._mean) * self._scale
 
-    def _pixels(self, content):
-        """uint8 [height, width, 3], upright, of an image file's bytes."""
-        header = content.startswith(JPEG_SIGNATURE) and image_files.jpeg_header(content)
-        if header:
-            image_files.check_pixels(*header[:2], self.max_pixels)
+    def _pixels(self, content: bytes) -> NDArray[np.uint8]:
+        """Decodes an image file's bytes to uint8 [height, width, 3], upright."""
+        if header := _jpeg_header(content):
+            width, height, orientation = header
+            image_files.check_pixels(width, height, self.max_pixels)
             try:
                 pixels = self._session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})
-            except self._decode_error:  # a kind of JPEG, or a damage, that Pillow may get over
+            except self._decode_error:  # Pillow may read this kind of JPEG, or a damaged one
                 pixels = image_files.decode_jpeg(content)
-            return image_files.upright(pixels, header[2])
+            return image_files.upright(pixels, orientation)
         return image_files.decode(content, self.max_pixels)
 
-    def _shrunk(self, pixels, size=None):
-        """float32 [height, width, 3] of the given size, or the reader's."""
+    def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
+        """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
         if pixels.shape[0] * pixels.shape[1] > LARGE:
             return resize_bilinear(pixels, size or self.size)
         feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": size or self.size}
-        return self._session.run("ResizeBilinear:0", feed)[0]
+        resized: NDArray[np.float32] = self._session.run("ResizeBilinear:0", feed)[0]
+        return resized
 
-    def enlarged(self, path, key, distortions):
-        """float32 [height, width, 3], 0..255: an image of the size that views are cropped from.
+    def enlarged(self, path: str, key: str, distortions: Distortions) -> NDArray[np.float32]:
+        """Reads an image at the size that `view_of` crops: float32 [height, width, 3], 0..255.
 
-        For `view_of`, where there is no `random_scale`: all views are then cropped from the same.
+        Without `random_scale`, all views are crops of this one image.
 
         Raises:
-            ImageError: as `read` does.
+            ImageError: as for `read`.
         """
         try:
             pixels = self._pixels(self._content(path, key))
@@ -200,20 +286,27 @@ class ImageReader:
             raise ImageError(str(error)) from error
         return self._shrunk(pixels, self._large(1 + distortions.random_crop / 100))
 
-    def view_of(self, enlarged, distortions, rng):
-        """float32 [height, width, 3]: a random view of what `enlarged` gave."""
+    def view_of(
+        self, enlarged: NDArray[np.float32], distortions: Distortions, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Returns a random view of an `enlarged` image: float32 [height, width, 3]."""
         return (self._crop(enlarged, distortions, rng) - self._mean) * self._scale
 
-    def _distort(self, pixels, distortions, rng):
-        """The classic's `add_input_distortions`: float32 [height, width, 3], pixels not clipped."""
+    def _distort(
+        self, pixels: NDArray[np.uint8], distortions: Distortions, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Distorts as the classic, without clipping: float32 [height, width, 3]."""
         scale = 1 + distortions.random_crop / 100
         scale *= rng.uniform(1, 1 + distortions.random_scale / 100)
         return self._crop(self._shrunk(pixels, self._large(scale)), distortions, rng)
 
-    def _large(self, scale):
-        return tuple(int(side * scale) for side in self.size)
+    def _large(self, scale: float) -> Size:
+        height, width = self.size
+        return int(height * scale), int(width * scale)
 
-    def _crop(self, resized, distortions, rng):
+    def _crop(
+        self, resized: NDArray[np.float32], distortions: Distortions, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
         (height, width), large = self.size, resized.shape
         top = rng.integers(large[0] - height + 1)
         left = rng.integers(large[1] - width + 1)
@@ -224,10 +317,10 @@ class ImageReader:
         return view * np.float32(rng.uniform(1 - reach, 1 + reach))
 
 
-def resize_bilinear(pixels, size):
-    """float32 [*size, 3] of uint8 [height, width, 3], as TensorFlow's legacy ResizeBilinear.
+def resize_bilinear(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    """Resizes uint8 [height, width, 3] to float32 [*size, 3] as TensorFlow's legacy ResizeBilinear.
 
-    Only the four neighbours of each sample are made floats, so that a large image takes no more
+    Converts only the four neighbours of each sample to floats, so that a large image takes no more
     memory than its bytes (tensorflow/core/kernels/image/resize_bilinear_op.cc).
     """
     (top, bottom, down), (left, right, across) = (
@@ -242,8 +335,10 @@ def resize_bilinear(pixels, size):
     return rows[0] + (rows[1] - rows[0]) * down
 
 
-def _samples(old, new):
-    """Indices of both neighbours of each sample along an axis, and the weight of the second."""
+def _samples(
+    old: int, new: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Returns both neighbours' indices of each sample along an axis, and the second's weight."""
     place = np.arange(new, dtype=np.float32) * np.float32(old / new)
     first = place.astype(np.int64)
     return first, np.minimum(first + 1, old - 1), place - first.astype(np.float32)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from retraining.errors import RetrainingError
@@ -14,12 +15,12 @@ from retraining.system.text import counted, some
 
 
 class DatasetError(RetrainingError):
-    """The folder cannot be trained on; says why and what to do."""
+    """A folder cannot be used for training. The text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that was left out, and why. One that is not `claimed` is no image, nor named so."""
+    """A file that was left out, and why; `claimed` if its name or content is that of an image."""
 
     path: str
     reason: str
@@ -28,26 +29,29 @@ class BadImage:
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """Which files are looked at: those below the class folders, too; how large they may be; the
-    paths `listed` (see `read_listed`) are left out; the `listing` of what lies below a URL."""
+    """Which files a scan takes."""
 
-    recursive: bool = False
-    max_pixels: int = MAX_PIXELS
-    listed: tuple[str, ...] = ()
-    listing: Listing | None = None
+    recursive: bool = False  # also those in folders below the class folders
+    max_pixels: int = MAX_PIXELS  # of the largest image
+    listed: tuple[str, ...] = ()  # paths to leave out, see `read_listed`
+    listing: Listing | None = None  # of the files below a URL
 
 
-def list_photos(image_dir, scan=None, least_classes=2):
+def list_photos(
+    image_dir: str, scan: ScanOptions | None = None, least_classes: int = 2
+) -> tuple[dict[str, list[str]], list[BadImage], list[str]]:
     """Returns ({label: [path, ...]}, [BadImage, ...], warnings), sorted.
 
-    A label is the folder's name as it is spelled. Hidden files are passed over; what is no image
-    by its content is among the bad ones.
+    A label is the folder's name as it is spelled. Hidden files are skipped. Files whose content is
+    not an image are BadImages.
 
     Raises:
-        DatasetError: as `load_dataset`.
+        DatasetError: as for `load_dataset`.
     """
     scan = scan or ScanOptions()
-    photos, bad, warnings = {}, [], []
+    photos: dict[str, list[str]] = {}
+    bad: list[BadImage] = []
+    warnings: list[str] = []
     for name in _class_folders(image_dir, scan, least_classes):
         folder = places.join(image_dir, name)
         photos[name], bad_here, inner = _image_files(folder, scan)
@@ -64,11 +68,11 @@ def list_photos(image_dir, scan=None, least_classes=2):
     return photos, bad, warnings
 
 
-def some_names(paths):
+def some_names(paths: Sequence[str]) -> str:
     return some([os.path.basename(path) for path in paths])
 
 
-def _folders(image_dir):
+def _folders(image_dir: str) -> list[str]:
     try:
         entries = sorted(os.listdir(image_dir))
     except OSError as error:
@@ -81,7 +85,7 @@ def _folders(image_dir):
     ]
 
 
-def _class_folders(image_dir, scan, least):
+def _class_folders(image_dir: str, scan: ScanOptions, least: int) -> list[str]:
     names = scan.listing.folders() if scan.listing else _folders(image_dir)
     if len(names) < least:
         wanted = "at least two class folders" if least == 2 else "a class folder"
@@ -93,14 +97,14 @@ def _class_folders(image_dir, scan, least):
     return names
 
 
-def same_label(name):
-    """The name without what a reader overlooks: case, spaces, `_`, `-`, the form of accents."""
+def same_label(name: str) -> str:
+    """Returns the name without what readers overlook: case, spaces, `_`, `-`, accents' form."""
     text = unicodedata.normalize("NFC", name).casefold()
     return re.sub(r"[\s_-]+", " ", text).strip()
 
 
-def _check_labels(image_dir, names):
-    first = {}
+def _check_labels(image_dir: str, names: Sequence[str]) -> None:
+    first: dict[str, str] = {}
     for name in names:
         if not name.isprintable():
             raise DatasetError(
@@ -115,8 +119,8 @@ def _check_labels(image_dir, names):
             )
 
 
-def holds_images(image_dir):
-    """Whether some sub-folder of `image_dir` holds an image."""
+def holds_images(image_dir: str) -> bool:
+    """Returns whether any sub-folder of `image_dir` holds an image."""
     try:
         folders = [entry.path for entry in os.scandir(image_dir) if entry.is_dir()]
         return any(_image_files(folder, ScanOptions())[0] for folder in folders)
@@ -124,11 +128,13 @@ def holds_images(image_dir):
         return False
 
 
-def files_below(folder, recursive=True, left_out=None):
-    """Yields (path, whether it is a folder not entered) of what is in a folder, sorted.
+def files_below(
+    folder: str, recursive: bool = True, left_out: str | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Yields (path, whether it is a folder not entered) for the content of a folder, sorted.
 
-    Hidden files and folders are passed over, as is the folder of real path `left_out`. A folder
-    is entered once, however links lead to it.
+    Skips hidden files and folders, and the folder whose real path is `left_out`. Enters a folder
+    once, however many links lead to it.
     """
     entered, waiting = {left_out}, [folder]
     while waiting:
@@ -137,13 +143,13 @@ def files_below(folder, recursive=True, left_out=None):
         if real in entered:
             continue
         entered.add(real)
-        inner = []
+        inner: list[str] = []
         try:
             names = sorted(os.listdir(here))
         except OSError:
             if here == folder:
                 raise
-            yield here, False  # which is no image that can be read
+            yield here, False  # reported as an unreadable image
             continue
         for name in names:
             path = os.path.join(here, name)
@@ -158,10 +164,13 @@ def files_below(folder, recursive=True, left_out=None):
         waiting += reversed(inner)
 
 
-def _image_files(folder, scan):
-    """(images, BadImages, folders not entered) of a class folder."""
-    images, bad, folders = [], [], []
-    below, why_not = files_below, why_no_image
+def _image_files(folder: str, scan: ScanOptions) -> tuple[list[str], list[BadImage], list[str]]:
+    """Returns (images, BadImages, folders not entered) of a class folder."""
+    images: list[str] = []
+    bad: list[BadImage] = []
+    folders: list[str] = []
+    below: Callable[[str, bool], Iterator[tuple[str, bool]]] = files_below
+    why_not: Callable[[str, int], str | None] = why_no_image
     if scan.listing:
         below, why_not = scan.listing.files_below, scan.listing.why_no_image
     for path, is_folder in below(folder, scan.recursive):
@@ -178,16 +187,16 @@ def _image_files(folder, scan):
 NO_IMAGE = "is not an image of a known format"
 
 
-def why_no_image(path, max_pixels=MAX_PIXELS):
-    """Why a file is no image as far as its size and beginning tell, or None."""
+def why_no_image(path: str, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Returns why a file is not an image, judged by its size and first bytes, or None."""
     try:
         return None if looks_like_image(path, max_pixels) else NO_IMAGE
     except ImageFileError as error:
         return str(error)
 
 
-def hash_file(path):
-    """SHA-1 of the file's bytes, hex.
+def hash_file(path: str) -> str:
+    """Returns the SHA-1 of the file's bytes, hex.
 
     Raises:
         OSError: the file cannot be read.

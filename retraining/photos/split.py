@@ -1,22 +1,26 @@
-"""Assigns each photo to a split, by a hash of its content or of its path."""
+"""Assigns each photo to a split by a hash of its content or of its path."""
 
 import hashlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import ClassVar
+
+from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 
-# The classic's MAX_NUM_IMAGES_PER_CLASS: split hashes are taken modulo 2^27.
+# Split hashes are modulo 2^27, by the classic's MAX_NUM_IMAGES_PER_CLASS.
 HASH_RANGE = 2**27
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Percentages of validation and testing, and what decides: `content` or `path`.
+    """Percentages of validation and testing photos, and what decides: `content` or `path`.
 
-    `stratified` cuts each class by them exactly; then photos may move when others are added.
+    `stratified` splits each class exactly by them, but then adding photos may move others.
     """
 
     validation: int = 10
@@ -24,14 +28,25 @@ class SplitOptions:
     by: str = "content"
     stratified: bool = False
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "validation": (0, 100),
+        "testing": (0, 100),
+    }
 
-def percentage(text):
-    """A stable number in 0..100 for bytes `text`: SHA-1 modulo 2^27, as the classic retrain.py."""
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
+        check_choice("by", self.by, ("content", "path"))
+        if self.validation + self.testing >= 100:
+            raise SettingsError("validation and testing leave no photos for training")
+
+
+def percentage(text: bytes) -> float:
+    """Hashes bytes to a number in 0..100: SHA-1 modulo 2^27, as the classic retrain.py."""
     return (int(hashlib.sha1(text).hexdigest(), 16) % HASH_RANGE) * (100.0 / (HASH_RANGE - 1))
 
 
-def split_of(percent, options):
-    """Validation first, then testing, the rest training: the classic's order."""
+def split_of(percent: float, options: SplitOptions) -> str:
+    """Returns the split of a percentage: validation first, then testing, as in the classic."""
     if percent < options.validation:
         return VALIDATION
     if percent < options.validation + options.testing:
@@ -39,8 +54,8 @@ def split_of(percent, options):
     return TRAINING
 
 
-def splits_by_path(image_dir, paths, options):
-    """The classic's own assignment, from `image_dir/label/file` as the user typed it."""
+def splits_by_path(image_dir: str, paths: Iterable[str], options: SplitOptions) -> dict[str, str]:
+    """Returns {path: split} as the classic does, by `image_dir/label/file` as the user typed it."""
     splits = {}
     for path in paths:
         without_variant = re.sub(r"_nohash_.*$", "", path)
@@ -48,7 +63,10 @@ def splits_by_path(image_dir, paths, options):
     return splits
 
 
-def splits_by_content(photos, keys, options):
+def splits_by_content(
+    photos: Mapping[str, Sequence[str]], keys: Mapping[str, str], options: SplitOptions
+) -> dict[str, str]:
+    """Returns {path: split} by the hash of each photo's subject."""
     groups = _subjects(keys)
     place = {group: percentage(group.encode()) for group in set(groups.values())}
     if options.stratified:
@@ -58,31 +76,37 @@ def splits_by_content(photos, keys, options):
     classes = [{groups[path] for path in paths} for paths in photos.values()]
     shared = {group for group, count in Counter(g for c in classes for g in c).items() if count > 1}
     for in_class in classes:
-        _fill_empty_splits(sorted(in_class, key=place.get), shared, chosen, options)
+        _fill_empty_splits(sorted(in_class, key=place.__getitem__), shared, chosen, options)
     return {path: chosen[groups[path]] for path in keys}
 
 
-def _stratified(photos, groups, place, options):
-    """{subject: split}: each class sorted by its subjects' hashes `place` and cut by its quotas.
+def _stratified(
+    photos: Mapping[str, Sequence[str]],
+    groups: Mapping[str, str],
+    place: Mapping[str, float],
+    options: SplitOptions,
+) -> dict[str, str]:
+    """Returns {subject: split}: sorts each class by its subjects' hashes and cuts it by its quotas.
 
-    A subject of several photos goes where it still fits; one of an earlier class, too, stays there.
+    A subject of several photos goes where it still fits. A subject that an earlier class shares
+    stays where that class put it.
     """
-    chosen = {}
+    chosen: dict[str, str] = {}
     for paths in photos.values():
         sizes = Counter(groups[path] for path in paths)
         left = _quotas(len(paths), options)
         for group in sizes:
             if group in chosen:
                 left[chosen[group]] -= sizes[group]
-        for group in sorted(sizes.keys() - chosen.keys(), key=place.get):
+        for group in sorted(sizes.keys() - chosen.keys(), key=place.__getitem__):
             fitting = (part for part in (VALIDATION, TESTING) if 0 < sizes[group] <= left[part])
             chosen[group] = next(fitting, TRAINING)
             left[chosen[group]] -= sizes[group]
     return chosen
 
 
-def _quotas(count, options):
-    """{split: number of `count` photos}, by the largest remainder of the exact shares."""
+def _quotas(count: int, options: SplitOptions) -> dict[str, int]:
+    """Divides `count` photos by the largest remainder method; returns {split: number}."""
     parts = {TESTING: options.testing, VALIDATION: options.validation}
     parts = {TRAINING: 100 - sum(parts.values()), **parts}
     shares = {part: divmod(count * percent, 100) for part, percent in parts.items()}
@@ -93,15 +117,15 @@ def _quotas(count, options):
     return quotas
 
 
-def _subjects(keys):
-    """{path: name of its subject}. Photos of one subject must share a split.
+def _subjects(keys: Mapping[str, str]) -> dict[str, str]:
+    """Returns {path: name of its subject}. Photos of one subject must share a split.
 
-    A subject is one content (key), or all variants `NAME_nohash_*` of one NAME; a copy of a
-    variant belongs to the variant's subject, so chains are followed to their end.
+    A subject is one content (key), or all variants `NAME_nohash_*` of one NAME. A copy of a variant
+    belongs to the variant's subject, so chains are followed to their end.
     """
-    parent = {}
+    parent: dict[str, str] = {}
 
-    def find(name):
+    def find(name: str) -> str:
         while parent.setdefault(name, name) != name:
             name = parent[name]
         return name
@@ -109,18 +133,20 @@ def _subjects(keys):
     for path, key in keys.items():
         stem, mark, _ = os.path.basename(path).partition("_nohash_")
         subject = os.fsencode(stem).hex() + "_nohash_" if mark else key
-        # The smallest name stands for all, so the order of the files does not matter.
+        # The smallest name represents all, so the order of the files does not matter.
         low, high = sorted((find(subject), find(key)), key=lambda n: ("_nohash_" not in n, n))
         parent[high] = low
     return {path: find(key) for path, key in keys.items()}
 
 
-def _fill_empty_splits(in_class, shared, chosen, options):
+def _fill_empty_splits(
+    in_class: Sequence[str], shared: Set[str], chosen: dict[str, str], options: SplitOptions
+) -> None:
     """Gives a class at least one subject in each wanted split, if it has enough of them.
 
-    `in_class` is sorted by hash, and the ones nearest the end a split takes from are moved, so
-    that the choice depends on nothing but the photos. Training comes first for tiny classes. A
-    subject that is `shared` with another class is moved into training only.
+    `in_class` is sorted by hash, and a split takes subjects from its own end, so that the choice
+    depends only on the photos. Tiny classes fill training first. A subject that is `shared` with
+    another class moves into training only.
     """
     shares = {TRAINING: 100, TESTING: options.testing, VALIDATION: options.validation}
     wanted = [split for split, share in shares.items() if share > 0][: len(in_class)]
@@ -129,7 +155,7 @@ def _fill_empty_splits(in_class, shared, chosen, options):
         movable = [group for group in in_class if group not in shared or split == TRAINING]
         if counts[split] or not movable:
             continue
-        # From the largest split, or else from one that this class need not have.
+        # Take from the largest split, or else from one that this class need not have.
         worth = {group: (counts[chosen[group]], chosen[group] not in wanted) for group in movable}
         donors = [group for group in movable if worth[group] == max(worth.values())]
         if counts[chosen[donors[0]]] > 1 or chosen[donors[0]] not in wanted or split == TRAINING:

@@ -1,6 +1,7 @@
-"""Small pictures of photos, for the report and TensorBoard."""
+"""Makes small pictures of photos for the report and TensorBoard."""
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from retraining.photos.decode import opaque, silence_pillow
@@ -11,13 +12,14 @@ QUALITY = 70  # of the JPEG; about 3 kB each
 
 
 class Thumbnails:
-    """JPEG bytes by path, each made once; None for what cannot be read."""
+    """Makes the thumbnail of each path once; None for photos that cannot be read."""
 
-    def __init__(self, side=SIDE):
-        self._side, self._made = side, {}
+    def __init__(self, side: int = SIDE) -> None:
+        self._side = side
+        self._made: dict[str, bytes | None] = {}
 
-    def of(self, paths):
-        """{path: JPEG bytes or None}, made on threads."""
+    def of(self, paths: Sequence[str]) -> dict[str, bytes | None]:
+        """Returns {path: JPEG bytes or None}, made on threads."""
         missing = list(dict.fromkeys(path for path in paths if path not in self._made))
         with ThreadPoolExecutor() as pool:
             made = pool.map(lambda path: make_thumbnail(path, self._side), missing)
@@ -25,15 +27,15 @@ class Thumbnails:
         return {path: self._made[path] for path in paths}
 
 
-def make_thumbnail(path, side=SIDE):
-    """JPEG bytes of the photo as a person sees it (EXIF orientation honoured), or None."""
+def make_thumbnail(path: str, side: int = SIDE) -> bytes | None:
+    """Returns JPEG bytes of the photo, turned by its EXIF orientation, or None."""
     from PIL import Image, ImageOps
 
     silence_pillow()
     try:
-        with Image.open(io.BytesIO(read_file(path, max_pixels=None))) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction
-            image = ImageOps.exif_transpose(image)
+        with Image.open(io.BytesIO(read_file(path, max_pixels=None))) as opened:
+            opened.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction
+            image = ImageOps.exif_transpose(opened)
             image.thumbnail((side, side))
             output = io.BytesIO()
             opaque(image).save(output, "JPEG", quality=QUALITY, optimize=True)

@@ -1,17 +1,23 @@
-"""What a record means in words: how good the model is, and what to do next."""
+"""Puts a record into words: how good the model is, and what to do next."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from retraining.evaluation.label_audit import ELSEWHERE, LABEL
+from retraining.report.record import Record
 
-FEW_TRAINING = 20  # photos of a class, as the warning when the folder is read
-WIDE = 0.08  # width of the accuracy's interval that is worth a word
-MISJUDGED = 0.1  # expected calibration error, likewise
-BALANCED = 0.03  # difference of mean probability and accuracy that is none
-LITTLE = 0.01  # gain of accuracy that is not worth the work
+FEW_TRAINING = 20  # photos of a class, as in the warning at the start of a run
+WIDE = 0.08  # width of the accuracy's confidence interval above which to give advice
+MISJUDGED = 0.1  # expected calibration error from which to give advice
+BALANCED = 0.03  # difference of mean confidence and accuracy below which neither is larger
+LITTLE = 0.01  # gain in accuracy that is not worth the work
 MOST_ADVICE = 5
 
+Advice: TypeAlias = tuple[str, str]  # what to do, why
 
-def verdict(test):
-    """One or two sentences on a record's `test`."""
+
+def verdict(test: Mapping[str, Any]) -> str:
+    """Returns one or two sentences on a record's `test`."""
     if not test["photos"]:
         return "How good this model is, is unknown: no photos were held out to test it on."
     low, high = test["interval"]
@@ -31,8 +37,8 @@ def verdict(test):
     )
 
 
-def more_photos(gain):
-    """(short answer, why) to 'would more photos help?' from a record's `sizes.gain`."""
+def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Answers 'would more photos help?' from a record's `sizes.gain`: (short answer, why)."""
     if gain is None:
         return "Unknown", "There were too few photos to try it with fewer."
     low, high = gain["interval"]
@@ -48,27 +54,27 @@ def more_photos(gain):
     return "It cannot be said", why + " More held-out photos would make this surer."
 
 
-def next_steps(record):
-    """What to do next, the most useful first: a list of (what, why)."""
+def next_steps(record: Record) -> list[Advice]:
+    """Returns at most MOST_ADVICE things to do next, the most useful first."""
     advisers = (_on_test, _on_audit, _on_confusion, _on_few, _on_sizes, _on_interval, _on_trust)
     advice = [said for adviser in advisers if (said := adviser(record))]
     return advice[:MOST_ADVICE]
 
 
-def _on_test(record):
+def _on_test(record: Record) -> Advice | None:
     if not record["test"]["photos"]:
         return "Hold out some photos", "Run again with a --testing_percentage above 0."
     return None
 
 
-def _on_audit(record):
+def _on_audit(record: Record) -> Advice | None:
     suspicious = [f for f in record["audit"] or [] if f["reason"] in (LABEL, ELSEWHERE)]
     if suspicious:
         return f"Look at {photos(len(suspicious))} whose label may be wrong", "See below."
     return None
 
 
-def _on_confusion(record):
+def _on_confusion(record: Record) -> Advice | None:
     wrong = [cell for cell in record["confusion"] if cell["truth"] != cell["answer"]]
     worst = max(wrong, key=lambda cell: cell["photos"], default=None)
     if not worst or worst["photos"] < 2:
@@ -81,7 +87,7 @@ def _on_confusion(record):
     )
 
 
-def _on_few(record):
+def _on_few(record: Record) -> Advice | None:
     few = [row for row in record["photos"] if row["training"] < FEW_TRAINING]
     if not few:
         return None
@@ -94,14 +100,14 @@ def _on_few(record):
     )
 
 
-def _on_sizes(record):
+def _on_sizes(record: Record) -> Advice | None:
     gain = record["sizes"]["gain"]
     if gain and gain["interval"][0] > 0:
         return "Add more photos", "Would more photos help? Probably: see below."
     return None
 
 
-def _on_interval(record):
+def _on_interval(record: Record) -> Advice | None:
     interval = record["test"]["interval"]
     if interval and interval[1] - interval[0] > WIDE:
         return (
@@ -112,15 +118,15 @@ def _on_interval(record):
     return None
 
 
-def _on_trust(record):
+def _on_trust(record: Record) -> Advice | None:
     error = record["calibration"]["expected_calibration_error"]
     if error is None or error < MISJUDGED:
         return None
     return "Do not take its probabilities at their word", trust(record)
 
 
-def trust(record):
-    """One sentence on a record's calibration."""
+def trust(record: Record) -> str:
+    """Returns one sentence on a record's calibration."""
     error = record["calibration"]["expected_calibration_error"]
     if error is None:
         return "Unknown: no photos were tested."
@@ -135,11 +141,11 @@ def trust(record):
     )
 
 
-def photos(count):
-    """'1 photo', '2 photos'."""
+def photos(count: int) -> str:
+    """Returns '1 photo', '2 photos' and so on."""
     return f"{count:,} photo" + "s" * (count != 1)
 
 
-def isolated(label):
-    """The label between marks that keep one written from right to left from moving the text."""
+def isolated(label: str) -> str:
+    """Isolates the label, so that one written from right to left does not reorder the text."""
     return f"\N{FIRST STRONG ISOLATE}{label}\N{POP DIRECTIONAL ISOLATE}"

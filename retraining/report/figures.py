@@ -1,26 +1,31 @@
-"""Coordinates of the report's figures; the templates draw them as SVG."""
+"""Computes the coordinates of the report's figures; the templates draw them as SVG."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-WIDTH, HEIGHT = 440, 270  # of a figure, in its own units
+WIDTH, HEIGHT = 440, 270  # of a figure, in SVG units
 LEFT, RIGHT, TOP, BOTTOM = 46, 24, 12, 42  # its margins
+
+Ticks: TypeAlias = Sequence[tuple[float, str]]  # (value, text)
+Figure: TypeAlias = dict[str, Any]  # {name in the template: an Axis, or positions}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its range, where it lies in the figure, its ticks [(position, text)], its name."""
+    """An axis: values `low` to `high` lie at positions `start` to `end` of the figure."""
 
     low: float
     high: float
     start: float
     end: float
-    ticks: list
+    ticks: Ticks
     name: str
     logarithmic: bool = False
 
-    def __call__(self, value):
-        """The position of a value."""
+    def __call__(self, value: float) -> float:
+        """Returns the position of a value."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -28,56 +33,59 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     @property
-    def placed_ticks(self):
-        """[(position, text)]."""
+    def placed_ticks(self) -> list[tuple[float, str]]:
+        """The (position, text) of each tick."""
         return [(self(value), text) for value, text in self.ticks]
 
 
-def across(low, high, ticks, name, logarithmic=False):
-    """The horizontal Axis."""
+def across(low: float, high: float, ticks: Ticks, name: str, logarithmic: bool = False) -> Axis:
+    """Returns a horizontal Axis."""
     return Axis(low, high, LEFT, WIDTH - RIGHT, ticks, name, logarithmic)
 
 
-def upwards(low, high, ticks, name):
-    """The vertical Axis."""
+def upwards(low: float, high: float, ticks: Ticks, name: str) -> Axis:
+    """Returns a vertical Axis."""
     return Axis(low, high, HEIGHT - BOTTOM, TOP, ticks, name)
 
 
-def percent_ticks(low):
-    """Ticks from `low` (a multiple of 0.1) to 1."""
+def percent_ticks(low: float) -> Ticks:
+    """Returns ticks from `low` (a multiple of 0.1) to 1."""
     step = 0.2 if low < 0.55 else 0.1 if low < 0.85 else 0.05
     values = [low + step * n for n in range(round((1 - low) / step) + 1)]
     return [(value, f"{value:.0%}") for value in values if value < 1.001]
 
 
-def number_ticks(high, most=5):
-    """Ticks from 0 to `high` at round steps (1, 2 or 5 times a power of ten)."""
+def number_ticks(high: float, most: int = 5) -> Ticks:
+    """Returns ticks from 0 to `high` at round steps (1, 2 or 5 times a power of ten)."""
     step = 10.0 ** math.floor(math.log10(high / most))
     step *= next(factor for factor in (1, 2, 5, 10) if step * factor * most >= high)
     return [(n * step, f"{n * step:,.10g}") for n in range(int(high / step) + 1)]
 
 
-def floor_tenth(value):
-    """The greatest multiple of 0.1 that is not above `value`, 0..0.9."""
+def floor_tenth(value: float) -> float:
+    """Rounds `value` down to a multiple of 0.1, from 0 to 0.9."""
     return min(0.9, max(0.0, math.floor(value * 10) / 10))
 
 
-def points(xs, ys, x_axis, y_axis):
-    """The `points` of a polyline or polygon; values beyond the axis are put on its end."""
+def points(xs: Iterable[float], ys: Iterable[float], x_axis: Axis, y_axis: Axis) -> str:
+    """Returns the `points` of a polyline or polygon; clips values to the range of `y_axis`."""
     low, high = y_axis.low, y_axis.high
     pairs = zip(xs, ys, strict=True)
     return " ".join(f"{x_axis(x)},{y_axis(min(high, max(low, y)))}" for x, y in pairs)
 
 
-def smooth(values, share=0.05):
-    """Means of each value and its neighbours, `share` of all of them in a window."""
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Returns moving averages; the window holds a `share` of all values."""
     reach = int(len(values) * share / 2)
     windows = (values[max(0, n - reach) : n + reach + 1] for n in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
-def course_figures(course):
-    """{accuracy, cross_entropy}: the axes and the lines [(name, fine, smoothed)] of each."""
+def course_figures(course: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Returns the figures of accuracy and cross entropy during training.
+
+    Each has axes, and lines [(name, points, smoothed points)].
+    """
     if not course:
         return {}
     end = max(1, course[-1]["step"])
@@ -85,15 +93,15 @@ def course_figures(course):
     return {what: _course_figure(course, what, x_axis) for what in ("accuracy", "cross_entropy")}
 
 
-def _course_figure(course, what, x_axis):
-    lines = {}
+def _course_figure(course: Sequence[Mapping[str, Any]], what: str, x_axis: Axis) -> Figure:
+    lines: dict[str, tuple[tuple[float, ...], ...]] = {}  # {part: (steps, values)}
     for part in ("training", "validation"):
         found = [(c["step"], c[part][what]) for c in course if c[part][what] is not None]
         if found:
             lines[part] = tuple(zip(*found, strict=True))
     values = [value for _, line in lines.values() for value in line]
     if what == "accuracy":
-        low = floor_tenth(sorted(values)[len(values) // 50])  # the very first may lie below
+        low = floor_tenth(sorted(values)[len(values) // 50])  # the first steps may lie below
         y_axis = upwards(low, 1, percent_ticks(low), "accuracy")
     else:
         high = max(values) or 1
@@ -105,8 +113,11 @@ def _course_figure(course, what, x_axis):
     return {"x": x_axis, "y": y_axis, "lines": drawn}
 
 
-def sizes_figure(sizes):
-    """Accuracy by number of training photos, with its band of 95 %; None without points."""
+def sizes_figure(sizes: Mapping[str, Any]) -> Figure | None:
+    """Returns the figure of accuracy by number of training photos; None without points.
+
+    Its band is the 95 % interval.
+    """
     found = sizes["points"]
     if not found:
         return None
@@ -122,11 +133,17 @@ def sizes_figure(sizes):
     return {"x": x_axis, "y": y_axis, "band": band, "line": line, "dots": dots}
 
 
-def reliability_figure(bins):
-    """Per filled bin a bar (x, y, width, height), a dot at its mean confidence, its interval."""
+def reliability_figure(bins: Iterable[Mapping[str, Any]]) -> Figure:
+    """Returns the reliability diagram.
+
+    Each bin with photos has a bar (x, y, width, height), a dot at its mean confidence, and a
+    whisker (x, low, high) for its interval.
+    """
     x_axis = across(0, 1, percent_ticks(0), "probability it gave")
     y_axis = upwards(0, 1, percent_ticks(0), "share that was right")
-    bars, whiskers, dots = [], [], []
+    bars: list[tuple[float, ...]] = []
+    whiskers: list[tuple[float, ...]] = []
+    dots: list[tuple[float, float]] = []
     for found in (one for one in bins if one["photos"]):
         left, right, top = x_axis(found["low"]), x_axis(found["high"]), y_axis(found["accuracy"])
         bars.append((left + 1, top, round(right - left - 2, 1), round(y_axis(0) - top, 1)))

@@ -1,30 +1,42 @@
-"""The record of a run -> one HTML file that opens from disk and asks nothing of any network."""
+"""Renders the record of a run as one HTML file that needs no network."""
 
 import base64
 import hashlib
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retraining.evaluation.label_audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL
+from retraining.photos.thumbnails import Thumbnails
 from retraining.report import advice, figures
-from retraining.report.record import confusion_of
+from retraining.report.record import Record, confusion_of
 from retraining.system.text import counted
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_CLASSES = 20  # rows of the matrix; of more classes, those in most mistakes
+MOST_CLASSES = 20  # rows of the confusion matrix; of more, the classes with the most mistakes
 MOST_ROWS = 60  # rows of the other tables
 MOST_WRONG = 200  # thumbnails of mistakes
-MOST_RIGHT = 12  # thumbnails of right answers, per class
+MOST_RIGHT = 12  # thumbnails of correct answers, per class
 MOST_RIGHT_IN_ALL = 240
 MOST_AUDITED = 24  # photos whose label looks wrong
 MOST_DOUBLES = 12  # pairs of near-duplicates
 MOST_CONFIDENT = 12  # of the most confident mistakes
 SHADES = 8  # of the matrix's cells
 
+Prediction: TypeAlias = dict[str, Any]  # a photo in a record's `predictions`
 
-def render(record, thumbnails):
-    """The page of a record.make_record, as bytes; `thumbnails` is a Thumbnails."""
+
+def render(record: Record, thumbnails: Thumbnails) -> bytes:
+    """Returns the page for a record of `make_record`, as bytes."""
     environment = _environment()
     style, script = (_static(name) for name in ("report.css", "report.js"))
     page = environment.get_template("report.html").render(
@@ -37,12 +49,12 @@ def render(record, thumbnails):
         figures=figures,
         counted=counted,
     )
-    # Bytes of a file's name that are no text are shown as they are on stderr: \udcff.
+    # Undecodable bytes of a file's name appear as they do on stderr: \udcff.
     return page.encode("utf-8", "backslashreplace")
 
 
-def content_policy(style, script):
-    """The Content-Security-Policy: this very style and script, pictures in the page, no more."""
+def content_policy(style: str, script: str) -> str:
+    """Returns a Content-Security-Policy that allows this style, this script, inline pictures."""
     hashes = (base64.b64encode(hashlib.sha256(t.encode()).digest()) for t in (style, script))
     of_style, of_script = (f"'sha256-{digest.decode()}'" for digest in hashes)
     return (
@@ -51,8 +63,8 @@ def content_policy(style, script):
     )
 
 
-def make_view(record, thumbnails):
-    """What the template shows beside the record itself."""
+def make_view(record: Record, thumbnails: Thumbnails) -> dict[str, Any]:
+    """Returns what the template shows in addition to the record."""
     shown = shown_classes(confusion_of(record))
     wrong = sorted(filter(is_wrong, record["predictions"]), key=confidence, reverse=True)
     cells = photos_by_cell(record["predictions"], wrong, shown)
@@ -81,7 +93,7 @@ def make_view(record, thumbnails):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is left out of the page so that its size is bounded; the page says so."""
+    """The limits that bound the size of the page, which states them."""
 
     rows: int = MOST_ROWS
     wrong: int = MOST_WRONG
@@ -89,18 +101,20 @@ class Limits:
     audited: int = MOST_AUDITED
 
 
-def is_wrong(photo):
-    """Whether a prediction of the record is a mistake."""
-    return photo["truth"] != photo["answer"]
+def is_wrong(photo: Prediction) -> bool:
+    """Tells whether a prediction of the record is a mistake."""
+    wrong: bool = photo["truth"] != photo["answer"]
+    return wrong
 
 
-def confidence(photo):
-    """The probability of the answer."""
-    return photo["likeliest"][0]["probability"]
+def confidence(photo: Prediction) -> float:
+    """Returns the probability of the answer."""
+    probability: float = photo["likeliest"][0]["probability"]
+    return probability
 
 
-def shown_classes(confusion):
-    """Indices of the classes in the matrix: all, or those in most mistakes."""
+def shown_classes(confusion: NDArray[np.integer]) -> list[int]:
+    """Returns the indexes of the classes in the matrix: all, or those with the most mistakes."""
     if len(confusion) <= MOST_CLASSES:
         return list(range(len(confusion)))
     wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * confusion.diagonal()
@@ -108,13 +122,19 @@ def shown_classes(confusion):
     return sorted(index for index in worst if wrong[index])
 
 
-def photos_by_cell(predictions, wrong, shown):
-    """{(truth, answer): photos} of the matrix: the surest mistakes first, the least sure hits."""
-    shown = set(shown)
-    right = [p for p in predictions if not is_wrong(p) and p["truth"] in shown]
+def photos_by_cell(
+    predictions: Iterable[Prediction], wrong: Iterable[Prediction], shown: Iterable[int]
+) -> dict[tuple[int, int], list[Prediction]]:
+    """Returns the photos of each cell of the matrix, {(truth, answer): photos}.
+
+    The most confident mistakes and the least confident correct answers come first.
+    """
+    classes = set(shown)
+    right = [p for p in predictions if not is_wrong(p) and p["truth"] in classes]
     right.sort(key=confidence)
-    cells, hits = {}, 0
-    for photo in [p for p in wrong if {p["truth"], p["answer"]} <= shown][:MOST_WRONG]:
+    cells: dict[tuple[int, int], list[Prediction]] = {}
+    hits = 0
+    for photo in [p for p in wrong if {p["truth"], p["answer"]} <= classes][:MOST_WRONG]:
         cells.setdefault((photo["truth"], photo["answer"]), []).append(photo)
     for photo in right:
         chosen = cells.setdefault((photo["truth"], photo["answer"]), [])
@@ -124,8 +144,11 @@ def photos_by_cell(predictions, wrong, shown):
     return {cell: photos for cell, photos in cells.items() if photos}
 
 
-def matrix_rows(record, shown):
-    """Per shown class its label and cells: truth, answer, photos, shade 0..SHADES of the row."""
+def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
+    """Returns the label and the cells of each shown class.
+
+    A cell has `truth`, `answer`, `photos`, and a `shade` (0..SHADES) for its share of the row.
+    """
     confusion = confusion_of(record)
     rows = []
     for truth in shown:
@@ -139,28 +162,28 @@ def matrix_rows(record, shown):
     return rows
 
 
-def hardest_first(classes):
-    """The classes, those of the lowest F1 first; those never tested nor answered last."""
+def hardest_first(classes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sorts classes by F1, lowest first; classes without F1 come last."""
     return sorted(classes, key=lambda row: (row["f1"] is None, row["f1"]))
 
 
-def data_uri(jpeg):
-    """The picture as a URI, or None."""
-    return jpeg and "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def data_uri(jpeg: bytes | None) -> str | None:
+    """Returns the picture as a data URI, or None without one."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else None
 
 
-def short_name(path):
-    """The last two parts of a path: class and file."""
+def short_name(path: str) -> str:
+    """Returns the last two parts of a path: class and file."""
     return "/".join(Path(path).parts[-2:])
 
 
-def _static(name):
+def _static(name: str) -> "Markup":
     from markupsafe import Markup
 
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _environment():
+def _environment() -> "Environment":
     import jinja2
 
     environment = jinja2.Environment(

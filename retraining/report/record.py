@@ -1,68 +1,86 @@
-"""The record of a run: what was trained on what and how well it does, as plain data for JSON.
+"""Makes the record of a run: how it trained and how good the model is, as plain data for JSON.
 
-Its schema is described in docs/metrics.md. The HTML page and the metrics file are made from it.
+docs/metrics.md describes its schema. The HTML page and the metrics file are made from it.
 """
 
 import json
 import math
 import platform
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.bottlenecks.compute import Bottlenecks
+from retraining.evaluation.label_audit import Finding
+from retraining.evaluation.learning_curve import SizePoint
+from retraining.export.verify import HeldOutResult
 from retraining.metrics import classification
+from retraining.photos.dataset import Example
+from retraining.photos.scan import BadImage
+from retraining.training.loop import Step
 
-FORMAT = 1  # of the record; raised when a field changes its meaning or goes
+FORMAT = 1  # of the record; increases when a field changes its meaning or is removed
 PACKAGES = ("tensorflow", "numpy", "pillow")
-LIKELIEST = 5  # labels kept of each answer
-MOST_STEPS = 1000  # evaluations kept of the course of training
+LIKELIEST = 5  # most probable labels to keep of each prediction
+MOST_STEPS = 1000  # evaluations during training to keep
+
+Record: TypeAlias = dict[str, Any]  # docs/metrics.md describes it
+Part: TypeAlias = dict[str, Any]  # a dict in a record
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run was made with; `options` are the flags, `seconds` a Stopwatch's."""
+    """The inputs of a run. `options` are its flags; `seconds` are the times of its steps."""
 
-    network: dict  # name, sha1, precision, width, size
-    options: dict
-    seconds: dict
-    caveats: list = field(default_factory=list)
-    warnings: list = field(default_factory=list)
+    network: Mapping[str, Any]  # name, sha1, precision, width, size
+    options: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    caveats: Sequence[str] = field(default_factory=list)
+    warnings: Sequence[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The results of a run.
 
-    `examples` are dataset.Examples by split, `result` an export.HeldOutResult, `course` the
-    train.Steps with evaluations, `sizes` train.SizePoints, `bad_images` dataset.BadImages, `audit`
-    audit.Findings or None if none was made, `comparison` what methods.describe gives or None.
+    `examples` are by split, `course` holds the Steps with evaluations. `audit` is None without a
+    label audit. `comparison` is what `methods.describe` returns, or None without one.
     """
 
-    labels: list
-    examples: dict
-    result: object
-    course: list
-    sizes: list
-    bad_images: list = field(default_factory=list)
-    audit: list | None = None
-    comparison: list[dict] | None = None
+    labels: Sequence[str]
+    examples: Mapping[str, Sequence[Example]]
+    result: HeldOutResult
+    course: Sequence[Step]
+    sizes: Sequence[SizePoint]
+    bad_images: Sequence[BadImage] = field(default_factory=list)
+    audit: Sequence[Finding] | None = None
+    comparison: Sequence[Mapping[str, Any]] | None = None
 
 
-def outcome_of(bottlenecks, result, course, sizes, findings):
-    """The Outcome of a run on the photos of compute.Bottlenecks."""
+def outcome_of(
+    bottlenecks: Bottlenecks,
+    result: HeldOutResult,
+    course: Sequence[Step],
+    sizes: Sequence[SizePoint],
+    findings: Sequence[Finding] | None,
+) -> Outcome:
+    """Returns the Outcome of a run on the photos of some Bottlenecks."""
     known = bottlenecks
     return Outcome(known.labels, known.examples, result, course, sizes, known.bad, findings)
 
 
-def make_record(setting, outcome):
-    """The record (a dict) of a Setting and an Outcome; NaN and infinity in it are None."""
+def make_record(setting: Setting, outcome: Outcome) -> Record:
+    """Makes the record of a Setting and an Outcome; NaN and infinity become None."""
     labels, result = outcome.labels, outcome.result
     answers = result.probabilities.argmax(axis=1)
     confusion = classification.confusion_matrix(result.truth, answers, len(labels))
-    record = {
+    record: Record = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **asdict(setting),
@@ -80,20 +98,20 @@ def make_record(setting, outcome):
         "audit": None if outcome.audit is None else [asdict(found) for found in outcome.audit],
         "comparison": outcome.comparison,
     }
-    return _finite(record)
+    return {key: _finite(value) for key, value in record.items()}
 
 
-def metrics_bytes(record):
-    """The metrics file: the record as JSON in ASCII.
+def metrics_bytes(record: Record) -> bytes:
+    """Returns the content of the metrics file: the record as JSON in ASCII.
 
-    A byte of a file's name that is no UTF-8 is written as a lone surrogate, as in Python.
+    A byte of a file's name that is not UTF-8 becomes a lone surrogate, as in Python.
     """
     return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def versions():
-    """{package: version}, Python's first; None for what is not installed as a package."""
-    found = {"python": platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Returns {package: version}, Python's first; None if it is not installed as a package."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -102,14 +120,14 @@ def versions():
     return found
 
 
-def photo_counts(labels, examples):
-    """Per class its label and the number of photos in each split, as a list of dicts."""
+def photo_counts(labels: Iterable[str], examples: Mapping[str, Iterable[Example]]) -> list[Part]:
+    """Returns the label of each class and its number of photos in each split."""
     counts = {part: Counter(e.label for e in found) for part, found in examples.items()}
     return [{"label": name, **{part: counts[part][name] for part in counts}} for name in labels]
 
 
-def describe_test(result, labels):
-    """Accuracy on the held-out photos beside that of always giving their most frequent class."""
+def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
+    """Describes the accuracy on the test photos, and that of guessing their most frequent class."""
     low, high = classification.wilson_interval(result.correct, result.total)
     counts = np.bincount(result.truth, minlength=len(labels))
     largest = int(counts.argmax())
@@ -124,9 +142,9 @@ def describe_test(result, labels):
     }
 
 
-def describe_classes(confusion, labels):
-    """Per class: photos tested, times answered, hits, precision, recall, F1."""
-    columns = {
+def describe_classes(confusion: NDArray[np.int_], labels: Sequence[str]) -> list[Part]:
+    """Describes each class: photos tested, answers, correct answers, precision, recall, F1."""
+    columns: dict[str, Sequence[Any]] = {
         "label": labels,
         "photos": confusion.sum(axis=1).tolist(),
         "answered": confusion.sum(axis=0).tolist(),
@@ -138,51 +156,54 @@ def describe_classes(confusion, labels):
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def describe_confusion(confusion):
-    """The cells of the matrix that are not 0; `truth` and `answer` are indices of labels."""
+def describe_confusion(confusion: NDArray[np.int_]) -> list[Part]:
+    """Returns the nonzero cells of the matrix; `truth` and `answer` are indexes of labels."""
     cells = zip(*np.nonzero(confusion), strict=True)
     return [{"truth": int(i), "answer": int(j), "photos": int(confusion[i, j])} for i, j in cells]
 
 
-def confusion_of(record):
-    """The confusion matrix int [k, k] of a record."""
+def confusion_of(record: Record) -> NDArray[np.int_]:
+    """Returns the confusion matrix of a record, int [k, k]."""
     matrix = np.zeros((len(record["labels"]),) * 2, int)
     for cell in record["confusion"]:
         matrix[cell["truth"], cell["answer"]] = cell["photos"]
     return matrix
 
 
-def describe_calibration(result):
-    """Whether answers of 80 % are right in 80 % of the cases: the error, and the bins behind it."""
+def describe_calibration(result: HeldOutResult) -> Part:
+    """Describes calibration: whether answers given with 80 % are correct in 80 % of the cases."""
     columns = classification.reliability(result.probabilities, result.truth)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     sums = float(result.probabilities.max(axis=1).sum())
     return {
         "expected_calibration_error": classification.expected_calibration_error(*columns),
         "mean_confidence": sums / result.total if result.total else math.nan,
-        "bins": [_bin(number, *row) for number, row in enumerate(zip(*columns, strict=True))],
+        "bins": [_bin(number, *row) for number, row in enumerate(rows)],
     }
 
 
-def _bin(number, count, confidence, accuracy):
-    count, bins = int(count), classification.BINS
+def _bin(number: int, count: int, confidence: float, accuracy: float) -> Part:
+    bins = classification.BINS
     interval = classification.wilson_interval(round(count * accuracy), count) if count else None
     return {
         "low": number / bins,
         "high": (number + 1) / bins,
         "photos": count,
-        "confidence": float(confidence),
-        "accuracy": float(accuracy),
+        "confidence": confidence,
+        "accuracy": accuracy,
         "interval": interval and list(interval),
     }
 
 
-def describe_predictions(result, labels):
-    """Per tested photo: path, truth, answer, and the likeliest labels with their probabilities."""
+def describe_predictions(result: HeldOutResult, labels: Sequence[str]) -> list[Part]:
+    """Describes each test photo: path, truth, answer, and the most probable labels."""
     rows = zip(result.paths, result.truth, result.probabilities, strict=True)
     return [_prediction(path, int(truth), answer, labels) for path, truth, answer in rows]
 
 
-def _prediction(path, truth, probabilities, labels):
+def _prediction(
+    path: str, truth: int, probabilities: NDArray[np.float32], labels: Sequence[str]
+) -> Part:
     order = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
     return {
         "path": path,
@@ -195,21 +216,23 @@ def _prediction(path, truth, probabilities, labels):
     }
 
 
-def describe_course(steps):
-    """The evaluations while training; of very many, some evenly spread ones and the last."""
+def describe_course(steps: Sequence[Step]) -> list[Part]:
+    """Describes the evaluations during training: at most MOST_STEPS, evenly spread."""
     rows = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_STEPS)).astype(int))
-    return [
-        {
-            "step": steps[row].number,
-            "training": asdict(steps[row].training),
-            "validation": asdict(steps[row].validation),
-        }
-        for row in rows
-    ]
+    return [_evaluated_step(steps[row]) for row in rows]
 
 
-def describe_sizes(points):
-    """Accuracy by number of training photos, and what the last doubling gained (with interval)."""
+def _evaluated_step(step: Step) -> Part:
+    training, validation = step.evaluations
+    return {
+        "step": step.number,
+        "training": asdict(training),
+        "validation": asdict(validation),
+    }
+
+
+def describe_sizes(points: Sequence[SizePoint]) -> Part:
+    """Describes accuracy by number of training photos, and the gain of the last doubling."""
     if len(points) < 2 or not len(points[-1].right):
         return {"held_out": 0, "points": [], "gain": None}
     before, after = points[-2:]
@@ -226,7 +249,7 @@ def describe_sizes(points):
     }
 
 
-def _size_point(point):
+def _size_point(point: SizePoint) -> Part:
     interval = classification.wilson_interval(int(point.right.sum()), len(point.right))
     return {
         "photos": point.photos,
@@ -235,8 +258,8 @@ def _size_point(point):
     }
 
 
-def _finite(value):
-    """The value with None for each float in it that is not finite."""
+def _finite(value: Any) -> Any:
+    """Replaces each float in the value that is not finite by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

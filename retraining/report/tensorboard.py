@@ -1,38 +1,48 @@
-"""A results record -> TensorBoard. Never touches a graph."""
+"""Writes what TensorBoard shows: the course of training, the confusion matrix, the projector."""
 
 import io
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos.dataset import Example
+from retraining.photos.thumbnails import Thumbnails
+from retraining.training.loop import Step
 
-MOST_CLASSES = 60  # sides of the confusion matrix's picture
-CELL = 36  # pixels of one of its cells
-SPRITE_SIDE = 64  # pixels of a thumbnail in the projector
-DARKEST = (31, 102, 193)  # colour of a cell that holds all of its row
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+MOST_CLASSES = 60  # rows and columns in the picture of the confusion matrix
+CELL = 36  # width and height of one of its cells in pixels
+SPRITE_SIDE = 64  # width and height of a thumbnail in the projector in pixels
+DARKEST = (31, 102, 193)  # colour of a cell that holds all photos of its row
 MISSING = (128, 128, 128)  # colour of a photo that cannot be shown
 
 
 class ReportError(RetrainingError):
-    """The report cannot be written; says why."""
+    """The files for TensorBoard cannot be written; the message says why."""
 
 
 class TensorBoardLog:
     """Writes accuracy and cross entropy of training and validation as event files.
 
-    Each run gets its own new folder below `summaries_dir`, so that nothing is ever deleted and
-    TensorBoard shows runs side by side. Use as a context manager.
+    Each run gets its own new folder below `summaries_dir`, so that runs never overwrite each other
+    and TensorBoard shows them side by side. Use it as a context manager.
     """
 
-    def __init__(self, summaries_dir, name=None):
-        """With a `name`, `summaries_dir` is a run's folder, and the log a part of it.
+    def __init__(self, summaries_dir: str | Path, name: str | None = None) -> None:
+        """Makes the folder; with a `name`, `summaries_dir` is a run's, and the log goes below it.
 
         Raises:
             ReportError: the folder cannot be made.
@@ -40,22 +50,22 @@ class TensorBoardLog:
         tf = import_tensorflow()
         self.folder = Path(summaries_dir) / name if name else _new_folder(Path(summaries_dir))
         self._summary = tf.Summary
-        with tf.Graph().as_default():  # this writer needs no tensorboard, but no eager mode either
+        with tf.Graph().as_default():  # this writer does not need tensorboard, but needs graph mode
             self._writers = {
                 part: tf.FileWriter(str(self.folder / part)) for part in ("train", "validation")
             }
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
             writer.close()
 
-    def add(self, step):
-        """Adds a train.Step that has evaluations."""
+    def add(self, step: Step) -> None:
+        """Adds the evaluations of a Step; skips those without images."""
         for part, evaluation in (("train", step.training), ("validation", step.validation)):
-            if not evaluation.count:
+            if not evaluation or not evaluation.count:
                 continue
             summary = self._summary()
             summary.value.add(tag="accuracy", simple_value=evaluation.accuracy)
@@ -63,10 +73,12 @@ class TensorBoardLog:
             self._writers[part].add_summary(summary, step.number)
 
 
-def write_confusion(folder, confusion, labels):
+def write_confusion(
+    folder: str | Path, confusion: NDArray[np.integer], labels: Sequence[str]
+) -> None:
     """Adds a picture of the confusion matrix, int [k, k], to a run's folder as `test`.
 
-    Of many classes the first MOST_CLASSES are drawn.
+    It shows the first MOST_CLASSES classes.
     """
     tf, most = import_tensorflow(), MOST_CLASSES
     picture = draw_confusion(confusion[:most, :most], labels[:most])
@@ -81,8 +93,11 @@ def write_confusion(folder, confusion, labels):
     writer.close()
 
 
-def draw_confusion(confusion, labels):
-    """A Pillow picture: a row per true class, a column per answer, darker for more of the row."""
+def draw_confusion(confusion: NDArray[np.integer], labels: Sequence[str]) -> "Image":
+    """Draws a row for each true class and a column for each answer.
+
+    Cells are darker the larger their share of the row is.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)
@@ -102,8 +117,14 @@ def draw_confusion(confusion, labels):
     return picture
 
 
-def _draw_cell(draw, corner, count, share, font):
-    """One cell; `share` (0..1) of its row makes it darker."""
+def _draw_cell(
+    draw: "ImageDraw",
+    corner: tuple[int, int],
+    count: int,
+    share: float,
+    font: "FreeTypeFont | ImageFont",
+) -> None:
+    """Draws one cell, darker for a larger `share` (0..1) of its row."""
     left, top = corner
     paper = tuple(round(255 - share * (255 - part)) for part in DARKEST)
     draw.rectangle((left, top, left + CELL - 2, top + CELL - 2), fill=paper)
@@ -113,16 +134,19 @@ def _draw_cell(draw, corner, count, share, font):
 
 @dataclass(frozen=True)
 class Projected:
-    """A photo (dataset.Example) and its vector, float32 [width]."""
+    """A photo and its vector, float32 [width]."""
 
     example: Example
-    vector: np.ndarray
+    vector: NDArray[np.float32]
 
 
-def write_projector(folder, photos, thumbnails):
-    """Puts the Projected photos where TensorBoard's projector finds them: beside events, `test`.
+def write_projector(
+    folder: str | Path, photos: Sequence[Projected], thumbnails: Thumbnails
+) -> None:
+    """Writes the Projected photos to `test` in a run's folder, for TensorBoard's projector.
 
-    Files: projector_config.pbtxt, vectors.tsv, metadata.tsv (label, split, file), sprite.png.
+    The files are projector_config.pbtxt, vectors.tsv, metadata.tsv (label, split, file) and
+    sprite.png.
     """
     if not photos:
         return
@@ -141,7 +165,7 @@ def write_projector(folder, photos, thumbnails):
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
 
-def _metadata(example):
+def _metadata(example: Example) -> str:
     return "\t".join((shown(example.label), example.split, shown(os.path.basename(example.path))))
 
 
@@ -156,8 +180,8 @@ PROJECTOR = f"""embeddings {{
 }}""".splitlines()
 
 
-def sprite(jpegs):
-    """One square Pillow picture of all thumbnails (JPEG bytes or None), row by row."""
+def sprite(jpegs: Sequence[bytes | None]) -> "Image":
+    """Arranges all thumbnails (JPEG bytes or None) row by row in one square picture."""
     from PIL import Image
 
     columns = math.ceil(math.sqrt(len(jpegs)))
@@ -168,19 +192,20 @@ def sprite(jpegs):
         if jpeg:
             picture = Image.open(io.BytesIO(jpeg))
             picture.thumbnail(small.size)
-            small.paste(picture, tuple((SPRITE_SIDE - side) // 2 for side in picture.size))
+            left, top = ((SPRITE_SIDE - side) // 2 for side in picture.size)
+            small.paste(picture, (left, top))
         whole.paste(small, (column * SPRITE_SIDE, row * SPRITE_SIDE))
     return whole
 
 
-def shown(name):
-    """The name on one line and without undecodable bytes."""
+def shown(name: str) -> str:
+    """Returns the name on one line and without undecodable bytes."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
-def _new_folder(parent):
-    """Makes a folder named after the time; two runs in one second get two."""
+def _new_folder(parent: Path) -> Path:
+    """Makes a folder named after the time; two runs in the same second get two folders."""
     stamp = time.strftime("%Y-%m-%d_%H%M%S")
     for name in (stamp, *(f"{stamp}_{n}" for n in range(2, 1000))):
         try:

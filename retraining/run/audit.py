@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def audit_photos(
     bottlenecks: Bottlenecks, settings: RunSettings
 ) -> list[label_audit.Finding] | None:
-    """The Findings on all photos, or None if there is no audit."""
+    """Audits the labels of all photos; returns the Findings, or None without an audit."""
     if not settings.outputs.label_audit:
         return None
     count = sum(map(len, bottlenecks.examples.values()))
@@ -30,7 +30,7 @@ def audit_photos(
 
 
 def undistorted(bottlenecks: Bottlenecks) -> label_audit.Photos:
-    """The label_audit.Photos of all splits: each photo once, without its distorted views."""
+    """Returns the Photos of all splits: each photo once, without its distorted views."""
     parts = [
         (bottlenecks.examples[part], bottlenecks.labelled[part])
         for part in SPLITS
@@ -48,7 +48,7 @@ def undistorted(bottlenecks: Bottlenecks) -> label_audit.Photos:
 
 
 def describe_audit(findings: Sequence[label_audit.Finding]) -> str:
-    """One line on the Findings."""
+    """Returns one line that counts the Findings."""
     counts = Counter(finding.reason for finding in findings)
     wrong = counted(counts[label_audit.LABEL], "label looks", "labels look")
     doubles = counted(counts[label_audit.DUPLICATE], "near-duplicate")

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from retraining.bottlenecks.compute import Bottlenecks
-from retraining.bottlenecks.extract import Extractor
+from retraining.bottlenecks.extract import Extractor, VectorSource
 from retraining.evaluation import label_audit
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export.build import labels_bytes
@@ -17,7 +18,6 @@ from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
 from retraining.report.record import Setting, confusion_of, metrics_bytes
 from retraining.report.tensorboard import Projected, write_confusion, write_projector
-from retraining.run.network import AnyExtractor
 from retraining.run.notes import RunNotes
 from retraining.run.settings import OutputSettings, RunSettings
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def describe_setting(
-    extractor: AnyExtractor, warnings: list[str], settings: RunSettings, notes: RunNotes
+    extractor: VectorSource, warnings: list[str], settings: RunSettings, notes: RunNotes
 ) -> Setting:
-    """The record.Setting: what this run was made with; `warnings` are those of its photos."""
+    """Returns what the run used, as a Setting; `warnings` are those on its photos."""
     about = describe_network(extractor.parts[0])
     for second in extractor.parts[1:]:
         about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
@@ -36,7 +36,7 @@ def describe_setting(
 
 
 def describe_network(extractor: Extractor) -> dict[str, Any]:
-    """What the record says of one network."""
+    """Returns what the record says about one network."""
     network = extractor.network
     return {
         "name": network.name,
@@ -48,7 +48,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
 
 
 def trust_scores(result: HeldOutResult, temperature: float) -> HeldOutResult:
-    """The HeldOutResult with the probabilities that labelling gives."""
+    """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
     return replace(result, probabilities=scores)
 
@@ -60,7 +60,7 @@ def make_outputs(
     thumbnails: Thumbnails,
     outputs: OutputSettings,
 ) -> dict[str, bytes]:
-    """{path: bytes} of the files that a run writes beside the graph, the list of bad ones apart."""
+    """Returns {path: bytes} of the files beside the graph, except the list of bad images."""
     contents = {outputs.labels: labels_bytes(labels), outputs.metrics: metrics_bytes(record)}
     if findings is not None:
         contents[outputs.label_audit] = label_audit.table_bytes(findings)
@@ -70,9 +70,9 @@ def make_outputs(
 
 
 def write_summaries(
-    folder: Any, record: dict[str, Any], projected: list[Projected], thumbnails: Thumbnails
+    folder: Path, record: dict[str, Any], projected: list[Projected], thumbnails: Thumbnails
 ) -> None:
-    """Adds the confusion matrix and the projector to TensorBoard's folder, if that is possible."""
+    """Adds the confusion matrix and the projector to TensorBoard's folder; warns if it cannot."""
     try:
         write_confusion(folder, confusion_of(record), record["labels"])
         write_projector(folder, projected, thumbnails)
@@ -81,7 +81,7 @@ def write_summaries(
 
 
 def choose_projected(bottlenecks: Bottlenecks, most: int) -> list[Projected]:
-    """At most so many photos with their vectors, those for testing first."""
+    """Returns at most `most` photos with their vectors, test photos first."""
     chosen: list[Projected] = []
     for part in (TESTING, VALIDATION, TRAINING):
         examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors

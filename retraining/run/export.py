@@ -1,21 +1,23 @@
-"""The graph of a run: written aside, tested on held-out photos, made into other formats."""
+"""Writes the graph of a run aside, tests it on held-out photos, converts it to other formats."""
 
 import logging
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from numpy import float32
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.extract import VectorSource
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
 from retraining.export.build import ExportError, features_node, metadata_bytes
+from retraining.graphs.session import return_free_memory
 from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.run.model import Model, build, describe_model
-from retraining.run.network import AnyExtractor
 from retraining.run.notes import RunNotes
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import check_writable
@@ -24,11 +26,11 @@ from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
 
-TRY_ON = (TESTING, VALIDATION, TRAINING)  # other formats are tried on the first of these there is
+TRY_ON = (TESTING, VALIDATION, TRAINING)  # the first split with photos tests the other formats
 
 
 def formats_of(outputs: OutputSettings) -> list[formats.Format]:
-    """The Formats that are asked for beside the frozen graph."""
+    """Returns the Formats that the settings ask for besides the frozen graph."""
     wanted = []
     if outputs.saved_model_folder:
         wanted.append(formats.Format("saved_model", outputs.saved_model_folder))
@@ -40,14 +42,14 @@ def formats_of(outputs: OutputSettings) -> list[formats.Format]:
     return wanted
 
 
-def check_outputs(network_paths: Iterable[str], settings: RunSettings) -> None:
-    """Refuses, before hours are spent, outputs that cannot be written or would replace a network.
+def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) -> None:
+    """Refuses, before the run spends hours, outputs that cannot be written or replace a network.
 
     Raises:
-        ExportError: one of them is, or may become, a base network.
-        WriteError: one of them is a folder, or in one that cannot be written to.
+        ExportError: an output is, or may become, the file of a base network.
+        WriteError: an output is a folder, or lies in a folder that cannot be written to.
     """
-    taken, outputs = set(map(os.path.realpath, network_paths)), settings.outputs
+    taken, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
     for path in settings.output_files.values():
         if os.path.realpath(path) in taken:
             raise ExportError(f"{path} is the base network; choose another output")
@@ -67,12 +69,12 @@ def check_outputs(network_paths: Iterable[str], settings: RunSettings) -> None:
 def export_and_test(
     model: Model,
     bottlenecks: Bottlenecks,
-    extractor: AnyExtractor,
+    extractor: VectorSource,
     settings: RunSettings,
     notes: RunNotes,
     observer: Observer,
-) -> tuple[verify.HeldOutResult, bytes]:
-    """(HeldOutResult, bytes of the graph): written beside its place and tried there."""
+) -> tuple[verify.HeldOutResult, tuple[bytes, bytes]]:
+    """(HeldOutResult, the graph and its description as bytes): written aside and tried there."""
     labels, outputs, held_out = bottlenecks.labels, settings.outputs, bottlenecks.examples[TESTING]
     most = settings.evaluation.test_photos
     most = verify.MOST_TESTED if most == -1 else min(most, verify.MOST_TESTED)
@@ -84,6 +86,7 @@ def export_and_test(
     with verify.candidate(outputs.graph, graph, untested) as path:
         del graph  # as large as the network; the test needs its memory
         result = verify.test_exported(path, [held_out[row] for row in rows], extractor, bar)
+        return_free_memory()
         graph = verify.read_start(path, size)
     if result.total < len(rows):
         lost = counted(len(rows) - result.total, "test photo has", "test photos have")
@@ -105,14 +108,14 @@ def export_and_test(
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
-    return result, graph + tested
+    return result, (graph, tested)
 
 
 def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> NDArray[float32]:
-    """The cached vectors, float32 [n, width], of the photos that were tested.
+    """Returns the stored vectors, float32 [n, width], of the tested photos.
 
-    In the place of imported ones, which need not be the network's to the last digit, are those
-    that it gave in the test.
+    Imported vectors may differ from the network's in the last digits. Those that the network
+    computed in the test take their place.
     """
     factors = 1 if bottlenecks.factors is None else bottlenecks.factors
     rows = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
@@ -124,7 +127,7 @@ def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> 
 
 
 def describe_test(result: verify.HeldOutResult) -> str:
-    """One line on a HeldOutResult."""
+    """Returns one line on a HeldOutResult."""
     if result.total == 0:
         return "no test photos: the accuracy of this model is unknown"
     low, high = wilson_interval(result.correct, result.total)
@@ -135,7 +138,7 @@ def describe_test(result: verify.HeldOutResult) -> str:
 
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
-    """One line on how far the scores of the test photos are from how often they are right."""
+    """Returns one line on the calibration error of the test photos."""
     scores = result.probabilities
     before = calibration_error(scores, result.truth)
     scores = apply_temperature(scores, temperature)
@@ -144,18 +147,18 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 
 def make_other_formats(
-    graph: bytes, bottlenecks: Bottlenecks, settings: RunSettings
+    graph: tuple[bytes, bytes], bottlenecks: Bottlenecks, settings: RunSettings
 ) -> list[formats.Made]:
-    """The Made of each Format of the graph that is asked for, each tried on photos."""
+    """Converts the graph to each Format that the settings ask for, and tests it on photos."""
     wanted = formats_of(settings.outputs)
     if not wanted:
         return []
     log.info(f"converting to {', '.join(each.kind for each in wanted)}")
-    # Whether answers agree can be seen on any photos; those held out for testing are kept to.
+    # Any photos show whether answers agree; test photos are preferred.
     photos = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     paths = [photos[row].path for row in rows]
-    made = formats.make(wanted, graph, paths, settings.photos.max_pixels)
+    made = formats.make(wanted, b"".join(graph), paths, settings.photos.max_pixels)
     for each in made:
         log.info(f"{each.agreement}")
     return made

@@ -1,17 +1,24 @@
-"""Fine-tuning as a step of a run: each way that is asked for is tried, the best is kept."""
+"""Fine-tuning as a step of a run: tries each method that the settings name, keeps the best."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from retraining.bottlenecks import collect
 from retraining.bottlenecks.compute import Bottlenecks
-from retraining.bottlenecks.extract import Extractor, Job
+from retraining.bottlenecks.extract import Extractor, Job, VectorSource
 from retraining.bottlenecks.vectors import Labelled
+from retraining.networks.network import BaseNetwork
+from retraining.networks.pair import NetworkPair
+from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
+from retraining.run.settings import FineTuningSettings, RunSettings
 from retraining.system.atomic import write_files
+from retraining.system.observer import Observer
 from retraining.system.text import counted
 from retraining.training import methods, tuning_graph
 from retraining.training.fine_tune import (
@@ -19,54 +26,65 @@ from retraining.training.fine_tune import (
     Material,
     Photos,
     Tuner,
+    TuningOptions,
     read_state,
 )
 from retraining.training.head import evaluation_of
-from retraining.training.loop import Trained, describe_step
+from retraining.training.loop import Trained, TrainingError, describe_step
 
 log = logging.getLogger(__name__)
 
 
-def tuning_options(extractor, settings):
-    """The TuningOptions, with the precision of the extractor."""
+def tuning_options(extractor: Extractor, settings: RunSettings) -> TuningOptions:
+    """Returns the TuningOptions, with the precision of the extractor."""
     return replace(settings.fine_tuning.tuning, precision=extractor.settings.precision)
 
 
-def check_fine_tuning(network, settings):
-    """Refuses, before hours are spent, a network that has nothing to be trained.
+def check_fine_tuning(network: BaseNetwork | NetworkPair, settings: FineTuningSettings) -> None:
+    """Refuses, before the run spends hours, a network without weights to train.
 
     Raises:
         GraphError: there is no layer of the name `freeze_until`.
-        TrainingError: no weights are left to be trained.
+        TrainingError: no weights are left to train, or there are two networks.
     """
-    if settings.methods:
-        folded = tuning_graph.fold_network(network)
-        tuning_graph.find_weights(folded, settings.tuning.freeze_until)
+    if not settings.methods:
+        return
+    if isinstance(network, NetworkPair):
+        raise TrainingError("fine-tuning is for one network; name one --architecture")
+    folded = tuning_graph.fold_network(network)
+    tuning_graph.find_weights(folded, settings.tuning.freeze_until)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What is exported, all of it as it was where no fine-tuning is asked for."""
+    """What the run exports; without fine-tuning, all of it is as it was before."""
 
-    extractor: Extractor
+    extractor: VectorSource
     bottlenecks: Bottlenecks
     trained: Trained
-    attempts: list[methods.Attempt] = ()
-    comparison: list[dict] | None = None  # of --compare, as methods.describe gives it
+    attempts: Sequence[methods.Attempt] = ()
+    comparison: list[dict[str, Any]] | None = None  # of --compare, as methods.describe returns it
 
-    def remove_checkpoints(self):
-        """Removes those of this run, once its outputs are written."""
+    def remove_checkpoints(self) -> None:
+        """Removes the checkpoints of this run, once its outputs are written."""
         for attempt in self.attempts:
             if attempt.checkpoint:
                 attempt.checkpoint.unlink(missing_ok=True)
 
 
-def fine_tune(bottlenecks, extractor, trained, settings, observer):
-    """Trains the network's own weights, too, in the ways asked for; the Tuned best of them."""
+def fine_tune(
+    bottlenecks: Bottlenecks,
+    extractor: VectorSource,
+    trained: Trained,
+    settings: RunSettings,
+    observer: Observer,
+) -> Tuned:
+    """Fine-tunes the network by each method that the settings name; returns the best as Tuned."""
     names = settings.fine_tuning.methods
     if not names:
         return Tuned(extractor, bottlenecks, trained)
-    frozen = Frozen(bottlenecks, extractor, trained)
+    single, *_ = extractor.parts  # check_fine_tuning refuses two networks
+    frozen = Frozen(bottlenecks, single, trained)
     attempts = [try_method(name, frozen, settings, observer) for name in names]
     best, comparison = methods.best_of(attempts), None
     if settings.fine_tuning.compare:
@@ -74,10 +92,10 @@ def fine_tune(bottlenecks, extractor, trained, settings, observer):
         log.info(
             f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
         )
-    if best.network is not extractor.network:
-        network = replace(best.network, name=f"{extractor.network.name}, fine-tuned")
-        extractor = Extractor(network, extractor.settings)
-        bottlenecks = recompute(bottlenecks, extractor, observer)
+    if best.network is not single.network:
+        network = replace(best.network, name=f"{single.network.name}, fine-tuned")
+        extractor = tuned = Extractor(network, single.settings)
+        bottlenecks = recompute(bottlenecks, tuned, observer)
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
@@ -86,15 +104,17 @@ def fine_tune(bottlenecks, extractor, trained, settings, observer):
 
 @dataclass(frozen=True)
 class Frozen:
-    """What every method starts from: the network as it came, its vectors, the head on them."""
+    """The start of every method: the network as it came, its vectors, the head on them."""
 
     bottlenecks: Bottlenecks
     extractor: Extractor
     trained: Trained
 
 
-def try_method(method, frozen, settings, observer):
-    """The methods.Attempt that comes of one method."""
+def try_method(
+    method: str, frozen: Frozen, settings: RunSettings, observer: Observer
+) -> methods.Attempt:
+    """Trains by one method; returns the Attempt."""
     if method == methods.HEAD:
         return attempt_head(frozen)
     tuner = make_tuner(method, frozen, settings)
@@ -105,11 +125,11 @@ def try_method(method, frozen, settings, observer):
     elif path.exists():
         log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
     steps = tuner.run(lambda content: write_files({path: content}))
-    bar = observer.progress(f"fine-tuning {method}", "step")
-    bar = bar(steps, total=tuner.steps_left())
+    shown = observer.progress(f"fine-tuning {method}", "step")
+    bar = shown(steps, total=tuner.steps_left())
     with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
         for step in bar:
-            if step.training:
+            if step.training and step.validation:
                 tensorboard.add(step)
                 log.debug(describe_step(step))
                 bar.set_postfix_str(f"validation {step.validation.accuracy:.1%}", refresh=False)
@@ -117,8 +137,8 @@ def try_method(method, frozen, settings, observer):
     return attempt_of(tuner, method, frozen.bottlenecks, path)
 
 
-def attempt_head(frozen):
-    """The methods.Attempt that is the trained head as it is."""
+def attempt_head(frozen: Frozen) -> methods.Attempt:
+    """Returns the Attempt of the trained head as it is."""
     head, labelled = frozen.trained.head, frozen.bottlenecks.labelled
     validation, testing = labelled[VALIDATION], labelled[TESTING]
     return methods.Attempt(
@@ -131,10 +151,10 @@ def attempt_head(frozen):
     )
 
 
-def make_tuner(method, frozen, settings):
-    """The fine_tune.Tuner of a method, at its start."""
+def make_tuner(method: str, frozen: Frozen, settings: RunSettings) -> Tuner:
+    """Returns the Tuner of a method, at its start."""
     examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
-    training, validation = (  # without the distorted views, which follow
+    training, validation = (  # leaves out the distorted views, which come after all photos
         Photos(examples[part], labelled[part].truth[: len(examples[part])])
         for part in (TRAINING, VALIDATION)
     )
@@ -145,15 +165,15 @@ def make_tuner(method, frozen, settings):
     return Tuner(material, how)
 
 
-def views_of(settings):
-    """The Distortions in which fine-tuning sees the training photos."""
+def views_of(settings: RunSettings) -> Distortions:
+    """Returns the Distortions of the training photos in fine-tuning."""
     if not settings.fine_tuning.random_views:
         return Distortions()
     return settings.bottlenecks.distortions or replace(RANDOM_VIEWS, seed=settings.seed)
 
 
-def describe_tuning(tuner, method):
-    """One line on a Tuner that has ended."""
+def describe_tuning(tuner: Tuner, method: str) -> str:
+    """Returns one line on a Tuner that has ended."""
     state = tuner.state
     first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
     line = f"fine-tuning {method}: {counted(state.epoch, 'epoch')} in {state.seconds:.0f} s"
@@ -166,8 +186,10 @@ def describe_tuning(tuner, method):
     )
 
 
-def attempt_of(tuner, method, bottlenecks, checkpoint):
-    """The methods.Attempt of a Tuner that has ended; `checkpoint` is its file."""
+def attempt_of(
+    tuner: Tuner, method: str, bottlenecks: Bottlenecks, checkpoint: Path
+) -> methods.Attempt:
+    """Returns the Attempt of a Tuner that has ended; `checkpoint` is its file."""
     state, testing = tuner.state, bottlenecks.labelled[TESTING]
     network, head = tuner.result()
     scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
@@ -185,13 +207,14 @@ def attempt_of(tuner, method, bottlenecks, checkpoint):
     )
 
 
-def recompute(bottlenecks, extractor, observer):
-    """The Bottlenecks of another network, in memory; without distorted views."""
+def recompute(bottlenecks: Bottlenecks, extractor: Extractor, observer: Observer) -> Bottlenecks:
+    """Computes the Bottlenecks of another network, in memory, without distorted views."""
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     bar = observer.progress("bottlenecks anew", "img")
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
     kept, vectors = collect.collect(answers, examples, extractor.network.width)
-    chosen, labelled = {}, {}
+    chosen: dict[str, list[Example]] = {}
+    labelled: dict[str, Labelled] = {}
     for part in SPLITS:
         rows = [row for row, example in enumerate(kept) if example.split == part]
         chosen[part] = [kept[row] for row in rows]
@@ -200,11 +223,11 @@ def recompute(bottlenecks, extractor, observer):
     return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
 
 
-def comparison_contents(tuned, settings):
-    """{path: bytes} of the table of compared methods.
+def comparison_contents(tuned: Tuned, settings: RunSettings) -> dict[str, bytes]:
+    """Returns {path: bytes} of the table of compared methods.
 
-    Without a comparison, an earlier run's table becomes empty, as it tells of a graph that is
-    replaced. A file that is no such table is left alone.
+    Without a comparison, the table of an earlier run becomes empty, since it describes a graph that
+    this run replaces. A file that is not such a table stays as it is.
     """
     path = settings.outputs.comparison
     if settings.fine_tuning.compare or methods.is_table(path):

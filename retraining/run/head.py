@@ -1,10 +1,11 @@
-"""The head of a run: training it, its temperature, its score for unknown images."""
+"""The head of a run: trains it, fits its temperature and its score for unknown images."""
 
 import logging
 import math
 import time
 
 from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.learning_curve import SizePoint, compare_sizes
 from retraining.evaluation.temperature import (
@@ -17,7 +18,6 @@ from retraining.evaluation.unknown import fit_unknown
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
-from retraining.run.network import AnyExtractor
 from retraining.run.notes import RunNotes
 from retraining.run.settings import RunSettings
 from retraining.system.observer import Observer
@@ -28,26 +28,27 @@ from retraining.training.loop import Step, Trained, TrainingOptions, describe_st
 
 log = logging.getLogger(__name__)
 
-MOST_HELD_OUT = 2_000  # photos on which layers trained on fewer photos are compared
+MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 
 
 def train_head(
     bottlenecks: Bottlenecks,
-    extractor: AnyExtractor,
+    extractor: VectorSource,
     settings: RunSettings,
     notes: RunNotes,
     observer: Observer,
 ) -> Trained:
-    """The Trained head; its course goes to TensorBoard and to the observer."""
+    """Trains the head; shows its course in TensorBoard and to the observer."""
     if settings.head.search:
         return find_head(bottlenecks, settings)
-    how, course, started = settings.head.training, [], time.perf_counter()
+    how, started = settings.head.training, time.perf_counter()
+    course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), how)
     bar = observer.progress("training", "step")(steps, total=how.steps_for(len(training.truth)))
     with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
         for step in bar:
-            if step.training:
+            if step.training and step.validation:
                 tensorboard.add(step)
                 course.append(step)
                 log.debug(describe_step(step))
@@ -63,7 +64,7 @@ def train_head(
 
 
 def describe_end(step: Step) -> None:
-    """Logs how training ended; `step` is its last one."""
+    """Logs how training ended; `step` is the last one."""
     log.info(describe_step(step))
     if step.kept is not None:
         log.info(
@@ -73,7 +74,7 @@ def describe_end(step: Step) -> None:
 
 
 def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
-    """The Trained head of the best strength of L2, with a line per candidate on the way."""
+    """Trains heads with several strengths of L2; logs each candidate and returns the best."""
     found, started = [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     classes, how = len(bottlenecks.labels), settings.head.training
@@ -90,7 +91,7 @@ def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
 
 
 def describe_candidate(candidate: search.Candidate) -> str:
-    """One line on a search.Candidate."""
+    """Returns one line on a Candidate."""
     found = candidate.validation
     return (
         f"--l2 {candidate.options.l2:.3g}: validation accuracy {found.accuracy:.1%}, cross "
@@ -99,7 +100,7 @@ def describe_candidate(candidate: search.Candidate) -> str:
 
 
 def warn_of_scores(found: Evaluation, classes: int) -> None:
-    """Says if an Evaluation on the validation photos has scores that are worse than guessing's."""
+    """Warns if the cross entropy on the validation photos is much worse than that of guessing."""
     if found.count and found.cross_entropy > math.log(classes) + 1:
         log.warning(
             f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
@@ -109,7 +110,7 @@ def warn_of_scores(found: Evaluation, classes: int) -> None:
 
 
 def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[SizePoint]:
-    """The SizePoints that say whether more photos would help; distorted views left out."""
+    """Returns the SizePoints, which tell whether more photos help; ignores distorted views."""
     training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
     return compare_sizes(
         training.first(len(bottlenecks.examples[TRAINING])),
@@ -120,7 +121,7 @@ def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[Siz
 
 
 def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
-    """The temperature and the score for unknown images, each with a line on how it was fitted."""
+    """Fits the temperature and the score for unknown images; logs one line on each."""
     validation = bottlenecks.labelled[VALIDATION]
     logits, count = head.logits(validation.vectors), len(validation.truth)
     temperature = fit_temperature(logits, validation.truth)
@@ -132,7 +133,7 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
             f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
             f"{before:.3f} -> {after:.3f}"
         )
-    # The photos themselves come first, before their distorted views.
+    # The photos themselves come before their distorted views.
     training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
     unknown = fit_unknown(training, head, validation.vectors)
     log.info(

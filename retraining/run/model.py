@@ -9,11 +9,11 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.extract import VectorSource
 from retraining.evaluation.unknown import UnknownScore
 from retraining.export.build import build_graph, describe, metadata_bytes
 from retraining.graphs.write import graph_bytes
 from retraining.networks.pair import fold_scale
-from retraining.run.network import AnyExtractor
 from retraining.run.notes import RunNotes
 from retraining.run.settings import RunSettings
 from retraining.system.atomic import write_files
@@ -23,7 +23,7 @@ from retraining.training.loop import Step
 
 @dataclass(frozen=True)
 class Trusted:
-    """How far to trust the head's answers, as fitted on the validation photos."""
+    """How far to trust the answers of the head, as fitted on the validation photos."""
 
     temperature: float = 1.0
     unknown: UnknownScore | None = None
@@ -31,9 +31,9 @@ class Trusted:
 
 @dataclass(frozen=True)
 class Model:
-    """What is exported: the softmax layer, and how far to trust it.
+    """What the run exports: the head, and how far to trust it.
 
-    Both are for vectors multiplied by `factors`, float32 [width], as Bottlenecks holds them.
+    Both take vectors multiplied by `factors`, float32 [width], as Bottlenecks holds them.
     """
 
     head: Head
@@ -42,27 +42,27 @@ class Model:
 
     @property
     def unknown(self) -> UnknownScore | None:
-        """The UnknownScore for vectors as the networks give them, or None."""
+        """The UnknownScore for vectors as the networks compute them, or None."""
         score = self.trusted.unknown
-        if not score or self.head.hidden:  # behind hidden layers the factors are in the weights
+        if not score or self.head.hidden:  # the weights of hidden layers contain the factors
             return score
         return replace(score, factors=self.factors)
 
 
-def build(model: Model, extractor: AnyExtractor, tensor_name: str) -> bytes:
-    """The bytes of the retrained graph, without its description."""
+def build(model: Model, extractor: VectorSource, tensor_name: str) -> bytes:
+    """Returns the bytes of the retrained graph, without its description."""
     head = model.head if model.factors is None else fold_scale(model.head, model.factors)
     return graph_bytes(build_graph(extractor.network, head, tensor_name))
 
 
 def describe_model(
     labels: Sequence[str],
-    extractor: AnyExtractor,
+    extractor: VectorSource,
     settings: RunSettings,
     notes: RunNotes,
     **facts: Any,
 ) -> dict[str, Any]:
-    """What the graph says of itself: how to use it, the settings, and what else is known."""
+    """Returns the description of the graph: how to use it, the settings, and `facts`."""
     facts |= {"precision": extractor.settings.precision, "caveats": notes.caveats}
     facts |= {"options": {**settings.record, "excluded_photos": notes.excluded_photos}}
     return describe(extractor.network, labels, settings.outputs.tensor_name, facts)
@@ -71,11 +71,11 @@ def describe_model(
 def store_intermediate(
     step: Step,
     bottlenecks: Bottlenecks,
-    extractor: AnyExtractor,
+    extractor: VectorSource,
     settings: RunSettings,
     notes: RunNotes,
 ) -> None:
-    """Writes the graph as it is after this step, every so many steps, if that is asked for."""
+    """Writes the graph of this step, if it is one of the intermediate steps in the settings."""
     how = settings.head
     if not how.intermediate_steps or step.number == 0 or step.number % how.intermediate_steps:
         return

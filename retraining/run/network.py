@@ -1,9 +1,10 @@
-"""The base network of a run: which one it is, where its file lies, what computes its vectors."""
+"""The base network of a run: chooses it, finds its file, makes the source of its vectors."""
 
 import logging
+from pathlib import Path
 
 from retraining.bottlenecks.compute import BottleneckSettings
-from retraining.bottlenecks.extract import Extractor, PairExtractor, Settings
+from retraining.bottlenecks.extract import Extractor, PairExtractor, Settings, VectorSource
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.safety import describe_unsafe
@@ -16,13 +17,11 @@ from retraining.run.settings import NetworkSettings, RunSettings
 
 log = logging.getLogger(__name__)
 
-AnyExtractor = Extractor | PairExtractor
-
 
 def choose_networks(
     settings: NetworkSettings, notes: RunNotes, quiet: bool
-) -> list[tuple[Network, str]]:
-    """[(Network, its file)] of one network, or of the two that were asked for."""
+) -> list[tuple[Network, str | Path]]:
+    """Returns [(Network, its file)] of one network, or of the two in the settings."""
     if len(settings.names) < 2:
         return [choose_network(settings, notes, quiet)]
     places = settings.model_dir, quiet, settings.offline
@@ -30,8 +29,10 @@ def choose_networks(
     return [(known, obtain(known, *places, by_file=False)) for known in both]
 
 
-def choose_network(settings: NetworkSettings, notes: RunNotes, quiet: bool) -> tuple[Network, str]:
-    """(Network, its file): what was asked for, or Inception-v3, or else the embedded network."""
+def choose_network(
+    settings: NetworkSettings, notes: RunNotes, quiet: bool
+) -> tuple[Network, str | Path]:
+    """Returns (Network, its file): as set, or Inception-v3, or else the embedded network."""
     name = settings.architecture or registry.DEFAULT
     wanted = registry.find(name, settings.choice_for(name))
     if settings.model_file and settings.architecture != registry.SAVED_MODEL:
@@ -48,15 +49,17 @@ def choose_network(settings: NetworkSettings, notes: RunNotes, quiet: bool) -> t
 
 
 def make_extractor(
-    chosen: list[tuple[Network, str]], settings: RunSettings, notes: RunNotes
-) -> AnyExtractor:
-    """What computes vectors: the [(Network, its file)], at the precision asked for."""
+    chosen: list[tuple[Network, str | Path]], settings: RunSettings, notes: RunNotes
+) -> VectorSource:
+    """Returns the source of vectors of the [(Network, its file)], at the chosen precision."""
     parts = [make_part(known, path, settings, notes) for known, path in chosen]
     return parts[0] if len(parts) == 1 else PairExtractor(*parts)
 
 
-def make_part(known: Network, path: str, settings: RunSettings, notes: RunNotes) -> Extractor:
-    """The Extractor of one network, which may average the vectors of mirror images."""
+def make_part(
+    known: Network, path: str | Path, settings: RunSettings, notes: RunNotes
+) -> Extractor:
+    """Returns the Extractor of one network, which may average the vectors of mirror images."""
     network = load_network(path, known, settings.network.choice.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"{path} is run though it holds {unsafe}")

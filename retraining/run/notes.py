@@ -1,4 +1,4 @@
-"""What happens during a run and must be told at its end."""
+"""Notes on what happens during a run, for its end."""
 
 import logging
 import time
@@ -8,27 +8,27 @@ log = logging.getLogger(__name__)
 
 
 class Stopwatch:
-    """Seconds per step of the run, in their order."""
+    """The seconds of each step of the run, in order."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._since = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Ends the step `name`; the next one begins."""
+        """Ends the step `name` and begins the next one."""
         now = time.perf_counter()
         self.seconds[name], self._since = now - self._since, now
 
 
 @dataclass
 class RunNotes:
-    """What happens during a run: caveats of its result, photos left out on demand, timings."""
+    """Notes on a run: caveats on its result, the number of excluded photos, timings."""
 
     caveats: list[str] = field(default_factory=list)
     excluded_photos: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     def add_caveat(self, text: str) -> None:
-        """Warns of what limits the result, now and again at the end."""
+        """Logs a caveat on the result as a warning, and keeps it for the end of the run."""
         self.caveats.append(text)
         log.warning(text)

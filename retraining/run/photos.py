@@ -1,14 +1,14 @@
-"""The photos of a run: the examples where none are given, reading them, leaving out bad ones."""
+"""The photos of a run: provides the examples, reads photos, reports bad ones."""
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from retraining.bottlenecks.compute import Bottlenecks, open_store, tell_notes
+from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.file_keys import FileKeys
-from retraining.bottlenecks.prefill import learn_keys, prefill, read_here
+from retraining.bottlenecks.prefill import learn_keys, prefill
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
 from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
@@ -25,7 +25,6 @@ from retraining.photos.scan import (
     list_photos,
 )
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
-from retraining.run.network import AnyExtractor
 from retraining.run.notes import RunNotes
 from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
 from retraining.system.atomic import write_files
@@ -35,11 +34,11 @@ from retraining.system.text import counted, table
 
 log = logging.getLogger(__name__)
 
-MOST_LISTED = 20  # files that were left out; the others are in a file
+MOST_LISTED = 20  # bad files that the log names; a file lists all of them
 
 
 def provide_example_images(settings: RunSettings, notes: RunNotes, observer: Observer) -> None:
-    """Fills the example folder if it is asked for and empty; says if its pictures are drawings."""
+    """Fills the example folder if it is wanted and empty; notes if its pictures are drawings."""
     folder = settings.photos.image_dir
     if provide.is_example_folder(folder, project_folder()) and not holds_images(folder):
         bar = observer.progress("drawing", "img")
@@ -51,50 +50,48 @@ def provide_example_images(settings: RunSettings, notes: RunNotes, observer: Obs
 
 
 def reads_once(settings: RunSettings) -> bool:
-    """Whether photos are read once, for keys and vectors, and not here or from far away."""
+    """Returns whether a photo is read only once, for key and vector: at a URL, or by Ray."""
     return is_url(settings.photos.image_dir) or isinstance(settings.bottlenecks.engine, Ray)
 
 
 def look_at_photos(settings: PhotoSettings) -> ScanOptions:
-    """The ScanOptions of the photos; with a listing, if they are at a URL.
+    """Returns the ScanOptions of the photos, with a listing if they are at a URL.
 
     Raises:
-        PlaceError: it cannot be listed.
-        DatasetError: as `list_photos`; of a URL only.
+        PlaceError: the URL cannot be listed.
+        DatasetError: `list_photos` raises it for the URL.
     """
     scan = ScanOptions(settings.recursive, settings.max_pixels, settings.excluded)
     if is_url(settings.image_dir):
         scan = replace(scan, listing=list_url(settings.image_dir))
-        list_photos(settings.image_dir, scan)  # before anything else is done
+        list_photos(settings.image_dir, scan)  # fails before anything else happens
     return scan
 
 
 def file_keys(scan: ScanOptions, folder: str) -> FileKeys:
-    """The FileKeys, in the folder of bottlenecks, of what is to be scanned."""
+    """Returns the FileKeys of the photos, which are stored in the folder of bottlenecks."""
     facts_of = scan.listing.facts.__getitem__ if scan.listing else facts_of_file
     return FileKeys(folder, hash_file, facts_of)
 
 
 def read_photos_once(
     scan: ScanOptions,
-    extractor: AnyExtractor,
+    extractor: VectorSource,
     settings: RunSettings,
     notes: RunNotes,
     observer: Observer,
 ) -> Dataset:
-    """As `read_photos`, but first the photos whose keys or vectors are not known are fetched, each
-    once, for both."""
+    """Does as `read_photos`, but first fetches each photo without a known key or vector, once."""
     image_dir, vectors = settings.photos.image_dir, settings.bottlenecks
     photos, _, _ = list_photos(image_dir, scan)
     photos, _, _ = without(photos, scan.listed, image_dir)
     paths = [path for of_class in photos.values() for path in of_class]
     bar = observer.progress("bottlenecks", "img")
-    first, *_ = extractor.parts  # a second network's vectors take a reading of their own
-    read = first.read if isinstance(vectors.engine, Ray) else partial(read_here, first)
+    first, *_ = extractor.parts  # a second network reads the photos again
     with file_keys(scan, vectors.folder) as files, open_store(first, vectors.folder) as store:
-        if vectors.import_file:  # to find those photos whose vectors are there now
+        if vectors.import_file:  # the keys tell which vectors are there now
             learn_keys(paths, files, observer.progress("hashing photos", "img"))
-        filled = prefill(paths, files, store, read, bar)
+        filled = prefill(paths, files, store, first.read, bar)
         tell_notes([store])
     if scan.listing:
         reasons = {**scan.listing.reasons, **filled.no_images}
@@ -109,7 +106,7 @@ def read_photos(
     notes: RunNotes,
     keys: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The Dataset in the image folder; logs its oddities. {path: key} of `keys` are known."""
+    """Reads the Dataset in the image folder and logs its oddities; `keys` are known {path: key}."""
     photos, known = settings.photos, keys or {}
     with file_keys(scan, settings.bottlenecks.folder) as files:
         dataset = load_dataset(
@@ -146,10 +143,10 @@ def describe_photos(dataset: Dataset) -> None:
 
 
 def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[str]) -> None:
-    """Says which classes bad photos have made small; `examples` is a dict of the splits' lists.
+    """Warns of classes that bad photos have made small; `examples` holds a list for each split.
 
     Raises:
-        DatasetError: one has no training images left.
+        DatasetError: a class has no training images left.
     """
     for label in labels:
         left = {part: sum(e.label == label for e in examples[part]) for part in SPLITS}
@@ -160,7 +157,11 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
 
 
 def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
-    """Writes the list of files that were left out; refuses to go on if they are too many."""
+    """Writes the list of bad images that were left out.
+
+    Raises:
+        DatasetError: they are too many.
+    """
     bad, path = bottlenecks.bad, settings.outputs.bad_images
     if bad or os.path.exists(path):
         text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
@@ -178,7 +179,7 @@ def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunS
 
 
 def list_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
-    """Names files that were left out, with the reasons; where there are many, the first."""
+    """Logs the first bad images that were left out, with the reasons."""
     for image in bad[:MOST_LISTED]:
         log.warning(f"left out: {image.path} {image.reason}")
     if len(bad) > MOST_LISTED:

@@ -33,14 +33,14 @@ from retraining.run.photos import (
     report_bad_images,
 )
 from retraining.run.settings import RunSettings
-from retraining.system.atomic import write_files
+from retraining.system.atomic import Content, write_files
 from retraining.system.observer import Observer, Silent
 from retraining.training.methods import Attempt
 
 
 @dataclass(frozen=True)
 class Results:
-    """What came of a run. `record` is what the metrics file holds; see docs/metrics.md."""
+    """The results of a run. `record` is the content of the metrics file; see docs/metrics.md."""
 
     settings: RunSettings
     labels: list[str]
@@ -57,7 +57,7 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     """Retrains a classifier on a folder of photos, tests it, and writes it.
 
     Raises:
-        RetrainingError: what the user can mend; no output of an earlier run was replaced.
+        RetrainingError: a problem that the user can solve; no earlier output was replaced.
     """
     observer, notes = observer or Silent(), RunNotes()
     watch, outputs = notes.watch, settings.outputs
@@ -96,7 +96,7 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     outcome = outcome_of(bottlenecks, trusted, trained.course, sizes, findings)
     record = make_record(setting, replace(outcome, comparison=tuned.comparison))
     thumbnails = Thumbnails()
-    contents = comparison_contents(tuned, settings)
+    contents: dict[str, Content] = {**comparison_contents(tuned, settings)}
     contents |= make_outputs(record, findings, dataset.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
     write_files({**contents, outputs.graph: graph})

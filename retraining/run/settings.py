@@ -1,71 +1,82 @@
-"""The settings of a run: what a user chooses, one dataclass for each step.
+"""The settings of a run: the choices of the user, in one dataclass for each step.
 
-The rooms own the settings of their own work (SplitOptions, Distortions, TrainingOptions ...);
+Each room owns the settings of its work (SplitOptions, Distortions, TrainingOptions ...), and
 RunSettings gathers them. All are frozen: nothing changes a setting once a run has begun.
 """
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
-from retraining.errors import RetrainingError
+from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.places import local
 from retraining.photos.split import SplitOptions
+from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
 
 PROJECTED = 100  # photos in TensorBoard's projector
 
 
-class SettingsError(RetrainingError):
-    """Settings that contradict each other, or are out of range."""
+def _beside_the_graph() -> Any:
+    """Returns the field of a path with the default None, which OutputSettings replaces.
+
+    Its type is Any, so that the field is declared with the type that it has from then on.
+    """
+    return field(default=None)
 
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """Which photos a run takes, and how it splits them."""
+    """Which photos a run uses, and how it splits them."""
 
-    image_dir: str  # one sub-folder per class; a URL of such a place; taken without a `file://`
-    recursive: bool = False  # take photos from folders below the class folders, too
+    image_dir: str  # one sub-folder per class, or the URL of such a place; `file://` is removed
+    recursive: bool = False  # include photos in folders below the class folders
     max_pixels: int = MAX_PIXELS  # larger images are left out
     excluded: tuple[str, ...] = ()  # paths of photos to leave out
     excluded_by: str | None = None  # the file that names them, for messages
     max_bad_fraction: float = 0.5  # share of unreadable images above which the run ends
     split: SplitOptions = field(default_factory=SplitOptions)
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "max_pixels": (1, math.inf),
+        "max_bad_fraction": (0, 1),
+    }
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_dir", local(os.fspath(self.image_dir)))
-        if self.max_pixels < 1:
-            raise SettingsError(f"max_pixels must be 1 or more, not {self.max_pixels}")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise SettingsError(f"max_bad_fraction must be 0 to 1, not {self.max_bad_fraction}")
+        check_ranges(self, self.RANGES)
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
     """Which base network a run uses, and how."""
 
-    architecture: str | None = None  # a name, NAME+NAME, or None for the best there is
+    architecture: str | None = None  # a name, NAME+NAME, or None for the best available
     model_dir: str = "models"
     model_file: str | None = None
-    choice: Choice = field(default_factory=Choice)  # for networks that are made to order
+    choice: Choice = field(default_factory=Choice)  # for networks that a recipe makes
     mirror_average: bool = False
     offline: bool = False
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the networks asked for; none where the best is to be taken."""
+        """The names of the networks that the user chose; none for the best available."""
         return tuple(self.architecture.split(JOINT)) if self.architecture else ()
 
     def choice_for(self, name: str) -> Choice:
-        """The recipes.Choice for one of `names`. Of two networks, it is for those made to order."""
+        """Returns the Choice for one of `names`; of two networks, only recipes take it."""
         if name in NETWORKS and len(self.names) > 1:
             return Choice()
         return self.choice
@@ -76,38 +87,46 @@ class HeadSettings:
     """How a run trains the head."""
 
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    search: bool = False  # fit it for several strengths of L2, and take the best
-    intermediate_steps: int = 0  # steps between graphs that are stored on the way; 0: none
+    search: bool = False  # fit it with several strengths of L2 and take the best
+    intermediate_steps: int = 0  # steps between intermediate graphs; 0: none
     intermediate_folder: str = "intermediate_graphs"
 
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """In which ways a run trains the base network, too; `methods` are names in training.methods."""
+    """How a run fine-tunes the base network; `methods` are names in training.methods."""
 
     methods: tuple[str, ...] = ()
-    compare: bool = False  # tell how each does
+    compare: bool = False  # compare all of them
     tuning: TuningOptions = field(default_factory=TuningOptions)
-    random_views: bool = True  # see the training photos mirrored and cropped at random
+    random_views: bool = True  # mirror and crop the training photos at random
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """How a run judges the model."""
 
-    test_photos: int = -1  # at most; -1: as many as the final test takes
-    least_accuracy: float | None = None  # below which nothing is written
+    test_photos: int = -1  # at most; -1: as many as the final test uses
+    least_accuracy: float | None = None  # below this, the run writes nothing
+
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "test_photos": (-1, math.inf),
+        "least_accuracy": (0, 1),
+    }
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What a run writes, and where; what has no path of its own lies beside the graph."""
+    """What a run writes, and where; outputs without a path of their own lie beside the graph."""
 
     graph: str = "models/retrained_graph.pb"
-    labels: str | None = None
-    metrics: str | None = None
-    report: str | None = None  # '' for none
-    label_audit: str | None = None  # '' for none
+    labels: str = _beside_the_graph()
+    metrics: str = _beside_the_graph()
+    report: str = _beside_the_graph()  # '' for none
+    label_audit: str = _beside_the_graph()  # '' for none
     tensor_name: str = "final_result"
     summaries_folder: str = "retrain_logs"
     projector_photos: int = PROJECTED
@@ -122,17 +141,17 @@ class OutputSettings:
                 object.__setattr__(self, name, self.beside(file))
 
     def beside(self, name: str) -> str:
-        """The path of a file of that name beside the graph."""
+        """Returns the path of a file of that name beside the graph."""
         return os.path.join(os.path.dirname(self.graph), name)
 
     @property
     def bad_images(self) -> str:
-        """Where the list of files that were left out goes."""
+        """The path of the list of bad images."""
         return self.beside("bad_images.tsv")
 
     @property
     def comparison(self) -> str:
-        """Where the table of compared methods goes."""
+        """The path of the table of compared methods."""
         return self.beside("comparison.tsv")
 
 
@@ -146,7 +165,7 @@ BESIDE_THE_GRAPH = {
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All settings of a run. `record` is what the graph and the metrics file say of them."""
+    """All settings of a run. `record` describes them in the graph and in the metrics file."""
 
     photos: PhotoSettings
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -159,12 +178,38 @@ class RunSettings:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._spread_seed()
+        self._check_together()
         if not self.record:
             object.__setattr__(self, "record", recorded(self))
 
+    def _spread_seed(self) -> None:
+        """Gives the one seed to all steps that draw random numbers."""
+        seed, head, tuned, vectors = self.seed, self.head, self.fine_tuning, self.bottlenecks
+        head = replace(head, training=replace(head.training, seed=seed))
+        tuned = replace(tuned, tuning=replace(tuned.tuning, seed=seed))
+        vectors = replace(vectors, distortions=replace(vectors.distortions, seed=seed))
+        for name, value in (("head", head), ("fine_tuning", tuned), ("bottlenecks", vectors)):
+            object.__setattr__(self, name, value)
+
+    def _check_together(self) -> None:
+        """Raises SettingsError if settings of different steps contradict each other."""
+        needs_validation = {
+            "head.search": self.head.search,
+            "early_stopping": self.head.training.early_stopping,
+            "fine_tuning.compare": self.fine_tuning.compare,
+        }
+        for name, value in needs_validation.items():
+            if value and not self.photos.split.validation:
+                raise SettingsError(f"{name} needs validation photos")
+        if self.evaluation.least_accuracy is not None and not self.photos.split.testing:
+            raise SettingsError("least_accuracy needs test photos")
+        if self.fine_tuning.methods and len(self.network.names) > 1:
+            raise SettingsError("fine-tuning is for one network, not for two")
+
     @property
     def output_files(self) -> dict[str, str]:
-        """{what it is, as in OutputSettings or BottleneckSettings: path} of the files written."""
+        """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes."""
         outputs = self.outputs
         files = {"graph": outputs.graph, "labels": outputs.labels, "metrics": outputs.metrics}
         optional = {
@@ -182,6 +227,6 @@ class RunSettings:
 
 
 def recorded(settings: RunSettings) -> dict[str, Any]:
-    """The settings as plain data for JSON: {step: {setting: value}}, and `image_dir` by itself."""
+    """Returns the settings as plain data: {step: {setting: value}}, and `image_dir` by itself."""
     plain = {key: value for key, value in asdict(settings).items() if key != "record"}
     return {"image_dir": settings.photos.image_dir, **plain}

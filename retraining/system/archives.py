@@ -1,4 +1,4 @@
-"""Unpacks an archive whole or not at all, within limits that no hostile archive can exceed."""
+"""Unpacks an archive completely or not at all, within limits that bind hostile archives, too."""
 
 import gzip
 import os
@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from retraining.system.download import CHUNK, DownloadError
 
-MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive we know of
+MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive that we fetch
 MAX_MEMBERS = 100_000
-MAX_READ = 1 << 20  # bytes that a header of an archive may have
+MAX_READ = 1 << 20  # bytes of an archive's header
 
 
 class ArchiveError(DownloadError):
@@ -31,15 +31,17 @@ def unpack(
     max_bytes: int = MAX_BYTES,
     strip: int = 0,
 ) -> list[Path]:
-    """Unpack a zip, tar or tar.gz file and return where its files now are, in archive order.
+    """Unpacks a zip, tar or tar.gz file; returns the paths of its files, in archive order.
 
-    `wanted` limits this to the members of those file names; `strip` drops that many leading
-    folders from each member's path. A file that is there already is left as it is. `max_bytes`
-    bounds all that is decompressed, for a tar including headers and what is not wanted.
+    Unpacks only members whose file names are in `wanted`, if given. Drops `strip` leading folders
+    from each member's path. Keeps files that already exist. `max_bytes` limits the decompressed
+    size, for a tar including headers and unwanted members.
 
-    Raises ArchiveError if the archive is broken, holds anything but plain files and folders inside
-    itself, or is too large; DownloadError if files cannot be written. Either way nothing that this
-    call has written is left.
+    Raises:
+        ArchiveError: the archive is broken, too large, or holds anything but plain files and
+            folders inside itself.
+        DownloadError: a file cannot be written.
+    After either error, no file that this call has written is left.
     """
     placed, written = [], []
     try:
@@ -53,7 +55,7 @@ def unpack(
                     written.append(path)
                 placed.append(path)
     except BaseException:
-        # A checksum may be at the archive's very end: none of the files is known to be good.
+        # The checksum may be at the archive's very end: no file is known to be good.
         for path in written:
             path.unlink(missing_ok=True)
         raise
@@ -62,19 +64,28 @@ def unpack(
 
 # ------------------------------------------------------------------------------ unpacking
 
-_Member = tuple[str, Callable[[], BinaryIO]]  # path inside the archive, and what opens it
+
+class _Readable(Protocol):
+    """A stream of bytes, read forwards only."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+_Member = tuple[str, Callable[[], _Readable]]  # path inside the archive, and its opener
 
 
 @contextmanager
 def _archive_errors(archive: Path, folder: Path) -> Iterator[None]:
-    """Turn whatever a broken archive or a full disk can raise into our one-line errors."""
+    """Turns all errors of a broken archive or a full disk into our one-line errors."""
     broken = (
         zipfile.BadZipFile,
         tarfile.TarError,
-        gzip.BadGzipFile,  # an OSError, hence caught before those
+        gzip.BadGzipFile,  # an OSError, so caught before those
         zlib.error,
         EOFError,
-        RuntimeError,  # zipfile: encrypted, or a compression it does not know
+        RuntimeError,  # from zipfile: encrypted, or an unknown compression
         ValueError,
     )
     try:
@@ -89,9 +100,9 @@ def _archive_errors(archive: Path, folder: Path) -> Iterator[None]:
 
 
 class _Budget:
-    """The bytes that may still come out of an archive, whatever it says of its sizes."""
+    """Limits the bytes that are unpacked, whatever sizes the archive claims."""
 
-    def __init__(self, left: int):
+    def __init__(self, left: int) -> None:
         self.left = left
 
     def spend(self, size: int) -> None:
@@ -101,17 +112,17 @@ class _Budget:
 
 
 class _Metered:
-    """A stream read forwards only, each byte of which is charged to `budget`.
+    """Reads a stream forwards only and charges each byte to `budget`.
 
-    A read of more than MAX_READ bytes is refused: only for a hostile header does tarfile ask for
-    so much at once, to keep it in memory.
+    Refuses to read more than MAX_READ bytes at once: tarfile asks for so much, and keeps it in
+    memory, only if a header is hostile.
     """
 
-    def __init__(self, stream: BinaryIO, budget: _Budget):
+    def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self.stream = stream
         self.budget = budget
         self.position = 0
-        self.last = b""  # what the last read returned
+        self.last = b""  # the bytes that the last read returned
 
     def tell(self) -> int:
         return self.position
@@ -135,7 +146,7 @@ class _Metered:
 
 
 def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
-    """The plain files in `archive`, each to be read before the next is asked for."""
+    """Yields the plain files in `archive`. Read each of them before the next."""
     with open(archive, "rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
         file.seek(0)
@@ -154,7 +165,7 @@ def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
 def _zip_members(file: BinaryIO, budget: _Budget) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for count, info in enumerate(archive.infolist(), 1):
-            # Not .filename, in which zipfile on Windows has turned backslashes into slashes.
+            # Not .filename: on Windows, zipfile turns its backslashes into slashes.
             name = info.orig_filename
             _check_member(name, count)
             if info.is_dir():
@@ -170,17 +181,20 @@ def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _B
     return _Metered(archive.open(info), budget)
 
 
-def _tar_members(stream: BinaryIO, budget: _Budget) -> Iterator[_Member]:
+def _tar_members(stream: _Readable, budget: _Budget) -> Iterator[_Member]:
     metered = _Metered(stream, budget)
-    with tarfile.open(fileobj=metered, mode="r:") as archive:
+    stream_of_tarfile: Any = metered  # whose types ask for write(), too
+    with tarfile.open(fileobj=stream_of_tarfile, mode="r:") as archive:
+        # It returns None only for members that are not files.
+        open_member: Callable[[tarfile.TarInfo], Any] = archive.extractfile
         for count, member in enumerate(archive, 1):
             _check_member(member.name, count)
             if member.isdir():
                 continue
-            if not member.isreg() or member.issparse():  # a hole is a bomb not metered
+            if not member.isreg() or member.issparse():  # _Metered does not see the zeros of holes
                 raise ArchiveError(f"its member {member.name!r} is a link, a device or sparse")
-            yield member.name, partial(archive.extractfile, member)
-    # tarfile takes a damaged header for the end, which is really marked by a block of zeros.
+            yield member.name, partial(open_member, member)
+    # tarfile takes a damaged header for the end. A block of zeros marks the real end.
     if metered.last != bytes(tarfile.BLOCKSIZE):
         raise ArchiveError("it is damaged (its end is missing)")
     while metered.read(CHUNK):
@@ -188,11 +202,11 @@ def _tar_members(stream: BinaryIO, budget: _Budget) -> Iterator[_Member]:
 
 
 def _check_member(name: str, count: int) -> None:
-    """Raise ArchiveError for a path that leads, on any system, out of the folder unpacked into."""
+    """Raises ArchiveError for a path that would, on any system, lead out of the target folder."""
     if count > MAX_MEMBERS:
         raise ArchiveError(f"it has more than {MAX_MEMBERS} members")
     parts = name.split("/")
-    # Windows drops trailing dots and spaces, so that '.. ' would be '..' there.
+    # Windows drops trailing dots and spaces: there, '.. ' means '..'.
     dots = any(part != "." and part and not part.strip(". ") for part in parts)
     drive = any(re.match("[A-Za-z]:", part) for part in parts)
     if name.startswith("/") or "\\" in name or "\0" in name or dots or drive:
@@ -200,7 +214,7 @@ def _check_member(name: str, count: int) -> None:
 
 
 def _destination(name: str, folder: Path, strip: int) -> Path | None:
-    """Where a member goes; None if nothing of its path is left. Raises ArchiveError."""
+    """Returns a member's path on disk; None if stripping leaves none. Raises ArchiveError."""
     parts = [part for part in name.split("/") if part not in ("", ".")][strip:]
     if not parts:
         return None
@@ -210,8 +224,8 @@ def _destination(name: str, folder: Path, strip: int) -> Path | None:
     return path
 
 
-def _write_member(open_member: Callable[[], BinaryIO], path: Path) -> None:
-    """Write a member to `path` under a temporary name, which it loses when it is complete."""
+def _write_member(open_member: Callable[[], _Readable], path: Path) -> None:
+    """Writes a member under a temporary name and renames it to `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.urandom(8).hex()}.part")
     try:

@@ -1,30 +1,37 @@
-"""Writes files, and new folders, so that nothing is replaced before its replacement is complete."""
+"""Writes files and new folders. Replaces nothing before its replacement is complete."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from retraining.errors import RetrainingError
 
-LEFTOVER_SECONDS = 86_400.0  # age of a temporary file that no run can be using any more
+AnyPath = TypeVar("AnyPath", str, Path)
+# A file, a file in parts, or a new folder: {path in it: bytes}.
+Content: TypeAlias = bytes | tuple[bytes, ...] | dict[str, bytes]
+
+LEFTOVER_SECONDS = 86_400.0  # the age at which no run can still use a temporary file
 
 
 class WriteError(RetrainingError):
-    """A file cannot be written; says which and why."""
+    """A file cannot be written. The text says which file and why."""
 
 
-def write_files(contents):
-    """Writes {path: bytes}: all under temporary names, flushed to disk, and only then renamed.
+def write_files(contents: Mapping[AnyPath, Content]) -> None:
+    """Writes {path: bytes} under temporary names, flushes all to disk, and only then renames them.
 
-    In place of bytes there may be the content of a new folder, {path in it: bytes}.
+    To create a folder, give its content as {path in it: bytes}. A tuple holds the parts of a file;
+    joining them would take their memory twice.
 
     Raises:
-        WriteError: one of them cannot be written; then none is replaced.
+        WriteError: a file cannot be written; then none of them is replaced.
     """
-    # Where a path is a link, what it points to is replaced.
+    # If a path is a link, its target is replaced.
     temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
     for path in temporary:
         _check_replaceable(path)
@@ -43,35 +50,35 @@ def write_files(contents):
         raise WriteError(f"cannot write {error.filename or path}: {error.strerror}") from error
 
 
-def _write_flushed(path, content):
+def _write_flushed(path: Path, content: Content) -> None:
     if isinstance(content, dict):
         for name, inside in content.items():
             _write_flushed(path / name, inside)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        file.write(content)
+        file.writelines(content if isinstance(content, tuple) else (content,))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _remove(temporary):
-    """Removes a file or folder that has one of our temporary names, if there is one."""
+def _remove(temporary: Path) -> None:
+    """Removes a file or folder under one of our temporary names, if it exists."""
     if temporary.is_dir():
         shutil.rmtree(temporary, ignore_errors=True)
     else:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_name(path, number):
-    """A temporary name in the same folder; short, since `path` may be as long as names can be."""
+def temporary_name(path: Path, number: int | str) -> Path:
+    """Returns a temporary name in the same folder, short since `path` may be as long as allowed."""
     return path.with_name(f".retrain-{os.getpid()}-{number}.part")
 
 
-def _flush_folder(folder):
-    """Makes the renaming of a file in it outlive a loss of power, where the system can."""
-    if os.name == "posix":  # Windows does not open folders
-        with contextlib.suppress(OSError):  # nor do all file systems
+def _flush_folder(folder: Path) -> None:
+    """Makes renames in a folder survive a power failure, where the system supports it."""
+    if os.name == "posix":  # Windows cannot open folders
+        with contextlib.suppress(OSError):  # nor can some file systems
             descriptor = os.open(folder, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -79,20 +86,20 @@ def _flush_folder(folder):
                 os.close(descriptor)
 
 
-def _check_replaceable(path):
+def _check_replaceable(path: Path) -> None:
     if path.is_dir():
         raise WriteError(f"cannot write {path}: it is a folder")
-    if path.exists() and not path.is_file():  # as /dev/null: renaming would put a file in its place
+    if path.exists() and not path.is_file():  # such as /dev/null: a rename would replace it
         raise WriteError(f"cannot write {path}: it is a device or a pipe, not a file")
 
 
-def check_writable(path):
-    """Whether a file can be put at `path`, before hours are spent on its content.
+def check_writable(path: str | Path) -> None:
+    """Checks that a file can be written to `path`, before a run spends hours on its content.
 
-    Its folder is not made yet, so that a run that ends early leaves no empty one.
+    Does not create the file's folder, so that a run that ends early leaves no empty folder.
 
     Raises:
-        WriteError: it is a folder, or its folder cannot be made or written to.
+        WriteError: `path` is a folder, or its folder cannot be created or written to.
     """
     path = Path(os.path.realpath(path))
     try:
@@ -105,13 +112,13 @@ def check_writable(path):
         raise WriteError(f"cannot write into {path.parent}: {error.strerror}") from error
 
 
-def _remove_leftovers(folder):
-    """Removes temporary files of runs that were killed, once they are a day old."""
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary files of killed runs once they are a day old."""
     for part in folder.glob(".retrain-*.part"):
         if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
             _remove(part)
 
 
-def is_within(path, folder):
-    """Whether a real path is the real path `folder` or lies in it."""
+def is_within(path: str | Path, folder: str | Path) -> bool:
+    """Returns whether a real path is the real path `folder` or lies inside it."""
     return Path(path).is_relative_to(folder)

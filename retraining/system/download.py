@@ -1,4 +1,4 @@
-"""Fetches one file from the web whole or not at all, and checks its content."""
+"""Downloads one file from the web completely or not at all, and checks its content."""
 
 import hashlib
 import ipaddress
@@ -12,38 +12,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from retraining.errors import RetrainingError
 from retraining.system.locks import lock
 
-REACH_TIMEOUT = 6.0  # seconds in which some address must answer, all of them asked at once
+if TYPE_CHECKING:
+    from requests import Response
+
+REACH_TIMEOUT = 6.0  # seconds in which one of the addresses must answer; all are tried at once
 CONNECT_TIMEOUT = 4.0  # seconds, for each IP address of a host
 READ_TIMEOUT = 20.0  # seconds without a byte
-TRIES = 4  # in a row that bring nothing new
+TRIES = 4  # in a row that receive nothing new
 BACKOFF = 0.5  # seconds before the second try, doubled for each further one
 CHUNK = 1 << 16  # bytes
 
 
 class DownloadError(RetrainingError):
-    """A file cannot be had. The text is one line: what and why; the caller appends the remedy."""
+    """A file cannot be downloaded. The text says why in one line; the caller appends the remedy."""
 
 
 class UnreachableError(DownloadError):
-    """Not one of a file's addresses could be reached: no network, no such host, refused."""
+    """No address of a file could be reached: no network, no such host, or refused."""
 
 
 class _BrokenOffError(DownloadError):
-    """The transfer failed on the way; another try may go further."""
+    """The transfer broke off; another try may get further."""
 
 
 class _WrongContentError(DownloadError):
-    """The address answers, but with another file than the one meant."""
+    """The address answers with a different file from the expected one."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the web: where it lies, and what is known of it."""
+    """A file on the web: its addresses, and its size and hash if known."""
 
     urls: tuple[str, ...]  # tried in this order, each http:// one as https:// first
     size: int | None = None  # bytes
@@ -51,13 +55,14 @@ class Remote:
 
 
 def fetch(remote: Remote, target: Path, quiet: bool = False) -> Path:
-    """Download `remote` to `target` unless that exists, and return `target`.
+    """Downloads `remote` to `target` unless that exists; returns `target`.
 
-    What has arrived is kept in `target`.part, from which a later call goes on. Of several calls
-    for one target, in whatever process, one downloads and the others wait for it.
+    Keeps a partial download in `target`.part, so that a later call can resume it. If several calls,
+    in any process, ask for one target, one downloads it and the others wait.
 
-    Raises UnreachableError if no address can be reached, DownloadError if the file cannot be had,
-    is not the one described, or cannot be written.
+    Raises:
+        UnreachableError: no address can be reached.
+        DownloadError: the file cannot be downloaded or written, or differs from its description.
     """
     if target.is_file():
         return target
@@ -77,10 +82,10 @@ def fetch(remote: Remote, target: Path, quiet: bool = False) -> Path:
 
 
 class _Part:
-    """The unfinished download beside its target, and the mark of the remote file it is part of.
+    """The partial download beside its target, with the mark of the remote file.
 
-    The mark is the server's ETag or Last-Modified. It is kept so that the rest of a remote file
-    that has changed meanwhile is never appended to the beginning of the old one.
+    The mark is the server's ETag or Last-Modified. It ensures that the rest of a changed
+    remote file is never appended to the beginning of the old one.
     """
 
     def __init__(self, target: Path):
@@ -89,27 +94,27 @@ class _Part:
         self.mark_path = target.with_name(target.name + ".part.mark")
 
     def size(self) -> int:
-        """Bytes received so far."""
+        """Returns the number of bytes received so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def mark(self) -> str | None:
-        """The mark of what is there, if the server gave one."""
+        """Returns the mark of the partial download, if the server gave one."""
         return self.mark_path.read_text("latin-1") if self.mark_path.exists() else None
 
     def restart(self, mark: str | None = None) -> None:
-        """Begin anew with an empty file."""
-        self.drop()  # before the new mark is set, so that it never stands beside the old bytes
+        """Starts again with an empty file."""
+        self.drop()  # first, so that the new mark never stands beside the old bytes
         self.path.touch()
         if mark is not None:
             self.mark_path.write_text(mark, "latin-1")
 
     def drop(self) -> None:
-        """Remove what has arrived."""
+        """Removes the partial download."""
         self.mark_path.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Give the finished file its name."""
+        """Renames the finished file to its target."""
         with open(self.path, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(self.path, self.target)
@@ -117,7 +122,7 @@ class _Part:
 
 
 def _fetch_from_any(remote: Remote, part: _Part, quiet: bool) -> None:
-    """Fill `part` from the first address that has the file. Raises DownloadError if none has."""
+    """Fills `part` from the first address that has the file. Raises DownloadError if none has."""
     errors: dict[str, DownloadError] = {}
     spoilt = set()
     addresses = [(url, address) for url in remote.urls for address in _https_first(url)]
@@ -134,12 +139,12 @@ def _fetch_from_any(remote: Remote, part: _Part, quiet: bool) -> None:
         except DownloadError as error:
             errors[address] = error
             if isinstance(error, _WrongContentError):
-                spoilt.add(url)  # http:// would only bring the same again
+                spoilt.add(url)  # http:// would only send the same file
     raise _summary(errors)
 
 
 def _https_first(url: str) -> list[str]:
-    """The addresses to try for `url`: for http:// on a public host, https:// comes first."""
+    """Returns the addresses to try for `url`: on a public host, https:// comes before http://."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -153,7 +158,7 @@ def _https_first(url: str) -> list[str]:
 
 
 def _is_public(host: str) -> bool:
-    """Whether `host` may be on the internet, going by its name or number alone."""
+    """Returns whether `host` may be on the internet, judging by its name or IP address."""
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
@@ -162,7 +167,7 @@ def _is_public(host: str) -> bool:
 
 
 def _summary(errors: dict[str, DownloadError]) -> DownloadError:
-    """One error for all addresses; https:// and http:// of a host that fail alike appear once."""
+    """Returns one error for all addresses; names a host once if http:// and https:// fail alike."""
     unreachable = all(isinstance(error, UnreachableError) for error in errors.values())
     said = {(urlsplit(url).hostname, str(error)): url for url, error in errors.items()}
     text = "; ".join(f"{url}: {reason}" for (_, reason), url in said.items())
@@ -170,14 +175,14 @@ def _summary(errors: dict[str, DownloadError]) -> DownloadError:
 
 
 class _Knock(threading.Thread):
-    """Opens and closes a connection to the host of `url`, to see whether it answers.
+    """Opens and closes a connection to the host of `url` to see whether it answers.
 
-    This is not left to requests, whose timeout counts anew for each IP address of a host and does
-    not cover the look-up of its name: without a network, either can take minutes.
+    The timeout of requests is no substitute: it starts again for each IP address of a host and does
+    not cover the lookup of its name. Without a network, either can take minutes.
     """
 
     def __init__(self, url: str):
-        super().__init__(daemon=True)  # a look-up that hangs must not hold up the program's end
+        super().__init__(daemon=True)  # a lookup that hangs must not delay the program's end
         self.url = url
         self.problem: str | None = "no answer"
         self.start()
@@ -189,7 +194,7 @@ class _Knock(threading.Thread):
             via = "" if host == urlsplit(self.url).hostname else f"the proxy {host}:{port}: "
             socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
             self.problem = None
-        except Exception as error:  # whichever it is, the address is of no use
+        except Exception as error:  # after any error, the address is useless
             self.problem = via + _in_words(error)
 
     def wait(self, deadline: float) -> None:
@@ -200,7 +205,7 @@ class _Knock(threading.Thread):
 
 
 def _first_hop(url: str) -> tuple[str, int]:
-    """Host and port to connect to for `url`: its own or, where one is set, the proxy's."""
+    """Returns the host and port to connect to for `url`: the proxy's if one is set."""
     from requests.utils import get_environ_proxies, select_proxy
 
     hop = select_proxy(url, get_environ_proxies(url)) or url
@@ -210,7 +215,7 @@ def _first_hop(url: str) -> tuple[str, int]:
 
 
 def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
-    """Complete `part` from `url`, trying again while that brings it further.
+    """Completes `part` from `url`; retries as long as that makes progress.
 
     Raises DownloadError if the server has no such file, or after TRIES tries without progress.
     """
@@ -229,15 +234,15 @@ def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
 
 
 def _receive(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
-    """Ask `url` once for what `part` lacks, and append it.
+    """Requests the missing rest of `part` from `url` once, and appends it.
 
-    Raises _BrokenOffError if it is worth another try, else DownloadError.
+    Raises _BrokenOffError if another try may help, otherwise DownloadError.
     """
     with _network_errors(), _get(url, _resume_headers(remote, part)) as response:
         _check_status(response, part)
         offset, total = _span(response, part)
         if None not in (total, remote.size) and total != remote.size:
-            # Known before a byte is written: what an earlier run has received stays.
+            # Nothing has been written yet: the partial download of an earlier run stays.
             raise _WrongContentError(f"{total} bytes instead of {remote.size}")
         if offset == 0:
             part.restart(_mark(response))
@@ -246,23 +251,23 @@ def _receive(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
         raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
 
 
-def _get(url: str, headers: dict[str, str]):
-    import requests  # here, because it takes a while and is seldom needed
+def _get(url: str, headers: dict[str, str]) -> "Response":
+    import requests  # here because it takes long to import and is rarely needed
 
-    # Uncompressed, as sizes and ranges would otherwise be those of the compressed bytes.
+    # Uncompressed: otherwise sizes and ranges would count compressed bytes.
     headers = {"Accept-Encoding": "identity", **headers}
     return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
 
 
 def _resume_headers(remote: Remote, part: _Part) -> dict[str, str]:
-    """The headers that ask for the rest of `part`; none if its rest could not be recognised."""
+    """Returns headers that request the rest of `part`; none if nothing could verify the rest."""
     size, mark = part.size(), part.mark()
     if size == 0 or not (mark or remote.sha256):
         return {}
     return {"Range": f"bytes={size}-", **({"If-Range": mark} if mark else {})}
 
 
-def _check_status(response, part: _Part) -> None:
+def _check_status(response: "Response", part: _Part) -> None:
     if response.status_code in (200, 206):
         return
     if response.status_code == 416:  # no such range
@@ -274,10 +279,10 @@ def _check_status(response, part: _Part) -> None:
     raise kind(f"the server answers {response.status_code} {response.reason}".rstrip())
 
 
-def _span(response, part: _Part) -> tuple[int, int | None]:
-    """Where in the file the body of `response` begins, and the size of the whole file if told.
+def _span(response: "Response", part: _Part) -> tuple[int, int | None]:
+    """Returns where in the file the body of `response` begins, and the file's size if known.
 
-    Raises _BrokenOffError, having dropped `part`, if the body does not fit on to it.
+    Drops `part` and raises _BrokenOffError if the body does not continue it.
     """
     if response.status_code == 200:
         length = response.headers.get("Content-Length", "")
@@ -290,14 +295,14 @@ def _span(response, part: _Part) -> tuple[int, int | None]:
     return part.size(), int(found[2]) if found[2] else None
 
 
-def _mark(response) -> str | None:
-    """What If-Range may name: a strong ETag, else the date of change (RFC 9110, 13.1.5)."""
+def _mark(response: "Response") -> str | None:
+    """Returns a mark for If-Range: a strong ETag or the date of change (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _append(response, part: _Part, total: int | None, quiet: bool) -> None:
-    """Write the body of `response` to the end of `part`, but never much more than `total` bytes."""
+def _append(response: "Response", part: _Part, total: int | None, quiet: bool) -> None:
+    """Appends the body of `response` to `part`, but stops soon after `total` bytes."""
     from tqdm import tqdm
 
     bar = tqdm(
@@ -312,7 +317,7 @@ def _append(response, part: _Part, total: int | None, quiet: bool) -> None:
         disable=quiet,
     )
     with bar, open(part.path, "ab") as file:
-        # The raw bytes, since some servers label a .tgz file as a compressed transfer of a .tar.
+        # Raw bytes: some servers label a .tgz file as a compressed transfer of a .tar.
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             file.write(chunk)
             bar.update(len(chunk))
@@ -321,7 +326,7 @@ def _append(response, part: _Part, total: int | None, quiet: bool) -> None:
 
 
 def _verify(part: _Part, remote: Remote) -> None:
-    """Drop `part` and raise _WrongContentError if it is not the file that `remote` describes."""
+    """Drops `part` and raises _WrongContentError if it does not match `remote`."""
     size, problem = part.size(), None
     if remote.size not in (None, size):
         problem = f"{size} bytes instead of {remote.size}"
@@ -342,7 +347,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turn what requests and urllib3 raise into our errors; those of the disk pass."""
+    """Turns errors of requests and urllib3 into ours. Lets errors of the disk pass."""
     import requests
     import urllib3
 
@@ -353,7 +358,7 @@ def _network_errors() -> Iterator[None]:
 
 
 def _translate(error: Exception) -> DownloadError:
-    """The error of this module, in plain words, for one of requests or urllib3."""
+    """Returns this module's error, in plain words, for an error of requests or urllib3."""
     from requests import exceptions as of_requests
     from urllib3 import exceptions as of_urllib3
 
@@ -373,9 +378,9 @@ def _translate(error: Exception) -> DownloadError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, the error it wraps, and so on down to the one of the operating system.
+    """Yields `error`, the error that it wraps, and so on down to the operating system's.
 
-    Not by way of __context__, where whatever error the caller is handling would come in too.
+    Ignores __context__, which may lead to an unrelated error that the caller is handling.
     """
     while error is not None:
         yield error
@@ -384,7 +389,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _in_words(error: BaseException) -> str:
-    """Why a connection failed, without the wrappings of requests and urllib3."""
+    """Returns why a connection failed, without the wrapping of requests and urllib3."""
     *_, origin = _causes(error)
     if isinstance(origin, socket.gaierror | UnicodeError):
         return "the host's name cannot be resolved"

@@ -1,4 +1,4 @@
-"""Holds a lock file, so that one thread or process at a time does a piece of work."""
+"""Holds a lock file, so that only one thread or process at a time does a piece of work."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ LOCK_POLL = 0.1  # seconds
 
 @contextmanager
 def lock(target: Path, quiet: bool) -> Iterator[None]:
-    """Hold `target`.lock; while another thread or process has it, wait, saying so once."""
+    """Holds `target`.lock. Waits while another thread or process holds it, and says so once."""
     path = target.with_name(target.name + ".lock")
     file = _open_locked(path)
     if file is None and not quiet:
@@ -28,14 +28,14 @@ def lock(target: Path, quiet: bool) -> Iterator[None]:
         yield
     finally:
         if sys.platform == "win32":
-            file.close()  # Windows removes no open file, be it ours or that of one who waits
+            file.close()  # Windows cannot remove a file that we or a waiting process have open
         with suppress(OSError):
             path.unlink()
         file.close()
 
 
 def _open_locked(path: Path) -> BinaryIO | None:
-    """Open and lock `path`; None if another has it."""
+    """Opens and locks `path`; returns None if another holder has it."""
     file = open(path, "ab")  # noqa: SIM115 - the lock lasts as long as the file is open
     if _try_lock(file) and _still_there(path, file):
         return file
@@ -44,9 +44,9 @@ def _open_locked(path: Path) -> BinaryIO | None:
 
 
 def _still_there(path: Path, file: BinaryIO) -> bool:
-    """Whether `file` is still at `path`: the last holder may have removed it before we locked it.
+    """Returns whether `file` is still at `path`: the last holder may have removed it meanwhile.
 
-    Not on Windows, where a file that we have open cannot be removed.
+    Always true on Windows, which cannot remove a file that we have open.
     """
     with suppress(FileNotFoundError):
         return sys.platform == "win32" or os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -54,7 +54,7 @@ def _still_there(path: Path, file: BinaryIO) -> bool:
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Whether the lock could be had at once. The system frees it when `file` is closed."""
+    """Returns whether it could lock the file at once. Closing the file releases the lock."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -69,5 +69,5 @@ def _try_lock(file: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass  # some network file systems have no locks: rather unlocked than not at all
+        pass  # some network file systems have no locks: go on without one
     return True

@@ -1,24 +1,64 @@
-"""Who sees how far a run is."""
+"""Protocols for showing the progress of a run."""
 
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar, overload
+
+Item = TypeVar("Item")
+Shown = TypeVar("Shown", covariant=True)
+
+
+class Progress(Protocol[Shown]):
+    """A progress display such as tqdm: yields the items of an iterable, or counts by `update`."""
+
+    def __iter__(self) -> Iterator[Shown]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> object: ...
+
+    def update(self, n: float = 1) -> object:
+        """Counts `n` steps."""
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> object:
+        """Shows a text after the numbers."""
+
+
+class Bar(Protocol):
+    """Starts a Progress over an iterable, or one that `update` advances, of `total` steps."""
+
+    @overload
+    def __call__(self, iterable: Iterable[Item], total: int | None = None) -> Progress[Item]: ...
+
+    @overload
+    def __call__(self, iterable: None = None, total: int | None = None) -> Progress[None]: ...
 
 
 class Observer(Protocol):
-    """Sees how far a run is. The command line shows it; a program may pass its own."""
+    """Shows how far a run has come. The command line has its own; a program may pass another."""
 
-    quiet: bool  # downloads show no progress either
+    quiet: bool  # also hides the progress of downloads
 
-    def progress(self, label: str, unit: str) -> Any:
-        """Returns `bar(iterable, total)`, a tqdm or what behaves like one."""
+    def progress(self, label: str, unit: str) -> Bar:
+        """Returns a function that starts a progress display for steps counted in `unit`."""
 
 
 class Silent:
-    """The Observer that shows nothing."""
+    """An Observer that shows nothing."""
 
     quiet = True
 
-    def progress(self, label: str, unit: str) -> Any:
-        """As Observer."""
+    def progress(self, label: str, unit: str) -> Bar:
+        """See Observer."""
         from tqdm import tqdm
 
-        return lambda iterable=None, total=None: tqdm(iterable, total=total, disable=True)
+        def bar(iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+            return tqdm(iterable, total=total, disable=True)
+
+        return bar

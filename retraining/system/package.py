@@ -1,13 +1,13 @@
-"""Where this package lies."""
+"""Locates this package on disk."""
 
 from pathlib import Path
 
 
 def package_folder() -> Path:
-    """The folder `retraining`, from which workers get the code."""
+    """Returns the folder `retraining`, whose code is shipped to workers."""
     return Path(__file__).resolve().parents[1]
 
 
 def project_folder() -> Path:
-    """The folder that holds `retraining`: a checkout, or site-packages."""
+    """Returns the folder that contains `retraining`: a checkout or site-packages."""
     return package_folder().parent

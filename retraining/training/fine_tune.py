@@ -1,7 +1,8 @@
-"""Trains a network's own weights together with the head, from photos: Adam, checkpoints, resume.
+"""Trains a network's own weights together with the head, with Adam and checkpoints.
 
-Batches are split into shards, one per thread, whose gradients are summed in order: on one machine
-the same seed gives the same weights, also where a run was interrupted.
+Batches are split into shards, and threads compute the shards' gradients. Summing these in order
+makes runs reproducible: on one machine the same seed gives the same weights, even if a run was
+interrupted and resumed.
 """
 
 import hashlib
@@ -11,16 +12,21 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.bottlenecks.extract import in_order, thread_pool
-from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.networks.network import BaseNetwork
+from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError, ImageReader
+from retraining.system.ranges import Range, check_ranges
 from retraining.training.head import Evaluation, Head, evaluation_of
 from retraining.training.loop import Step, TrainingError
 from retraining.training.loss import balancing_weights
@@ -30,56 +36,71 @@ from retraining.training.tuning_graph import (
     SHARD,
     Batch,
     TuningGraph,
+    Weights,
     find_weights,
     fold_network,
     head_of,
     head_weights,
     random_head,
     random_weights,
+    stored_weights,
     weight_sizes,
     with_weights,
 )
 
-FORMAT = 2  # of the checkpoints; raised when the same settings lead to other weights
-WARM_UP = 20  # steps at the start with smaller rates
-PATIENCE = 1 / 2  # share of all epochs without a better validation after which training ends
-FEWEST = 2  # and at least so many
+FORMAT = 2  # of checkpoints; increases when the same settings lead to other weights
+WARM_UP = 20  # steps at the start with smaller learning rates
+PATIENCE = 1 / 2  # share of all epochs without a better validation result that ends training
+FEWEST = 2  # and at least that many epochs
 RANDOM_VIEWS = Distortions(flip_left_right=True, random_crop=25)
-PIXEL_MEMORY = 1 << 30  # bytes of decoded photos that are kept; the others are decoded each epoch
+PIXEL_MEMORY = 1 << 30  # bytes of decoded photos to keep; each epoch decodes the others again
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How a network is fine-tuned; rates are Adam's step sizes.
+    """How a network is fine-tuned.
 
-    They are shares of the size of a channel's weights (`tuning_graph.weight_sizes`). With a
-    `base_rate` of 0 the head alone is trained. `scratch` starts from random weights, of all layers.
-    `freeze_until` names the last layer that stays as it is.
+    `base_rate` and `head_rate` are Adam's learning rates, relative to the size of the weights
+    (`tuning_graph.weight_sizes`). A `base_rate` of 0 trains the head alone. `scratch` starts from
+    random weights in all layers. `freeze_until` names the last layer that stays as it is.
     """
 
     base_rate: float = 0.002
     head_rate: float = 0.01
-    epochs: int = 15  # a few minutes for a small network and 1,000 photos on a processor
+    epochs: int = 15  # take a few minutes for a small network and 1,000 photos on a CPU
     batch_size: int = 32
     freeze_until: str | None = None
     scratch: bool = False
     precision: str = "float32"
     seed: int = 0
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "base_rate": (0, math.inf),
+        "head_rate": (0, math.inf),
+        "epochs": (1, 10_000),
+        "batch_size": (1, 1024),
+        "seed": (0, math.inf),
+    }
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
+
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos of one split: dataset.Examples and the class number of each, int [n]."""
+    """Photos of one split, and the class index of each, int [n]."""
 
-    examples: list
-    truth: np.ndarray
+    examples: Sequence[Example]
+    truth: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is tuned on what. `distortions` are those of the training photos, drawn anew in each
-    epoch."""
+    """What to fine-tune, and on which photos.
+
+    `distortions` apply to the training photos; each epoch draws them anew.
+    """
 
     network: BaseNetwork
     head: Head
@@ -94,26 +115,28 @@ class Material:
 
 @dataclass
 class State:
-    """All that training needs to go on after `epoch` epochs; arrays are float32, by name.
+    """All that training needs to resume after `epoch` epochs. Arrays are float32, by name.
 
-    `best` are the weights of `best_epoch`, the best on validation; 0 is before the first.
+    `best` are the weights after `best_epoch`, which has the best validation result; epoch 0 is
+    before training.
     """
 
-    weights: dict
-    means: dict  # running means of the gradients
-    squares: dict  # and of their squares
-    best: dict
+    weights: Weights
+    means: Weights  # running means of the gradients
+    squares: Weights  # running means of their squares
+    best: Weights
     epoch: int = 0
     best_epoch: int = 0
     seconds: float = 0.0
-    course: list = field(default_factory=list)  # (training, validation) Evaluation per epoch
+    # The Evaluations on training and on validation photos, before the first epoch and after each.
+    course: list[tuple[Evaluation, Evaluation]] = field(default_factory=list)
 
 
 PARTS = ("weights", "means", "squares", "best")
 
 
-def state_bytes(state):
-    """The State as a .npz file's content."""
+def state_bytes(state: State) -> bytes:
+    """Returns the State as the content of a .npz file."""
     arrays = {f"{p}:{name}": v for p in PARTS for name, v in getattr(state, p).items()}
     about = {
         "epoch": state.epoch,
@@ -126,16 +149,20 @@ def state_bytes(state):
     return content.getvalue()
 
 
-def read_state(path, like):
-    """The State in a file of `state_bytes`; None if there is none, or none with arrays `like` those
-    of another State."""
+def read_state(path: str | Path, like: State) -> State | None:
+    """Reads a State from a file of `state_bytes`.
+
+    Returns None if the file is missing or damaged, or if its arrays do not have the names and
+    shapes of those in `like`.
+    """
     try:
         # NumPy leaves a damaged file open.
         with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
+            about: dict[str, Any] = json.loads(file["about"].tobytes())
             arrays = {p: {n: file[f"{p}:{n}"] for n in getattr(like, p)} for p in PARTS}
         about["course"] = [tuple(Evaluation(**e) for e in pair) for pair in about["course"]]
-        state = State(**arrays, **about)
+        weights, means, squares, best = (arrays[part] for part in PARTS)
+        state = State(weights, means, squares, best, **about)
     except DAMAGED:
         return None
     same = all(
@@ -146,8 +173,8 @@ def read_state(path, like):
     return state if same else None
 
 
-def options_text(options):
-    """TuningOptions as the digest of a checkpoint spells them.
+def options_text(options: TuningOptions) -> str:
+    """Spells out TuningOptions for the digest of a checkpoint.
 
     Old checkpoints depend on every character; the names of the class and its fields may change.
     """
@@ -159,8 +186,8 @@ def options_text(options):
     )
 
 
-def distortions_text(distortions):
-    """Distortions likewise."""
+def distortions_text(distortions: Distortions) -> str:
+    """Spells out Distortions for the digest of a checkpoint, as `options_text` does."""
     return (
         f"Distortions(flip_left_right={distortions.flip_left_right!r}, "
         f"random_crop={distortions.random_crop!r}, random_scale={distortions.random_scale!r}, "
@@ -173,28 +200,36 @@ def distortions_text(distortions):
 
 
 class Pixels:
-    """The input images of some Photos, kept once they are decoded while there is room.
+    """Reads the input images of some Photos, and keeps decoded ones while there is room.
 
-    With distortions, what is kept is the photo as its views are cropped from it.
+    With distortions, it keeps the larger images from which the views are cropped.
     """
 
-    def __init__(self, photos, reader, distortions=None, memory=PIXEL_MEMORY):
+    def __init__(
+        self,
+        photos: Photos,
+        reader: ImageReader,
+        distortions: Distortions | None = None,
+        memory: int = PIXEL_MEMORY,
+    ) -> None:
         self._photos, self._reader, self._distortions = photos, reader, distortions
         self._left = memory  # bytes
-        self._kept = {}
+        self._kept: dict[int, NDArray[np.float32]] = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._photos.examples)
 
-    def read(self, rows, epoch):
-        """float32 [n, height, width, 3]: with distortions, other views in each epoch.
+    def read(self, rows: Iterable[int], epoch: int) -> NDArray[np.float32]:
+        """Returns input images, float32 [n, height, width, 3].
+
+        With distortions, each epoch gives other views.
 
         Raises:
             TrainingError: a photo can no longer be read.
         """
         return np.stack([self._read(row, epoch) for row in rows])
 
-    def _read(self, row, epoch):
+    def _read(self, row: int, epoch: int) -> NDArray[np.float32]:
         example, chosen = self._photos.examples[row], self._distortions
         try:
             if not chosen:
@@ -202,7 +237,9 @@ class Pixels:
             seed = (chosen.seed << 32) + epoch
             if chosen.random_scale:  # each view is cropped from another size
                 view = replace(chosen, views=1, seed=seed)
-                return self._reader.read(example.path, example.key, view)[1]
+                image: NDArray[np.float32]
+                _, image = self._reader.read(example.path, example.key, view)
+                return image
             large = self._keep(
                 row, lambda: self._reader.enlarged(example.path, example.key, chosen)
             )
@@ -211,7 +248,7 @@ class Pixels:
         except ImageError as error:
             raise TrainingError(f"{example.path} {error}") from error
 
-    def _keep(self, row, decode):
+    def _keep(self, row: int, decode: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         if row not in self._kept:
             image = decode()
             if image.nbytes > self._left:
@@ -221,26 +258,29 @@ class Pixels:
         return self._kept[row]
 
 
-def shares_of(truth, classes):
-    """How much each photo counts, float32 [n], mean 1: each class as much as any other.
+def shares_of(truth: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+    """Returns the weight of each photo in the loss, float32 [n] with mean 1.
 
-    As in the head's own training, whose batches are drawn class-uniformly.
+    The weights make all classes count equally, as class-uniform batches do when the head is
+    trained alone.
     """
-    return balancing_weights(truth, classes)[truth]
+    shares: NDArray[np.float32] = balancing_weights(truth, classes)[truth]
+    return shares
 
 
 # -- training --------------------------------------------------------------------------------
 
 
 class Tuner:
-    """Fine-tunes one Material with one TuningOptions; `run` does it, `result` is what came of it.
+    """Fine-tunes one Material: `run` trains, `result` returns the network and head with the best
+    validation result.
 
     Raises:
         GraphError: the layer of `freeze_until` does not exist.
-        TrainingError: the network has nothing that can be trained.
+        TrainingError: the network has no weights to train.
     """
 
-    def __init__(self, material, options):
+    def __init__(self, material: Material, options: TuningOptions) -> None:
         self.material, self.options = material, options
         self._folded = fold_network(material.network)
         self.state = self._first_state()
@@ -258,7 +298,7 @@ class Tuner:
         self._validation = Pixels(material.validation, self._reader)
         self._shares = shares_of(material.training.truth, len(material.head.bias))
 
-    def _first_state(self):
+    def _first_state(self) -> State:
         chosen, folded, head = self.options, self._folded, self.material.head
         layer = None if chosen.scratch else chosen.freeze_until
         kinds = find_weights(folded, layer) if chosen.base_rate else {}
@@ -266,15 +306,14 @@ class Tuner:
             weights = random_weights(folded, kinds, chosen.seed)
             head = random_head(head, chosen.seed)
         else:
-            nodes = nodes_by_name(folded.graph_def)
-            weights = {name: constant(nodes, name).copy() for name in kinds}
+            weights = stored_weights(folded, kinds)
         weights |= {name: value.copy() for name, value in head_weights(head).items()}
         best = {name: value.copy() for name, value in weights.items()}
         means, squares = ({n: np.zeros_like(w) for n, w in weights.items()} for _ in range(2))
         return State(weights, means, squares, best)
 
-    def digest(self):
-        """Hex SHA-1 of all that the weights after an epoch depend on."""
+    def digest(self) -> str:
+        """Returns the hex SHA-1 of everything that the weights after an epoch depend on."""
         material = self.material
         facts = [repr(FORMAT), options_text(self.options), distortions_text(material.distortions)]
         facts += [repr(material.network.fingerprint(self.options.precision)), repr(SHARD)]
@@ -285,27 +324,30 @@ class Tuner:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def steps_left(self):
-        """The number of steps of training from here, if nothing ends it early."""
+    def steps_left(self) -> int:
+        """Returns the number of steps left, if training does not end early."""
         return self._batches() * (0 if self._is_over() else self.options.epochs - self.state.epoch)
 
-    def _batches(self):
+    def _batches(self) -> int:
         return -(-len(self.material.training.truth) // self.options.batch_size)
 
-    def _is_over(self):
+    def _is_over(self) -> bool:
         state, most = self.state, self.options.epochs
         epochs = range(1, state.epoch + 1)
-        # Not counted from the start: the first epochs may undo some of what the head had learned.
+        # Epoch 0 does not count: the first epochs may undo some of what the head had learned.
         best = max(epochs, key=lambda epoch: merit(state.course[epoch][1]), default=0)
         watched = len(self.material.validation.truth) > 0
         tired = watched and state.epoch - best >= max(FEWEST, math.ceil(PATIENCE * most))
         return state.epoch >= most or tired
 
-    def run(self, save: Callable[[bytes], None] | None = None):
-        """Yields a train.Step after each step; at an epoch's end with evaluations of all of the
-        epoch's batches and of all validation photos. `save` gets the state's bytes then.
+    def run(self, save: Callable[[bytes], None] | None = None) -> Iterator[Step]:
+        """Trains, and yields a Step after each training step.
 
-        Training ends after `epochs` epochs, or a PATIENCE of them without a better validation.
+        At the end of an epoch, the Step has evaluations on the epoch's batches and on all
+        validation photos, and `save` receives the bytes of the state.
+
+        Training ends after `epochs` epochs, or once a share PATIENCE of them passes without a
+        better validation result.
 
         Raises:
             TrainingError: weights became infinite or NaN, or a photo can no longer be read.
@@ -324,8 +366,11 @@ class Tuner:
                     state.epoch * self._batches() - 1, head_of(state.weights), *state.course[-1]
                 )
 
-    def _run_epoch(self, pool):
-        """One pass over all training photos in an order that the seed and the epoch give."""
+    def _run_epoch(self, pool: ThreadPoolExecutor) -> Iterator[Step]:
+        """Trains on all training photos once, in an order that depends on the seed and the epoch.
+
+        Yields a Step for each batch but the last.
+        """
         state, truth = self.state, self.material.training.truth
         order = np.random.default_rng([self.options.seed, state.epoch]).permutation(len(truth))
         answers, size = [], self.options.batch_size
@@ -337,14 +382,17 @@ class Tuner:
                 yield Step(first + batch, head_of(state.weights))
         self._end_epoch(evaluation_of(np.concatenate(answers), truth[order]))
 
-    def _step(self, pool, rows, number):
-        """One step on a batch; the probabilities before it, float32 [n, classes]."""
+    def _step(
+        self, pool: ThreadPoolExecutor, rows: NDArray[np.integer], number: int
+    ) -> NDArray[np.float32]:
+        """Takes one step on a batch; returns the probabilities before it, float32 [n, classes]."""
         shards = [rows[start : start + SHARD] for start in range(0, len(rows), SHARD)]
         compute = partial(self._gradients, total=len(rows))
-        probabilities, sums = [], None
+        probabilities: list[NDArray[np.float32]] = []
+        sums: Weights = {}
         for answer, slopes in in_order(pool, compute, shards, ahead=len(shards)):
             probabilities.append(answer)
-            if sums is None:
+            if not sums:
                 sums = slopes
             else:
                 for name, slope in slopes.items():
@@ -352,17 +400,20 @@ class Tuner:
         self._descend(sums, number)
         return np.concatenate(probabilities)
 
-    def _gradients(self, rows, total):
+    def _gradients(
+        self, rows: NDArray[np.integer], total: int
+    ) -> tuple[NDArray[np.float32], Weights]:
         images = self._training.read(rows, self.state.epoch)
         truth = self.material.training.truth[rows].astype(np.int32)
         batch = Batch(images, truth, self._shares[rows] / np.float32(total))
         return self._graph.gradients(self.state.weights, batch)
 
-    @np.errstate(over="ignore", invalid="ignore")  # `_end_epoch` looks for what is not finite
-    def _descend(self, slopes, number):
-        """Step `number` of Adam (Kingma and Ba 2015, arXiv:1412.6980), in place.
+    @np.errstate(over="ignore", invalid="ignore")  # `_end_epoch` checks the weights
+    def _descend(self, slopes: Mapping[str, NDArray[np.float32]], number: int) -> None:
+        """Takes step `number` of Adam (Kingma and Ba 2015, arXiv:1412.6980), in place.
 
-        The rates rise over the first steps and fall linearly, to 0 behind the last of all epochs.
+        The learning rates rise over the first steps, then fall linearly to 0 at the end of the last
+        epoch.
         """
         state, (first, second) = self.state, ADAM_DECAYS
         left = min(1 - number / (self.options.epochs * self._batches()), (number + 1) / WARM_UP)
@@ -375,7 +426,7 @@ class Tuner:
             size = np.float32(rate * left) * self._sizes[name]
             state.weights[name] -= size * mean / (np.sqrt(square) + EPSILON)
 
-    def _end_epoch(self, training):
+    def _end_epoch(self, training: Evaluation) -> None:
         state = self.state
         if not all(np.isfinite(value).all() for value in state.weights.values()):
             raise TrainingError(
@@ -389,21 +440,21 @@ class Tuner:
             state.best_epoch = state.epoch
             state.best = {name: value.copy() for name, value in state.weights.items()}
 
-    def evaluate(self):
-        """The Evaluation of the weights as they are on all validation photos."""
+    def evaluate(self) -> Evaluation:
+        """Evaluates the current weights on all validation photos."""
         return evaluation_of(
             self._probabilities(self._validation, self.state.weights),
             self.material.validation.truth,
         )
 
-    def best_probabilities(self, photos):
-        """float32 [n, classes] for some Photos, by the best weights."""
+    def best_probabilities(self, photos: Photos) -> NDArray[np.float32]:
+        """Returns the best weights' probabilities for some Photos, float32 [n, classes]."""
         return self._probabilities(Pixels(photos, self._reader), self.state.best)
 
-    def _probabilities(self, pixels, weights):
+    def _probabilities(self, pixels: Pixels, weights: Weights) -> NDArray[np.float32]:
         classes, count = len(self.material.head.bias), len(pixels)
 
-        def compute(start):
+        def compute(start: int) -> NDArray[np.float32]:
             images = pixels.read(range(start, min(start + SHARD, count)), 0)
             return self._graph.probabilities(weights, images)
 
@@ -412,8 +463,8 @@ class Tuner:
             answers = list(in_order(pool, compute, starts, ahead=self._threads))
         return np.concatenate([np.zeros((0, classes), np.float32), *answers])
 
-    def course(self):
-        """The evaluated train.Steps up to the best weights, those before a resume among them."""
+    def course(self) -> list[Step]:
+        """Returns the Steps with evaluations up to the best weights, also those before a resume."""
         batches = self._batches()
         return [
             Step(epoch * batches - 1, head_of(self.state.best), *evaluations)
@@ -421,8 +472,11 @@ class Tuner:
             if epoch
         ]
 
-    def result(self):
-        """(BaseNetwork, Head) of the best weights; a network that was not trained as it came."""
+    def result(self) -> tuple[BaseNetwork, Head]:
+        """Returns the (BaseNetwork, Head) with the best weights.
+
+        A network whose weights did not change is the original one.
+        """
         best = self.state.best
         own = {name: value for name, value in best.items() if not name.startswith(OWN)}
         same = not own or (self.state.best_epoch == 0 and not self.options.scratch)
@@ -433,9 +487,10 @@ class Tuner:
 NO_EVALUATION = Evaluation(math.nan, math.nan, 0)
 
 
-def merit(evaluation):
-    """What makes weights better: the validation photos' cross entropy, then accuracy.
+def merit(evaluation: Evaluation) -> tuple[float, float]:
+    """Returns the key by which a validation result is better: cross entropy, then accuracy.
 
-    Of few photos the accuracy jumps by whole photos, while wrong answers may become surer.
+    On few photos, accuracy changes by whole photos and does not show that wrong answers become
+    surer.
     """
     return -evaluation.cross_entropy, evaluation.accuracy

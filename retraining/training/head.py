@@ -1,90 +1,100 @@
-"""The softmax layer, the layers before it, and how well it does on vectors."""
+"""The head: the softmax layer, the hidden layers before it, and their evaluation on vectors."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.metrics.classification import accuracy, cross_entropy, softmax
 
-WEIGHT_SCALE = 0.001  # standard deviation of the first weights, as in the classic
+WEIGHT_SCALE = 0.001  # standard deviation of the initial weights, as in the classic
+
+# The weights float32 [in, out] and the bias float32 [out] of a layer.
+Layer: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass
 class Head:
     """A softmax layer: weights float32 [width, classes], bias float32 [classes].
 
-    Before it may be `hidden` layers, each (weights [in, out], bias [out]) followed by a ReLU.
+    `hidden` layers may precede it: (weights [in, out], bias [out]) each, followed by a ReLU.
     """
 
-    weights: np.ndarray
-    bias: np.ndarray
-    hidden: tuple = ()
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    hidden: tuple[Layer, ...] = ()
 
     @property
-    def layers(self):
-        """(weights, bias) of each layer, the softmax layer last."""
+    def layers(self) -> tuple[Layer, ...]:
+        """The (weights, bias) of each layer; the softmax layer comes last."""
         return (*self.hidden, (self.weights, self.bias))
 
     @property
-    def parameters(self):
-        """The arrays of all layers: weights, bias, weights, bias ..."""
+    def parameters(self) -> list[NDArray[np.float32]]:
+        """The arrays of all layers: weights, bias, weights, bias, ..."""
         return [array for layer in self.layers for array in layer]
 
     @property
-    def is_finite(self):
-        """Whether no weight or bias is infinite or NaN."""
+    def is_finite(self) -> bool:
+        """Whether all weights and biases are finite."""
         return all(np.isfinite(array).all() for array in self.parameters)
 
-    def copy(self):
-        """A Head of its own arrays."""
+    def copy(self) -> "Head":
+        """Returns a Head with copies of the arrays."""
         hidden = tuple((weights.copy(), bias.copy()) for weights, bias in self.hidden)
         return Head(self.weights.copy(), self.bias.copy(), hidden)
 
-    def features(self, vectors):
-        """What the softmax layer is fed: `vectors` [n, width] behind the hidden layers."""
+    def features(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the softmax layer's input: vectors [n, width] after the hidden layers."""
         for weights, bias in self.hidden:
             vectors = np.maximum(vectors @ weights + bias, 0)
         return vectors
 
-    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
-    def probabilities(self, vectors):
-        """float32 [n, classes] for vectors [n, width]."""
-        return softmax(self.logits(vectors))
+    @np.errstate(over="ignore", invalid="ignore")  # `train` checks that the weights stay finite
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns probabilities float32 [n, classes] for vectors [n, width]."""
+        probabilities: NDArray[np.float32] = softmax(self.logits(vectors))
+        return probabilities
 
-    def logits(self, vectors):
-        """float32 [n, classes] for vectors [n, width]."""
-        return self.features(vectors) @ self.weights + self.bias
+    def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns logits float32 [n, classes] for vectors [n, width]."""
+        logits: NDArray[np.float32] = self.features(vectors) @ self.weights + self.bias
+        return logits
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy (0..1) and cross entropy (nats) of one batch of `count` images; NaN for none."""
+    """Accuracy (0..1) and cross entropy (nats) on `count` images; NaN where there are none."""
 
     accuracy: float
     cross_entropy: float
     count: int
 
 
-def evaluate(head, vectors, truth):
-    """The head's Evaluation on a batch."""
+def evaluate(head: Head, vectors: NDArray[np.float32], truth: NDArray[np.integer]) -> Evaluation:
+    """Evaluates the head on vectors float32 [n, width] with class indexes `truth`, int [n]."""
     return evaluation_of(head.probabilities(vectors), truth)
 
 
-def evaluation_of(probabilities, truth):
-    """The Evaluation of answers float32 [n, classes]."""
+def evaluation_of(probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> Evaluation:
+    """Evaluates probabilities [n, classes] against class indexes `truth`, int [n]."""
     figures = accuracy(probabilities, truth), cross_entropy(probabilities, truth)
     return Evaluation(*figures, len(truth))
 
 
-def first_head(rng, width, classes, hidden_units=()):
-    """The Head before training; all biases are 0.
+def first_head(
+    rng: np.random.Generator, width: int, classes: int, hidden_units: Sequence[int] = ()
+) -> Head:
+    """Returns an untrained Head with random weights and biases of 0.
 
-    The softmax layer's weights are from N(0, 0.001) truncated at two standard deviations, as in
-    the classic; those of the hidden layers from N(0, 2 / inputs) (He et al. 2015,
-    arXiv:1502.01852), which suits ReLU.
+    The softmax layer's weights are drawn from a normal distribution with standard deviation 0.001,
+    truncated at two standard deviations, as in the classic. The hidden layers' weights are drawn
+    from N(0, 2 / inputs), which suits ReLU (He et al. 2015, arXiv:1502.01852).
     """
-    hidden = []
+    hidden: list[Layer] = []
     for units in hidden_units:
         weights = rng.standard_normal((width, units)) * math.sqrt(2 / width)
         hidden.append((weights.astype(np.float32), np.zeros(units, np.float32)))
@@ -92,5 +102,5 @@ def first_head(rng, width, classes, hidden_units=()):
     weights = rng.standard_normal((width, classes))
     while (outside := np.abs(weights) > 2).any():
         weights[outside] = rng.standard_normal(np.count_nonzero(outside))
-    weights = (weights * WEIGHT_SCALE).astype(np.float32)
-    return Head(weights, np.zeros(classes, np.float32), tuple(hidden))
+    scaled = (weights * WEIGHT_SCALE).astype(np.float32)
+    return Head(scaled, np.zeros(classes, np.float32), tuple(hidden))

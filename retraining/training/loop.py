@@ -1,34 +1,43 @@
 """Trains a head: options, steps, early stopping."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from retraining.bottlenecks.vectors import Labelled
 from retraining.errors import RetrainingError
 from retraining.metrics.classification import choose_rows
+from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges
 from retraining.training.batches import ClassUniform, Shuffled, passes_to_steps
 from retraining.training.head import Evaluation, Head, evaluate, first_head
-from retraining.training.loss import Objective, balancing_weights
-from retraining.training.optimizers import LBFGS, RATES, Frame, by_batches, lbfgs
+from retraining.training.loss import Objective, VectorBatch, balancing_weights
+from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES, Frame, by_batches, lbfgs
 
-MOST_EVALUATED = 4000  # training photos on which L-BFGS's course and a finished head are judged
-SUREST = 1000  # logits by which the best class leads; exp(-1000) is 0 many times over
+MOST_EVALUATED = 4000  # training photos on which L-BFGS's steps and the final head are evaluated
+SUREST = 1000  # largest median lead of the best logit over the second; exp(-1000) is 0 in floats
 BALANCED, NONE = CLASS_WEIGHTS = ("balanced", "none")
+
+Draw: TypeAlias = Callable[[], NDArray[np.integer]]  # gives the row numbers of the next batch
 
 
 class TrainingError(RetrainingError):
-    """Training went wrong; says what to change."""
+    """Training failed; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a head is trained. The defaults are the classic's; a batch size of -1 means all images.
+    """How a head is trained. The defaults are the classic's.
 
-    `learning_rate` None is the optimizer's own. `epochs`, if any, takes the place of `steps`, which
-    are iterations at most with L-BFGS. `early_stopping` is a number of evaluations. `class_weights`
-    None is as in the classic, see `balanced`. The others are as in objective.Objective.
+    A batch size of -1 means all images. `learning_rate` None selects the optimizer's default.
+    `epochs`, if given, replaces `steps`; with L-BFGS, `steps` is the largest number of iterations.
+    `early_stopping` is the number of evaluations without improvement after which training ends.
+    With `class_weights` None, classes are balanced as in the classic (see `balanced`). For the
+    other fields, see loss.Objective.
     """
 
     steps: int = 4000
@@ -46,30 +55,50 @@ class TrainingOptions:
     epochs: int | None = None
     early_stopping: int | None = None
 
+    RANGES: ClassVar[Mapping[str, Range]] = {
+        "steps": (1, math.inf),
+        "learning_rate": (0, math.inf),
+        "train_batch_size": (-1, 100_000),
+        "validation_batch_size": (-1, 100_000),
+        "eval_step_interval": (1, math.inf),
+        "seed": (0, math.inf),
+        "dropout": (0, 0.99),
+        "l2": (0, 1e6),
+        "label_smoothing": (0, 0.99),
+        "epochs": (1, 1_000_000),
+        "early_stopping": (1, 1_000_000),
+    }
+
+    def __post_init__(self) -> None:
+        check_ranges(self, self.RANGES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if 0 in (self.train_batch_size, self.validation_batch_size):
+            raise SettingsError("a batch holds 1 vector or more; -1 stands for all")
+
     @property
-    def rate(self):
+    def rate(self) -> float:
         """The learning rate."""
         return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
     @property
-    def balanced(self):
-        """Whether a class counts as much as any other, however many photos it has.
+    def balanced(self) -> bool:
+        """Whether all classes count equally, however many photos each has.
 
-        In the classic that was so, as batches were drawn class-uniformly, but for a batch of all
-        photos, which it took as they are.
+        The classic drew batches class-uniformly, which balances the classes. It did not balance a
+        batch of all photos.
         """
         if self.class_weights is None:
             return self.optimizer == LBFGS or self.train_batch_size != -1
         return self.class_weights == BALANCED
 
     @property
-    def draws_classes(self):
-        """Whether that is done by drawing classes, not by weights."""
+    def draws_classes(self) -> bool:
+        """Whether drawing classes uniformly, not weighting photos, balances the classes."""
         by_drawing = self.train_batch_size != -1 and not self.epochs and self.optimizer != LBFGS
         return self.balanced and by_drawing
 
-    def steps_for(self, photos):
-        """The number of steps for so many training photos."""
+    def steps_for(self, photos: int) -> int:
+        """Returns the number of steps for that many training photos."""
         if self.epochs:
             return passes_to_steps(self.epochs, photos, self.train_batch_size)
         return self.steps
@@ -77,9 +106,10 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Step:
-    """What is known after a step; the evaluations are None between evaluation steps.
+    """The state after a training step; the evaluations are None between evaluation steps.
 
-    Of the last one, `kept` is the number of the step whose head it has, if that is an earlier one.
+    If early stopping returns to an earlier head, `kept` of the last Step is the number of the step
+    that the head is from.
     """
 
     number: int
@@ -88,25 +118,41 @@ class Step:
     validation: Evaluation | None = None
     kept: int | None = None
 
+    @property
+    def evaluations(self) -> tuple[Evaluation, Evaluation]:
+        """The Evaluations on training and on validation photos.
 
-def train(training, validation, classes, options):
+        Raises:
+            ValueError: the step has none.
+        """
+        if self.training is None or self.validation is None:
+            raise ValueError(f"step {self.number} has no evaluations")
+        return self.training, self.validation
+
+
+def train(
+    training: Labelled, validation: Labelled, classes: int, options: TrainingOptions
+) -> Iterator[Step]:
     """Yields a Step after each training step; the last one has the final head.
 
-    Unless options say otherwise, batches are drawn class-uniformly (batches.ClassUniform). With
-    L-BFGS the Steps, only those with evaluations, come after its end. The same seed gives the
-    same head.
+    Unless the options say otherwise, batches are drawn class-uniformly (batches.ClassUniform).
+    L-BFGS yields only the Steps with evaluations, after it has ended. The same seed gives the same
+    head.
 
     Args:
-        training, validation: Labelled; every class has an example in `training`.
+        training: vectors of the training photos; every class has an example.
+        validation: vectors of the validation photos, possibly none.
         classes: number of classes.
 
     Raises:
-        TrainingError: the weights became infinite, NaN or useless, or there is nothing to stop by.
+        TrainingError: the weights became infinite, NaN or useless, or early stopping has no
+            validation photos.
     """
     if options.early_stopping and not len(validation.truth):
         raise TrainingError("--early_stopping needs validation photos; add some to each class")
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
+    steps: Iterable[Step]
     if options.optimizer == LBFGS:
         steps = follow_lbfgs(head, training, validation, options)
     else:
@@ -119,8 +165,14 @@ def train(training, validation, classes, options):
     check_use(step.head, training, options)
 
 
-def _by_batches(head, training, validation, rng, options):
-    """Yields a Step after each step of an optimizer in RATES, which changes `head` in place."""
+def _by_batches(
+    head: Head,
+    training: Labelled,
+    validation: Labelled,
+    rng: np.random.Generator,
+    options: TrainingOptions,
+) -> Iterator[Step]:
+    """Yields a Step after each step of an optimizer in RATES; changes `head` in place."""
     classes = len(head.bias)
     draw = drawer(training.truth, classes, options, rng)
     size = -1 if options.early_stopping else options.validation_batch_size
@@ -141,52 +193,66 @@ def _by_batches(head, training, validation, rng, options):
 
 
 class Descender:
-    """Takes steps: each changes `head` in place, by the gradient of an Objective on a batch."""
+    """Takes training steps, which change `head` in place along the gradient on a batch."""
 
-    def __init__(self, head, objective, options, rng):
+    def __init__(
+        self,
+        head: Head,
+        objective: Objective,
+        options: TrainingOptions,
+        rng: np.random.Generator,
+    ) -> None:
         self._head, self._objective, self._rng = head, objective, rng
         self._optimizer = by_batches(options.optimizer, head.parameters, options.rate)
 
-    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
-    def __call__(self, batch):
-        """One step on (vectors [n, width], truth [n])."""
+    @np.errstate(over="ignore", invalid="ignore")  # `train` checks that the weights stay finite
+    def __call__(self, batch: VectorBatch) -> None:
+        """Takes one step on (vectors [n, width], class indexes [n])."""
         scale = self._optimizer.scale
         self._optimizer.update(self._objective.gradients(self._head, batch, scale, self._rng))
 
 
-def drawer(truth, classes, options, rng):
-    """What gives the rows of each batch."""
+def drawer(
+    truth: NDArray[np.integer],
+    classes: int,
+    options: TrainingOptions,
+    rng: np.random.Generator,
+) -> Draw:
+    """Returns the function that draws the rows of each batch."""
     if options.draws_classes or (options.train_batch_size == -1 and not options.epochs):
         return ClassUniform(truth, classes, options.train_batch_size, rng)
     return Shuffled(len(truth), options.train_batch_size, rng)
 
 
-def objective_of(truth, classes, options):
-    """The Objective that options ask for on photos of classes `truth`."""
+def objective_of(truth: NDArray[np.integer], classes: int, options: TrainingOptions) -> Objective:
+    """Returns the Objective for the options and for photos with class indexes `truth`, int [n]."""
     weighs = options.balanced and not options.draws_classes
     weights = balancing_weights(truth, classes) if weighs else None
     return Objective(weights, options.label_smoothing, options.l2, options.dropout)
 
 
-def follow_lbfgs(head, training, validation, options):
-    """Fits `head` in place by L-BFGS; returns the Steps with evaluations, the last after its end.
+def follow_lbfgs(
+    head: Head, training: Labelled, validation: Labelled, options: TrainingOptions
+) -> list[Step]:
+    """Fits `head` in place by L-BFGS; returns the Steps with evaluations, the final one last.
 
-    They are of all photos, or MOST_EVALUATED of them.
+    Each evaluation uses at most MOST_EVALUATED photos.
     """
     data = training.vectors, training.truth
     seen, held_out = training.thinned(MOST_EVALUATED), validation.thinned(MOST_EVALUATED)
     objective = objective_of(training.truth, len(head.bias), options)
-    rows, steps = choose_rows(len(training.truth), MOST_EVALUATED), []
+    rows = choose_rows(len(training.truth), MOST_EVALUATED)
+    steps: list[Step] = []
 
-    def look(number, now):
-        parts = ((part.vectors, part.truth) for part in (seen, held_out))
-        return Step(number, now, *(evaluate(now, *part) for part in parts))
+    def look(number: int, now: Head) -> Step:
+        trained, other = (evaluate(now, part.vectors, part.truth) for part in (seen, held_out))
+        return Step(number, now, trained, other)
 
-    def after(number):
+    def after(number: int) -> None:
         if number % options.eval_step_interval == 0:
             steps.append(look(number, head))
 
-    def loss_and_slopes():
+    def loss_and_slopes() -> tuple[float, list[NDArray[np.float32]]]:
         return objective.loss_and_gradients(head, data)
 
     frame = Frame(training.vectors[rows])
@@ -195,25 +261,29 @@ def follow_lbfgs(head, training, validation, options):
     return [step for step in steps if step.number < count - 1] + [look(max(0, count - 1), head)]
 
 
-def _until_no_better(steps, last, patience):
-    """Yields Steps up to `patience` evaluations without a lower validation cross entropy.
+def _until_no_better(steps: Iterable[Step], last: int, patience: int) -> Iterator[Step]:
+    """Yields Steps until `patience` evaluations in a row bring no lower validation cross entropy.
 
-    The final one, number `last` at most, has the head of the lowest.
+    The final Step, number `last` at the latest, has the head with the lowest one.
     """
-    best, since = None, 0
+    best: Step | None = None
+    since, lowest = 0, math.inf
     for step in steps:
         if step.validation:
-            since += 1
-            if best is None or step.validation.cross_entropy < best.validation.cross_entropy:
-                best, since = replace(step, head=step.head.copy()), 0
+            since, loss = since + 1, step.validation.cross_entropy
+            if best is None or loss < lowest:
+                best, since, lowest = replace(step, head=step.head.copy()), 0, loss
             if since == patience or step.number == last:
                 yield replace(step, head=best.head, kept=best.number)
                 return
         yield step
 
 
-def check_finite(head, number, options):
-    """Raises TrainingError if a weight is infinite or NaN. NaN stays NaN: no step is missed."""
+def check_finite(head: Head, number: int, options: TrainingOptions) -> None:
+    """Raises TrainingError if a weight is infinite or NaN.
+
+    NaN stays NaN, so checking at evaluation steps misses nothing.
+    """
     if not head.is_finite:
         raise TrainingError(
             f"training went astray at step {number}: the weights are no longer finite; "
@@ -221,10 +291,11 @@ def check_finite(head, number, options):
         )
 
 
-def check_use(head, training, options):
+def check_use(head: Head, training: Labelled, options: TrainingOptions) -> None:
     """Raises TrainingError if the head's probabilities are useless even on the training photos.
 
-    That is, if they are worse than those of guessing by a nat, or so sure that most are 0 or 1.
+    They are useless if their cross entropy exceeds that of guessing by more than a nat, or if most
+    of them are exactly 0 or 1.
     """
     part = training.thinned(MOST_EVALUATED)
     logits = np.sort(head.logits(part.vectors).astype(np.float64), axis=1)
@@ -239,7 +310,7 @@ def check_use(head, training, options):
         )
 
 
-def _remedy(options):
+def _remedy(options: TrainingOptions) -> str:
     if options.optimizer == LBFGS:
         return "use another --optimizer"
     return f"lower --learning_rate, which is {options.rate:g}" + (", or --l2" * bool(options.l2))
@@ -247,7 +318,7 @@ def _remedy(options):
 
 @dataclass(frozen=True)
 class Trained:
-    """The head, the Steps with evaluations on the way, TensorBoard's folder, how it was trained."""
+    """A trained head, its Steps with evaluations, TensorBoard's folder, the options, the time."""
 
     head: Head
     course: list[Step]
@@ -256,12 +327,13 @@ class Trained:
     seconds: float
 
 
-def describe_step(step):
-    """One line on a Step that has evaluations."""
+def describe_step(step: Step) -> str:
+    """Describes a Step that has evaluations, in one line."""
+    training, validation = step.evaluations
     line = (
-        f"step {step.number}: train accuracy {step.training.accuracy:.1%}, cross entropy "
-        f"{step.training.cross_entropy:.3f}"
+        f"step {step.number}: train accuracy {training.accuracy:.1%}, cross entropy "
+        f"{training.cross_entropy:.3f}"
     )
-    if step.validation.count:
-        line += f", validation accuracy {step.validation.accuracy:.1%}"
+    if validation.count:
+        line += f", validation accuracy {validation.accuracy:.1%}"
     return line

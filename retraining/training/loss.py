@@ -1,35 +1,54 @@
-"""What training makes small: the loss of a head on photos, and its gradient. NumPy only."""
+"""The loss that training minimises, and its gradient. Uses NumPy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.metrics.classification import softmax
+from retraining.training.head import Head
+
+AnyFloat = TypeVar("AnyFloat", bound=np.floating)
+# Vectors float32 [n, width] and the class index of each, int [n].
+VectorBatch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.integer]]
+# What dropout multiplies the outputs of a hidden layer by, float32 [n, out]; None without dropout.
+Mask: TypeAlias = NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean softmax cross entropy, and what may be added to it.
+    """Mean softmax cross entropy with optional regularisation.
 
     `class_weights` float32 [k] weigh each photo by its true class. `label_smoothing` e makes the
-    target (1 - e) of the true class and e / k of each (Szegedy et al. 2016, arXiv:1512.00567,
-    section 7). `l2` / 2 times the sum of the squared weights, not the biases, is added. `dropout`
-    is the share of a hidden layer's outputs that is 0 in a training step, the others growing by
-    1 / (1 - share), so that nothing changes in use (Srivastava et al. 2014, section 10).
+    target (1 - e) times the one-hot label plus e / k for every class (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7). `l2` / 2 times the sum of the squared weights is added to the
+    loss; biases do not count. `dropout` is the share of a hidden layer's outputs that a training
+    step sets to 0. It multiplies the others by 1 / (1 - share), so that inference needs no change
+    (Srivastava et al. 2014, section 10).
     """
 
-    class_weights: np.ndarray | None = None
+    class_weights: NDArray[np.float32] | None = None
     label_smoothing: float = 0.0
     l2: float = 0.0
     dropout: float = 0.0
 
-    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
-    def gradients(self, head, batch, scale=1.0, rng=None):
-        """`scale` times the gradient: [weights, bias, weights, ...] of `head.layers`, float32.
+    @np.errstate(over="ignore", invalid="ignore")  # `train` checks that the weights stay finite
+    def gradients(
+        self,
+        head: Head,
+        batch: VectorBatch,
+        scale: float = 1.0,
+        rng: np.random.Generator | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """Returns `scale` times the gradient by the weights and biases of `head.layers`.
+
+        The arrays are float32, in the order of `head.parameters`.
 
         Args:
-            batch: (vectors float32 [n, width], truth int [n]).
-            rng: draws what dropout leaves out; without it, there is none.
+            batch: (vectors float32 [n, width], class indexes int [n]).
+            rng: draws the outputs that dropout sets to 0; None turns dropout off.
         """
         vectors, truth = batch
         inputs, masks = self._forward(head, vectors, rng)
@@ -37,8 +56,10 @@ class Objective:
         return self._backward(head, inputs, masks, self._errors(error, truth, scale), scale)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def loss_and_gradients(self, head, batch):
-        """(the loss as a float, its gradients as `gradients` gives them); without dropout."""
+    def loss_and_gradients(
+        self, head: Head, batch: VectorBatch
+    ) -> tuple[float, list[NDArray[np.float32]]]:
+        """Returns (loss, gradients as in `gradients`), without dropout."""
         vectors, truth = batch
         inputs, _ = self._forward(head, vectors, None)
         logits = (inputs[-1] @ head.weights + head.bias).astype(np.float64)
@@ -46,12 +67,15 @@ class Objective:
         error = self._errors(softmax(logits), truth, 1.0).astype(np.float32)
         return loss, self._backward(head, inputs, [None] * len(head.hidden), error, 1.0)
 
-    def _forward(self, head, vectors, rng):
-        """(what each layer is fed, [n, in]; what dropout multiplied each hidden layer by)."""
-        inputs, masks = [vectors], []
+    def _forward(
+        self, head: Head, vectors: NDArray[np.float32], rng: np.random.Generator | None
+    ) -> tuple[list[NDArray[np.float32]], list[Mask]]:
+        """Returns (the input of each layer, [n, in]; the dropout mask of each hidden layer)."""
+        inputs = [vectors]
+        masks: list[Mask] = []
         for weights, bias in head.hidden:
             outputs = np.maximum(inputs[-1] @ weights + bias, 0)
-            mask = None
+            mask: Mask = None
             if rng is not None and self.dropout:
                 kept = rng.random(outputs.shape, np.float32) >= self.dropout
                 mask = kept * np.float32(1 / (1 - self.dropout))
@@ -60,8 +84,13 @@ class Objective:
             masks.append(mask)
         return inputs, masks
 
-    def _errors(self, probabilities, truth, scale):
-        """The gradient by the logits, (probabilities - target) weight scale / n, in their place."""
+    def _errors(
+        self, probabilities: NDArray[AnyFloat], truth: NDArray[np.integer], scale: float
+    ) -> NDArray[AnyFloat]:
+        """Turns probabilities, in place, into the gradient by the logits.
+
+        It is (probabilities - target) * class weight * scale / n.
+        """
         error, classes = probabilities, probabilities.shape[1]
         if self.label_smoothing:
             error -= error.dtype.type(self.label_smoothing / classes)
@@ -71,9 +100,16 @@ class Objective:
         error *= error.dtype.type(scale / len(truth))
         return error
 
-    def _backward(self, head, inputs, masks, error, scale):
-        """The gradients of all layers, from the last one's `error` [n, k] back to the first."""
-        found = []
+    def _backward(
+        self,
+        head: Head,
+        inputs: Sequence[NDArray[np.float32]],
+        masks: Sequence[Mask],
+        error: NDArray[np.float32],
+        scale: float,
+    ) -> list[NDArray[np.float32]]:
+        """Propagates `error` [n, k] from the last layer to the first; returns all gradients."""
+        found: list[NDArray[np.float32]] = []
         for number in range(len(head.layers) - 1, -1, -1):
             weights = head.layers[number][0]
             slope = inputs[number].T @ error
@@ -82,11 +118,11 @@ class Objective:
             found[:0] = [slope, error.sum(axis=0)]
             if number:
                 error = (error @ weights.T) * (inputs[number] > 0)
-                if masks[number - 1] is not None:
-                    error *= masks[number - 1]
+                if (mask := masks[number - 1]) is not None:
+                    error *= mask
         return found
 
-    def _data_loss(self, logits, truth):
+    def _data_loss(self, logits: NDArray[np.float64], truth: NDArray[np.integer]) -> float:
         logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         losses = -(1 - self.label_smoothing) * logs[np.arange(len(truth)), truth]
         if self.label_smoothing:
@@ -95,16 +131,17 @@ class Objective:
             losses *= self.class_weights[truth]
         return float(losses.mean())
 
-    def _penalty(self, head):
+    def _penalty(self, head: Head) -> float:
         squares = sum(float((w.astype(np.float64) ** 2).sum()) for w, _ in head.layers)
         return self.l2 / 2 * squares if self.l2 else 0.0
 
 
-def balancing_weights(truth, classes):
-    """float32 [classes]: n / (k n_c), so that each class counts as much as any other; 0 for none.
+def balancing_weights(truth: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+    """Returns class weights float32 [classes] that make all classes count equally.
 
-    The formula of scikit-learn's class_weight="balanced", after King and Zeng (2001), Logistic
-    Regression in Rare Events Data.
+    The weight of a class is n / (k n_c): n photos, n_c of the class, k classes with photos. A class
+    without photos gets 0. This is scikit-learn's class_weight="balanced", after King and Zeng
+    (2001), Logistic Regression in Rare Events Data.
     """
     counts = np.bincount(truth, minlength=classes)
     present = np.count_nonzero(counts)

@@ -1,30 +1,47 @@
-"""Ways to change a head's weights so that the loss falls: by batches, or by L-BFGS on all photos.
+"""Optimizers: those that take a step for each batch, and L-BFGS on all photos.
 
-The steps by batches are given gradients, a list of arrays float32 like the parameters, and change
-the parameters in place. `scale` is what gradients are to be multiplied by beforehand, which is
-cheaper where they are made.
+The optimizers by batches receive gradients, a list of float32 arrays shaped like the parameters,
+and change the parameters in place. The caller multiplies the gradients by `scale` beforehand,
+because that is cheaper where they are computed.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 MOMENTUM = 0.9  # makes a step count as much as ten without it
 RMS_DECAY = 0.9  # as in the lecture
 ADAM_DECAYS = (0.9, 0.999)  # of the paper, as is the next
 EPSILON = 1e-8
 CORRECTIONS = 10  # L-BFGS's memory, in steps
-SAME_LOSS = 1e-7  # relative change of the loss that ends L-BFGS: float32 tells no smaller one
-FLAT = 1e-4  # largest slope (per centred and scaled weight) that ends it as well
+SAME_LOSS = 1e-7  # relative change of the loss that ends L-BFGS; float32 resolves no smaller one
+FLAT = 1e-4  # largest gradient entry (per centred and scaled weight) that also ends L-BFGS
 LBFGS = "lbfgs"
 
-# The learning rates where none is asked for: the classic's, Adam's paper's, the lecture's.
+# Default learning rates, from the classic, the Adam paper and the RMSProp lecture.
 RATES = {"sgd": 0.01, "momentum": 0.01, "adam": 0.001, "rmsprop": 0.001}
 OPTIMIZERS = (*RATES, LBFGS)
 
+Arrays: TypeAlias = Sequence[NDArray[np.float32]]  # parameters, or gradients of their shapes
 
-def by_batches(name, parameters, rate):
-    """The optimizer (an object with `scale` and `update`) of a name in RATES."""
+
+class Optimizer(Protocol):
+    """Changes parameters in place, a step for each batch."""
+
+    @property
+    def scale(self) -> float:
+        """The factor by which the caller multiplies the gradients before `update`."""
+
+    def update(self, gradients: Arrays) -> None:
+        """Takes a step; `gradients` are already multiplied by `scale`."""
+
+
+def by_batches(name: str, parameters: Arrays, rate: float) -> Optimizer:
+    """Returns the Optimizer of a name in RATES."""
+    kinds: dict[str, Callable[[Arrays, float], Optimizer]]
     kinds = {"sgd": Descent, "momentum": Momentum, "adam": Adam, "rmsprop": RmsProp}
     return kinds[name](parameters, rate)
 
@@ -32,22 +49,22 @@ def by_batches(name, parameters, rate):
 class Descent:
     """Plain gradient descent."""
 
-    def __init__(self, parameters, rate):
+    def __init__(self, parameters: Arrays, rate: float) -> None:
         self._parameters, self.scale = parameters, rate
 
-    def update(self, gradients):
+    def update(self, gradients: Arrays) -> None:
         for now, change in zip(self._parameters, gradients, strict=True):
             now -= change
 
 
 class Momentum:
-    """Descent with Polyak's (1964) heavy ball: speed = 0.9 speed + rate gradient."""
+    """Gradient descent with Polyak's (1964) heavy ball: speed = 0.9 speed + rate gradient."""
 
-    def __init__(self, parameters, rate):
+    def __init__(self, parameters: Arrays, rate: float) -> None:
         self._parameters, self.scale = parameters, rate
         self._speeds = [np.zeros_like(array) for array in parameters]
 
-    def update(self, gradients):
+    def update(self, gradients: Arrays) -> None:
         for now, speed, change in zip(self._parameters, self._speeds, gradients, strict=True):
             speed *= MOMENTUM
             speed += change
@@ -55,15 +72,15 @@ class Momentum:
 
 
 class RmsProp:
-    """Tieleman and Hinton (2012), Neural Networks for Machine Learning, lecture 6.5."""
+    """RMSProp: Tieleman and Hinton (2012), Neural Networks for Machine Learning, lecture 6.5."""
 
     scale = 1.0
 
-    def __init__(self, parameters, rate):
+    def __init__(self, parameters: Arrays, rate: float) -> None:
         self._parameters, self._rate = parameters, rate
         self._squares = [np.zeros_like(array) for array in parameters]
 
-    def update(self, gradients):
+    def update(self, gradients: Arrays) -> None:
         for now, square, slope in zip(self._parameters, self._squares, gradients, strict=True):
             square *= RMS_DECAY
             square += (1 - RMS_DECAY) * slope * slope
@@ -71,19 +88,19 @@ class RmsProp:
 
 
 class Adam:
-    """Kingma and Ba (2015), arXiv:1412.6980, algorithm 1."""
+    """Adam: Kingma and Ba (2015), arXiv:1412.6980, algorithm 1."""
 
     scale = 1.0
 
-    def __init__(self, parameters, rate):
+    def __init__(self, parameters: Arrays, rate: float) -> None:
         self._parameters, self._rate, self._count = parameters, rate, 0
         self._means = [np.zeros_like(array) for array in parameters]
         self._squares = [np.zeros_like(array) for array in parameters]
 
-    def update(self, gradients):
+    def update(self, gradients: Arrays) -> None:
         self._count += 1
         first, second = ADAM_DECAYS
-        # Both corrections of the start's bias in one number, as at the end of its section 2.
+        # Both bias corrections in one factor, as at the end of section 2 of the paper.
         rate = self._rate * np.sqrt(1 - second**self._count) / (1 - first**self._count)
         state = zip(self._parameters, self._means, self._squares, gradients, strict=True)
         for now, mean, square, slope in state:
@@ -92,29 +109,35 @@ class Adam:
             now -= np.float32(rate) * mean / (np.sqrt(square) + EPSILON)
 
 
-def lbfgs(parameters, loss_and_slopes, frame, most, after):
-    """Minimises a loss over `parameters`, changed in place, by L-BFGS (Byrd et al. 1995, SciPy's).
+def lbfgs(
+    parameters: Arrays,
+    loss_and_slopes: Callable[[], tuple[float, Arrays]],
+    frame: "Frame",
+    most: int,
+    after: Callable[[int], None],
+) -> int:
+    """Minimises a loss over `parameters`, in place, with SciPy's L-BFGS-B (Byrd et al. 1995).
 
     Args:
-        parameters: arrays float32, the first of them [width, out] and its bias [out].
-        loss_and_slopes: gives (loss, gradients like the parameters) at their present values.
-        frame: a Frame of the vectors that the first layer is fed.
-        most: iterations at most.
-        after: called with the number, from 0, after each.
+        parameters: float32 arrays; the first two are weights [width, out] and bias [out].
+        loss_and_slopes: returns (loss, gradients) at the parameters' current values.
+        frame: the Frame of the vectors that the first layer receives.
+        most: the largest number of iterations.
+        after: called after each iteration with its number, from 0.
 
     Returns:
         The number of iterations.
     """
     from scipy.optimize import minimize
 
-    def at(point):
+    def at(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         frame.write(point, parameters)
         loss, slopes = loss_and_slopes()
         return loss, frame.slopes(slopes)
 
     count = itertools.count()
 
-    def each(point):
+    def each(point: NDArray[np.float64]) -> None:
         frame.write(point, parameters)
         after(next(count))
 
@@ -126,27 +149,27 @@ def lbfgs(parameters, loss_and_slopes, frame, most, after):
 
 
 class Frame:
-    """Centred and scaled coordinates, in which L-BFGS needs fewer iterations; the loss is the same.
+    """Centred and scaled coordinates, in which L-BFGS needs fewer iterations for the same loss.
 
-    The first layer's w x + b is also (s w) (x - m) / s + (b + w m): the vectors stay as they are,
-    and nothing is to be folded back.
+    The first layer's w x + b equals (s w) (x - m) / s + (b + w m). So L-BFGS works on s w and
+    b + w m, while the vectors stay as they are.
     """
 
-    @np.errstate(over="ignore", invalid="ignore")  # `train` looks for what is not finite
-    def __init__(self, sample):
-        """Of vectors float32 [n, width]; some of them will do."""
-        self._mean = sample.mean(axis=0, dtype=np.float64)
+    @np.errstate(over="ignore", invalid="ignore")  # `train` checks that the weights stay finite
+    def __init__(self, sample: NDArray[np.float32]) -> None:
+        """Measures the mean and the scale of a sample of vectors, float32 [n, width]."""
+        self._mean: NDArray[np.float64] = sample.mean(axis=0, dtype=np.float64)
         square = (sample.astype(np.float64) ** 2).mean() - (self._mean**2).mean()
         self.scale = float(np.sqrt(square)) if square > 0 else 1.0
 
-    def read(self, parameters):
-        """The point float64 [all parameters] that stands for `parameters`."""
+    def read(self, parameters: Arrays) -> NDArray[np.float64]:
+        """Returns the point, float64 [number of all weights], that represents `parameters`."""
         first, bias, *rest = (array.astype(np.float64) for array in parameters)
         arrays = [first * self.scale, bias + self._mean @ first, *rest]
         return np.concatenate([array.ravel() for array in arrays])
 
-    def write(self, point, parameters):
-        """Puts what a point stands for into `parameters`."""
+    def write(self, point: NDArray[np.float64], parameters: Arrays) -> None:
+        """Writes the weights and biases that a point represents into `parameters`."""
         start = 0
         for array in parameters:
             array[...] = point[start : start + array.size].reshape(array.shape)
@@ -156,8 +179,8 @@ class Frame:
         weights[...] = first
         bias[...] = point[weights.size : weights.size + bias.size] - self._mean @ first
 
-    def slopes(self, gradients):
-        """The gradient by the point, float64, of that by the parameters."""
+    def slopes(self, gradients: Arrays) -> NDArray[np.float64]:
+        """Converts gradients by the parameters into the gradient by the point, float64."""
         first, bias, *rest = (array.astype(np.float64) for array in gradients)
         arrays = [(first - np.outer(self._mean, bias)) / self.scale, bias, *rest]
         return np.concatenate([array.ravel() for array in arrays])

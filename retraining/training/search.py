@@ -1,11 +1,13 @@
-"""`--head auto`: the softmax layer that validation photos prefer, of some fitted to convergence."""
+"""`--head auto`: fits softmax layers with several strengths of L2, picks the best on validation."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from retraining.bottlenecks.vectors import Labelled
 from retraining.metrics.classification import choose_rows
-from retraining.training.head import Head
+from retraining.training.head import Evaluation, Head
 from retraining.training.loop import (
     MOST_EVALUATED,
     Step,
@@ -16,37 +18,40 @@ from retraining.training.loop import (
 )
 from retraining.training.optimizers import LBFGS, Frame
 
-# L2 on weights of vectors scaled to a mean variance of 1: from too strong to too weak for the
-# vectors of all networks measured (benchmarks/heads.py).
+# Strengths of L2 for vectors scaled to a mean variance of 1. They range from too strong to too weak
+# for every network measured (benchmarks/heads.py).
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 PATIENCE = 2  # the weakest strengths, which take longest, are rarely the best
 MOST_ITERATIONS = 1000  # of L-BFGS for each
-AUTO_INTERVAL = 10  # iterations between two evaluations
+AUTO_INTERVAL = 10  # iterations between evaluations
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no plain equality
 class Candidate:
-    """A converged head, the options that give it, and the Steps on the way from the one before."""
+    """A converged head, its options, and the Steps that led to it from the previous candidate."""
 
     head: Head
     options: TrainingOptions
     course: list[Step]
 
     @property
-    def validation(self):
+    def validation(self) -> Evaluation:
         """The Evaluation of the head on the validation photos."""
-        return self.course[-1].validation
+        return self.course[-1].evaluations[1]
 
 
-def candidates(training, validation, classes, options):
-    """Yields a Candidate per STRENGTHS, each begun where the one before ended.
+def candidates(
+    training: Labelled, validation: Labelled, classes: int, options: TrainingOptions
+) -> Iterator[Candidate]:
+    """Yields a Candidate for each of STRENGTHS; each fit starts from the head of the previous one.
 
-    After PATIENCE of them in a row without a lower validation cross entropy, no more are tried. The
-    loss is convex, so where it begins does not matter to its end, only to the time.
+    Stops after PATIENCE candidates in a row without a lower validation cross entropy. The loss is
+    convex, so the start changes only the time of a fit, not its result.
 
     Args:
-        training, validation: Labelled, both with photos; every class has one in `training`.
-        options: TrainingOptions, of which seed, class weights and label smoothing count.
+        training: vectors of the training photos; every class has an example.
+        validation: vectors of the validation photos.
+        options: only seed, class weights and label smoothing are used.
 
     Raises:
         TrainingError: there are no validation photos, or the vectors allow no fit.
@@ -58,7 +63,8 @@ def candidates(training, validation, classes, options):
     head = _zeros(training.vectors.shape[1], classes)
     rows = choose_rows(len(training.truth), MOST_EVALUATED)
     variance = Frame(training.vectors[rows]).scale ** 2
-    number, tried = 0, []
+    number = 0
+    tried: list[Candidate] = []
     for strength in STRENGTHS:
         chosen = replace(
             options,
@@ -78,16 +84,19 @@ def candidates(training, validation, classes, options):
         number = course[-1].number + 1
 
 
-def best(found):
-    """The Candidate of the lowest validation cross entropy; of equals, the most regularised."""
+def best(found: Sequence[Candidate]) -> Candidate:
+    """Returns the Candidate with the lowest validation cross entropy; of equals, the most
+    regularised.
+    """
     return min(found, key=lambda candidate: candidate.validation.cross_entropy)
 
 
-def course_of(found):
-    """The Steps of all Candidates up to the best one."""
+def course_of(found: Sequence[Candidate]) -> list[Step]:
+    """Returns the Steps of all Candidates up to and including the best one."""
     chosen = found[: found.index(best(found)) + 1]
     return [step for candidate in chosen for step in candidate.course]
 
 
-def _zeros(width, classes):
+def _zeros(width: int, classes: int) -> Head:
+    """Returns a Head whose weights and biases are 0."""
     return Head(np.zeros((width, classes), np.float32), np.zeros(classes, np.float32))

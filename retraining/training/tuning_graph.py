@@ -1,16 +1,20 @@
-"""A frozen network and a head as something to be trained: weights in, gradients out.
+"""Makes a frozen network and a head trainable: takes weights, gives gradients.
 
-The network is folded first (`graph.fold`), so that the statistics of its batch norms are part of
-its convolutions and stay as they are. Its weights are then fed like the photos are, so that all of
-the state of training is in NumPy arrays.
+The network is folded first (`graphs.fold`): the statistics of its batch norms become part of its
+convolutions and stay as they are. TensorFlow is then fed the weights along with the photos, so that
+NumPy arrays hold the whole state of training.
 """
 
 import difflib
 import hashlib
+import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import (
@@ -21,43 +25,50 @@ from retraining.graphs.nodes import (
     node_name,
     nodes_by_name,
     set_constant,
+    shape_of,
 )
 from retraining.graphs.precision import lower
 from retraining.graphs.read import import_graph
 from retraining.graphs.surgery import ancestors, batched_part, keep_ancestors
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef, Session, Tensor, import_tensorflow
 from retraining.graphs.write import graph_bytes
+from retraining.networks.network import BaseNetwork
 from retraining.training.head import Head
 from retraining.training.loop import TrainingError
 
 WEIGHTS, SCALE, SHIFT = "weights", "scale", "shift"
 MULTIPLYING = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
-TRAINED = {  # of these ops, the inputs that are trained where they are constants
+# {op: {number of an input that is trained where it is a constant: its kind}}
+TRAINED = {
     **{op: {1: WEIGHTS} for op in MULTIPLYING},
     **{op: {1: SCALE, 2: SHIFT} for op in BATCH_NORMS},
     "BiasAdd": {1: SHIFT},
     "Mul": {0: SCALE, 1: SCALE},
     **{op: {0: SHIFT, 1: SHIFT} for op in ("Add", "AddV2", "Sub")},
 }
-SHARD = 8  # photos that one thread computes gradients of at once
-OWN = "retraining/tuning"  # where our nodes are
+SHARD = 8  # photos for which one thread computes gradients at once
+OWN = "retraining/tuning"  # the scope of the nodes that this module adds
+
+Weights: TypeAlias = dict[str, NDArray[np.float32]]  # {name of a constant: its value}
+Size: TypeAlias = NDArray[np.float32] | np.float32  # a factor of steps, which broadcasts
+Nodes: TypeAlias = Mapping[str, NodeDef]  # {name: node}
 
 
-def fold_network(network):
-    """The BaseNetwork with a folded graph, from all that it is fed to its bottleneck."""
+def fold_network(network: BaseNetwork) -> BaseNetwork:
+    """Returns the BaseNetwork with a folded graph of all that its bottleneck depends on."""
     graph_def = keep_ancestors(network.graph_def, network.bottleneck)
     fold(graph_def, network.bottleneck)
     return _with_graph(network, graph_def)
 
 
-def _with_graph(network, graph_def):
+def _with_graph(network: BaseNetwork, graph_def: GraphDef) -> BaseNetwork:
     digest = hashlib.sha1(graph_bytes(graph_def)).hexdigest()
     return replace(network, graph_def=graph_def, file_sha1=digest)
 
 
-def with_weights(network, weights):
-    """A folded BaseNetwork with other values, {name: array}, of some of its constants."""
+def with_weights(network: BaseNetwork, weights: Mapping[str, NDArray[np.float32]]) -> BaseNetwork:
+    """Returns a folded BaseNetwork in which some constants have other values, {name: array}."""
     graph_def = type(network.graph_def)()
     graph_def.CopyFrom(network.graph_def)
     nodes = nodes_by_name(graph_def)
@@ -69,19 +80,20 @@ def with_weights(network, weights):
 # -- what is trained -------------------------------------------------------------------------
 
 
-def find_weights(network, freeze_until=None):
-    """{name: kind} of a folded BaseNetwork's constants that are trained, kind as in TRAINED.
+def find_weights(network: BaseNetwork, freeze_until: str | None = None) -> dict[str, str]:
+    """Finds the constants of a folded BaseNetwork to train: {name: kind}, kinds as in TRAINED.
 
-    Those are the weights, biases, scales and shifts from its first convolution on; where
-    `freeze_until` names a layer, only those on which that layer does not depend.
+    These are the weights, biases, scales and shifts from the first convolution on. If
+    `freeze_until` names a layer, the constants on which that layer depends are left out.
 
     Raises:
         GraphError: there is no such layer.
-        TrainingError: nothing is left to be trained.
+        TrainingError: no constant is left to train.
     """
     part = batched_part(network.graph_def, network.input, network.bottleneck)
     nodes = nodes_by_name(part)
-    kinds, others = {}, set()
+    kinds: dict[str, str] = {}
+    others: set[str] = set()
     behind = _behind_weights(part)
     for node in part.node:
         for place, reference in enumerate(node.input):
@@ -102,45 +114,48 @@ def find_weights(network, freeze_until=None):
     return found
 
 
-def _behind_weights(part):
-    """The names of the nodes that depend on a convolution or a matrix product."""
-    behind = set()
+def _behind_weights(part: GraphDef) -> set[str]:
+    """Returns the names of the nodes that depend on a convolution or a matrix product."""
+    behind: set[str] = set()
     for node in part.node:  # frozen graphs list a node after its inputs
         if node.op in MULTIPLYING or any(node_name(name) in behind for name in node.input):
             behind.add(node.name)
     return behind
 
 
-def _is_trainable(nodes, name, op):
-    """Whether a node is a float32 constant: of the arithmetic ops, one value per channel."""
-    if nodes[name].op != "Const":
+def _is_trainable(nodes: Nodes, name: str, op: str) -> bool:
+    """Tells whether an input of an op is a float32 constant that can be trained.
+
+    For arithmetic ops, it must hold one value per channel.
+    """
+    value = constant(nodes, name) if nodes[name].op == "Const" else None
+    if value is None:
         return False
-    value = constant(nodes, name)
     per_channel = value.size > 1 and value.size == value.shape[-1] if value.ndim else False
     return value.dtype == np.float32 and (op in MULTIPLYING or per_channel)
 
 
-def _needed_by(part, nodes, layer):
-    """The names of all nodes that a layer depends on, its own among them."""
+def _needed_by(part: GraphDef, nodes: Nodes, layer: str) -> set[str]:
+    """Returns the names of all nodes that a layer depends on, including its own."""
     own = _nodes_of(layer, nodes)
     used = [node.name for node in part.node if any(node_name(i) in own for i in node.input)]
     constants = {name for name in own if nodes[name].op == "Const"}
     users = [name for name in used if constants.intersection(map(node_name, nodes[name].input))]
-    needed = set()
+    needed: set[str] = set()
     for name in {*own, *users}:
         needed |= ancestors(nodes, name)
     return needed
 
 
-def _nodes_of(layer, nodes):
-    """The names of a layer's nodes: `layer` or `layer/...`, or else `layer_...` and the like.
+def _nodes_of(layer: str, nodes: Nodes) -> set[str]:
+    """Returns the names of a layer's nodes: `layer` or `layer/...`, or else those like `layer_...`.
 
     Raises:
-        GraphError: there are none; names what is most alike, or some that there are.
+        GraphError: there are none; the message names similar layers, or some that exist.
     """
     layer = layer.rstrip("/")
     own = {name for name in nodes if name == layer or name.startswith(layer + "/")}
-    # Of Conv2d_1, Conv2d_1_depthwise and Conv2d_1_pointwise, but not Conv2d_10.
+    # Conv2d_1 stands for Conv2d_1_depthwise and Conv2d_1_pointwise, but not for Conv2d_10.
     own = own or {n for n in nodes if n.startswith(layer) and not n[len(layer)].isalnum()}
     if not own:
         parts = (name.split("/") for name in nodes)
@@ -151,23 +166,31 @@ def _nodes_of(layer, nodes):
     return own
 
 
-def _some_layers(nodes):
-    """Up to four layers with weights, from the first on, with commas between."""
+def _some_layers(nodes: Nodes) -> str:
+    """Lists up to four layers with weights, evenly spread, separated by commas."""
     names = [node.name for node in nodes.values() if node.op in MULTIPLYING]
     layers = list(dict.fromkeys(name.rpartition("/")[0] or name for name in names))
     return ", ".join(layers[:: len(layers) // 4 + 1])
 
 
-def random_weights(network, kinds, seed):
-    """{name: array} of first values for weights that `find_weights` found.
+def stored_weights(network: BaseNetwork, names: Iterable[str]) -> Weights:
+    """Returns copies of the values of some constants of a network, {name: array}."""
+    nodes = nodes_by_name(network.graph_def)
+    values = {name: constant(nodes, name) for name in names}
+    return {name: value.copy() for name, value in values.items() if value is not None}
 
-    Weights from N(0, 2 / fan-in) (He et al. 2015, arXiv:1502.01852), scales 1, shifts 0.
+
+def random_weights(network: BaseNetwork, kinds: Mapping[str, str], seed: int) -> Weights:
+    """Returns initial values, {name: array}, for the constants that `find_weights` found.
+
+    Weights are drawn from N(0, 2 / fan-in) (He et al. 2015, arXiv:1502.01852); scales are 1 and
+    shifts 0.
     """
     rng, nodes = np.random.default_rng(seed), nodes_by_name(network.graph_def)
     users = _users(network.graph_def)
-    made = {}
+    made: Weights = {}
     for name, kind in kinds.items():
-        shape = constant(nodes, name).shape
+        shape = shape_of(nodes[name])
         if kind == WEIGHTS:
             made[name] = _he(rng, shape, fan_in(users[name], shape))
         else:
@@ -175,64 +198,71 @@ def random_weights(network, kinds, seed):
     return made
 
 
-def weight_sizes(network, weights):
-    """{name: float32 array that broadcasts to it}: by how much the steps of weights are multiplied.
+def weight_sizes(
+    network: BaseNetwork, weights: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Size]:
+    """Returns the factors of the steps of weights: {name: float32 that broadcasts to the weights}.
 
-    The root mean square of a convolution's or matrix product's weights for each of its outputs, or
-    of all values of a bias or scale: where batch norms are folded, the weights of one channel can
-    be a thousand times those of another. 1 for biases of zeros.
+    Where batch norms are folded, the weights of one channel can be a thousand times those of
+    another, so steps are relative to the size of the weights. For a convolution or a matrix
+    product, that is the root mean square of the weights of each output; for a bias or a scale, the
+    root mean square of all its values, or 1 if all are 0.
     """
     users = _users(network.graph_def)
     return {name: _size(value, users.get(name)) for name, value in weights.items()}
 
 
-def _size(value, user):
-    """`weight_sizes` of the weights `value` of a node `user`; None is one of the head's."""
+def _size(value: NDArray[np.float32], user: NodeDef | None) -> Size:
+    """Returns the size of weights `value` that the node `user` reads; None stands for the head."""
+    squares = np.square(value)
+    size: Size
     if user is not None and user.op in MULTIPLYING:
-        return np.sqrt(np.square(value).mean(summed_axes(user), keepdims=True))
-    if user is None and value.ndim == 2:
-        return np.sqrt(np.square(value).mean(axis=0, keepdims=True))
-    return np.sqrt(np.square(value).mean()) or np.float32(1)
+        size = np.sqrt(squares.mean(summed_axes(user), keepdims=True))
+    elif user is None and value.ndim == 2:
+        size = np.sqrt(squares.mean(axis=0, keepdims=True))
+    else:
+        size = np.sqrt(squares.mean()) or np.float32(1)
+    return size
 
 
-def _users(graph_def):
-    """{name: node} of the nodes that have something as their second input."""
+def _users(graph_def: GraphDef) -> dict[str, NodeDef]:
+    """Returns {name: the node that reads it as its second input}."""
     return {node_name(node.input[1]): node for node in graph_def.node if len(node.input) > 1}
 
 
-def summed_axes(node):
-    """The axes of its weights over which a convolution or matrix product sums up."""
+def summed_axes(node: NodeDef) -> tuple[int, ...]:
+    """Returns the axes of its weights over which a convolution or matrix product sums."""
     if node.op == "MatMul":
         return (1 if node.attr["transpose_b"].b else 0,)
     return (0, 1) if node.op == "DepthwiseConv2dNative" else (0, 1, 2)
 
 
-def fan_in(node, shape):
-    """How many values each output of a convolution or matrix product sums up."""
+def fan_in(node: NodeDef, shape: Sequence[int]) -> int:
+    """Returns how many products each output of a convolution or matrix product sums."""
     return int(np.prod([shape[axis] for axis in summed_axes(node)]))
 
 
-def _he(rng, shape, inputs):
-    return (rng.standard_normal(shape) * np.sqrt(2 / inputs)).astype(np.float32)
+def _he(rng: np.random.Generator, shape: tuple[int, ...], inputs: int) -> NDArray[np.float32]:
+    return (rng.standard_normal(shape) * math.sqrt(2 / inputs)).astype(np.float32)
 
 
-def random_head(head, seed):
-    """A Head of the same shape with such weights."""
+def random_head(head: Head, seed: int) -> Head:
+    """Returns a Head of the same shape with random weights, as `random_weights` draws them."""
     rng = np.random.default_rng([seed, 1])
     layers = [(_he(rng, w.shape, len(w)), np.zeros_like(b)) for w, b in head.layers]
     return Head(*layers[-1], tuple(layers[:-1]))
 
 
-def head_weights(head):
-    """{name: array} of a Head's layers, to be trained beside the network's."""
-    named = {}
+def head_weights(head: Head) -> Weights:
+    """Returns the weights and biases of a Head's layers by name, to train beside the network's."""
+    named: Weights = {}
     for number, (weights, bias) in enumerate(head.layers):
         named[f"{OWN}/{number}/weights"], named[f"{OWN}/{number}/bias"] = weights, bias
     return named
 
 
-def head_of(weights):
-    """The Head in {name: array}; other names are passed over."""
+def head_of(weights: Mapping[str, NDArray[np.float32]]) -> Head:
+    """Builds the Head from {name: array} as `head_weights` names them; ignores other names."""
     count = sum(name.startswith(OWN) for name in weights) // 2
     layers = [
         (weights[f"{OWN}/{number}/weights"], weights[f"{OWN}/{number}/bias"])
@@ -246,32 +276,46 @@ def head_of(weights):
 
 @dataclass(frozen=True)
 class Batch:
-    """Some photos: float32 [n, height, width, 3], their class numbers and how much each counts in
-    the loss, [n] each."""
+    """Photos to compute gradients for.
 
-    images: np.ndarray
-    truth: np.ndarray
-    shares: np.ndarray
+    `images` are float32 [n, height, width, 3], `truth` the class indexes [n], `shares` the weights
+    of the photos in the loss [n].
+    """
+
+    images: NDArray[np.float32]
+    truth: NDArray[np.int32]
+    shares: NDArray[np.float32]
 
 
 class TuningGraph:
-    """Gives gradients of a network with a head. `gradients` may be called from threads at once.
+    """Computes gradients of a network with a head. Threads may call `gradients` concurrently.
 
-    On a processor a call computes on one thread, so that several side by side use all of them.
+    On a CPU, each call computes on `threads` threads, so that concurrent calls share the cores.
     """
 
-    def __init__(self, network, weights, precision="float32", threads=1):
-        """A folded BaseNetwork; `weights` {name: array} are those of it and of the head that are
-        trained. `threads` are those of one call.
+    def __init__(
+        self,
+        network: BaseNetwork,
+        weights: Mapping[str, NDArray[np.float32]],
+        precision: str = "float32",
+        threads: int = 1,
+    ) -> None:
+        """Builds the graph and its session.
+
+        Args:
+            network: a folded BaseNetwork.
+            weights: {name: array} of its constants and the head's that are trained.
+            precision: `float32` or `bfloat16`.
+            threads: number of threads that compute one call.
 
         Raises:
-            TrainingError: TensorFlow knows no gradient of one of its ops.
+            TrainingError: TensorFlow has no gradient for one of the network's ops.
         """
         tf = import_tensorflow()
         graph_def = _make_graph(network, weights, precision)
         graph = import_graph(graph_def)
 
-        def tensor(name):
+        def tensor(name: str) -> Tensor:
             return graph.get_tensor_by_name(f"{name}:0")
 
         self._weights = {name: tensor(name) for name in weights}
@@ -282,28 +326,41 @@ class TuningGraph:
             intra_op_parallelism_threads=threads, inter_op_parallelism_threads=os.cpu_count() or 1
         )
         config.use_per_session_threads = True
-        self._session = tf.Session(graph=graph, config=config)
+        self._session: Session = tf.Session(graph=graph, config=config)
 
-    def _feed(self, weights, batch):
+    def _feed(
+        self, weights: Mapping[str, NDArray[np.float32]], batch: Batch
+    ) -> dict[Tensor, NDArray[Any]]:
         values = (batch.images, batch.truth, batch.shares)
+        fed: dict[Tensor, NDArray[Any]]
         fed = {self._weights[name]: value for name, value in weights.items()}
         return fed | dict(zip(self._fed, values, strict=True))
 
-    def gradients(self, weights, batch):
-        """(probabilities float32 [n, classes], {name: gradient}) of `sum(shares * cross entropy)`.
+    def gradients(
+        self, weights: Mapping[str, NDArray[np.float32]], batch: Batch
+    ) -> tuple[NDArray[np.float32], Weights]:
+        """Returns (probabilities, gradients of `sum(shares * cross entropy)`).
 
-        `weights` {name: array} are those named when the graph was made.
+        Probabilities are float32 [n, classes]; gradients have the names and shapes of `weights`,
+        which must have the names that the graph was built with.
         """
         fetched = [self._probabilities, self._slopes]
-        return tuple(self._session.run(fetched, self._feed(weights, batch)))
+        probabilities, slopes = self._session.run(fetched, self._feed(weights, batch))
+        return probabilities, slopes
 
-    def probabilities(self, weights, images):
-        """float32 [n, classes] for images float32 [n, height, width, 3]."""
+    def probabilities(
+        self, weights: Mapping[str, NDArray[np.float32]], images: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Returns probabilities float32 [n, classes] for images float32 [n, height, width, 3]."""
         fed = {self._weights[name]: value for name, value in weights.items()}
-        return self._session.run(self._probabilities, fed | {self._fed[0]: images})
+        fed |= {self._fed[0]: images}
+        probabilities: NDArray[np.float32] = self._session.run(self._probabilities, fed)
+        return probabilities
 
 
-def _make_graph(network, weights, precision):
+def _make_graph(
+    network: BaseNetwork, weights: Mapping[str, NDArray[np.float32]], precision: str
+) -> GraphDef:
     part = batched_part(network.graph_def, network.input, network.bottleneck)
     nodes = nodes_by_name(part)
     for name in weights:
@@ -324,7 +381,7 @@ def _make_graph(network, weights, precision):
     return part
 
 
-def _make_placeholder(node, shape):
+def _make_placeholder(node: NodeDef, shape: Sequence[int]) -> None:
     node.op = "Placeholder"
     node.attr.clear()
     node.attr["dtype"].type = import_tensorflow().dtypes.float32.as_datatype_enum
@@ -332,8 +389,8 @@ def _make_placeholder(node, shape):
         node.attr["shape"].shape.dim.add(size=size)
 
 
-def _add_head(part, source, weights):
-    """Appends the layers of the head, fed like the other weights; returns the logits' name."""
+def _add_head(part: GraphDef, source: str, weights: Mapping[str, NDArray[np.float32]]) -> str:
+    """Appends the head's layers, with placeholders for weights; returns the logits' name."""
     layers = len(head_of(weights).layers)
     for number in range(layers):
         place = f"{OWN}/{number}"
@@ -349,8 +406,14 @@ def _add_head(part, source, weights):
     return source
 
 
-def _slopes(graph, loss, weights, network):
-    """{name: tensor} of the loss's gradients."""
+def _slopes(
+    graph: Any, loss: Tensor, weights: Mapping[str, Tensor], network: BaseNetwork
+) -> dict[str, Tensor]:
+    """Returns the tensors of the loss's gradients, {name: tensor}.
+
+    Raises:
+        TrainingError: a weight has no gradient.
+    """
     try:
         with graph.as_default():
             slopes = import_tensorflow().gradients(loss, list(weights.values()))

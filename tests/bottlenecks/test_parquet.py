@@ -250,7 +250,7 @@ def no_network(monkeypatch):
         raise AssertionError("a vector is computed")
 
     monkeypatch.setattr("retraining.bottlenecks.extract.Extractor.compute", fail)
-    monkeypatch.setattr("retraining.run.photos.read_here", fail)
+    monkeypatch.setattr("retraining.bottlenecks.extract.Extractor.read", fail)
 
 
 def test_imported_vectors_are_not_computed(

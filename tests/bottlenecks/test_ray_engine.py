@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks.extract import Extractor, Job, Settings
-from retraining.bottlenecks.prefill import NoImageError, read_here
+from retraining.bottlenecks.fetch import NoImageError
 from retraining.bottlenecks.ray_engine import (
     Ray,
     RayEngineError,
@@ -51,7 +51,7 @@ def paths(photos):
 @pytest.fixture(scope="module")
 def here(network, paths):
     """{path: Reading} by the local engine."""
-    return {reading.path: reading for reading in read_here(Extractor(network), paths)}
+    return {reading.path: reading for reading in Extractor(network).read(paths)}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_bad_images_come_back_with_their_keys_and_reasons(cluster, network, path
     text.write_text("no image at all")
     bad = [str(broken), str(text)]
     found = {r.path: r for r in extractor_on(cluster, network).read([*paths[:3], *bad])}
-    expected = {r.path: r for r in read_here(Extractor(network), bad)}
+    expected = {r.path: r for r in Extractor(network).read(bad)}
     for path in bad:
         assert type(found[path].vector) is type(expected[path].vector)
         assert str(found[path].vector) == str(expected[path].vector)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.description import METADATA, Preprocessing, read_preprocessing
+from retraining.graphs.description import METADATA, PartialPreprocessing, read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
@@ -614,7 +614,7 @@ def test_an_input_of_absurd_size_is_refused():
 def test_a_scale_per_channel_is_left_to_the_flags():
     graph_def = tiny.tiny_inception()
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.array([1, 2, 3], np.float32))
-    assert read_preprocessing(graph_def, "Mul") == Preprocessing((32, 32), 128.0, None)
+    assert read_preprocessing(graph_def, "Mul") == PartialPreprocessing((32, 32), 128.0, None)
 
 
 def test_an_output_without_numbers_is_refused():

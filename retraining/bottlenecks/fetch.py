@@ -1,0 +1,50 @@
+"""Fetches remote files once each: one reading gives both key and pixels."""
+
+import hashlib
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.photos import places
+from retraining.photos.decode import begins_like_image
+from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.photos.scan import NO_IMAGE
+
+FETCHERS = 16  # files fetched at a time: object stores are slow to answer, but answer in parallel
+FETCHED_AHEAD = 32  # files that wait to be decoded
+
+
+class NoImageError(ImageError):
+    """The file's content is not an image, not even a broken one."""
+
+
+class Fetched:
+    """Fetches a file and holds its bytes, until they are decoded, or the ImageError instead."""
+
+    def __init__(self, path: str, max_pixels: int) -> None:
+        self.path = path
+        self.key: str | None = None
+        self._content: bytes | ImageError
+        try:
+            self._content = read_file(path, None if places.is_url(path) else max_pixels)
+            self.key = hashlib.sha1(self._content).hexdigest()
+        except ImageError as error:
+            self._content = error
+
+    def decoded(self, reader: ImageReader) -> NDArray[np.float32]:
+        """Returns the input image, float32 [1, height, width, 3].
+
+        Raises:
+            ImageError: the file has none; NoImageError if the content is something else.
+        """
+        content = self._content
+        if isinstance(content, ImageError):
+            raise content
+        self._content = b""
+        try:
+            return reader.decode(content)
+        except ImageError as error:
+            if begins_like_image(io.BytesIO(content)):
+                raise
+            raise NoImageError(NO_IMAGE) from error

@@ -1,0 +1,104 @@
+"""settings.py: what contradicts itself or is out of range is refused when it is made."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.cli.flags import parse_flags, settings_of
+from retraining.photos.reader import Distortions
+from retraining.photos.split import SplitOptions
+from retraining.run.settings import (
+    EvaluationSettings,
+    FineTuningSettings,
+    HeadSettings,
+    NetworkSettings,
+    OutputSettings,
+    PhotoSettings,
+    RunSettings,
+)
+from retraining.system.ranges import SettingsError
+from retraining.training.fine_tune import TuningOptions
+from retraining.training.loop import TrainingOptions
+from retraining.training.optimizers import RATES
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: PhotoSettings("x", max_pixels=0), "max_pixels must be 1 or more, not 0"),
+        (lambda: PhotoSettings("x", max_bad_fraction=1.5), "must be from 0 to 1, not 1.5"),
+        (lambda: SplitOptions(60, 40), "leave no photos for training"),
+        (lambda: SplitOptions(by="luck"), "by must be one of content, path, not 'luck'"),
+        (lambda: BottleneckSettings(batch_size=0), "batch_size must be from 1 to 256, not 0"),
+        (lambda: Distortions(random_crop=101), "random_crop must be from 0 to 100, not 101"),
+        (lambda: TrainingOptions(dropout=float("nan")), "dropout must be from 0 to 0.99"),
+        (lambda: TrainingOptions(optimizer="luck"), "optimizer must be one of"),
+        (lambda: TrainingOptions(train_batch_size=0), "a batch holds 1 vector or more"),
+        (lambda: TuningOptions(epochs=0), "epochs must be from 1 to 10000, not 0"),
+        (lambda: EvaluationSettings(least_accuracy=2), "least_accuracy must be from 0 to 1"),
+        (lambda: NetworkSettings(precision="float8"), "precision must be one of auto"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(make, error):
+    with pytest.raises(SettingsError, match=error):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ({"head": HeadSettings(search=True)}, "head.search needs validation photos"),
+        (
+            {"head": HeadSettings(TrainingOptions(early_stopping=3))},
+            "early_stopping needs validation photos",
+        ),
+        ({"evaluation": EvaluationSettings(least_accuracy=0.5)}, "needs test photos"),
+        (
+            {
+                "network": NetworkSettings("inception_v3+mobilenet_1.0_224"),
+                "fine_tuning": FineTuningSettings(("two_rates",)),
+            },
+            "for one network",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(parts, error):
+    with pytest.raises(SettingsError, match=error):
+        RunSettings(PhotoSettings("x", split=SplitOptions(0, 0)), **parts)
+
+
+def test_settings_do_not_change():
+    settings = RunSettings(PhotoSettings("x"))
+    with pytest.raises(FrozenInstanceError):
+        settings.seed = 3
+
+
+def test_one_seed_goes_to_all_steps():
+    settings = RunSettings(PhotoSettings("x"), seed=7)
+    assert settings.head.training.seed == 7
+    assert settings.fine_tuning.tuning.seed == 7
+    assert settings.bottlenecks.distortions.seed == 7
+
+
+def test_outputs_lie_beside_the_graph_unless_they_are_named():
+    outputs = OutputSettings("there/graph.pb", report="here.html")
+    assert outputs.labels == "there/retrained_labels.txt"
+    assert outputs.metrics == "there/retrained_metrics.json"
+    assert outputs.report == "here.html"
+    assert outputs.bad_images == "there/bad_images.tsv"
+
+
+def test_the_defaults_are_those_of_the_flags():
+    by_flags = settings_of(parse_flags(["--image_dir", "x"], ""))
+    by_hand = RunSettings(
+        PhotoSettings("x"), head=HeadSettings(TrainingOptions(learning_rate=RATES["sgd"]))
+    )
+    assert replace(by_flags, record={"a": 1}) == replace(by_hand, record={"a": 1})
+
+
+def test_a_record_is_made_where_none_is_handed_through():
+    record = RunSettings(PhotoSettings("x"), seed=5).record
+    assert record["image_dir"] == "x"
+    assert record["seed"] == 5
+    assert record["head"]["training"]["optimizer"] == "sgd"
