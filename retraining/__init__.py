@@ -9,72 +9,27 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retraining.bottlenecks.compute import (
-        BottleneckSettings as BottleneckSettings,
-    )
-    from retraining.bottlenecks.ray_engine import (
-        Local as Local,
-    )
-    from retraining.bottlenecks.ray_engine import (
-        Ray as Ray,
-    )
-    from retraining.errors import (
-        RetrainingError as RetrainingError,
-    )
-    from retraining.labelling.classifier import (
-        Classifier as Classifier,
-    )
-    from retraining.labelling.classifier import (
-        Labels as Labels,
-    )
-    from retraining.labelling.classifier import (
-        load_classifier as load_classifier,
-    )
-    from retraining.networks.recipes import (
-        Choice as Choice,
-    )
-    from retraining.photos.reader import (
-        Distortions as Distortions,
-    )
-    from retraining.photos.split import (
-        SplitOptions as SplitOptions,
-    )
-    from retraining.run.retrain import (
-        Results as Results,
-    )
-    from retraining.run.retrain import (
-        retrain as retrain,
-    )
+    from retraining.bottlenecks.compute import BottleneckSettings
+    from retraining.bottlenecks.ray_engine import Local, Ray
+    from retraining.errors import RetrainingError
+    from retraining.labelling.classifier import Classifier, Labels, load_classifier
+    from retraining.networks.recipes import Choice
+    from retraining.photos.reader import Distortions
+    from retraining.photos.split import SplitOptions
+    from retraining.run.delivery import Results
+    from retraining.run.retrain import retrain
     from retraining.run.settings import (
-        EvaluationSettings as EvaluationSettings,
+        EvaluationSettings,
+        FineTuningSettings,
+        HeadSettings,
+        NetworkSettings,
+        OutputSettings,
+        PhotoSettings,
+        RunSettings,
     )
-    from retraining.run.settings import (
-        FineTuningSettings as FineTuningSettings,
-    )
-    from retraining.run.settings import (
-        HeadSettings as HeadSettings,
-    )
-    from retraining.run.settings import (
-        NetworkSettings as NetworkSettings,
-    )
-    from retraining.run.settings import (
-        OutputSettings as OutputSettings,
-    )
-    from retraining.run.settings import (
-        PhotoSettings as PhotoSettings,
-    )
-    from retraining.run.settings import (
-        RunSettings as RunSettings,
-    )
-    from retraining.system.observer import (
-        Observer as Observer,
-    )
-    from retraining.training.fine_tune import (
-        TuningOptions as TuningOptions,
-    )
-    from retraining.training.loop import (
-        TrainingOptions as TrainingOptions,
-    )
+    from retraining.system.observer import Observer
+    from retraining.training.fine_tune import TuningOptions
+    from retraining.training.loop import TrainingOptions
 
 # NumPy's products here are small; spread over threads they wait for each other more than they
 # gain (1.5 times slower on two cores). NumPy reads this when it is first imported.
@@ -90,7 +45,8 @@ _HOMES = {
     "retraining.networks.recipes": ("Choice",),
     "retraining.photos.reader": ("Distortions",),
     "retraining.photos.split": ("SplitOptions",),
-    "retraining.run.retrain": ("Results", "retrain"),
+    "retraining.run.delivery": ("Results",),
+    "retraining.run.retrain": ("retrain",),
     "retraining.run.settings": (
         "EvaluationSettings",
         "FineTuningSettings",
@@ -105,7 +61,31 @@ _HOMES = {
     "retraining.training.loop": ("TrainingOptions",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = ["__version__", *sorted(_HOME_OF)]
+__all__ = [
+    "BottleneckSettings",
+    "Choice",
+    "Classifier",
+    "Distortions",
+    "EvaluationSettings",
+    "FineTuningSettings",
+    "HeadSettings",
+    "Labels",
+    "Local",
+    "NetworkSettings",
+    "Observer",
+    "OutputSettings",
+    "PhotoSettings",
+    "Ray",
+    "Results",
+    "RetrainingError",
+    "RunSettings",
+    "SplitOptions",
+    "TrainingOptions",
+    "TuningOptions",
+    "__version__",
+    "load_classifier",
+    "retrain",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -19,6 +19,7 @@ from retraining.networks.registry import NETWORKS, find, obtain
 from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageReader, read_file
 from retraining.photos.scan import hash_file
+from tests import needs_bfloat16
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
@@ -76,12 +77,14 @@ def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vect
 
 
 @pytest.mark.numbers
+@needs_bfloat16
 def test_bfloat16_stays_near_float32(inception, pixels, vectors):
     runner = Runner(inception.graph_def, inception.input, inception.bottleneck, Running("bfloat16"))
     assert cosines(runner.run(pixels), vectors).min() >= 0.999
 
 
 @pytest.mark.numbers
+@needs_bfloat16
 def test_one_photo_gets_the_same_vector_alone_and_among_others(inception, pixels):
     few = Runner(
         inception.graph_def,

@@ -268,9 +268,6 @@ def _is_readable(path: str) -> bool:
         return False
 
 
-# -- the connection --------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def connected(cluster: Ray, network_bytes: int) -> Iterator[Any]:
     """Yields the module ray, connected to a cluster; disconnects at the end.

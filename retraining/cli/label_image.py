@@ -138,9 +138,6 @@ SCORE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
 }
 
 
-# -- the flags -------------------------------------------------------------------------------
-
-
 def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
     parser = build_parser()
@@ -366,9 +363,6 @@ def overrides(options: argparse.Namespace) -> Overrides:
     )
 
 
-# -- images in -------------------------------------------------------------------------------
-
-
 def is_many(name: str) -> bool:
     """Returns whether an argument may stand for several images."""
     return name == STDIN or os.path.isdir(name)
@@ -419,9 +413,6 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
         reason = why_no_image(path)
         if not reason or reason != NO_IMAGE or named_like_image(path):
             yield path
-
-
-# -- labels out ------------------------------------------------------------------------------
 
 
 def ranked(

@@ -7,7 +7,8 @@ from functools import partial
 from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_verbosity
 from retraining.cli.flags import is_quiet, parse_flags, settings_of
 from retraining.export.verify import HeldOutResult
-from retraining.run.retrain import Results, retrain
+from retraining.run.delivery import Results
+from retraining.run.retrain import retrain
 from retraining.system.text import escaped
 
 log = logging.getLogger(__name__)

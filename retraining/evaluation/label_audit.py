@@ -118,9 +118,6 @@ def normalised(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     return unit
 
 
-# -- labels ----------------------------------------------------------------------------------
-
-
 def label_findings(photos: Photos, probabilities: NDArray[np.floating]) -> list[Finding]:
     """Returns a Finding for each photo whose label is not its most probable class, worst first.
 
@@ -339,9 +336,6 @@ def _newton_like(gradient: NDArray[np.float64], pairs: Sequence[StepPair]) -> ND
     return product
 
 
-# -- duplicates ------------------------------------------------------------------------------
-
-
 def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> list[RowPair]:
     """Returns pairs of photos that are nearly the same.
 
@@ -381,9 +375,6 @@ def _duplicate(photos: Photos, row: int, other: int, cosine: float) -> Finding:
     reason = DUPLICATE if given == suggested else ELSEWHERE
     score = min(1.0, cosine)
     return Finding(photos.paths[row], given, suggested, score, reason, photos.paths[other])
-
-
-# -- the file --------------------------------------------------------------------------------
 
 
 def table_bytes(findings: Iterable[Finding]) -> bytes:

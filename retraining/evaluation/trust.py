@@ -14,8 +14,6 @@ class TrustError(RetrainingError):
     """The temperature or the UnknownScore stored in a graph is damaged."""
 
 
-# -- in the graph ----------------------------------------------------------------------------
-
 ORIGIN, AXES_NODE = "retraining/unknown/origin", "retraining/unknown/axes"
 FACTORS = "retraining/unknown/factors"  # absent if the score has no factors
 

@@ -133,9 +133,6 @@ def _inlined(graph_def: GraphDef, output: str) -> GraphDef:
         return tf_optimizer.OptimizeGraph(config, meta)
 
 
-# -- plain forms -----------------------------------------------------------------------------
-
-
 def _simplified(graph_def: GraphDef, result: str, output: str) -> GraphDef:
     """Reduces a graph to plain forms of what `result` needs; adds an Identity called `output`.
 

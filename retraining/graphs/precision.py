@@ -1,5 +1,7 @@
 """Chooses the precision of a graph, and makes a folded graph compute in bfloat16."""
 
+import os
+
 from retraining.graphs.fold import CONVOLUTIONS
 from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
@@ -69,4 +71,15 @@ def native_precision() -> str:
             flags = next((line.split() for line in file if line.startswith("flags")), [])
     except OSError:
         flags = []
-    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
+    native = {"amx_bf16", "avx512_bf16"} & set(flags) and not onednn_is_capped()
+    return "bfloat16" if native else "float32"
+
+
+def onednn_is_capped() -> bool:
+    """Returns whether ONEDNN_MAX_CPU_ISA keeps oneDNN from instructions for bfloat16.
+
+    oneDNN then cannot compute in it at all; its documentation lists the values ("CPU Dispatcher
+    Control").
+    """
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    return not any(word in cap for word in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10"))

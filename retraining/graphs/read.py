@@ -10,8 +10,6 @@ from retraining.graphs.surgery import outline
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_tensorflow
 from retraining.system.text import one_line
 
-# -- reading ---------------------------------------------------------------------------------
-
 
 def read_graph(path: str | Path, allow_unsafe_ops: bool = False) -> GraphDef:
     """Reads and checks a frozen GraphDef; see `safety.load_graph`.

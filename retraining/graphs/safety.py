@@ -106,9 +106,6 @@ def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphD
     return graph_def, content
 
 
-# -- the file --------------------------------------------------------------------------------
-
-
 def read_bytes(path: str | Path) -> bytes:
     """Returns the content of a file that may be a graph.
 
@@ -228,8 +225,6 @@ def _other_message(path: str | Path, content: bytes) -> str | None:
     return None
 
 
-# -- the ops ---------------------------------------------------------------------------------
-
 NAMED = 5  # how many refused ops a message names
 
 
@@ -258,9 +253,6 @@ def _holds_function(node: NodeDef) -> bool:
 def _shown(name: str) -> str:
     """Returns any name from the file in quotes, escaped to one line, and shortened."""
     return ascii(name if len(name) <= 80 else name[:77] + "...")
-
-
-# -- the nodes -------------------------------------------------------------------------------
 
 
 def check(graph_def: GraphDef, file_size: int) -> None:
@@ -354,8 +346,6 @@ def _check_order(graph_def: GraphDef) -> None:
         name = next(name for name, count in waiting.items() if count)
         raise GraphError(f"the node {_shown(name)} depends on itself")
 
-
-# -- the tensors -----------------------------------------------------------------------------
 
 # Bytes per element, and the field that lists single values (tensor.proto).
 FIELDS = {

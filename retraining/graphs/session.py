@@ -13,8 +13,6 @@ from retraining.graphs.read import import_graph
 from retraining.graphs.surgery import ancestors, is_weights, keep_ancestors
 from retraining.graphs.tensorflow import GraphDef, NodeDef, Session, import_tensorflow
 
-# -- running ---------------------------------------------------------------------------------
-
 MOST_CONSTANT = 1 << 27  # bytes of weights up to which they stay constants
 AT_ONCE = 1 << 26  # bytes of weights that are assigned in one call, unless one array is larger
 

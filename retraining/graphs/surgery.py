@@ -42,9 +42,6 @@ def is_weights(node: NodeDef) -> bool:
     return node.op == "Const" and node.attr["dtype"].type in floats and len(shape_of(node)) > 0
 
 
-# -- surgery ---------------------------------------------------------------------------------
-
-
 def ancestors(nodes: Mapping[str, NodeDef], output_name: str, stop: str | None = None) -> set[str]:
     """Returns the names of `output_name` and of all nodes it depends on, but none beyond `stop`.
 

@@ -39,6 +39,8 @@ UNKNOWN = (
     "(((unknown)))",
 )  # the first that is not a class is used
 KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
+# The label of unknown images: the first of these that is not a class.
+UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
 
 T = TypeVar("T")
 AnyImage = TypeVar("AnyImage", bound=Image)

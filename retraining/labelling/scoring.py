@@ -146,9 +146,6 @@ def trained_on(described: Mapping[str, Any], folder: str) -> str:
     return line
 
 
-# -- presenting ------------------------------------------------------------------------------
-
-
 def tsv_lines(result: Score) -> Iterator[str]:
     """Yields lines of fields between tabs; the first field names the content of the line.
 

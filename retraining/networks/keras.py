@@ -341,9 +341,6 @@ def output_of(model: Any, layer: str) -> Any:
     return keras.Model(model.inputs, output)
 
 
-# -- Keras's cache ---------------------------------------------------------------------------
-
-
 def cache_folder() -> Path:
     """Returns the folder of Keras for files of weights: `models` in KERAS_HOME or ~/.keras."""
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")

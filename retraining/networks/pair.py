@@ -84,9 +84,6 @@ def add_second(graph_def: GraphDef, second: GraphDef) -> None:
     versions.min_consumer = max(versions.min_consumer, others.min_consumer)
 
 
-# -- the scales of the vectors ----------------------------------------------------------------
-
-
 def scale_factors(
     vectors: NDArray[np.float32], networks: Sequence[BaseNetwork]
 ) -> NDArray[np.float32]:

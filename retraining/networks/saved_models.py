@@ -146,9 +146,6 @@ def averaged(function: Function, notes: list[str]) -> Function:
     return vectors
 
 
-# -- Keras files -----------------------------------------------------------------------------
-
-
 def load_keras(path: Path, choice: Choice) -> Loaded:
     """Loads a .keras or .h5 model. Raises ChoiceError."""
     check_config(path, _read_config(path))
@@ -218,8 +215,6 @@ def check_config(path: Path, config: Any) -> None:
         elif isinstance(each, list):
             waiting += each
 
-
-# -- SavedModels -----------------------------------------------------------------------------
 
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
 LISTED = """

@@ -100,8 +100,6 @@ class Vgg16Recipe:
             ) from error
 
 
-# -- the file --------------------------------------------------------------------------------
-
 # All opcodes that NumPy writes for a dict of lists of arrays: Python 2 and 3, protocols 2 to 5.
 LISTED = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
@@ -208,9 +206,6 @@ def _check_opcodes(pickled: bytes) -> None:
         # The unpickler's memo is an array as long as the largest index.
         if opcode.name == "LONG_BINPUT" and (argument or 0) > (position or 0):
             raise ChoiceError("it numbers its pickled objects absurdly")
-
-
-# -- the graph -------------------------------------------------------------------------------
 
 
 def build_graph(layers: Mapping[str, Layer], side: int = SIDE, vector: str = "relu6") -> GraphDef:

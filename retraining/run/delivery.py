@@ -2,37 +2,109 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.extract import Extractor, VectorSource
 from retraining.evaluation import label_audit
+from retraining.evaluation.learning_curve import SizePoint
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export.build import labels_bytes
+from retraining.export.formats import Made
 from retraining.export.verify import HeldOutResult
 from retraining.metrics.classification import choose_rows
+from retraining.photos.scan import BadImage
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
-from retraining.report.record import Setting, confusion_of, metrics_bytes
+from retraining.report.record import (
+    Record,
+    Setting,
+    confusion_of,
+    make_record,
+    metrics_bytes,
+    outcome_of,
+)
 from retraining.report.tensorboard import Projected, write_confusion, write_projector
-from retraining.run.notes import RunNotes
+from retraining.run.export import Exported
+from retraining.run.fine_tuning import Tuned, comparison_contents
+from retraining.run.notes import RunContext
+from retraining.run.photos import list_bad_images
 from retraining.run.settings import OutputSettings, RunSettings
+from retraining.system.atomic import Content, write_files
+from retraining.training.methods import Attempt
 
 log = logging.getLogger(__name__)
 
 
-def describe_setting(
-    extractor: VectorSource, warnings: list[str], settings: RunSettings, notes: RunNotes
-) -> Setting:
-    """Returns what the run used, as a Setting; `warnings` are those on its photos."""
+@dataclass(frozen=True)
+class Results:
+    """The results of a run. `record` is the content of the metrics file; see docs/metrics.md."""
+
+    settings: RunSettings
+    labels: list[str]
+    test: HeldOutResult
+    record: Record
+    formats: list[Made]
+    attempts: list[Attempt]
+    comparison: list[dict[str, Any]] | None
+    bad_images: list[BadImage]
+    caveats: list[str]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run finds out beside the model: suspicious labels, and what more photos would do."""
+
+    audit: list[label_audit.Finding] | None
+    sizes: list[SizePoint]
+
+
+def deliver(
+    tuned: Tuned, exported: Exported, others: list[Made], findings: Findings, run: RunContext
+) -> Results:
+    """Makes the record and the report, writes all outputs together, and returns the Results.
+
+    Raises:
+        WriteError: an output cannot be written; then none is replaced.
+    """
+    outputs, bottlenecks, trained = run.settings.outputs, tuned.bottlenecks, tuned.trained
+    trusted = trust_scores(exported.result, exported.model.trusted.temperature)
+    outcome = outcome_of(bottlenecks, trusted, trained.course, findings.sizes, findings.audit)
+    setting = describe_setting(tuned.extractor, run)
+    record = make_record(setting, replace(outcome, comparison=tuned.comparison))
+    thumbnails = Thumbnails()
+    contents: dict[str, Content] = {**comparison_contents(tuned, run.settings)}
+    contents |= make_outputs(record, findings.audit, bottlenecks.labels, thumbnails, outputs)
+    contents |= {other.path: other.content for other in others}
+    write_files({**contents, outputs.graph: exported.graph})
+    tuned.remove_checkpoints()
+    projected = choose_projected(bottlenecks, outputs.projector_photos)
+    write_summaries(trained.log_folder, record, projected, thumbnails)
+    list_bad_images(bottlenecks.bad, outputs)
+    return Results(
+        run.settings,
+        bottlenecks.labels,
+        exported.result,
+        record,
+        others,
+        list(tuned.attempts),
+        tuned.comparison,
+        bottlenecks.bad,
+        run.notes.caveats,
+    )
+
+
+def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
+    """Returns what the run used, as a Setting."""
     about = describe_network(extractor.parts[0])
     for second in extractor.parts[1:]:
         about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
-    options = {**settings.record, "excluded_photos": notes.excluded_photos}
-    return Setting(about, options, notes.watch.seconds, notes.caveats, warnings)
+    options = {**run.settings.record, "excluded_photos": run.notes.excluded_photos}
+    notes = run.notes
+    return Setting(about, options, notes.watch.seconds, notes.caveats, notes.warnings)
 
 
 def describe_network(extractor: Extractor) -> dict[str, Any]:

@@ -1,27 +1,24 @@
 """Writes the graph of a run aside, tests it on held-out photos, converts it to other formats."""
 
 import logging
-import os
-from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import dataclass
 
 from numpy import float32
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.compute import Bottlenecks
-from retraining.bottlenecks.extract import VectorSource
+from retraining.bottlenecks.compute import Bottlenecks, export_vectors
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
-from retraining.export.build import ExportError, features_node, metadata_bytes
+from retraining.export.build import features_node, metadata_bytes
 from retraining.graphs.session import return_free_memory
 from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
+from retraining.run.fine_tuning import Tuned
+from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
-from retraining.run.notes import RunNotes
-from retraining.run.settings import OutputSettings, RunSettings
-from retraining.system.atomic import check_writable
-from retraining.system.observer import Observer
+from retraining.run.notes import RunContext
+from retraining.run.outputs import formats_of
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -29,59 +26,33 @@ log = logging.getLogger(__name__)
 TRY_ON = (TESTING, VALIDATION, TRAINING)  # the first split with photos tests the other formats
 
 
-def formats_of(outputs: OutputSettings) -> list[formats.Format]:
-    """Returns the Formats that the settings ask for besides the frozen graph."""
-    wanted = []
-    if outputs.saved_model_folder:
-        wanted.append(formats.Format("saved_model", outputs.saved_model_folder))
-    if outputs.tflite_file:
-        kind = formats.INT8 if outputs.tflite_int8 else "tflite"
-        wanted.append(formats.Format(kind, outputs.tflite_file))
-    if outputs.onnx_file:
-        wanted.append(formats.Format("onnx", outputs.onnx_file))
-    return wanted
+@dataclass(frozen=True)
+class Exported:
+    """A model, how it did on the test photos, and its graph and description as bytes."""
+
+    model: Model
+    result: verify.HeldOutResult
+    graph: tuple[bytes, bytes]
 
 
-def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) -> None:
-    """Refuses, before the run spends hours, outputs that cannot be written or replace a network.
+def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
+    """Calibrates the head, writes its graph aside and tests the file on the held-out photos.
 
     Raises:
-        ExportError: an output is, or may become, the file of a base network.
-        WriteError: an output is a folder, or lies in a folder that cannot be written to.
+        ExportError: the file does not answer as the head does, or too few answers are right.
     """
-    taken, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
-    for path in settings.output_files.values():
-        if os.path.realpath(path) in taken:
-            raise ExportError(f"{path} is the base network; choose another output")
-        check_writable(path)
-    formats.check_possible(formats_of(outputs))
-    folders = [outputs.summaries_folder]
-    if outputs.saved_model_folder:
-        folders.append(outputs.saved_model_folder)
-    if settings.head.intermediate_steps:
-        folders.append(settings.head.intermediate_folder)
-        if os.path.realpath(folders[-1]) in map(os.path.dirname, taken):
-            raise ExportError(f"{folders[-1]} holds the base network; choose another folder")
-    for folder in folders:
-        check_writable(os.path.join(folder, "any file"))
-
-
-def export_and_test(
-    model: Model,
-    bottlenecks: Bottlenecks,
-    extractor: VectorSource,
-    settings: RunSettings,
-    notes: RunNotes,
-    observer: Observer,
-) -> tuple[verify.HeldOutResult, tuple[bytes, bytes]]:
-    """(HeldOutResult, the graph and its description as bytes): written aside and tried there."""
-    labels, outputs, held_out = bottlenecks.labels, settings.outputs, bottlenecks.examples[TESTING]
-    most = settings.evaluation.test_photos
+    bottlenecks, extractor, head = tuned.bottlenecks, tuned.extractor, tuned.trained.head
+    if run.settings.bottlenecks.export_file:
+        export_vectors(bottlenecks, extractor, run.settings.bottlenecks.export_file)
+    model = Model(head, fit_trust(head, bottlenecks), bottlenecks.factors)
+    labels, outputs = bottlenecks.labels, run.settings.outputs
+    held_out = bottlenecks.examples[TESTING]
+    most = run.settings.evaluation.test_photos
     most = verify.MOST_TESTED if most == -1 else min(most, verify.MOST_TESTED)
     rows = choose_rows(len(held_out), most)
     graph = build(model, extractor, outputs.tensor_name)
-    untested = metadata_bytes(describe_model(labels, extractor, settings, notes))
-    bar = observer.progress("final test", "img")
+    untested = metadata_bytes(describe_model(labels, extractor, run))
+    bar = run.observer.progress("final test", "img")
     size = len(graph)
     with verify.candidate(outputs.graph, graph, untested) as path:
         del graph  # as large as the network; the test needs its memory
@@ -93,13 +64,13 @@ def export_and_test(
         log.warning(f"{lost} vanished or changed meanwhile")
     expected = model.head.probabilities(expected_vectors(result, bottlenecks))
     verify.check_agreement(result, expected)
-    verify.check_accuracy(result, settings.evaluation.least_accuracy)
+    verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
     facts = {
         "features": features_node(extractor.network, model.head),
         "results": verify.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
     }
-    description = describe_model(labels, extractor, settings, notes, **facts)
+    description = describe_model(labels, extractor, run, **facts)
     tested = metadata_bytes(description, trust.constants(model.unknown))
     before = changes.read_description(outputs.graph)
     if result.total < len(held_out):
@@ -108,7 +79,7 @@ def export_and_test(
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
-    return result, (graph, tested)
+    return Exported(model, result, (graph, tested))
 
 
 def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> NDArray[float32]:
@@ -146,19 +117,17 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
     return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
 
 
-def make_other_formats(
-    graph: tuple[bytes, bytes], bottlenecks: Bottlenecks, settings: RunSettings
-) -> list[formats.Made]:
+def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
     """Converts the graph to each Format that the settings ask for, and tests it on photos."""
-    wanted = formats_of(settings.outputs)
+    wanted, examples = formats_of(run.settings.outputs), tuned.bottlenecks.examples
     if not wanted:
         return []
     log.info(f"converting to {', '.join(each.kind for each in wanted)}")
     # Any photos show whether answers agree; test photos are preferred.
-    photos = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
+    photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     paths = [photos[row].path for row in rows]
-    made = formats.make(wanted, b"".join(graph), paths, settings.photos.max_pixels)
+    made = formats.make(wanted, b"".join(exported.graph), paths, run.settings.photos.max_pixels)
     for each in made:
         log.info(f"{each.agreement}")
     return made

@@ -16,6 +16,7 @@ from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
+from retraining.run.notes import RunContext
 from retraining.run.settings import FineTuningSettings, RunSettings
 from retraining.system.atomic import write_files
 from retraining.system.observer import Observer
@@ -76,18 +77,17 @@ def fine_tune(
     bottlenecks: Bottlenecks,
     extractor: VectorSource,
     trained: Trained,
-    settings: RunSettings,
-    observer: Observer,
+    run: RunContext,
 ) -> Tuned:
     """Fine-tunes the network by each method that the settings name; returns the best as Tuned."""
-    names = settings.fine_tuning.methods
+    names = run.settings.fine_tuning.methods
     if not names:
         return Tuned(extractor, bottlenecks, trained)
     single, *_ = extractor.parts  # check_fine_tuning refuses two networks
     frozen = Frozen(bottlenecks, single, trained)
-    attempts = [try_method(name, frozen, settings, observer) for name in names]
+    attempts = [try_method(name, frozen, run) for name in names]
     best, comparison = methods.best_of(attempts), None
-    if settings.fine_tuning.compare:
+    if run.settings.fine_tuning.compare:
         comparison = methods.describe(attempts, best.method)
         log.info(
             f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
@@ -95,7 +95,7 @@ def fine_tune(
     if best.network is not single.network:
         network = replace(best.network, name=f"{single.network.name}, fine-tuned")
         extractor = tuned = Extractor(network, single.settings)
-        bottlenecks = recompute(bottlenecks, tuned, observer)
+        bottlenecks = recompute(bottlenecks, tuned, run.observer)
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
@@ -111,21 +111,19 @@ class Frozen:
     trained: Trained
 
 
-def try_method(
-    method: str, frozen: Frozen, settings: RunSettings, observer: Observer
-) -> methods.Attempt:
+def try_method(method: str, frozen: Frozen, run: RunContext) -> methods.Attempt:
     """Trains by one method; returns the Attempt."""
     if method == methods.HEAD:
         return attempt_head(frozen)
-    tuner = make_tuner(method, frozen, settings)
-    path = Path(settings.bottlenecks.folder, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    tuner = make_tuner(method, frozen, run.settings)
+    path = Path(run.settings.bottlenecks.folder, "fine_tuning", f"{tuner.digest()[:16]}.npz")
     if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
     elif path.exists():
         log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
     steps = tuner.run(lambda content: write_files({path: content}))
-    shown = observer.progress(f"fine-tuning {method}", "step")
+    shown = run.observer.progress(f"fine-tuning {method}", "step")
     bar = shown(steps, total=tuner.steps_left())
     with TensorBoardLog(frozen.trained.log_folder, method) as tensorboard:
         for step in bar:

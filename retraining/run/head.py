@@ -18,9 +18,8 @@ from retraining.evaluation.unknown import fit_unknown
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
-from retraining.run.notes import RunNotes
+from retraining.run.notes import RunContext
 from retraining.run.settings import RunSettings
-from retraining.system.observer import Observer
 from retraining.training import search
 from retraining.training.head import Evaluation, Head
 from retraining.training.head import evaluate as evaluate_head
@@ -34,19 +33,17 @@ MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 def train_head(
     bottlenecks: Bottlenecks,
     extractor: VectorSource,
-    settings: RunSettings,
-    notes: RunNotes,
-    observer: Observer,
+    run: RunContext,
 ) -> Trained:
     """Trains the head; shows its course in TensorBoard and to the observer."""
-    if settings.head.search:
-        return find_head(bottlenecks, settings)
-    how, started = settings.head.training, time.perf_counter()
+    if run.settings.head.search:
+        return find_head(bottlenecks, run.settings)
+    how, started = run.settings.head.training, time.perf_counter()
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), how)
-    bar = observer.progress("training", "step")(steps, total=how.steps_for(len(training.truth)))
-    with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
+    bar = run.observer.progress("training", "step")(steps, total=how.steps_for(len(training.truth)))
+    with TensorBoardLog(run.settings.outputs.summaries_folder) as tensorboard:
         for step in bar:
             if step.training and step.validation:
                 tensorboard.add(step)
@@ -55,7 +52,7 @@ def train_head(
                 if step.validation.count:
                     accuracy = f"validation {step.validation.accuracy:.1%}"
                     bar.set_postfix_str(accuracy, refresh=False)
-            store_intermediate(step, bottlenecks, extractor, settings, notes)
+            store_intermediate(step, bottlenecks, extractor, run)
     describe_end(step)
     held_out = evaluate_head(step.head, validation.vectors, validation.truth)
     warn_of_scores(held_out, len(bottlenecks.labels))

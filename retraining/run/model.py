@@ -14,8 +14,7 @@ from retraining.evaluation.unknown import UnknownScore
 from retraining.export.build import build_graph, describe, metadata_bytes
 from retraining.graphs.write import graph_bytes
 from retraining.networks.pair import fold_scale
-from retraining.run.notes import RunNotes
-from retraining.run.settings import RunSettings
+from retraining.run.notes import RunContext
 from retraining.system.atomic import write_files
 from retraining.training.head import Head
 from retraining.training.loop import Step
@@ -58,29 +57,27 @@ def build(model: Model, extractor: VectorSource, tensor_name: str) -> bytes:
 def describe_model(
     labels: Sequence[str],
     extractor: VectorSource,
-    settings: RunSettings,
-    notes: RunNotes,
+    run: RunContext,
     **facts: Any,
 ) -> dict[str, Any]:
     """Returns the description of the graph: how to use it, the settings, and `facts`."""
-    facts |= {"precision": extractor.settings.precision, "caveats": notes.caveats}
-    facts |= {"options": {**settings.record, "excluded_photos": notes.excluded_photos}}
-    return describe(extractor.network, labels, settings.outputs.tensor_name, facts)
+    facts |= {"precision": extractor.settings.precision, "caveats": run.notes.caveats}
+    facts |= {"options": {**run.settings.record, "excluded_photos": run.notes.excluded_photos}}
+    return describe(extractor.network, labels, run.settings.outputs.tensor_name, facts)
 
 
 def store_intermediate(
     step: Step,
     bottlenecks: Bottlenecks,
     extractor: VectorSource,
-    settings: RunSettings,
-    notes: RunNotes,
+    run: RunContext,
 ) -> None:
     """Writes the graph of this step, if it is one of the intermediate steps in the settings."""
-    how = settings.head
+    how = run.settings.head
     if not how.intermediate_steps or step.number == 0 or step.number % how.intermediate_steps:
         return
     path = os.path.join(how.intermediate_folder, f"intermediate_{step.number}.pb")
     model = Model(step.head, Trusted(), bottlenecks.factors)
-    graph = build(model, extractor, settings.outputs.tensor_name)
-    description = describe_model(bottlenecks.labels, extractor, settings, notes)
+    graph = build(model, extractor, run.settings.outputs.tensor_name)
+    description = describe_model(bottlenecks.labels, extractor, run)
     write_files({path: graph + metadata_bytes(description)})

@@ -12,10 +12,27 @@ from retraining.networks import registry
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.registry import Network, NetworkError, obtain, resolve_precision
-from retraining.run.notes import RunNotes
-from retraining.run.settings import NetworkSettings, RunSettings
+from retraining.run.fine_tuning import check_fine_tuning
+from retraining.run.notes import RunContext, RunNotes
+from retraining.run.outputs import check_outputs
+from retraining.run.settings import NetworkSettings
 
 log = logging.getLogger(__name__)
+
+
+def read_network(run: RunContext) -> VectorSource:
+    """Finds and reads the base network, or two; checks that the run can go on with it.
+
+    Raises:
+        NetworkError: the network cannot be had.
+        GraphError: its file is not that network.
+        ExportError, WriteError, TrainingError: see check_outputs and check_fine_tuning.
+    """
+    chosen = choose_networks(run.settings.network, run.notes, run.observer.quiet)
+    check_outputs([path for _, path in chosen], run.settings)
+    extractor = make_extractor(chosen, run)
+    check_fine_tuning(extractor.network, run.settings.fine_tuning)
+    return extractor
 
 
 def choose_networks(
@@ -48,28 +65,24 @@ def choose_network(
     return embedded, obtain(embedded, folder, quiet, offline)
 
 
-def make_extractor(
-    chosen: list[tuple[Network, str | Path]], settings: RunSettings, notes: RunNotes
-) -> VectorSource:
+def make_extractor(chosen: list[tuple[Network, str | Path]], run: RunContext) -> VectorSource:
     """Returns the source of vectors of the [(Network, its file)], at the chosen precision."""
-    parts = [make_part(known, path, settings, notes) for known, path in chosen]
+    parts = [make_part(known, path, run) for known, path in chosen]
     return parts[0] if len(parts) == 1 else PairExtractor(*parts)
 
 
-def make_part(
-    known: Network, path: str | Path, settings: RunSettings, notes: RunNotes
-) -> Extractor:
+def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
     """Returns the Extractor of one network, which may average the vectors of mirror images."""
-    network = load_network(path, known, settings.network.choice.allow_unsafe_ops)
+    network = load_network(path, known, run.settings.network.choice.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"{path} is run though it holds {unsafe}")
     for note in read_notes(network.graph_def):
-        notes.add_caveat(note)
-    precision = resolve_precision(settings.network.precision, network.graph_def)
-    if settings.network.mirror_average:
+        run.notes.add_caveat(note)
+    precision = resolve_precision(run.settings.network.precision, network.graph_def)
+    if run.settings.network.mirror_average:
         network = mirror_average(network)
-    vectors: BottleneckSettings = settings.bottlenecks
-    how = Settings(precision, vectors.batch_size, settings.photos.max_pixels)
+    vectors: BottleneckSettings = run.settings.bottlenecks
+    how = Settings(precision, vectors.batch_size, run.settings.photos.max_pixels)
     if isinstance(vectors.engine, Ray):
         return RayExtractor(network, how, vectors.engine)
     return Extractor(network, how)

@@ -1,8 +1,11 @@
-"""Notes on what happens during a run, for its end."""
+"""Notes on what happens during a run, for its end; and what every step of a run is given."""
 
 import logging
 import time
 from dataclasses import dataclass, field
+
+from retraining.run.settings import RunSettings
+from retraining.system.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +25,13 @@ class Stopwatch:
 
 @dataclass
 class RunNotes:
-    """Notes on a run: caveats on its result, the number of excluded photos, timings."""
+    """Notes on a run: what limits its result, the number of excluded photos, timings.
+
+    `caveats` are told again at the end; `warnings` are those of the photos.
+    """
 
     caveats: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     excluded_photos: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -32,3 +39,16 @@ class RunNotes:
         """Logs a caveat on the result as a warning, and keeps it for the end of the run."""
         self.caveats.append(text)
         log.warning(text)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every step of a run is given: the settings, who sees its progress, where to note."""
+
+    settings: RunSettings
+    observer: Observer
+    notes: RunNotes = field(default_factory=RunNotes)
+
+    def lap(self, name: str) -> None:
+        """Ends the step `name` of the run."""
+        self.notes.watch.lap(name)

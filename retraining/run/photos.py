@@ -3,9 +3,15 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from retraining.bottlenecks.compute import Bottlenecks, open_store, tell_notes
+from retraining.bottlenecks.compute import (
+    Bottlenecks,
+    compute_bottlenecks,
+    import_exported,
+    open_store,
+    tell_notes,
+)
 from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill
@@ -25,10 +31,9 @@ from retraining.photos.scan import (
     list_photos,
 )
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
-from retraining.run.notes import RunNotes
+from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
 from retraining.system.atomic import write_files
-from retraining.system.observer import Observer
 from retraining.system.package import project_folder
 from retraining.system.text import counted, table
 
@@ -37,16 +42,49 @@ log = logging.getLogger(__name__)
 MOST_LISTED = 20  # bad files that the log names; a file lists all of them
 
 
-def provide_example_images(settings: RunSettings, notes: RunNotes, observer: Observer) -> None:
+def provide_example_images(run: RunContext) -> None:
     """Fills the example folder if it is wanted and empty; notes if its pictures are drawings."""
-    folder = settings.photos.image_dir
+    folder = run.settings.photos.image_dir
     if provide.is_example_folder(folder, project_folder()) and not holds_images(folder):
-        bar = observer.progress("drawing", "img")
-        reason = provide.provide(folder, settings.network.offline, bar)
+        bar = run.observer.progress("drawing", "img")
+        reason = provide.provide(folder, run.settings.network.offline, bar)
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
     if caveat := provide.caveat(folder):
-        notes.add_caveat(caveat)
+        run.notes.add_caveat(caveat)
+
+
+@dataclass(frozen=True)
+class FoundPhotos:
+    """The photos of a run; `dataset` is None where they are read once, for keys and vectors."""
+
+    scan: ScanOptions
+    dataset: Dataset | None
+
+
+def find_photos(run: RunContext) -> FoundPhotos:
+    """Finds the photos, and reads and splits them unless they are read later, once for all.
+
+    Raises:
+        DatasetError: there are too few of them; see photos.dataset.load_dataset.
+        PlaceError: their URL cannot be listed.
+    """
+    provide_example_images(run)
+    scan = look_at_photos(run.settings.photos)
+    return FoundPhotos(scan, None if reads_once(run.settings) else read_photos(scan, run))
+
+
+def compute_vectors(photos: FoundPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
+    """Gathers the vectors of all photos: imports, looks up or computes them; tells bad photos.
+
+    Raises:
+        DatasetError: too many photos cannot be read.
+    """
+    import_exported(extractor, run.settings.bottlenecks, run.observer)
+    dataset = photos.dataset or read_photos_once(photos.scan, extractor, run)
+    bottlenecks = compute_bottlenecks(dataset, extractor, run.settings.bottlenecks, run.observer)
+    report_bad_images(bottlenecks, dataset, run.settings)
+    return bottlenecks
 
 
 def reads_once(settings: RunSettings) -> bool:
@@ -77,38 +115,35 @@ def file_keys(scan: ScanOptions, folder: str) -> FileKeys:
 def read_photos_once(
     scan: ScanOptions,
     extractor: VectorSource,
-    settings: RunSettings,
-    notes: RunNotes,
-    observer: Observer,
+    run: RunContext,
 ) -> Dataset:
     """Does as `read_photos`, but first fetches each photo without a known key or vector, once."""
-    image_dir, vectors = settings.photos.image_dir, settings.bottlenecks
+    image_dir, vectors = run.settings.photos.image_dir, run.settings.bottlenecks
     photos, _, _ = list_photos(image_dir, scan)
     photos, _, _ = without(photos, scan.listed, image_dir)
     paths = [path for of_class in photos.values() for path in of_class]
-    bar = observer.progress("bottlenecks", "img")
+    bar = run.observer.progress("bottlenecks", "img")
     first, *_ = extractor.parts  # a second network reads the photos again
     with file_keys(scan, vectors.folder) as files, open_store(first, vectors.folder) as store:
         if vectors.import_file:  # the keys tell which vectors are there now
-            learn_keys(paths, files, observer.progress("hashing photos", "img"))
+            learn_keys(paths, files, run.observer.progress("hashing photos", "img"))
         filled = prefill(paths, files, store, first.read, bar)
         tell_notes([store])
     if scan.listing:
         reasons = {**scan.listing.reasons, **filled.no_images}
         scan = replace(scan, listing=replace(scan.listing, reasons=reasons))
-    dataset = read_photos(scan, settings, notes, filled.keys)
+    dataset = read_photos(scan, run, filled.keys)
     return replace(dataset, broken=filled.broken)
 
 
 def read_photos(
     scan: ScanOptions,
-    settings: RunSettings,
-    notes: RunNotes,
+    run: RunContext,
     keys: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Reads the Dataset in the image folder and logs its oddities; `keys` are known {path: key}."""
-    photos, known = settings.photos, keys or {}
-    with file_keys(scan, settings.bottlenecks.folder) as files:
+    photos, known = run.settings.photos, keys or {}
+    with file_keys(scan, run.settings.bottlenecks.folder) as files:
         dataset = load_dataset(
             photos.image_dir,
             photos.split,
@@ -117,7 +152,7 @@ def read_photos(
         )
     for warning in dataset.warnings:
         log.warning(warning)
-    notes.excluded_photos = dataset.excluded
+    run.notes.excluded_photos, run.notes.warnings = dataset.excluded, dataset.warnings
     if photos.excluded_by:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
@@ -125,7 +160,7 @@ def read_photos(
             f"looks better than it is"
         )
     describe_photos(dataset)
-    if settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
+    if run.settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
         raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
     return dataset
 

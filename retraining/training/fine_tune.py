@@ -110,9 +110,6 @@ class Material:
     max_pixels: int | None = None
 
 
-# -- the state, and its file -----------------------------------------------------------------
-
-
 @dataclass
 class State:
     """All that training needs to resume after `epoch` epochs. Arrays are float32, by name.
@@ -196,9 +193,6 @@ def distortions_text(distortions: Distortions) -> str:
     )
 
 
-# -- the photos ------------------------------------------------------------------------------
-
-
 class Pixels:
     """Reads the input images of some Photos, and keeps decoded ones while there is room.
 
@@ -266,9 +260,6 @@ def shares_of(truth: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
     """
     shares: NDArray[np.float32] = balancing_weights(truth, classes)[truth]
     return shares
-
-
-# -- training --------------------------------------------------------------------------------
 
 
 class Tuner:

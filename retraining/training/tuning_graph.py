@@ -77,9 +77,6 @@ def with_weights(network: BaseNetwork, weights: Mapping[str, NDArray[np.float32]
     return _with_graph(network, graph_def)
 
 
-# -- what is trained -------------------------------------------------------------------------
-
-
 def find_weights(network: BaseNetwork, freeze_until: str | None = None) -> dict[str, str]:
     """Finds the constants of a folded BaseNetwork to train: {name: kind}, kinds as in TRAINED.
 
@@ -269,9 +266,6 @@ def head_of(weights: Mapping[str, NDArray[np.float32]]) -> Head:
         for number in range(count)
     ]
     return Head(*layers[-1], tuple(layers[:-1]))
-
-
-# -- the graph -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from tests import ROOT
 from tests.golden import fixtures, normalize, outputs
 from tests.golden.commands import COMMANDS
 
-TREE = ROOT.parent
+TREE = ROOT
 CACHE = Path("~/.cache/retraining-golden").expanduser()
 BY_NAME = {command.name: command for command in COMMANDS}
 PRELUDE = """

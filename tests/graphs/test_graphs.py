@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retraining.graphs import description, read, surgery
+from retraining.graphs import description, precision, read, surgery
 from retraining.graphs import fold as fold_module
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
@@ -15,7 +15,7 @@ from retraining.networks import registry
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
-from tests import tiny
+from tests import needs_bfloat16, tiny
 
 pytestmark = pytest.mark.numbers
 
@@ -55,6 +55,7 @@ def test_folded_and_batched_equals_the_untouched_graph(base, untouched, pixels):
 
 
 @pytest.mark.parametrize("optimize", [True, False])
+@needs_bfloat16
 def test_bfloat16_is_close(base, untouched, pixels, optimize):
     runner = Runner(base.graph_def, base.input, base.bottleneck, Running("bfloat16", optimize))
     vectors = runner.run(pixels)
@@ -62,6 +63,7 @@ def test_bfloat16_is_close(base, untouched, pixels, optimize):
     assert ((vectors * untouched).sum(axis=1) / norms).min() > 0.999
 
 
+@needs_bfloat16
 def test_what_follows_the_last_convolution_stays_float32(base, pixels):
     how = Running("bfloat16")
     nodes = nodes_by_name(base.graph_def)
@@ -351,3 +353,23 @@ def test_fingerprint_depends_on_file_and_precision(base, tmp_path):
     assert len(prints) == 4
     again = load_network(other_file, INCEPTION)
     assert again.fingerprint("float32") == other.fingerprint("float32")
+
+
+@pytest.mark.parametrize(
+    ("cap", "capped"),
+    [
+        (None, False),
+        ("AVX2", True),
+        ("avx512_core_vnni", True),
+        ("AVX512_CORE_BF16", False),
+        ("AVX512_CORE_AMX", False),
+        ("default", False),
+    ],
+)
+def test_a_capped_onednn_computes_in_float32(monkeypatch, cap, capped):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    native = precision.native_precision()
+    if cap:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    assert precision.onednn_is_capped() is capped
+    assert precision.native_precision() == ("float32" if capped else native)

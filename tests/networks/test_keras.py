@@ -334,18 +334,17 @@ def settle(model, pixels):
     """Gives batch norms the statistics of `pixels` [n, height, width, 3], as training would.
 
     With random statistics a deep network is no function to compare: EfficientNetV2B1 then differs
-    from itself by 21 % of its largest number when pixels move by 1e-6.
+    from itself by 21 % of its largest number when pixels move by 1e-6. The shift of 1 keeps most
+    values where a ReLU is linear; without it, InceptionV3 differs by 0.3 %, with it by 0.006 %.
     """
     for layer in model.layers:
         if hasattr(layer, "moving_mean"):
             layer.momentum = 0
+            if layer.beta is not None:
+                layer.beta.assign(np.ones(layer.beta.shape, np.float32))
         elif hasattr(layer, "rate"):  # dropout
             layer.rate = 0
     model(pixels, training=True)
-
-
-# Roundings add up over its 1,000 layers: 7 of 2,560 numbers are 1.2e-4 apart.
-DEEPEST = {"EfficientNetV2L": 2e-4}
 
 
 @pytest.mark.slow
@@ -357,8 +356,7 @@ def test_every_network_gives_what_keras_gives(name, keras, monkeypatch):
     graph_def, expected = freeze_settled(recipe, pixels, keras, monkeypatch)
     forget_models(keras)
     scaled = (pixels[:2] - recipe.mean) / np.float32(recipe.std)
-    tolerance = DEEPEST.get(name, 1e-4)
-    assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected, tolerance)
+    assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected)
 
 
 def freeze_settled(recipe, pixels, keras, monkeypatch):

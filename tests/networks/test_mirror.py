@@ -11,7 +11,7 @@ from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
 from retraining.training.head import Head
-from tests import tiny
+from tests import needs_bfloat16, tiny
 
 pytestmark = pytest.mark.numbers
 
@@ -56,6 +56,7 @@ def test_it_is_the_mean_for_a_batch_of_any_size(plain, pixels, expected):
     np.testing.assert_allclose(runner.run(pixels[:1]), expected[:1], atol=1e-5)
 
 
+@needs_bfloat16
 def test_bfloat16_is_close(plain, pixels, expected):
     network = mirror_average(plain)
     vectors = Runner(network.graph_def, network.input, network.bottleneck, Running("bfloat16")).run(

@@ -15,18 +15,22 @@ from retraining.evaluation import trust
 from retraining.evaluation.unknown import fit_unknown
 from retraining.export import build, verify
 from retraining.export.build import ExportError
-from retraining.graphs import description, precision, write
+from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner
 from retraining.labelling.classifier import load_classifier
+from retraining.networks import registry
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair, fold_scale, scale_factors
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.run.fine_tuning import check_fine_tuning
+from retraining.run.settings import FineTuningSettings
 from retraining.system.atomic import write_files
 from retraining.training.head import Head
+from retraining.training.loop import TrainingError
 from tests import tiny
 
 pytestmark = pytest.mark.numbers
@@ -182,7 +186,7 @@ def test_other_ways_to_feed_it_are_refused(done, paths, capsys, flags):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_only_the_network_that_bears_bfloat16_computes_in_it(both, order, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "native_precision", lambda: "bfloat16")
+    monkeypatch.setattr(registry, "native_precision", lambda: "bfloat16")
     pair = NetworkPair(*(both[number] for number in order))
     head = Head(np.zeros((pair.width, 2), "f4"), np.zeros(2, "f4"))
     content = write.graph_bytes(build.build_graph(pair, head, "final_result"))
@@ -257,6 +261,12 @@ def test_mirror_images_are_averaged_in_both(run_pair, photos, tmp_path, capsys):
 def test_wrong_flags_are_one_line(run_retrain, photos, tmp_path, capsys, flags, reason):
     assert run_retrain(tmp_path, photos, *flags) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_fine_tuning_two_networks_is_refused_without_the_command_line_too(both):
+    check_fine_tuning(NetworkPair(*both), FineTuningSettings())
+    with pytest.raises(TrainingError, match="is for one network; name one --architecture"):
+        check_fine_tuning(NetworkPair(*both), FineTuningSettings(("two_rates",)))
 
 
 def test_a_second_network_that_is_missing_is_one_line(run_retrain, photos, tmp_path, capsys):
