@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +19,7 @@ from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.dataset import Example
 from retraining.photos.places import INSTALL
-from retraining.system.atomic import WriteError, temporary_name
+from retraining.system.atomic import WriteError, replacing
 from retraining.system.text import one_line
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group, which is held in memory; readers may skip it
@@ -55,19 +54,9 @@ def write_vectors(
     """
     import pyarrow
 
-    place = Path(os.path.realpath(path))
-    temporary = temporary_name(place, "vectors")
     try:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                _write(file, parts, _schema(width, facts))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, place)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            _write(file, parts, _schema(width, facts))
     except (OSError, pyarrow.ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
         raise WriteError(f"cannot write {path}: {reason}") from error

@@ -5,12 +5,12 @@ their own label is. Confident learning decides which labels count as wrong (Nort
 2021, JAIR 70, doi:10.1613/jair.1.12125).
 Duplicates: pairs of photos whose vectors have nearly the same direction.
 
-Uses NumPy only. `benchmarks/audit.py` measures the constants below.
+`benchmarks/audit.py` measures the constants below.
 """
 
+import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -34,12 +34,11 @@ CLOSE = 0.15  # largest distance of duplicates, as a share of the mean distance 
 SURELY_SAME = 1 - 1e-5  # a cosine that is 1 but for rounding
 BLOCK = 512  # rows of vectors to process at once
 ANSWERS_AT_ONCE = 1_000_000  # bounds the memory that a regression's gradient takes
-PAIRS_KEPT = 10  # steps that L-BFGS remembers
+MOST_STEPS = 500  # of L-BFGS
+FLAT = 1e-3  # largest gradient entry that ends L-BFGS, as a share of the largest at the start
 
 # The row of a photo, that of an earlier one, and the cosine of their vectors.
 RowPair: TypeAlias = tuple[int, int, float]
-# A step and the change of the gradient along it.
-StepPair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -228,9 +227,15 @@ def predictions(
     weights: NDArray[np.floating],
 ) -> NDArray[np.float64]:
     """Predicts each row by the regression that did not see its fold: [n, classes]."""
+    from scipy.optimize import minimize
+
     features = np.hstack([features, np.ones((len(features), 1), features.dtype)])
     objective = Objective(features, truth, folds, weights)
-    parameters = minimise(objective, np.zeros(objective.shape))
+    start = np.zeros(math.prod(objective.shape))
+    flat = FLAT * np.abs(objective(start)[1]).max()
+    limits = {"maxiter": MOST_STEPS, "ftol": 0, "gtol": flat}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=limits)
+    parameters = found.x.reshape(objective.shape)
     logits = np.empty((len(truth), objective.shape[2]))
     for fold in range(FOLDS):
         rows = folds == fold
@@ -259,7 +264,7 @@ class Objective:
         self.shape = features.shape[1], FOLDS, int(truth.max()) + 1
 
     def __call__(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Returns (value, gradient) at parameters float64 [width, FOLDS, classes]."""
+        """Returns (value, gradient) at parameters float64 [width, FOLDS, classes], or flat."""
         flat = parameters.reshape(self.shape[0], -1)
         value, gradient = PENALTY / 2 * (flat**2).sum(), PENALTY * flat
         used = flat.astype(self._features.dtype)
@@ -269,7 +274,7 @@ class Objective:
             loss, error = self._errors(rows, used)
             value += loss
             gradient += self._features[rows].T @ error
-        return value, gradient.reshape(self.shape)
+        return value, gradient.reshape(parameters.shape)
 
     def _errors(
         self, rows: slice, used: NDArray[np.floating]
@@ -286,54 +291,6 @@ class Objective:
         powers[own] -= 1
         powers *= weights[:, :, None].astype(powers.dtype)
         return loss, powers.reshape(len(truth), -1)
-
-
-def minimise(
-    function: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]],
-    start: NDArray[np.float64],
-    tolerance: float = 1e-3,
-    most: int = 500,
-) -> NDArray[np.float64]:
-    """Minimises a convex `function(x) -> (value, gradient)` by L-BFGS; returns x.
-
-    Nocedal, Wright (2006), Numerical Optimization, algorithm 7.5, with a halving line search. Ends
-    when the gradient's length is at most `tolerance` times that at `start`, or after `most` steps.
-    """
-    x, pairs = start, deque[StepPair](maxlen=PAIRS_KEPT)
-    value, gradient = function(x)
-    enough = tolerance * np.linalg.norm(gradient)
-    for _ in range(most):
-        if np.linalg.norm(gradient) <= enough:
-            break
-        direction = -_newton_like(gradient, pairs)
-        slope, length = np.vdot(gradient, direction), 1.0
-        while True:
-            after, after_gradient = function(x + length * direction)
-            if after <= value + 1e-4 * length * slope:
-                break
-            length /= 2
-            if length < 1e-6:
-                return x  # rounding hides any further decrease
-        step, change = length * direction, after_gradient - gradient
-        if np.vdot(step, change) > 0:
-            pairs.append((step, change))
-        x, value, gradient = x + step, after, after_gradient
-    return x
-
-
-def _newton_like(gradient: NDArray[np.float64], pairs: Sequence[StepPair]) -> NDArray[np.float64]:
-    """Multiplies the gradient by the inverse Hessian that the StepPairs approximate."""
-    if not pairs:
-        return gradient / max(1.0, float(np.linalg.norm(gradient)))
-    product, shares = gradient.copy(), []
-    for step, change in reversed(pairs):
-        shares.append(np.vdot(step, product) / np.vdot(step, change))
-        product -= shares[-1] * change
-    step, change = pairs[-1]
-    product *= np.vdot(step, change) / np.vdot(change, change)
-    for (step, change), share in zip(pairs, reversed(shares), strict=True):
-        product += (share - np.vdot(change, product) / np.vdot(step, change)) * step
-    return product
 
 
 def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> list[RowPair]:

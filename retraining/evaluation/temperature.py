@@ -9,7 +9,6 @@ from retraining.metrics.classification import cross_entropy, softmax
 
 FEWEST_PHOTOS = 20  # validation photos needed for a fit: 5 % of 20 are one photo
 TEMPERATURES = (0.1, 10.0)  # limits of the search; heads trained here need 0.5 to 2
-HALVINGS = 50  # of the interval of 1/T, down to a width of 10 / 2 ** 50
 
 AnyFloat = TypeVar("AnyFloat", bound=np.floating)
 
@@ -34,8 +33,8 @@ def why_no_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer])
 def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
     """Returns the T that minimises the negative log likelihood of softmax(logits / T).
 
-    See Guo et al. 2017, arXiv:1706.04599. The log likelihood is concave in 1/T, so bisection finds
-    the zero of its slope. T is clamped to TEMPERATURES. Returns 1.0 if no temperature can be fitted
+    See Guo et al. 2017, arXiv:1706.04599. The log likelihood is concave in 1/T, so its slope has
+    one zero. T is clamped to TEMPERATURES. Returns 1.0 if no temperature can be fitted
     (`why_no_temperature` says why).
 
     Args:
@@ -44,17 +43,20 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) ->
     """
     if why_no_temperature(logits, truth):
         return 1.0
+    from scipy.optimize import brentq
+
     logits = logits.astype(np.float64)
     true = logits[np.arange(len(truth)), truth]
+
+    def slope(inverse: float) -> float:
+        """Returns the slope of the loss by 1/T."""
+        expected = (softmax(logits * inverse) * logits).sum(axis=1)
+        return float((expected - true).mean())
+
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        expected = (softmax(logits * middle) * logits).sum(axis=1)
-        if (expected - true).mean() < 0:  # the slope of the loss by 1/T
-            low = middle
-        else:
-            high = middle
-    return float(2 / (low + high))
+    if slope(low) >= 0:
+        return TEMPERATURES[1]
+    return TEMPERATURES[0] if slope(high) <= 0 else 1 / brentq(slope, low, high)
 
 
 def apply_temperature(probabilities: NDArray[AnyFloat], temperature: float) -> NDArray[AnyFloat]:

@@ -11,19 +11,20 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 Ints: TypeAlias = NDArray[np.integer[Any]]
 
 BINS = 10  # in a reliability diagram
+Z = 1.959964  # standard deviations on each side of a 95 % interval
 
 
-def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the Wilson score interval (low, high) of `correct / total`; z = 1.96 gives 95 %.
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Returns the 95 % Wilson score interval (low, high) of `correct / total`.
 
     The interval is (0, 1) if `total` is 0. Wilson (1927), doi:10.1080/01621459.1927.10502953.
     """
     if total == 0:
         return 0.0, 1.0
     share = correct / total
-    centre = share + z * z / (2 * total)
-    reach = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
+    centre = share + Z * Z / (2 * total)
+    reach = Z * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
+    scale = 1 + Z * Z / total
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
@@ -129,19 +130,19 @@ def expected_calibration_error(count: Ints, confidence: Floats, accuracy: Floats
     return float((gaps * count[filled]).sum() / count.sum())
 
 
-def calibration_error(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
+def calibration_error(probabilities: Floats, truth: Ints) -> float:
     """Returns the expected calibration error (0..1) of rows [n, k] for `truth` [n], or NaN."""
-    return expected_calibration_error(*reliability(probabilities, truth, bins))
+    return expected_calibration_error(*reliability(probabilities, truth))
 
 
 def paired_difference(
-    before: NDArray[np.bool_], after: NDArray[np.bool_], z: float = 1.959964
+    before: NDArray[np.bool_], after: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
     """Returns (difference, low, high) of the accuracies of two models on the same photos.
 
     `before` and `after` tell which photos each model classifies correctly, bool [n]. The interval
-    is the adjusted Wald interval for matched pairs, which adds half a photo to each of the four
-    cells: Agresti and Min (2005), doi:10.1002/sim.1781. z = 1.96 gives 95 %. NaN without photos.
+    is the adjusted Wald interval (95 %) for matched pairs, which adds half a photo to each of the
+    four cells: Agresti and Min (2005), doi:10.1002/sim.1781. NaN without photos.
     """
     if len(before) == 0:
         return math.nan, math.nan, math.nan
@@ -149,5 +150,5 @@ def paired_difference(
     lost = int((before & ~after).sum())
     total = len(before) + 2
     centre = (gained - lost) / total
-    reach = z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
+    reach = Z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
     return (gained - lost) / len(before), centre - reach, centre + reach

@@ -12,14 +12,12 @@ folder, the names of its tensors from ml-illustrated/EfficientNet-Lite-PyTorch.
 
 import hashlib
 import importlib.util
-import io
 import math
 import pickle
-import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import add_constant, add_front_end, add_node
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
+from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
 
 
 class WeightsError(RetrainingError):
@@ -253,15 +252,7 @@ STORAGE_TYPES: dict[str, np.dtype[Any]] = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# All that torch writes for a state dict. Others are refused before the unpickler sees them: some
-# (BINBYTES8, FRAME, BYTEARRAY8) let it allocate whatever size the file claims.
-PICKLE_OPCODES = """
-    PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINUNICODE
-    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
-    BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
-"""
 MAX_FILE_BYTES = 256 * 2**20  # the largest of the family, Lite4, has 52 MB
-MAX_PICKLE_BYTES = 2**20  # Lite2's state dict takes 62 kB
 MAX_DIMENSIONS = 8
 
 
@@ -285,18 +276,18 @@ class Tensor(NamedTuple):
     stride: Any  # in elements
 
 
-class _StateDictUnpickler(pickle.Unpickler):
+class _StateDictUnpickler(RestrictedUnpickler):
     """Makes `Tensor` descriptions; knows three kinds of global name and refuses all others."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            # A new function each time: BUILD could write attributes into a lasting one.
-            return lambda storage, offset, size, stride, *_: Tensor(storage, offset, size, stride)
-        if module == "torch" and name in STORAGE_TYPES:
-            return name  # not the dtype: BUILD would call its __setstate__
-        raise WeightsError(f"it asks for {_short(module + '.' + name)}, which is refused")
+    names: ClassVar = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *fields: Tensor(*fields[:4]),
+        # Not the dtypes: BUILD would call their __setstate__.
+        **{("torch", kind): kind for kind in STORAGE_TYPES},
+    }
+    opcodes = OPCODES | {"BINPERSID"}
+    max_bytes = 2**20  # Lite2's state dict takes 62 kB
+    error = WeightsError
 
     def persistent_load(self, pid: Any) -> Storage:
         # Nothing of `pid` is printed or hashed before its type is known: a tuple of tuples of
@@ -343,40 +334,14 @@ def _file_bytes(path: Path) -> bytes:
 def _read_state_dict(data: bytes) -> dict[str, NDArray[Any]]:
     if not data.startswith(TORCH_MAGIC):
         raise WeightsError("it does not begin like a torch file of the format before torch 1.6")
-    machine, position = _unpickle(data, len(TORCH_MAGIC))
+    machine, position = _StateDictUnpickler.read(data, len(TORCH_MAGIC))
     if type(machine) is not dict or machine.get("little_endian") is not True:
         raise WeightsError("it was not written on a little-endian machine")
-    state, position = _unpickle(data, position)
-    keys, position = _unpickle(data, position)
+    state, position = _StateDictUnpickler.read(data, position)
+    keys, position = _StateDictUnpickler.read(data, position)
     tensors = _check_state_dict(state)
     storages = _locate_storages(data, position, _check_keys(keys, tensors), tensors)
     return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
-
-
-def _unpickle(data: bytes, start: int) -> tuple[Any, int]:
-    """Returns the object pickled at byte `start` of `data`, and where its pickle ends."""
-    stream = io.BytesIO(data[start : start + MAX_PICKLE_BYTES])
-    try:
-        _check_opcodes(stream)
-        end = start + stream.tell()
-        stream.seek(0)
-        return _StateDictUnpickler(stream).load(), end
-    except WeightsError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything (Python's documentation)
-        problem = f"{type(error).__name__} in the pickle at byte {start}"
-        raise WeightsError(f"it is damaged or cut short ({problem})") from error
-
-
-def _check_opcodes(stream: io.BytesIO) -> None:
-    """Walks the pickle without running it; leaves `stream` at its end."""
-    admitted = set(PICKLE_OPCODES.split())
-    for opcode, argument, position in pickletools.genops(stream):
-        if opcode.name not in admitted:
-            raise WeightsError(f"it uses the pickle opcode {opcode.name}, which is refused")
-        # The unpickler's memo is an array as long as the largest index; torch counts from 0.
-        if opcode.name == "LONG_BINPUT" and (argument or 0) > (position or 0):
-            raise WeightsError("it numbers its pickled objects absurdly")
 
 
 def _check_state_dict(state: Any) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
+from retraining.system.atomic import WriteError, write_files
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
 
 
@@ -272,15 +273,11 @@ def _build(network: Network, model_dir: Path) -> Path:
 
 
 def _write(graph_def: GraphDef, path: Path) -> Path:
-    """Writes a GraphDef to `path`, under another name until it is complete; returns the path."""
+    """Writes a GraphDef to `path`; returns the path."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as aside:
-            new = Path(aside) / path.name
-            new.write_bytes(graph_def.SerializeToString(deterministic=True))
-            os.replace(new, path)
-    except OSError as error:
-        raise NetworkError(f"cannot write {path}: {error.strerror}; see --model_dir") from error
+        write_files({path: graph_def.SerializeToString(deterministic=True)})
+    except WriteError as error:
+        raise NetworkError(f"{error}; see --model_dir") from error
     return path
 
 

@@ -6,14 +6,11 @@ pickled dict {layer: [kernel, bias]} of 16 layers, for BGR pixels minus the mean
 needs neither Keras nor all of TensorFlow.
 """
 
-import io
 import math
-import pickle
-import pickletools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +20,7 @@ from retraining.graphs.scaling import Scaling, add_scaling
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.keras import BOTTLENECK
 from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
+from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
 
 FILE = "vgg16.npy"
 SIDE = 224  # height and width in pixels
@@ -100,16 +98,6 @@ class Vgg16Recipe:
             ) from error
 
 
-# All opcodes that NumPy writes for a dict of lists of arrays: Python 2 and 3, protocols 2 to 5.
-LISTED = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1
-BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES
-EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS
-BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD
-"""
-OPCODES = frozenset(LISTED.split())
-
-
 class _Array:
     """Stands for a pickled array; `state` comes from the file, and `value` checks it."""
 
@@ -147,19 +135,23 @@ class _DType:
         self.order = ">" if type(state) is tuple and state[1:2] == (">",) else "<"
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes _Array and _DType; refuses all other names."""
+class _Unpickler(RestrictedUnpickler):
+    """Reads what NumPy writes for a dict of lists of arrays: Python 2 and 3, protocols 2 to 5."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda *_: _Array()
-        if (module, name) == ("numpy", "dtype"):
-            return lambda *arguments: _DType(*arguments)
-        if (module, name) == ("numpy", "ndarray"):
-            return None
-        if (module, name) == ("_codecs", "encode"):  # bytes that Python 3 wrote for Python 2
-            return lambda text, _: text.encode("latin-1")
-        raise ChoiceError(f"it asks for {(module + '.' + name)[:80]!r}, which is refused")
+    names: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy", "dtype"): _DType,
+        ("numpy", "ndarray"): None,
+        # Bytes that Python 3 wrote for Python 2.
+        ("_codecs", "encode"): lambda text, _: text.encode("latin-1"),
+    }
+    opcodes = OPCODES.union(
+        ("BINSTRING", "SHORT_BINSTRING", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+        ("FRAME", "MEMOIZE", "STACK_GLOBAL"),
+    )
+    max_bytes = MAX_BYTES
+    error = ChoiceError
 
 
 def read_npy(path: str | Path) -> dict[str, list[NDArray[np.float32]]]:
@@ -173,16 +165,14 @@ def read_npy(path: str | Path) -> dict[str, list[NDArray[np.float32]]]:
             raise ChoiceError("it is larger than 1 GiB")
         with open(path, "rb") as file:
             _check_header(file)
-            pickled = file.read()
-        _check_opcodes(pickled)
-        root = _Unpickler(io.BytesIO(pickled), encoding="latin-1").load()
+            root, _ = _Unpickler.read(file.read())
         (layers,) = root.value()
         return {str(name): [part.value() for part in parts] for name, parts in layers.items()}
     except ChoiceError:
         raise
     except OSError as error:
         raise ChoiceError(f"cannot read it: {error.strerror}") from error
-    except Exception as error:  # a damaged pickle may raise anything (Python's documentation)
+    except Exception as error:  # the pickle may describe anything
         raise ChoiceError(f"it is damaged ({type(error).__name__})") from error
 
 
@@ -196,16 +186,6 @@ def _check_header(file: IO[bytes]) -> None:
         raise ChoiceError("it is no .npy file") from error
     if shape != () or not dtype.hasobject:
         raise ChoiceError("it holds an array, not a dict of layers")
-
-
-def _check_opcodes(pickled: bytes) -> None:
-    """Checks the opcodes of the pickle without running it. Raises ChoiceError."""
-    for opcode, argument, position in pickletools.genops(pickled):
-        if opcode.name not in OPCODES:
-            raise ChoiceError(f"it uses the pickle opcode {opcode.name}, which is refused")
-        # The unpickler's memo is an array as long as the largest index.
-        if opcode.name == "LONG_BINPUT" and (argument or 0) > (position or 0):
-            raise ChoiceError("it numbers its pickled objects absurdly")
 
 
 def build_graph(layers: Mapping[str, Layer], side: int = SIDE, vector: str = "relu6") -> GraphDef:

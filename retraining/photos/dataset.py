@@ -80,7 +80,7 @@ def load_dataset(
     for label, paths in photos.items():
         _check_class(places.join(image_dir, label), paths, bad, warnings)
     if options.by == "path":
-        splits = splits_by_path(image_dir, keys, options)
+        splits = splits_by_path(keys, options)
     else:
         splits = splits_by_content(photos, keys, options)
     examples = [

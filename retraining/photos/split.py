@@ -54,7 +54,7 @@ def split_of(percent: float, options: SplitOptions) -> str:
     return TRAINING
 
 
-def splits_by_path(image_dir: str, paths: Iterable[str], options: SplitOptions) -> dict[str, str]:
+def splits_by_path(paths: Iterable[str], options: SplitOptions) -> dict[str, str]:
     """Returns {path: split} as the classic does, by `image_dir/label/file` as the user typed it."""
     splits = {}
     for path in paths:

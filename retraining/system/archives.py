@@ -7,12 +7,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from retraining.system.atomic import replacing
 from retraining.system.download import CHUNK, DownloadError
 
 MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive that we fetch
@@ -27,15 +28,12 @@ class ArchiveError(DownloadError):
 def unpack(
     archive: Path,
     folder: Path,
-    wanted: Collection[str] | None = None,
     max_bytes: int = MAX_BYTES,
-    strip: int = 0,
 ) -> list[Path]:
     """Unpacks a zip, tar or tar.gz file; returns the paths of its files, in archive order.
 
-    Unpacks only members whose file names are in `wanted`, if given. Drops `strip` leading folders
-    from each member's path. Keeps files that already exist. `max_bytes` limits the decompressed
-    size, for a tar including headers and unwanted members.
+    Keeps files that already exist. `max_bytes` limits the decompressed size, for a tar including
+    headers.
 
     Raises:
         ArchiveError: the archive is broken, too large, or holds anything but plain files and
@@ -47,8 +45,8 @@ def unpack(
     try:
         with _archive_errors(archive, folder):
             for name, open_member in _members(archive, _Budget(max_bytes)):
-                path = _destination(name, folder, strip)
-                if path is None or (wanted is not None and path.name not in wanted):
+                path = _destination(name, folder)
+                if path is None:
                     continue
                 if not os.path.lexists(path):
                     _write_member(open_member, path)
@@ -213,9 +211,9 @@ def _check_member(name: str, count: int) -> None:
         raise ArchiveError(f"its member {name!r} has a forbidden path")
 
 
-def _destination(name: str, folder: Path, strip: int) -> Path | None:
-    """Returns a member's path on disk; None if stripping leaves none. Raises ArchiveError."""
-    parts = [part for part in name.split("/") if part not in ("", ".")][strip:]
+def _destination(name: str, folder: Path) -> Path | None:
+    """Returns a member's path on disk; None for the folder itself. Raises ArchiveError."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts:
         return None
     path = folder.joinpath(*parts)
@@ -225,13 +223,6 @@ def _destination(name: str, folder: Path, strip: int) -> Path | None:
 
 
 def _write_member(open_member: Callable[[], _Readable], path: Path) -> None:
-    """Writes a member under a temporary name and renames it to `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.urandom(8).hex()}.part")
-    try:
-        with closing(open_member()) as source, open(temporary, "wb") as file:
-            while chunk := source.read(CHUNK):
-                file.write(chunk)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with closing(open_member()) as source, replacing(path, flush=False) as file:
+        while chunk := source.read(CHUNK):
+            file.write(chunk)

@@ -5,9 +5,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import BinaryIO, TypeAlias, TypeVar
 
 from retraining.errors import RetrainingError
 
@@ -48,6 +48,29 @@ def write_files(contents: Mapping[AnyPath, Content]) -> None:
                 _remove(name)
     except OSError as error:
         raise WriteError(f"cannot write {error.filename or path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], flush: bool = True) -> Iterator[BinaryIO]:
+    """Yields a file under a temporary name, which replaces `path` once it is complete.
+
+    `flush` writes it to disk before that, which takes long for thousands of files.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    temporary = temporary_name(place, os.urandom(8).hex())  # other threads may write here, too
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_flushed(path: Path, content: Content) -> None:

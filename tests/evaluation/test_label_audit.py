@@ -121,21 +121,6 @@ def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeyp
         assert gradient[place] == pytest.approx(slope, rel=1e-5)
 
 
-def test_minimise_finds_known_minima():
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(30, 30))
-    matrix, right = root @ root.T + np.eye(30), rng.normal(size=30)
-    solution = label_audit.minimise(
-        lambda x: (x @ matrix @ x / 2 - right @ x, matrix @ x - right), np.zeros(30), 1e-10
-    )
-    np.testing.assert_allclose(solution, np.linalg.solve(matrix, right), atol=1e-8)
-    # ln(1 + e^-x) + x / 4 is least at ln 3.
-    found = label_audit.minimise(
-        lambda x: (np.logaddexp(0, -x)[0] + x[0] / 4, 0.25 - 1 / (1 + np.exp(x))), np.zeros(1), 1e-9
-    )
-    assert found[0] == pytest.approx(np.log(3), abs=1e-6)
-
-
 def test_reduced_vectors_keep_distances_of_what_has_few_directions():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 10)) @ rng.normal(size=(10, 600))

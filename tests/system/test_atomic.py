@@ -5,7 +5,7 @@ import os
 import pytest
 
 from retraining.system import atomic
-from retraining.system.atomic import WriteError, check_writable, write_files
+from retraining.system.atomic import WriteError, check_writable, replacing, write_files
 
 
 def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
@@ -39,6 +39,20 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_files({tmp_path / "new" / "2": content})
     assert os.listdir(tmp_path / "new") == ["1"]
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_file_written_bit_by_bit_replaces_another_once_complete(tmp_path, flush):
+    path = tmp_path / "new" / "file"
+    with replacing(path, flush) as file:
+        file.write(b"1")
+        assert not path.exists()
+        file.write(b"2")
+    assert path.read_bytes() == b"12"
+    with pytest.raises(ZeroDivisionError), replacing(path, flush) as file:
+        file.write(bytes(3 // file.write(b"")))
+    assert path.read_bytes() == b"12"
+    assert os.listdir(tmp_path / "new") == ["file"]
 
 
 def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
