@@ -13,6 +13,6 @@ def add_flags(parser):
 
 
 def load(options):
-    """The graph.BaseNetwork that the flags name."""
+    """The network.BaseNetwork that the flags name."""
     known = NETWORKS[options.architecture]
     return load_network(options.model_file or obtain(known, options.model_dir), known)

@@ -13,7 +13,7 @@ from retraining.training.loop import Step
 
 
 def result_of(paths, truth, probabilities):
-    """What export.HeldOutResult offers, without TensorFlow."""
+    """What verify.HeldOutResult offers, without TensorFlow."""
     truth, probabilities = np.array(truth, int), np.array(probabilities, "f4")
     right = probabilities.argmax(axis=1) == truth
     return SimpleNamespace(

@@ -80,6 +80,14 @@ def test_paths_bytes_and_pixels_get_the_same_labels(finished, tmp_path):
             assert score == pytest.approx(found[0].scores[label], abs=1e-5)
 
 
+def test_a_single_image_needs_no_list(finished):
+    pixels = np.array(tiny.photo(tiny.COLOURS["blue"], np.random.default_rng(3)))
+    path = f"{finished.photos}/blue/photo_00.jpg"
+    for image in (pixels, path, Path(path), Path(path).read_bytes()):
+        (labels,) = load_classifier(finished.graph).label(image)
+        assert labels.best == "blue"
+
+
 def test_a_graph_that_takes_bytes_only_takes_pixels_as_well(finished):
     from retraining.labelling.classifier import Overrides
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -90,10 +91,9 @@ def test_outputs_are_described(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps({"seconds": {"a": 1}, "b": 1}))
     (tmp_path / "picture.png").write_bytes(b"any")
     (tmp_path / "broken.sqlite").write_bytes(b"no store" * 100)
-    with sqlite3.connect(tmp_path / "s.sqlite") as connection:
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection, connection:
         connection.execute("CREATE TABLE files (path BLOB)")
         connection.execute("INSERT INTO files VALUES (?), (?)", (b"/cache/run/a", b"/fixtures/b"))
-    connection.close()
     found = outputs.describe(tmp_path, {})
     assert found["retrain_logs/<date>/"] == ["an empty folder"]
     assert found["m.json"] == ["{", ' "b": 1', "}"]

@@ -22,7 +22,7 @@ from retraining.photos.reader import Distortions
 from retraining.photos.scan import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
 from retraining.system.observer import Observer
-from retraining.system.ranges import Range, check_ranges
+from retraining.system.ranges import Range, check_ranges, spell_paths
 from retraining.system.text import counted, some
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class BottleneckSettings:
     }
 
     def __post_init__(self) -> None:
+        spell_paths(self)
         check_ranges(self, self.RANGES)
 
 

@@ -16,7 +16,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from retraining.bottlenecks.extract import (
@@ -44,6 +43,7 @@ from retraining.graphs.tensorflow import muted_stderr
 from retraining.networks.network import BaseNetwork
 from retraining.photos.places import is_url
 from retraining.photos.reader import ImageError
+from retraining.system.package import package_folder
 from retraining.system.signals import signals_to
 from retraining.system.text import counted
 
@@ -371,7 +371,7 @@ def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: s
         "log_to_driver": False,
         "logging_level": "CRITICAL",
     }
-    package = Path(__file__).resolve().parents[1]
+    package = package_folder()
     settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
     if address == "local":
         settings |= {"address": address, "_temp_dir": folder}

@@ -107,34 +107,36 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
     """Returns the RunSettings that checked flags ask for."""
     return RunSettings(
         photos=PhotoSettings(
-            options.image_dir,
-            options.recursive,
-            options.max_image_pixels,
-            tuple(options.listed),
-            options.exclude,
-            options.max_bad_fraction,
-            SplitOptions(
-                options.validation_percentage,
-                options.testing_percentage,
-                options.split_by,
-                options.stratified,
+            image_dir=options.image_dir,
+            recursive=options.recursive,
+            max_pixels=options.max_image_pixels,
+            excluded=tuple(options.listed),
+            excluded_by=options.exclude,
+            max_bad_fraction=options.max_bad_fraction,
+            split=SplitOptions(
+                validation=options.validation_percentage,
+                testing=options.testing_percentage,
+                by=options.split_by,
+                stratified=options.stratified,
             ),
         ),
         network=network_settings(options),
         bottlenecks=bottleneck_settings(options),
         head=HeadSettings(
-            training_options(options),
-            options.head == "auto",
-            options.intermediate_store_frequency,
-            options.intermediate_output_graphs_dir,
+            training=training_options(options),
+            search=options.head == "auto",
+            intermediate_steps=options.intermediate_store_frequency,
+            intermediate_folder=options.intermediate_output_graphs_dir,
         ),
         fine_tuning=FineTuningSettings(
-            tuple(options.compare or [TWO_RATES] * (options.fine_tune == "all")),
-            bool(options.compare),
-            tuning_options(options),
-            options.fine_tune_views == "random",
+            methods=tuple(options.compare or [TWO_RATES] * (options.fine_tune == "all")),
+            compare=bool(options.compare),
+            tuning=tuning_options(options),
+            random_views=options.fine_tune_views == "random",
         ),
-        evaluation=EvaluationSettings(options.test_batch_size, options.assert_accuracy_at_least),
+        evaluation=EvaluationSettings(
+            test_photos=options.test_batch_size, least_accuracy=options.assert_accuracy_at_least
+        ),
         outputs=output_settings(options),
         seed=options.seed,
         record={name: value for name, value in vars(options).items() if name != "listed"},
@@ -143,25 +145,23 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
 
 def network_settings(options: argparse.Namespace) -> NetworkSettings:
     """Returns the network that the flags ask for; only a SavedModel's recipe takes a model file."""
-    freezes = SAVED_MODEL in (options.architecture or "").split(JOINT)
     choice = Choice(
-        options.weights,
-        options.bottleneck_layer,
-        options.input_height,
-        options.input_width,
-        options.input_mean,
-        options.input_std,
-        options.model_file if freezes else None,
-        options.allow_unsafe_ops,
+        weights=options.weights,
+        layer=options.bottleneck_layer,
+        height=options.input_height,
+        width=options.input_width,
+        mean=options.input_mean,
+        std=options.input_std,
+        allow_unsafe_ops=options.allow_unsafe_ops,
     )
     return NetworkSettings(
-        options.architecture,
-        options.model_dir,
-        options.model_file,
-        choice,
-        options.mirror_average,
-        options.offline,
-        options.precision,
+        architecture=options.architecture,
+        model_dir=options.model_dir,
+        model_file=options.model_file,
+        choice=choice,
+        mirror_average=options.mirror_average,
+        offline=options.offline,
+        precision=options.precision,
     )
 
 
@@ -171,52 +171,52 @@ def bottleneck_settings(options: argparse.Namespace) -> BottleneckSettings:
     if options.engine == RAY:
         engine = Ray(options.ray_address, options.ray_actors, *(options.ray_resources or ONE_CPU))
     distortions = Distortions(
-        options.flip_left_right,
-        options.random_crop,
-        options.random_scale,
-        options.random_brightness,
-        options.distorted_views,
-        options.seed,
+        flip_left_right=options.flip_left_right,
+        random_crop=options.random_crop,
+        random_scale=options.random_scale,
+        random_brightness=options.random_brightness,
+        views=options.distorted_views,
+        seed=options.seed,
     )
     return BottleneckSettings(
-        options.bottleneck_dir,
-        options.batch_size,
-        engine,
-        distortions,
-        options.import_classic_bottlenecks,
-        options.import_vectors,
-        options.export_vectors,
+        folder=options.bottleneck_dir,
+        batch_size=options.batch_size,
+        engine=engine,
+        distortions=distortions,
+        classic_folder=options.import_classic_bottlenecks,
+        import_file=options.import_vectors,
+        export_file=options.export_vectors,
     )
 
 
 def training_options(options: argparse.Namespace) -> TrainingOptions:
     """Returns how the flags ask to train the head."""
     return TrainingOptions(
-        options.how_many_training_steps,
-        options.learning_rate,
-        options.train_batch_size,
-        options.validation_batch_size,
-        options.eval_step_interval,
-        options.seed,
-        options.optimizer,
-        options.hidden_units or (),
-        options.dropout,
-        options.l2,
-        options.label_smoothing,
-        options.class_weights,
-        options.epochs,
-        options.early_stopping,
+        steps=options.how_many_training_steps,
+        learning_rate=options.learning_rate,
+        train_batch_size=options.train_batch_size,
+        validation_batch_size=options.validation_batch_size,
+        eval_step_interval=options.eval_step_interval,
+        seed=options.seed,
+        optimizer=options.optimizer,
+        hidden_units=options.hidden_units or (),
+        dropout=options.dropout,
+        l2=options.l2,
+        label_smoothing=options.label_smoothing,
+        class_weights=options.class_weights,
+        epochs=options.epochs,
+        early_stopping=options.early_stopping,
     )
 
 
 def tuning_options(options: argparse.Namespace) -> TuningOptions:
     """Returns how the flags ask for fine-tuning."""
     return TuningOptions(
-        options.base_learning_rate,
-        options.head_learning_rate,
-        options.fine_tune_epochs,
-        options.fine_tune_batch_size,
-        options.freeze_until,
+        base_rate=options.base_learning_rate,
+        head_rate=options.head_learning_rate,
+        epochs=options.fine_tune_epochs,
+        batch_size=options.fine_tune_batch_size,
+        freeze_until=options.freeze_until,
         seed=options.seed,
     )
 
@@ -224,18 +224,18 @@ def tuning_options(options: argparse.Namespace) -> TuningOptions:
 def output_settings(options: argparse.Namespace) -> OutputSettings:
     """Returns the outputs that the flags ask for."""
     return OutputSettings(
-        options.output_graph,
-        options.output_labels,
-        options.metrics,
-        "" if options.no_report else options.report,
-        options.label_audit,
-        options.final_tensor_name,
-        options.summaries_dir,
-        options.projector_photos,
-        options.saved_model_dir,
-        options.tflite_file,
-        options.tflite_quantize == "dynamic",
-        options.onnx_file,
+        graph=options.output_graph,
+        labels=options.output_labels,
+        metrics=options.metrics,
+        report="" if options.no_report else options.report,
+        label_audit=options.label_audit,
+        tensor_name=options.final_tensor_name,
+        summaries_folder=options.summaries_dir,
+        projector_photos=options.projector_photos,
+        saved_model_folder=options.saved_model_dir,
+        tflite_file=options.tflite_file,
+        tflite_int8=options.tflite_quantize == "dynamic",
+        onnx_file=options.onnx_file,
     )
 
 
@@ -490,6 +490,8 @@ def _network(name: str) -> str:
         names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+    if SAVED_MODEL in names and len(names) > 1:
+        raise argparse.ArgumentTypeError(f"{SAVED_MODEL} cannot be one of two networks")
     if len(names) > 2 or len(set(names)) < len(names):
         raise argparse.ArgumentTypeError(f"{name} is not one network or two different ones")
     return JOINT.join(names)

@@ -19,6 +19,7 @@ from retraining.evaluation.unknown import STRANGEST_SHARE
 from retraining.graphs.precision import PRECISIONS
 from retraining.labelling import scoring
 from retraining.labelling.classifier import (
+    FEW,
     Classifier,
     Overrides,
     load_classifier,
@@ -39,7 +40,6 @@ DESCRIPTION = """Labels images with a retrained graph, or with any frozen image 
 Give image files, folders, or `-` for a list of paths on standard input. A graph from retrain.py
 knows its labels and how it wants its images; for other graphs there are flags.
 """
-FEW = 8  # up to so many images, the start-up of the optimizer costs more than it saves
 STDIN = "-"
 LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
 

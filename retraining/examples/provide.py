@@ -31,17 +31,20 @@ def is_example_folder(image_dir: str, project: str | os.PathLike[str]) -> bool:
     return path in (os.path.realpath(NAME), os.path.realpath(os.path.join(project, NAME)))
 
 
-def provide(image_dir: str, offline: bool, bar: Bar, remote: Remote = PHOTOS) -> str | None:
+def provide(
+    image_dir: str, offline: bool, bar: Bar, remote: Remote = PHOTOS, quiet: bool = False
+) -> str | None:
     """Fills the example folder with the photos or, if they cannot be fetched, with drawings.
 
     Prepares all files in a temporary folder first, and replaces nothing that exists. `bar` shows
-    progress. Returns why the photos could not be fetched, or None if they were.
+    progress; with `quiet`, the download shows none. Returns why the photos could not be fetched, or
+    None if they were.
 
     Raises:
         DrawingError: the folder cannot be written.
     """
     folder = Path(image_dir)
-    reason = "--offline was given" if offline else _fetch(folder, remote)
+    reason = "--offline was given" if offline else _fetch(folder, remote, quiet)
     if reason:
         _draw(folder, bar)
     return reason
@@ -58,11 +61,11 @@ def caveat(image_dir: str) -> str | None:
     )
 
 
-def _fetch(folder: Path, remote: Remote) -> str | None:
+def _fetch(folder: Path, remote: Remote, quiet: bool) -> str | None:
     """Fetches and unpacks the photos; returns the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        archive = fetch(remote, folder / f"{NAME}.tgz")
+        archive = fetch(remote, folder / f"{NAME}.tgz", quiet)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as aside:
             unpack(archive, Path(aside))
             _move_in(Path(aside) / NAME, folder)

@@ -16,9 +16,10 @@ from retraining.export.build import ExportError
 from retraining.export.convert import FORMATS, FROM_FILES, Agreement
 from retraining.export.to_onnx import check_installed
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
+from retraining.photos.places import is_url
 from retraining.system.atomic import Content
+from retraining.system.package import project_folder
 
-PROJECT = Path(__file__).resolve().parents[2]
 MOST_PHOTOS = 50  # that test a format
 INT8 = "tflite_int8"  # TensorFlow Lite with int8 weights
 # The least share of photos with the graph's first label, and the largest difference of a
@@ -81,7 +82,7 @@ def make(
         folder = Path(name)
         (folder / "graph.pb").write_bytes(graph)
         request = {
-            "photos": [os.path.abspath(path) for path in photos],
+            "photos": [path if is_url(path) else os.path.abspath(path) for path in photos],
             "max_image_pixels": max_pixels,
         }
         return [_made(each, folder, _convert(folder, each.kind, request)) for each in formats]
@@ -97,7 +98,11 @@ def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, A
     (folder / "request.json").write_text(text, encoding="ascii")
     command = [sys.executable, "-m", "retraining.export.convert", os.path.abspath(folder)]
     done = subprocess.run(
-        command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        command,
+        cwd=project_folder(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()

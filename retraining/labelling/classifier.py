@@ -1,5 +1,6 @@
 """From the graph of a classifier, ours or anyone's, to class probabilities of image files."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,12 +33,6 @@ from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes,
 
 # The usual input and output nodes of old graphs, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
-UNKNOWN = (
-    "unknown",
-    "(unknown)",
-    "((unknown))",
-    "(((unknown)))",
-)  # the first that is not a class is used
 KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
 # The label of unknown images: the first of these that is not a class.
 UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
@@ -120,9 +115,11 @@ class Classifier:
         return next(label for label in UNKNOWN if label not in self.labels)
 
     def label(
-        self, images: Iterable[Image], unknown_share: float | None = None
+        self, images: Image | Iterable[Image], unknown_share: float | None = None
     ) -> Iterator[Labels]:
-        """Yields Labels for each image, in order: paths, bytes of image files, or pixels.
+        """Yields Labels for each image, in order, or for a single one.
+
+        An image is a path, the bytes of an image file, or pixels (see photos.reader.Image).
 
         With an `unknown_share` (0 to 1), an image is unknown if it looks less like the classes than
         all but this share of the validation photos.
@@ -132,6 +129,8 @@ class Classifier:
             LabelsError: there are more or fewer labels than probabilities.
             TrustError: there is a share, but the graph has no score for unknown images.
         """
+        if isinstance(images, str | bytes | os.PathLike | np.ndarray):
+            images = [images]
         few = isinstance(images, Sequence) and len(images) <= FEW
         for image, answer, strangeness in self.judge(images, few, unknown_share):
             if isinstance(answer, ImageError):

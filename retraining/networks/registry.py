@@ -1,4 +1,7 @@
-"""Lists the base networks: their files, tensor names and input sizes. Needs no TensorFlow."""
+"""Lists the base networks: their files, tensor names and input sizes.
+
+Importing it needs no TensorFlow.
+"""
 
 import difflib
 import os

@@ -47,7 +47,9 @@ def provide_example_images(run: RunContext) -> None:
     folder = run.settings.photos.image_dir
     if provide.is_example_folder(folder, project_folder()) and not holds_images(folder):
         bar = run.observer.progress("drawing", "img")
-        reason = provide.provide(folder, run.settings.network.offline, bar)
+        reason = provide.provide(
+            folder, run.settings.network.offline, bar, quiet=run.observer.quiet
+        )
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
     if caveat := provide.caveat(folder):

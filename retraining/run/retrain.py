@@ -16,7 +16,8 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     """Retrains a classifier on a folder of photos, tests it, and writes it.
 
     Raises:
-        RetrainingError: a problem that the user can solve; no earlier output was replaced.
+        RetrainingError: a problem that the user can solve. No graph, labels, report or metrics
+            of an earlier run were replaced.
     """
     run = RunContext(settings, observer or Silent())
     photos = find_photos(run)

@@ -6,7 +6,7 @@ RunSettings gathers them. All are frozen: nothing changes a setting once a run h
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -14,11 +14,11 @@ from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.networks.registry import NETWORKS
+from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.places import local
 from retraining.photos.split import SplitOptions
-from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges
+from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
 
@@ -51,7 +51,8 @@ class PhotoSettings:
     }
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_dir", local(os.fspath(self.image_dir)))
+        spell_paths(self)
+        object.__setattr__(self, "image_dir", local(self.image_dir))
         check_ranges(self, self.RANGES)
 
 
@@ -68,6 +69,7 @@ class NetworkSettings:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        spell_paths(self)
         check_choice("precision", self.precision, PRECISIONS)
 
     @property
@@ -79,7 +81,8 @@ class NetworkSettings:
         """Returns the Choice for one of `names`; of two networks, only recipes take it."""
         if name in NETWORKS and len(self.names) > 1:
             return Choice()
-        return self.choice
+        model_file = self.model_file if name == SAVED_MODEL else None
+        return replace(self.choice, model_file=model_file)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class OutputSettings:
     onnx_file: str | None = None
 
     def __post_init__(self) -> None:
+        spell_paths(self)
         for name, file in BESIDE_THE_GRAPH.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.beside(file))
@@ -227,6 +231,25 @@ class RunSettings:
 
 
 def recorded(settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings as plain data: {step: {setting: value}}, and `image_dir` by itself."""
-    plain = {key: value for key, value in asdict(settings).items() if key != "record"}
-    return {"image_dir": settings.photos.image_dir, **plain}
+    """Returns the settings as plain data for JSON: {name: value}.
+
+    `image_dir`, `seed` and `label_audit` are named as the flags are, the others as `step.setting`.
+    """
+    about = {
+        "image_dir": settings.photos.image_dir,
+        "seed": settings.seed,
+        "label_audit": settings.outputs.label_audit,
+    }
+    return about | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
+
+
+APART = ("record", "seed")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of what is in nested dicts."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,4 +1,4 @@
-"""cache.py: the store on disk."""
+"""store.py: the store on disk."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""command.py: streams that are closed, full or left, and what is said."""
+"""console.py: streams that are closed, full or left, and what is said."""
 
 import os
 import subprocess

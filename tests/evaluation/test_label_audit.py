@@ -1,4 +1,4 @@
-"""audit.py: wrong labels, duplicates, the table."""
+"""label_audit.py: wrong labels, duplicates, the table."""
 
 import os
 

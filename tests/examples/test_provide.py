@@ -1,4 +1,4 @@
-"""example_images.py: the folder flower_photos, fetched or drawn."""
+"""provide.py: the folder flower_photos, fetched or drawn."""
 
 import hashlib
 import http.server

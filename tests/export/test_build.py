@@ -1,4 +1,4 @@
-"""export.py: the written graph, used as others use it, and its checks."""
+"""build.py, verify.py: the written graph, used as others use it, and its checks."""
 
 import numpy as np
 import pytest

@@ -250,7 +250,7 @@ def retrained(network, *hidden):
 
 @pytest.fixture(scope="module")
 def networks(inception_file, tmp_path_factory):
-    """(the tiny Inception, a tiny MobileNet) as graph.BaseNetworks."""
+    """(the tiny Inception, a tiny MobileNet) as network.BaseNetworks."""
     path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
     mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
     return (
@@ -447,3 +447,12 @@ def test_retrain_does_not_load_what_it_is_not_asked_for():
     code = "import sys, retrain; print({'tensorflow', 'onnx', 'tf2onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+def test_photos_at_urls_keep_their_names(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(formats, "_convert", lambda *request: asked.append(request) or {})
+    monkeypatch.setattr(formats, "_made", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    formats.make([formats.Format("onnx", "x.onnx")], b"", ["s3://b/a.jpg", "here.jpg"], 9)
+    assert asked[0][2]["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]

@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 VERSION = "1"
@@ -110,7 +111,7 @@ def classic_vectors(run):
     (store,) = (run / "bottleneck_cache").glob("inception_v3-*.sqlite")
     import numpy as np
 
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         vectors = dict(connection.execute("SELECT key, vector FROM vectors"))
     for path in sorted((run.parent / "fixtures" / "photos").glob("*/*.jpg")):
         if path.parent.name == "blue":
@@ -137,7 +138,7 @@ def damaged_store(run):
 def damaged_row(run):
     """Zeroes one vector in the store, whose check sum then tells."""
     (store,) = (run / "bottleneck_cache").glob("inception_v3-*.sqlite")
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         first = "(SELECT min(key) FROM vectors)"
         connection.execute(f"UPDATE vectors SET vector = zeroblob(96) WHERE key = {first}")
     connection.close()

@@ -22,6 +22,7 @@ import sqlite3
 import struct
 import tempfile
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.golden import normalize
@@ -114,14 +115,12 @@ def store(original):
         for suffix in ("", *JOURNALS):
             if Path(f"{original}{suffix}").exists():
                 shutil.copy(f"{original}{suffix}", f"{path}{suffix}")
-        connection = sqlite3.connect(path)
-        tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"
-        for name, sql in connection.execute(tables).fetchall():
-            rows = [
-                " ".join(map(_cell, row)) for row in connection.execute(f"SELECT * FROM {name}")
-            ]
-            lines += [sql, *sorted(row for row in rows if MADE_NOW not in row)]
-        connection.close()
+        with closing(sqlite3.connect(path)) as connection:
+            tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            for name, sql in connection.execute(tables).fetchall():
+                found = connection.execute(f"SELECT * FROM {name}").fetchall()
+                rows = [" ".join(map(_cell, row)) for row in found]
+                lines += [sql, *sorted(row for row in rows if MADE_NOW not in row)]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""graph_check.py: which files and graphs are refused, what is said; damaged ones never crash."""
+"""safety.py: which files and graphs are refused, what is said; damaged ones never crash."""
 
 import json
 import os

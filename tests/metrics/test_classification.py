@@ -1,4 +1,4 @@
-"""evaluate.py: the metrics of classes."""
+"""classification.py: the metrics of classes."""
 
 import numpy as np
 

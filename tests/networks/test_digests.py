@@ -1,7 +1,7 @@
 """What old stores and checkpoints are found by: strings and digests that no renaming may change.
 
 Each text is what `repr` gave when the first of these files were written. A digest here changes only
-together with `fine_tune.FORMAT` or `images.POLICY`, which is to say: old files are useless.
+together with `fine_tune.FORMAT` or `reader.POLICY`, which is to say: old files are useless.
 """
 
 import json

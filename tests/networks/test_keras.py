@@ -1,4 +1,4 @@
-"""keras_networks.py, freeze.py: names without Keras, frozen graphs that give what Keras gives."""
+"""keras.py, freeze.py: names without Keras, frozen graphs that give what Keras gives."""
 
 import gc
 import json

@@ -72,7 +72,7 @@ def done(run_pair, photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(two_networks):
-    """[Inception, MobileNet] as graph.BaseNetworks."""
+    """[Inception, MobileNet] as network.BaseNetworks."""
     files = {
         "inception_v3": two_networks / "inception_dec_2015" / "tensorflow_inception_graph.pb",
         "mobilenet_0.25_128": two_networks / "mobilenet_v1_0.25_128" / "frozen_graph.pb",

@@ -1,4 +1,4 @@
-"""networks.py: the registry, where files are looked for, how they are fetched."""
+"""registry.py: the registry, where files are looked for, how they are fetched."""
 
 import http.server
 import importlib.util

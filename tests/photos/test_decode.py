@@ -1,4 +1,4 @@
-"""image_files.py: which files are images, and what their pixels are."""
+"""decode.py: which files are images, and what their pixels are."""
 
 import io
 import os

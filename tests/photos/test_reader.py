@@ -1,4 +1,4 @@
-"""images.py: decoding, resizing, distortions."""
+"""reader.py: decoding, resizing, distortions."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""html_report.py: what the page says and shows, whatever the folders and files are called."""
+"""html.py: what the page says and shows, whatever the folders and files are called."""
 
 import base64
 import hashlib

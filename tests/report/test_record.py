@@ -1,4 +1,4 @@
-"""record.py and the figures in evaluate.py it is made of: values worked out by hand."""
+"""record.py and the figures in classification.py it is made of: values worked out by hand."""
 
 import json
 import math
@@ -22,7 +22,7 @@ LABELS = ["cat", "dog", "owl"]
 
 
 def held_out(truth, probabilities):
-    """What export.HeldOutResult offers, without TensorFlow."""
+    """What verify.HeldOutResult offers, without TensorFlow."""
     truth, probabilities = np.array(truth, int), np.array(probabilities, "f4").reshape(-1, 3)
     right = probabilities.argmax(axis=1) == truth
     return SimpleNamespace(

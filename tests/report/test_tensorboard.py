@@ -1,4 +1,4 @@
-"""report.py: what TensorBoard finds in a run's folder."""
+"""tensorboard.py: what TensorBoard finds in a run's folder."""
 
 import csv
 import io

@@ -1,5 +1,6 @@
 """settings.py: what contradicts itself or is out of range is refused when it is made."""
 
+import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -101,4 +102,18 @@ def test_a_record_is_made_where_none_is_handed_through():
     record = RunSettings(PhotoSettings("x"), seed=5).record
     assert record["image_dir"] == "x"
     assert record["seed"] == 5
-    assert record["head"]["training"]["optimizer"] == "sgd"
+    assert record["label_audit"] == "models/label_audit.tsv"
+    assert record["head.training.optimizer"] == "sgd"
+    assert "record" not in record
+
+
+def test_paths_may_be_paths(tmp_path):
+    settings = RunSettings(
+        PhotoSettings(tmp_path),
+        NetworkSettings("saved_model", model_file=tmp_path / "model"),
+        BottleneckSettings(tmp_path / "cache"),
+        outputs=OutputSettings(tmp_path / "graph.pb"),
+    )
+    json.dumps(settings.record)
+    assert settings.outputs.labels == f"{tmp_path}/retrained_labels.txt"
+    assert settings.network.choice_for("saved_model").model_file == f"{tmp_path}/model"

@@ -1,4 +1,4 @@
-"""files.py: files are replaced whole or not at all."""
+"""atomic.py: files are replaced whole or not at all."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""lines.py: texts of one line."""
+"""text.py: texts of one line."""
 
 import pytest
 

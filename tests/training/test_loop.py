@@ -1,4 +1,4 @@
-"""train.py and evaluate.py: the softmax layer and its figures, against plain arithmetic."""
+"""loop.py and classification.py: the softmax layer and its figures, against plain arithmetic."""
 
 import math
 from dataclasses import replace
@@ -240,7 +240,7 @@ def test_lbfgs_tells_of_its_course():
     assert (steps[-1].training.count, steps[-1].validation.count) == (100, 50)
 
 
-# -- evaluate.py -----------------------------------------------------------------------------
+# -- classification.py -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""objective.py: losses by hand, gradients against finite differences."""
+"""loss.py: losses by hand, gradients against finite differences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""heads.py: --head auto on vectors of which the best strength is known."""
+"""search.py: --head auto on vectors of which the best strength is known."""
 
 import numpy as np
 import pytest
