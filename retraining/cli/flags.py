@@ -33,6 +33,8 @@ from retraining.photos.reader import Distortions
 from retraining.photos.scan import DatasetError
 from retraining.photos.split import SplitOptions
 from retraining.run.settings import (
+    BESIDE_THE_GRAPH,
+    PROJECTED,
     EvaluationSettings,
     FineTuningSettings,
     HeadSettings,
@@ -51,13 +53,6 @@ LOCAL, RAY = ENGINES = ("local", "ray")
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the CPUs, in one machine
-BESIDE_THE_GRAPH = {
-    "output_labels": "retrained_labels.txt",
-    "label_audit": "label_audit.tsv",
-    "report": "retrained_report.html",
-    "metrics": "retrained_metrics.json",
-}
-PROJECTED = 100  # the default number of photos in TensorBoard's projector
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
 ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
@@ -68,9 +63,11 @@ def parse_flags(argv: Sequence[str] | None, description: str | None) -> argparse
     """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
     parser = build_parser(description)
     options = parser.parse_args(argv)
-    for flag, name in BESIDE_THE_GRAPH.items():
+    outputs = output_settings(options)
+    for name in BESIDE_THE_GRAPH:
+        flag = OUTPUT_FLAGS[name].removeprefix("--")
         if getattr(options, flag) is None:
-            setattr(options, flag, os.path.join(os.path.dirname(options.output_graph), name))
+            setattr(options, flag, outputs.beside(BESIDE_THE_GRAPH[name]))
     options.image_dir = local(options.image_dir)
     try:
         options.listed = read_listed(options.exclude) if options.exclude else []
@@ -176,7 +173,6 @@ def bottleneck_settings(options: argparse.Namespace) -> BottleneckSettings:
         random_scale=options.random_scale,
         random_brightness=options.random_brightness,
         views=options.distorted_views,
-        seed=options.seed,
     )
     return BottleneckSettings(
         folder=options.bottleneck_dir,
@@ -197,7 +193,6 @@ def training_options(options: argparse.Namespace) -> TrainingOptions:
         train_batch_size=options.train_batch_size,
         validation_batch_size=options.validation_batch_size,
         eval_step_interval=options.eval_step_interval,
-        seed=options.seed,
         optimizer=options.optimizer,
         hidden_units=options.hidden_units or (),
         dropout=options.dropout,
@@ -217,7 +212,6 @@ def tuning_options(options: argparse.Namespace) -> TuningOptions:
         epochs=options.fine_tune_epochs,
         batch_size=options.fine_tune_batch_size,
         freeze_until=options.freeze_until,
-        seed=options.seed,
     )
 
 

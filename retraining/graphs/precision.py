@@ -8,7 +8,6 @@ from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-
 LOWERED_BEHIND_THEM = ("BiasAdd", "Relu", "Relu6", "Add", "AddV2")
 LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # lowered only if a lowered node follows
 

@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.compute import Bottlenecks
 from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.export.verify import HeldOutResult
@@ -61,18 +60,6 @@ class Outcome:
     bad_images: Sequence[BadImage] = field(default_factory=list)
     audit: Sequence[Finding] | None = None
     comparison: Sequence[Mapping[str, Any]] | None = None
-
-
-def outcome_of(
-    bottlenecks: Bottlenecks,
-    result: HeldOutResult,
-    course: Sequence[Step],
-    sizes: Sequence[SizePoint],
-    findings: Sequence[Finding] | None,
-) -> Outcome:
-    """Returns the Outcome of a run on the photos of some Bottlenecks."""
-    known = bottlenecks
-    return Outcome(known.labels, known.examples, result, course, sizes, known.bad, findings)
 
 
 def make_record(setting: Setting, outcome: Outcome) -> Record:

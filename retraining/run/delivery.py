@@ -20,12 +20,12 @@ from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
 from retraining.report.record import (
+    Outcome,
     Record,
     Setting,
     confusion_of,
     make_record,
     metrics_bytes,
-    outcome_of,
 )
 from retraining.report.tensorboard import Projected, write_confusion, write_projector
 from retraining.run.export import Exported
@@ -72,9 +72,17 @@ def deliver(
     """
     outputs, bottlenecks, trained = run.settings.outputs, tuned.bottlenecks, tuned.trained
     trusted = trust_scores(exported.result, exported.model.trusted.temperature)
-    outcome = outcome_of(bottlenecks, trusted, trained.course, findings.sizes, findings.audit)
-    setting = describe_setting(tuned.extractor, run)
-    record = make_record(setting, replace(outcome, comparison=tuned.comparison))
+    outcome = Outcome(
+        labels=bottlenecks.labels,
+        examples=bottlenecks.examples,
+        result=trusted,
+        course=trained.course,
+        sizes=findings.sizes,
+        bad_images=bottlenecks.bad,
+        audit=findings.audit,
+        comparison=tuned.comparison,
+    )
+    record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails()
     contents: dict[str, Content] = {**comparison_contents(tuned, run.settings)}
     contents |= make_outputs(record, findings.audit, bottlenecks.labels, thumbnails, outputs)

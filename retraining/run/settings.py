@@ -225,9 +225,10 @@ class RunSettings:
             "comparison": outputs.comparison if self.fine_tuning.compare else None,
         }
         files |= {name: path for name, path in optional.items() if path}
-        return {name: str(path) for name, path in files.items()} | {
-            "bad_images": outputs.bad_images
-        }
+        return files | {"bad_images": outputs.bad_images}
+
+
+APART = ("record", "seed")  # not told as `step.setting`
 
 
 def recorded(settings: RunSettings) -> dict[str, Any]:
@@ -241,9 +242,6 @@ def recorded(settings: RunSettings) -> dict[str, Any]:
         "label_audit": settings.outputs.label_audit,
     }
     return about | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
-
-
-APART = ("record", "seed")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
