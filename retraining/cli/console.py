@@ -1,10 +1,12 @@
 """Exit codes, one-line errors, log lines and progress bars of both commands."""
 
+import _thread
 import contextlib
 import functools
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol, TextIO
@@ -16,6 +18,7 @@ from retraining.system.text import escaped
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
+AGAIN_SECONDS = 0.05  # until a dropped KeyboardInterrupt is raised again
 
 
 class Main(Protocol):
@@ -117,13 +120,31 @@ class _Forgiving:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends."""
+    """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends.
+
+    Python drops an exception that is raised in a finalizer or a weak reference's callback, as
+    imports run them all the time. A KeyboardInterrupt that is dropped there is raised again.
+    """
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    with signals_to(interrupt):
-        yield
+    def unraisable(dropped: "sys.UnraisableHookArgs", /) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            timers.append(threading.Timer(AGAIN_SECONDS, _thread.interrupt_main))
+            timers[-1].start()
+        else:
+            hook(dropped)
+
+    timers: list[threading.Timer] = []
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        with signals_to(interrupt):
+            yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
 
 
 def say(message: object) -> None:

@@ -1,11 +1,14 @@
 """console.py: streams that are closed, full or left, and what is said."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from retraining.cli.console import INTERRUPTED, reports_errors
 from retraining.system.text import escaped
 from tests import ROOT
 
@@ -111,3 +114,17 @@ raise SystemExit(reports_errors(main)())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_within_a_finalizer_ends_the_program(capsys):
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def main(argv=None):
+        Interrupted()  # goes at once; Python drops what its finalizer raises
+        time.sleep(10)
+        return 0
+
+    assert reports_errors(main)() == INTERRUPTED
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")
