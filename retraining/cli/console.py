@@ -35,8 +35,9 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        stopped = threading.Event()
         try:
-            with _prepared_streams(), _terminable(), warnings.catch_warnings():
+            with _prepared_streams(), _terminable(stopped), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # libraries address these to programmers
                 if not logging.getLogger().handlers:  # hides their log lines
                     logging.getLogger().addHandler(logging.NullHandler())
@@ -53,6 +54,10 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
             what = error.filename or "input or output"
             message, code = f"{what}: {error.strerror or error}", FAILED
         except KeyboardInterrupt:
+            message, code = interrupted, INTERRUPTED
+        except Exception:  # C code may turn a KeyboardInterrupt into an ImportError
+            if not stopped.is_set():
+                raise
             message, code = interrupted, INTERRUPTED
         say(message)  # only now: the frames of the error are gone, and any progress bar with them
         return code
@@ -119,14 +124,16 @@ class _Forgiving:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable(stopped: threading.Event) -> Iterator[None]:
     """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends.
 
     Python drops an exception that is raised in a finalizer or a weak reference's callback, as
     imports run them all the time. A KeyboardInterrupt that is dropped there is raised again.
+    Either signal sets `stopped`.
     """
 
     def interrupt(*_: object) -> NoReturn:
+        stopped.set()
         raise KeyboardInterrupt
 
     def unraisable(dropped: "sys.UnraisableHookArgs", /) -> None:

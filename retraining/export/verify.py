@@ -37,24 +37,24 @@ class HeldOutResult:
 
     paths: list[str]
     keys: list[str]  # of the photos, as in Example
-    truth: NDArray[np.int_]  # int [n]
+    targets: NDArray[np.int_]  # int [n]
     probabilities: NDArray[np.float32]  # float32 [n, classes]
     vectors: NDArray[np.float32]  # float32 [n, width], as the network computed them in the test
 
     @property
     def correct(self) -> int:
         """The number of photos whose first label is the true one."""
-        return int((self.probabilities.argmax(axis=1) == self.truth).sum())
+        return int((self.probabilities.argmax(axis=1) == self.targets).sum())
 
     @property
     def total(self) -> int:
         """The number of photos tested."""
-        return len(self.truth)
+        return len(self.targets)
 
     @property
     def accuracy(self) -> float:
         """The share of correct photos; NaN without photos."""
-        return classification.accuracy(self.probabilities, self.truth)
+        return classification.accuracy(self.probabilities, self.targets)
 
 
 @contextlib.contextmanager
@@ -106,9 +106,9 @@ def test_exported(
     examples, vectors = collect(answers, examples, extractor.network.width)
     head = Runner(graph_def, about["bottleneck_input"], about["output"], Running(optimize=False))
     labels = list(about["labels"])
-    truth = np.array([labels.index(example.label) for example in examples], int)
+    targets = np.array([labels.index(example.label) for example in examples], int)
     paths, keys = [e.path for e in examples], [e.key for e in examples]
-    result = HeldOutResult(paths, keys, truth, head.run(vectors), vectors)
+    result = HeldOutResult(paths, keys, targets, head.run(vectors), vectors)
     check_untouched(result, untouched.result(), extractor.settings.precision)
     return result
 

@@ -111,9 +111,9 @@ def describe_test(result: verify.HeldOutResult) -> str:
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
     """Returns one line on the calibration error of the test photos."""
     scores = result.probabilities
-    before = calibration_error(scores, result.truth)
+    before = calibration_error(scores, result.targets)
     scores = apply_temperature(scores, temperature)
-    after = calibration_error(scores, result.truth)
+    after = calibration_error(scores, result.targets)
     return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
 
 

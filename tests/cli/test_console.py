@@ -116,6 +116,25 @@ raise SystemExit(reports_errors(main)())
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_ctrl_c_that_an_import_reports_as_its_own_error_is_no_traceback(capsys):
+    def main(argv=None):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("broken off") from None
+
+    assert reports_errors(main)() == INTERRUPTED
+    assert capsys.readouterr().err.splitlines() == [f"{os.path.basename(sys.argv[0])}: interrupted"]
+
+
+def test_an_unexpected_error_is_not_hidden():
+    def main(argv=None):
+        raise ImportError("a fault of ours")
+
+    with pytest.raises(ImportError, match="a fault of ours"):
+        reports_errors(main)()
+
+
 def test_ctrl_c_within_a_finalizer_ends_the_program(capsys):
     class Interrupted:
         def __del__(self):

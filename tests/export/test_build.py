@@ -206,9 +206,9 @@ def plain(items, total):
 def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
     result = verify.test_exported(written, examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
-    assert result.truth.tolist() == [0] * 4 + [1] * 4
+    assert result.targets.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
-    assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
+    assert result.correct == (expected.argmax(axis=1) == result.targets).sum()
     verify.check_agreement(result, expected)
 
 
