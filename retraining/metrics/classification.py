@@ -12,6 +12,7 @@ Ints: TypeAlias = NDArray[np.integer[Any]]
 
 BINS = 10  # in a reliability diagram
 Z = 1.959964  # standard deviations on each side of a 95 % interval
+SHORTFALL = 0.05  # of an accuracy that is far below another
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -60,6 +61,18 @@ def cross_entropy(probabilities: Floats, targets: Ints) -> float:
     own = probabilities[np.arange(len(targets)), targets]
     tiny = np.finfo(probabilities.dtype).tiny  # keeps ln finite if a probability underflows
     return float(-np.log(np.maximum(own, tiny)).mean())
+
+
+def cross_entropy_of_logits(logits: Floats, targets: Ints) -> float:
+    """Returns the mean of -ln(softmax probability of the true class) in nats; NaN without rows.
+
+    Unlike `cross_entropy`, it is exact for probabilities that are too small for a float.
+    """
+    if len(targets) == 0:
+        return math.nan
+    exact = logits.astype(np.float64)
+    own = exact[np.arange(len(targets)), targets]
+    return float((np.logaddexp.reduce(exact, axis=1) - own).mean())
 
 
 def agreement(probabilities: Floats, expected: Floats) -> tuple[float, float]:
@@ -152,3 +165,13 @@ def paired_difference(
     centre = (gained - lost) / total
     reach = Z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
     return (gained - lost) / len(before), centre - reach, centre + reach
+
+
+def far_below(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
+    """Tells whether a model is far less accurate than a reference model on the same photos.
+
+    Takes which photos each of them classifies correctly, bool [n]. The accuracy must be lower by
+    more than SHORTFALL, and by more than chance explains (`paired_difference`).
+    """
+    difference, _, high = paired_difference(reference, right)
+    return difference < -SHORTFALL and high < 0

@@ -15,6 +15,7 @@ from retraining.evaluation.temperature import (
     why_no_temperature,
 )
 from retraining.evaluation.unknown import fit_unknown
+from retraining.metrics.classification import far_below
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
@@ -23,10 +24,11 @@ from retraining.run.settings import RunSettings
 from retraining.training import search
 from retraining.training.head import Evaluation, Head
 from retraining.training.head import evaluate as evaluate_head
-from retraining.training.loop import Step, Trained, TrainingOptions, describe_step, train
+from retraining.training.loop import Step, Trained, describe_step, train
 
 log = logging.getLogger(__name__)
 
+SHORT_TRIAL = 100  # steps; plain descent overshoots in the first ones
 MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 
 
@@ -57,7 +59,7 @@ def train_head(
             store_intermediate(step, bottlenecks, extractor, run)
     describe_end(step)
     held_out = evaluate_head(step.head, validation.vectors, validation.targets)
-    warn_of_scores(held_out, len(bottlenecks.labels))
+    warn_of_scores(held_out, len(bottlenecks.labels), step.number + 1)
     seconds = time.perf_counter() - started
     return Trained(step.head, course, tensorboard.folder, how, seconds)
 
@@ -98,25 +100,34 @@ def describe_candidate(candidate: search.Candidate) -> str:
     )
 
 
-def warn_of_scores(found: Evaluation, classes: int) -> None:
-    """Warns if the cross entropy on the validation photos is much worse than that of guessing."""
-    if found.count and found.cross_entropy > math.log(classes) + 1:
-        log.warning(
-            f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
-            f"that of guessing, {math.log(classes):.2f}: wrong answers are given as sure; train "
-            f"shorter, lower --learning_rate, or give --head auto"
-        )
-
-
-def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[SizePoint]:
-    """Returns the SizePoints, which tell whether more photos help; ignores distorted views."""
-    training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
-    return compare_sizes(
-        training.first(len(bottlenecks.examples[TRAINING])),
-        Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
-        len(bottlenecks.labels),
-        how,
+def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
+    """Warns if the cross entropy on held-out photos is much worse than that of guessing."""
+    guessing = math.log(classes)
+    if not held_out.count or held_out.cross_entropy <= guessing + 1:
+        return
+    shorter_or_longer = "longer" if steps < SHORT_TRIAL else "shorter"
+    log.warning(
+        f"the cross entropy {held_out.cross_entropy:.2f} on the validation photos is far above "
+        f"that of guessing, {guessing:.2f}: wrong answers are given as sure; train "
+        f"{shorter_or_longer}, lower --learning_rate, or give --head auto"
     )
+
+
+def try_fewer_photos(bottlenecks: Bottlenecks, trained: Trained) -> list[SizePoint]:
+    """Returns the SizePoints, which tell whether more photos help; ignores distorted views.
+
+    There are none if the quickly trained heads are far less accurate than the trained one.
+    """
+    training, *parts = (bottlenecks.labelled[part] for part in SPLITS)
+    held_out = Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in parts])
+    points = compare_sizes(
+        training.first(len(bottlenecks.examples[TRAINING])),
+        held_out,
+        len(bottlenecks.labels),
+        trained.settings,
+    )
+    right = trained.head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
+    return [] if points and far_below(points[-1].right, right) else points
 
 
 def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:

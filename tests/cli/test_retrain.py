@@ -464,10 +464,14 @@ def test_a_useless_learning_rate_is_an_error(tmp_path, run_retrain, photos, caps
 
 
 def test_scores_worse_than_guessing_are_warned_of(caplog):
-    head.warn_of_scores(Evaluation(0.5, 2.5, 100), 5)
+    head.warn_of_scores(Evaluation(0.5, 2.5, 100), 5, 4000)
     assert caplog.messages == []
-    head.warn_of_scores(Evaluation(0.5, 2.7, 100), 5)
+    head.warn_of_scores(Evaluation(0.5, 2.7, 100), 5, 4000)
     assert "2.70 on the validation photos is far above that of guessing, 1.61" in caplog.text
+    assert "train shorter" in caplog.text
+    caplog.clear()
+    head.warn_of_scores(Evaluation(0.5, 2.7, 100), 5, 10)
+    assert "train longer" in caplog.text
 
 
 # -- refusals --------------------------------------------------------------------------------
