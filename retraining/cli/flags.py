@@ -22,6 +22,7 @@ from retraining.cli.parser import (
     batch_size,
     number,
 )
+from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
@@ -90,8 +91,7 @@ def parse_flags(argv: Sequence[str] | None, description: str | None) -> argparse
         r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
     ):
         parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
-    if options.tflite_quantize != "none" and not options.tflite_file:
-        parser.error("--tflite_quantize needs --tflite_file")
+    _check_formats(parser, options)
     if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
         parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
     folder = options.import_classic_bottlenecks
@@ -226,11 +226,32 @@ def output_settings(options: argparse.Namespace) -> OutputSettings:
         tensor_name=options.final_tensor_name,
         summaries_folder=options.summaries_dir,
         projector_photos=options.projector_photos,
-        saved_model_folder=options.saved_model_dir,
-        tflite_file=options.tflite_file,
-        tflite_int8=options.tflite_quantize == "dynamic",
-        onnx_file=options.onnx_file,
+        formats=formats_of(options),
     )
+
+
+def formats_of(options: argparse.Namespace) -> dict[str, str]:
+    """Returns {kind of Converter: path} of the formats that the flags ask for."""
+    formats = {}
+    for converter in FORMATS:
+        if path := getattr(options, converter.option):
+            choice = getattr(options, converter.variant_option, "none")
+            formats[converter.variants.get(choice, converter).kind] = path
+    return formats
+
+
+def format_folders(options: argparse.Namespace) -> dict[str, str]:
+    """Returns {flag: path} of the formats that are folders."""
+    formats = ((CONVERTERS[kind], path) for kind, path in formats_of(options).items())
+    return {f"--{c.option}": path for c, path in formats if c.is_folder}
+
+
+def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a variant is asked for of a format that is not."""
+    for converter in FORMATS:
+        choice = getattr(options, converter.variant_option, "none")
+        if choice != "none" and not getattr(options, converter.option):
+            parser.error(f"--{converter.variant_option} needs --{converter.option}")
 
 
 def _check_network(parser: Parser, options: argparse.Namespace) -> None:
@@ -301,8 +322,7 @@ OUTPUT_FLAGS = {
     "export_file": "--export_vectors",
     "report": "--report",
     "label_audit": "--label_audit",
-    "tflite_file": "--tflite_file",
-    "onnx_file": "--onnx_file",
+    **{kind: f"--{converter.option}" for kind, converter in CONVERTERS.items()},
     "comparison": "the table of --compare",
     "bad_images": "the list of bad images",
 }
@@ -317,8 +337,8 @@ def output_paths(options: argparse.Namespace) -> dict[str, str]:
 def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
     """Ends the program if a flag other than --image_dir is a URL, or excludes one there."""
     flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
-    flags += ["saved_model_dir", "import_vectors"]
-    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
+    flags += ["import_vectors"]
+    folders = {f"--{flag}": getattr(options, flag) for flag in flags} | format_folders(options)
     folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
     for flag, path in {**output_paths(options), **folders}.items():
         if path and is_url(path):
@@ -394,13 +414,11 @@ def _check_places(parser: Parser, options: argparse.Namespace) -> None:
         "--summaries_dir": options.summaries_dir,
         "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
     }
-    if options.saved_model_dir:
-        folders["--saved_model_dir"] = options.saved_model_dir
+    versions = format_folders(options)
     photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
-    for flag, path in {**output_paths(options), **folders}.items():
+    for flag, path in {**output_paths(options), **folders, **versions}.items():
         if is_within(os.path.realpath(path), photos):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
-    versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
     for flag, path in {**output_paths(options), **versions}.items():
         if is_within(os.path.realpath(path), vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
@@ -881,23 +899,16 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other formats").add_argument
-    add(
-        "--saved_model_dir",
-        metavar="DIR",
-        help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
-    )
-    add("--tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
-    add(
-        "--tflite_quantize",
-        choices=("none", "dynamic"),
-        default="none",
-        help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
-    )
-    add(
-        "--onnx_file",
-        metavar="FILE",
-        help="write an ONNX file as well; needs requirements-onnx.txt",
-    )
+    for converter in FORMATS:
+        metavar = "DIR" if converter.is_folder else "FILE"
+        add(f"--{converter.option}", metavar=metavar, help=converter.help)
+        if converter.variants:
+            add(
+                f"--{converter.variant_option}",
+                choices=("none", *converter.variants),
+                default="none",
+                help=converter.variant_help,
+            )
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:

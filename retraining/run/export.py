@@ -18,7 +18,6 @@ from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
 from retraining.run.notes import RunContext
-from retraining.run.outputs import formats_of
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -118,16 +117,16 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
-    """Converts the graph to each Format that the settings ask for, and tests it on photos."""
-    wanted, examples = formats_of(run.settings.outputs), tuned.bottlenecks.examples
+    """Converts the graph to the other formats in the settings, and tests each on photos."""
+    wanted, examples = run.settings.outputs.formats, tuned.bottlenecks.examples
     if not wanted:
         return []
-    log.info(f"converting to {', '.join(each.kind for each in wanted)}")
+    log.info(f"converting to {', '.join(wanted)}")
     # Any photos show whether answers agree; test photos are preferred.
     photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     paths = [photos[row].path for row in rows]
     made = formats.make(wanted, b"".join(exported.graph), paths, run.settings.photos.max_pixels)
-    for each in made:
-        log.info(f"{each.agreement}")
+    for other in made:
+        log.info(other.agreement)
     return made

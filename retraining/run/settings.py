@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
@@ -133,13 +134,16 @@ class OutputSettings:
     tensor_name: str = "final_result"
     summaries_folder: str = "retrain_logs"
     projector_photos: int = PROJECTED
-    saved_model_folder: str | None = None
-    tflite_file: str | None = None
-    tflite_int8: bool = False
-    onnx_file: str | None = None
+    # Further formats: {kind of export.converter.Converter: path}; of saved_model, the folder of its
+    # versions.
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         spell_paths(self)
+        paths = {kind: os.fspath(path) for kind, path in self.formats.items()}
+        object.__setattr__(self, "formats", paths)
+        for kind in self.formats:
+            check_choice("formats", kind, CONVERTERS)
         for name, file in BESIDE_THE_GRAPH.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.beside(file))
@@ -213,15 +217,17 @@ class RunSettings:
 
     @property
     def output_files(self) -> dict[str, str]:
-        """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes."""
+        """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes.
+
+        Files of other formats are named by their kind.
+        """
         outputs = self.outputs
         files = {"graph": outputs.graph, "labels": outputs.labels, "metrics": outputs.metrics}
         optional = {
             "export_file": self.bottlenecks.export_file,
             "report": outputs.report,
             "label_audit": outputs.label_audit,
-            "tflite_file": outputs.tflite_file,
-            "onnx_file": outputs.onnx_file,
+            **{k: path for k, path in outputs.formats.items() if not CONVERTERS[k].is_folder},
             "comparison": outputs.comparison if self.fine_tuning.compare else None,
         }
         files |= {name: path for name, path in optional.items() if path}
