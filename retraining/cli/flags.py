@@ -26,7 +26,15 @@ from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.networks.registry import DEFAULT, SAVED_MODEL, NetworkError, find
+from retraining.networks.registry import (
+    DEFAULT,
+    EMBEDDED,
+    NETWORKS,
+    SAVED_MODEL,
+    NetworkError,
+    describe_names,
+    find,
+)
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.exclude import read_listed
 from retraining.photos.places import is_url, local
@@ -515,12 +523,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--architecture",
         type=_network,
         metavar="NAME",
-        help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
-        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
-        "model in --model_file. NAME+NAME takes two together, for a better answer that takes "
-        "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
-        "efficientnet_lite0, which comes with the requirements",
+        help=f"base network: {describe_names()}. NAME{JOINT}NAME takes two together, for a better "
+        f"answer that takes longer. Default: {DEFAULT} if it is in --model_dir or can be fetched, "
+        f"else {EMBEDDED}, which comes with the requirements",
     )
     add(
         "--mirror_average",
@@ -558,11 +563,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="take over the vectors that a run with --export_vectors wrote, of the same network "
         "and precision, for photos of the same bytes (needs requirements-remote.txt)",
     )
+    in_bfloat16 = " and ".join(known.name for known in NETWORKS.values() if known.bfloat16)
     add(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
+        help=f"arithmetic of the base network; auto is bfloat16 for {in_bfloat16} where the "
         "processor has it, else float32",
     )
     add(

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,8 @@ def parse(name: str) -> tuple[str, str | None, int | None]:
 @dataclass(frozen=True)
 class KerasRecipe:
     """One network of keras.applications, as the user chose it."""
+
+    HELP: ClassVar[str] = "keras:NAME for any of keras.applications, as keras:InceptionV3"
 
     stock: str
     alpha: str | None

@@ -86,6 +86,14 @@ class Recipe(Protocol):
         """Returns the frozen graph. Raises RetrainingError."""
 
 
+class RecipeType(Protocol):
+    """The class of a Recipe, which the registry lists."""
+
+    HELP: str  # how users name its networks, in the help of --architecture
+
+    def __call__(self, choice: Choice, /) -> Recipe: ...
+
+
 def short_hash(path: str | Path) -> str:
     """Returns 12 hex digits of a SHA-1 hash of a file, or of all files in a folder.
 

@@ -6,7 +6,6 @@ Importing it needs no TensorFlow.
 import difflib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from retraining.graphs.precision import native_precision
 from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
-from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe
+from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe, RecipeType
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
@@ -121,26 +120,32 @@ def _efficientnet_lite(name: str) -> Network:
     )
 
 
-def _registry() -> dict[str, Network]:
-    mobilenets = [
-        _mobilenet_v1(alpha, size)
-        for alpha in ("1.0", "0.75", "0.50", "0.25")
-        for size in (224, 192, 160, 128)
-    ]
-    lites = map(_efficientnet_lite, efficientnet_lite.ARCHITECTURES)
-    return {network.name: network for network in (_inception_v3(), *lites, *mobilenets)}
+ALPHAS, SIZES = ("1.0", "0.75", "0.50", "0.25"), (224, 192, 160, 128)  # of MobileNets
 
-
-NETWORKS = _registry()
+# {the names, as the help of --architecture gives them: the Networks of this family}
+FAMILIES = {
+    "inception_v3": [_inception_v3()],
+    efficientnet_lite.HELP: [_efficientnet_lite(n) for n in efficientnet_lite.ARCHITECTURES],
+    f"mobilenet_<{'|'.join(ALPHAS)}>_<{'|'.join(map(str, SIZES))}>": [
+        _mobilenet_v1(alpha, size) for alpha in ALPHAS for size in SIZES
+    ],
+}
+NETWORKS = {network.name: network for family in FAMILIES.values() for network in family}
 DEFAULT = "inception_v3"
 EMBEDDED = "efficientnet_lite0"  # used if the default cannot be downloaded
 
-
 SAVED_MODEL = "saved_model"
-RECIPES: dict[str, Callable[[Choice], Recipe]] = {
+RECIPES: dict[str, RecipeType] = {
     "vgg16": Vgg16Recipe,
     SAVED_MODEL: SavedModelRecipe,
 }
+
+
+def describe_names() -> str:
+    """Returns the names of all networks, as the help of --architecture gives them."""
+    *names, last = FAMILIES
+    recipes = (recipe.HELP for recipe in RECIPES.values())
+    return "; ".join([f"{', '.join(names)}, or {last}", KerasRecipe.HELP, *recipes])
 
 
 def find(name: str, choice: Choice | None = None) -> Network:

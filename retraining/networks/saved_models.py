@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
@@ -30,6 +30,8 @@ Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
 @dataclass(frozen=True)
 class SavedModelRecipe:
     """The model in --model_file: a SavedModel's folder, or a .keras or .h5 file."""
+
+    HELP: ClassVar[str] = "saved_model for the model in --model_file"
 
     choice: Choice = field(default_factory=Choice)
     name: str = "saved_model"

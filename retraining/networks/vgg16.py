@@ -44,6 +44,8 @@ Layer: TypeAlias = Sequence[NDArray[np.float32]]  # kernel and bias
 class Vgg16Recipe:
     """VGG16 with the weights of a vgg16.npy; `relu6` or `relu7` is the vector, 4,096 wide."""
 
+    HELP: ClassVar[str] = "vgg16 for a vgg16.npy"
+
     choice: Choice = field(default_factory=Choice)
     name: str = "vgg16"
     folder: str = "vgg16"
