@@ -18,7 +18,7 @@ def result_of(paths, truth, probabilities):
     right = probabilities.argmax(axis=1) == truth
     return SimpleNamespace(
         paths=list(paths),
-        truth=truth,
+        targets=truth,
         probabilities=probabilities,
         correct=int(right.sum()),
         total=len(truth),

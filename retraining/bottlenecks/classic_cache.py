@@ -58,7 +58,7 @@ class UnusableError(Exception):
 
 
 @dataclass
-class Outcome:
+class ImportSummary:
     """The result of an import: numbers of photos, copies counted once, and {reason: [file]}."""
 
     known: int = 0  # had a vector in the store
@@ -177,8 +177,8 @@ def take_over(
     examples: Sequence[Example],
     cache: ClassicCache,
     compute: Callable[[list[Example]], object],
-) -> Outcome:
-    """Adds the cache's vectors to a store that lacks them; returns the Outcome.
+) -> ImportSummary:
+    """Adds the cache's vectors to a store that lacks them; returns the ImportSummary.
 
     `compute(examples)` computes vectors with the network and puts them into the store, except those
     of unreadable photos. Vectors in the store are never replaced, the cache does not change, and an
@@ -189,18 +189,20 @@ def take_over(
     """
     keys = {example.key for example in examples}
     missing = set(store.missing(keys))
-    outcome = Outcome(known=len(keys) - len(missing))
-    files = _current_files(examples, missing, cache, outcome)
+    summary = ImportSummary(known=len(keys) - len(missing))
+    files = _current_files(examples, missing, cache, summary)
     if not _passes_sample(store, files, cache, compute):
-        return outcome
+        return summary
     lacking = set(store.missing(missing))
-    outcome.checked = len(missing) - len(lacking)
-    _put_all(store, [pair for pair in files if pair[0].key in lacking], cache, outcome)
+    summary.checked = len(missing) - len(lacking)
+    _put_all(store, [pair for pair in files if pair[0].key in lacking], cache, summary)
     store.commit()
-    return outcome
+    return summary
 
 
-def _put_all(store: BottleneckStore, files: Files, cache: ClassicCache, outcome: Outcome) -> None:
+def _put_all(
+    store: BottleneckStore, files: Files, cache: ClassicCache, summary: ImportSummary
+) -> None:
     """Reads the files and stores their vectors; for copies of a photo, the first good file's."""
     done: set[str] = set()
     for example, path in files:
@@ -208,26 +210,26 @@ def _put_all(store: BottleneckStore, files: Files, cache: ClassicCache, outcome:
             try:
                 store.put(example.key, cache.read(path), imported=True)
             except UnusableError as reason:
-                outcome.skipped[str(reason)].append(path)
+                summary.skipped[str(reason)].append(path)
             else:
                 done.add(example.key)
-    outcome.taken = len(done)
+    summary.taken = len(done)
 
 
 def _current_files(
-    examples: Sequence[Example], missing: Set[str], cache: ClassicCache, outcome: Outcome
+    examples: Sequence[Example], missing: Set[str], cache: ClassicCache, summary: ImportSummary
 ) -> list[tuple[Example, str]]:
     """Returns [(example, path)] of `missing` photos that have a file and have not changed."""
     found = [(example, path) for example in examples if (path := cache.find(example))]
     newer = {path for example, path in found if _time(example.path) > _time(path)}
     wanted = [(example, path) for example, path in found if example.key in missing]
-    outcome.absent = len(missing - {example.key for example, _ in wanted})
+    summary.absent = len(missing - {example.key for example, _ in wanted})
     # Count all files, so that one photo that changed after a first import is not "most".
-    outcome.times_are_of_a_copy = bool(wanted) and 2 * len(newer) > len(found)
-    if outcome.times_are_of_a_copy:
+    summary.times_are_of_a_copy = bool(wanted) and 2 * len(newer) > len(found)
+    if summary.times_are_of_a_copy:
         return wanted
     if stale := [path for _, path in wanted if path in newer]:
-        outcome.skipped["older than the photo"] = stale
+        summary.skipped["older than the photo"] = stale
     return [(example, path) for example, path in wanted if path not in newer]
 
 

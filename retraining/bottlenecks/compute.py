@@ -3,16 +3,16 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.classic_cache import ClassicCache, Outcome, take_over
+from retraining.bottlenecks.classic_cache import ClassicCache, ImportSummary, take_over
 from retraining.bottlenecks.extract import Extractor, Job, VectorSource, fill_store
-from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
+from retraining.bottlenecks.parquet import VectorFile, VectorFileError, vectors_content
 from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
@@ -124,29 +124,31 @@ def import_vectors(
     def compute(sample: Sequence[Example]) -> None:
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
 
-    outcome = take_over(store, examples, cache, compute)
-    warn_of_import(outcome, examples, cache)
-    skipped = sum(map(len, outcome.skipped.values()))
-    taken = counted(outcome.taken, "vector")
+    summary = take_over(store, examples, cache, compute)
+    warn_of_import(summary, examples, cache)
+    skipped = sum(map(len, summary.skipped.values()))
+    taken = counted(summary.taken, "vector")
     log.info(
-        f"{taken} taken over from {cache.folder}; {outcome.checked} computed to "
-        f"check them, {outcome.known} known before, {skipped} skipped, {outcome.absent} without "
+        f"{taken} taken over from {cache.folder}; {summary.checked} computed to "
+        f"check them, {summary.known} known before, {skipped} skipped, {summary.absent} without "
         f"a file"
     )
 
 
-def warn_of_import(outcome: Outcome, examples: Sequence[Example], cache: ClassicCache) -> None:
-    """Logs what is doubtful in the Outcome of an import, and which files were skipped."""
-    if outcome.times_are_of_a_copy:
+def warn_of_import(
+    summary: ImportSummary, examples: Sequence[Example], cache: ClassicCache
+) -> None:
+    """Logs what is doubtful in the ImportSummary of an import, and which files were skipped."""
+    if summary.times_are_of_a_copy:
         log.warning(
             f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
             f"so a photo changed since cannot be told by its time"
         )
-    if outcome.absent == len({example.key for example in examples}):
+    if summary.absent == len({example.key for example in examples}):
         log.warning(
             f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
         )
-    for reason, paths in outcome.skipped.items():
+    for reason, paths in summary.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])
         files = counted(len(paths), "file")
         log.warning(f"{files} in {cache.folder} not taken over, {reason}: {names}")
@@ -226,8 +228,8 @@ def read_split(
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def export_vectors(bottlenecks: Bottlenecks, extractor: VectorSource, path: str) -> None:
-    """Writes the photos' vectors to a Parquet file for other tools."""
+def export_content(bottlenecks: Bottlenecks, extractor: VectorSource) -> Callable[[BinaryIO], None]:
+    """Returns what writes the photos' vectors to a Parquet file for other tools."""
     facts = {
         "network": extractor.network.name,
         "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
@@ -237,5 +239,4 @@ def export_vectors(bottlenecks: Bottlenecks, extractor: VectorSource, path: str)
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
     if bottlenecks.factors is not None:  # export what the networks give
         parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
-    write_vectors(path, parts, extractor.network.width, facts)
-    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {path}")
+    return vectors_content(parts, extractor.network.width, facts)

@@ -54,7 +54,7 @@ def print_results(results: Results) -> None:
 
 def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
     """Prints the test photos that the model gets wrong: path, class, answer, score."""
-    for path, truth, answer in zip(result.paths, result.truth, result.probabilities, strict=True):
+    for path, truth, answer in zip(result.paths, result.targets, result.probabilities, strict=True):
         if answer.argmax() != truth:
             given, found = labels[truth], labels[answer.argmax()]
             print(f"misclassified\t{escaped(path)}\t{given}\t{found}\t{answer.max():.5f}")

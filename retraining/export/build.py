@@ -81,8 +81,8 @@ def _add_decoder(graph_def: GraphDef, base: BaseNetwork) -> None:
 
     The placeholder becomes a PlaceholderWithDefault of the same name, type and shape.
     """
-    about = base.preprocessing
-    pixels = add_front_end(graph_def, about.size, about.mean, about.std)
+    how = base.preprocessing
+    pixels = add_front_end(graph_def, how.size, how.mean, how.std)
     placeholder = nodes_by_name(graph_def)[base.input]
     placeholder.op = "PlaceholderWithDefault"
     placeholder.input.append(pixels)
@@ -190,15 +190,15 @@ def describe(
 
 def describe_network(network: BaseNetwork) -> dict[str, Any]:
     """Returns the description of one network in a graph; node names are those in that graph."""
-    about = network.preprocessing
+    how = network.preprocessing
     return {
         "network": network.name,
         "network_sha1": network.file_sha1,
         "input": network.input,
         "bottleneck": network.bottleneck,
-        "size": list(about.size),
-        "mean": about.mean,
-        "std": about.std,
+        "size": list(how.size),
+        "mean": how.mean,
+        "std": how.std,
     }
 
 

@@ -227,19 +227,17 @@ def obtain(
     model_dir = Path(model_dir)
     if network.recipe:
         return _freeze_once(network, network.recipe, Place(model_dir, offline, quiet))
-    found = locate(network, model_dir)
-    if found:
-        return found
+    if path := locate(network, model_dir):
+        return path
     if not network.sources:
         return _build(network, model_dir)
     reason = "--offline forbids fetching it" if offline else _fetch_any(network, model_dir, quiet)
-    found = locate(network, model_dir)
-    if found:
-        return found
-    wanted = network.sources[0]
+    if path := locate(network, model_dir):
+        return path
+    source = network.sources[0]
     raise NetworkError(
-        f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
-        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}"
+        f"{network.name} is not in {model_dir} and {reason}; to get it, put {source.file_name} "
+        f"(in {source.remote.urls[0]}) into {model_dir / network.folder}"
         + (", or name it with --model_file" if by_file else "")
     )
 

@@ -66,7 +66,7 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
     """Makes the record of a Setting and an Outcome; NaN and infinity become None."""
     labels, result = outcome.labels, outcome.result
     answers = result.probabilities.argmax(axis=1)
-    confusion = classification.confusion_matrix(result.truth, answers, len(labels))
+    confusion = classification.confusion_matrix(result.targets, answers, len(labels))
     record: Record = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,7 +116,7 @@ def photo_counts(labels: Iterable[str], examples: Mapping[str, Iterable[Example]
 def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
     """Describes the accuracy on the test photos, and that of guessing their most frequent class."""
     low, high = classification.wilson_interval(result.correct, result.total)
-    counts = np.bincount(result.truth, minlength=len(labels))
+    counts = np.bincount(result.targets, minlength=len(labels))
     largest = int(counts.argmax())
     share = counts[largest] / result.total if result.total else math.nan
     return {
@@ -124,7 +124,7 @@ def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
         "correct": result.correct,
         "accuracy": result.accuracy,
         "interval": [low, high] if result.total else None,
-        "cross_entropy": classification.cross_entropy(result.probabilities, result.truth),
+        "cross_entropy": classification.cross_entropy(result.probabilities, result.targets),
         "guessing": {"label": labels[largest], "accuracy": float(share)} if result.total else None,
     }
 
@@ -159,7 +159,7 @@ def confusion_of(record: Record) -> NDArray[np.int_]:
 
 def describe_calibration(result: HeldOutResult) -> Part:
     """Describes calibration: whether answers given with 80 % are correct in 80 % of the cases."""
-    columns = classification.reliability(result.probabilities, result.truth)
+    columns = classification.reliability(result.probabilities, result.targets)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     sums = float(result.probabilities.max(axis=1).sum())
     return {
@@ -184,7 +184,7 @@ def _bin(number: int, count: int, confidence: float, accuracy: float) -> Part:
 
 def describe_predictions(result: HeldOutResult, labels: Sequence[str]) -> list[Part]:
     """Describes each test photo: path, truth, answer, and the most probable labels."""
-    rows = zip(result.paths, result.truth, result.probabilities, strict=True)
+    rows = zip(result.paths, result.targets, result.probabilities, strict=True)
     return [_prediction(path, int(truth), answer, labels) for path, truth, answer in rows]
 
 

@@ -85,7 +85,7 @@ def compute_vectors(photos: FoundPhotos, extractor: VectorSource, run: RunContex
     import_exported(extractor, run.settings.bottlenecks, run.observer)
     dataset = photos.dataset or read_photos_once(photos.scan, extractor, run)
     bottlenecks = compute_bottlenecks(dataset, extractor, run.settings.bottlenecks, run.observer)
-    report_bad_images(bottlenecks, dataset, run.settings)
+    check_bad_images(bottlenecks, dataset, run.settings)
     return bottlenecks
 
 
@@ -193,29 +193,38 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
             log.warning(f"only {counted(sum(left.values()), 'readable image')} of {label} left")
 
 
-def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
-    """Writes the list of bad images that were left out.
+def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
+    """Checks that the bad images leave enough photos; writes the list of them if they do not.
 
     Raises:
-        DatasetError: they are too many.
+        DatasetError: they are too many, or leave no training images of a class.
     """
-    bad, path = bottlenecks.bad, settings.outputs.bad_images
-    if bad or os.path.exists(path):
-        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
-        write_files({path: text.encode("utf-8", "surrogateescape")})
+    bad, outputs = bottlenecks.bad, settings.outputs
     claimed = sum(image.claimed for image in bad)
     images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
-    if claimed > settings.photos.max_bad_fraction * images:
-        list_bad_images(bad, settings.outputs)
-        raise DatasetError(
-            f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
-            f"{settings.photos.max_bad_fraction:g} allows; see {path}"
-        )
-    if len(bad) > len(dataset.bad):
-        check_classes(bottlenecks.examples, bottlenecks.labels)
+    try:
+        if claimed > settings.photos.max_bad_fraction * images:
+            log_bad_images(bad, outputs)
+            raise DatasetError(
+                f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
+                f"{settings.photos.max_bad_fraction:g} allows; see {outputs.bad_images}"
+            )
+        if len(bad) > len(dataset.bad):
+            check_classes(bottlenecks.examples, bottlenecks.labels)
+    except DatasetError:
+        write_files(bad_images_contents(bad, outputs))
+        raise
 
 
-def list_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
+def bad_images_contents(bad: Sequence[BadImage], outputs: OutputSettings) -> dict[str, bytes]:
+    """Returns {path: bytes} of the list of bad images; without any, an earlier list gets empty."""
+    if not bad and not os.path.exists(outputs.bad_images):
+        return {}
+    text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
+    return {outputs.bad_images: text.encode("utf-8", "surrogateescape")}
+
+
+def log_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
     """Logs the first bad images that were left out, with the reasons."""
     for image in bad[:MOST_LISTED]:
         log.warning(f"left out: {image.path} {image.reason}")

@@ -1,7 +1,7 @@
 """The run: photos, network, vectors, head, evaluation, export, report, results."""
 
 from retraining.run.audit import audit_photos
-from retraining.run.delivery import Findings, Results, deliver
+from retraining.run.delivery import Diagnostics, Results, deliver
 from retraining.run.export import export_and_test, make_other_formats
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
@@ -16,8 +16,8 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     """Retrains a classifier on a folder of photos, tests it, and writes it.
 
     Raises:
-        RetrainingError: a problem that the user can solve. No graph, labels, report or metrics
-            of an earlier run were replaced.
+        RetrainingError: a problem that the user can solve. No output of an earlier run was
+            replaced, but for the list of bad images if these end the run.
     """
     run = RunContext(settings, observer or Silent())
     photos = find_photos(run)
@@ -26,7 +26,7 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     run.lap("reading the network")
     bottlenecks = compute_vectors(photos, extractor, run)
     run.lap("bottlenecks")
-    suspicious = audit_photos(bottlenecks, settings)
+    findings = audit_photos(bottlenecks, settings)
     run.lap("label audit")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
@@ -38,4 +38,4 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     run.lap("export and test")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
-    return deliver(tuned, exported, others, Findings(suspicious, sizes), run)
+    return deliver(tuned, exported, others, Diagnostics(findings, sizes), run)

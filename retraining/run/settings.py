@@ -234,7 +234,7 @@ class RunSettings:
         return files | {"bad_images": outputs.bad_images}
 
 
-APART = ("record", "seed")  # not told as `step.setting`
+APART = ("record", "seed")  # not recorded as `step.setting`
 
 
 def recorded(settings: RunSettings) -> dict[str, Any]:
@@ -242,12 +242,12 @@ def recorded(settings: RunSettings) -> dict[str, Any]:
 
     `image_dir`, `seed` and `label_audit` are named as the flags are, the others as `step.setting`.
     """
-    about = {
+    named = {
         "image_dir": settings.photos.image_dir,
         "seed": settings.seed,
         "label_audit": settings.outputs.label_audit,
     }
-    return about | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
+    return named | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -204,20 +204,20 @@ def plain(items, total):
 
 
 def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
-    result = verify.test_exported(written, examples, extractor, plain)
+    result = verify.evaluate_exported(written, examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
-    assert result.truth.tolist() == [0] * 4 + [1] * 4
+    assert result.targets.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
-    assert result.correct == (expected.argmax(axis=1) == result.truth).sum()
+    assert result.correct == (expected.argmax(axis=1) == result.targets).sum()
     verify.check_agreement(result, expected)
 
 
 def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path):
-    result = verify.test_exported(written, [], extractor, plain)
+    result = verify.evaluate_exported(written, [], extractor, plain)
     assert result.probabilities.shape == (0, 2)
     (tmp_path / "cut.pb").write_bytes(b"no graph")
     with pytest.raises(GraphError):
-        verify.test_exported(tmp_path / "cut.pb", [], extractor, plain)
+        verify.evaluate_exported(tmp_path / "cut.pb", [], extractor, plain)
 
 
 def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path):
@@ -225,7 +225,7 @@ def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, 
     zeros = np.zeros((tiny.WIDTH, 2), "f4")
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
     write_files({tmp_path / "zeros.pb": write.graph_bytes(graph_def)})
-    result = verify.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
+    result = verify.evaluate_exported(tmp_path / "zeros.pb", examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-4)
 
 
@@ -236,7 +236,7 @@ def test_a_file_with_another_base_network_fails(written, extractor, examples, tm
     set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
@@ -244,11 +244,11 @@ def test_a_file_that_describes_other_pixels_fails(base, head, extractor, example
     about = {**build.describe(base, LABELS, "final_result", {}), "mean": 127.0}
     write_files({tmp_path / "wrong.pb": content + build.metadata_bytes(about)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_disagreement_fails(written, extractor, examples, expected):
-    result = verify.test_exported(written, examples, extractor, plain)
+    result = verify.evaluate_exported(written, examples, extractor, plain)
     with pytest.raises(ExportError, match="nothing was replaced"):
         verify.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
@@ -262,7 +262,7 @@ def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, t
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_path, expected):
@@ -288,6 +288,6 @@ def test_tested_photos_are_spread_evenly(count, most, rows):
 
 def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
     gone = Example("nowhere.jpg", LABELS[0], "testing", "")
-    result = verify.test_exported(written, [gone, *examples], extractor, plain)
+    result = verify.evaluate_exported(written, [gone, *examples], extractor, plain)
     assert result.paths == [example.path for example in examples]
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)

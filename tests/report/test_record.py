@@ -27,7 +27,7 @@ def held_out(truth, probabilities):
     right = probabilities.argmax(axis=1) == truth
     return SimpleNamespace(
         paths=[f"photos/{LABELS[label]}/{row}.jpg" for row, label in enumerate(truth)],
-        truth=truth,
+        targets=truth,
         probabilities=probabilities,
         correct=int(right.sum()),
         total=len(truth),
