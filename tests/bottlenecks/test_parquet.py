@@ -100,6 +100,13 @@ def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
     assert store.name == f"inception_v3-{facts[b'fingerprint'].decode()[:16]}.sqlite"
 
 
+def test_a_run_that_fails_exports_nothing(tmp_path, photos, run_retrain):
+    path = tmp_path / "vectors.parquet"
+    flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
+    assert run_retrain(tmp_path, photos, "--export_vectors", path, *flags) == 1
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("flag", ["--export_vectors", "--import_vectors"])
 def test_without_the_package_it_is_refused_at_once(
     tmp_path, run_retrain, monkeypatch, capsys, flag

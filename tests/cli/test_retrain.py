@@ -337,11 +337,13 @@ def outputs(folder):
 
 
 def test_an_accuracy_that_is_missed_leaves_the_outputs(tmp_path, run_retrain, photos, capsys):
-    assert run_retrain(tmp_path, photos, "--assert_accuracy_at_least", 1) == 0
+    work = shutil.copytree(photos, tmp_path / "photos")
+    assert run_retrain(tmp_path, work, "--assert_accuracy_at_least", 1) == 0
     before = outputs(tmp_path)
     capsys.readouterr()
+    (work / "red" / "bad.jpg").write_bytes(b"\xff\xd8\xff bad")
     flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
-    assert run_retrain(tmp_path, photos, *flags, "--quiet") == 1
+    assert run_retrain(tmp_path, work, *flags, "--quiet") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

@@ -21,6 +21,7 @@ import pytest
 import tensorflow as tf
 from flatbuffers.table import Table
 
+from retraining.cli import flags as cli_flags
 from retraining.export import build, convert, formats, to_saved_model
 from retraining.export.convert import convert_and_run, read_samples
 from retraining.export.pixels_graph import Source
@@ -442,6 +443,26 @@ def test_the_tolerance():
     assert formats._check(quantized, (50, 0.9, 0.5))
     with pytest.raises(build.ExportError):
         formats._check(quantized, (50, 0.7, 0.5))
+
+
+def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, failing, tmp_path):
+    """Its flag, the check of its packages, its result on stdout and its file."""
+    onnx = CONVERTERS["onnx"]
+    other = replace(
+        CONVERTERS["tflite"], kind="other", name="other", option="other_file", variants={}
+    )
+    monkeypatch.setitem(CONVERTERS, "other", other)
+    monkeypatch.setattr(cli_flags, "FORMATS", (*cli_flags.FORMATS, other))
+    monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "--other_file")
+    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    assert failing("--other_file", tmp_path / "models" / "retrained_graph.pb")[0] == 2
+    missing = replace(other, packages=("no_such_package",), requirements=onnx.requirements)
+    monkeypatch.setitem(CONVERTERS, "other", missing)
+    code, said = failing("--other_file", tmp_path / "m.other")
+    assert (code, "--other_file needs no_such_package: pip install -r" in said) == (1, True)
+    monkeypatch.setitem(CONVERTERS, "other", other)
+    assert failing("--other_file", tmp_path / "m.other")[0] == 0
+    assert (tmp_path / "m.other").read_bytes()[4:8] == b"TFL3"
 
 
 def test_retrain_does_not_load_what_it_is_not_asked_for():

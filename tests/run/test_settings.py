@@ -39,6 +39,10 @@ from retraining.training.optimizers import RATES
         (lambda: TuningOptions(epochs=0), "epochs must be from 1 to 10000, not 0"),
         (lambda: EvaluationSettings(least_accuracy=2), "least_accuracy must be from 0 to 1"),
         (lambda: NetworkSettings(precision="float8"), "precision must be one of auto"),
+        (
+            lambda: OutputSettings(formats={"gif": "x"}),
+            "formats must be one of saved_model",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused(make, error):
@@ -112,8 +116,22 @@ def test_paths_may_be_paths(tmp_path):
         PhotoSettings(tmp_path),
         NetworkSettings("saved_model", model_file=tmp_path / "model"),
         BottleneckSettings(tmp_path / "cache"),
-        outputs=OutputSettings(tmp_path / "graph.pb"),
+        outputs=OutputSettings(tmp_path / "graph.pb", formats={"tflite": tmp_path / "m.tflite"}),
     )
     json.dumps(settings.record)
     assert settings.outputs.labels == f"{tmp_path}/retrained_labels.txt"
+    assert settings.outputs.formats == {"tflite": f"{tmp_path}/m.tflite"}
     assert settings.network.choice_for("saved_model").model_file == f"{tmp_path}/model"
+
+
+def test_flags_choose_formats_in_one_order():
+    flags = ["--onnx_file", "m.onnx", "--tflite_quantize", "dynamic", "--tflite_file", "m.tflite"]
+    settings = settings_of(parse_flags(["--image_dir", "x", "--saved_model_dir", "s", *flags], ""))
+    formats = {"saved_model": "s", "tflite_int8": "m.tflite", "onnx": "m.onnx"}
+    assert list(settings.outputs.formats.items()) == list(formats.items())
+    assert settings.record["tflite_quantize"] == "dynamic"
+    files = settings.output_files
+    assert {name: files[name] for name in files if name in formats} == {
+        "tflite_int8": "m.tflite",
+        "onnx": "m.onnx",
+    }
