@@ -250,8 +250,8 @@ def formats_of(options: argparse.Namespace) -> dict[str, str]:
 
 def format_folders(options: argparse.Namespace) -> dict[str, str]:
     """Returns {flag: path} of the formats that are folders."""
-    formats = ((CONVERTERS[kind], path) for kind, path in formats_of(options).items())
-    return {f"--{c.option}": path for c, path in formats if c.is_folder}
+    paths = {c.option: getattr(options, c.option) for c in FORMATS if c.is_folder}
+    return {f"--{option}": path for option, path in paths.items() if path}
 
 
 def _check_formats(parser: Parser, options: argparse.Namespace) -> None:

@@ -81,8 +81,8 @@ def _add_decoder(graph_def: GraphDef, base: BaseNetwork) -> None:
 
     The placeholder becomes a PlaceholderWithDefault of the same name, type and shape.
     """
-    how = base.preprocessing
-    pixels = add_front_end(graph_def, how.size, how.mean, how.std)
+    preprocessing = base.preprocessing
+    pixels = add_front_end(graph_def, preprocessing.size, preprocessing.mean, preprocessing.std)
     placeholder = nodes_by_name(graph_def)[base.input]
     placeholder.op = "PlaceholderWithDefault"
     placeholder.input.append(pixels)
@@ -190,15 +190,15 @@ def describe(
 
 def describe_network(network: BaseNetwork) -> dict[str, Any]:
     """Returns the description of one network in a graph; node names are those in that graph."""
-    how = network.preprocessing
+    preprocessing = network.preprocessing
     return {
         "network": network.name,
         "network_sha1": network.file_sha1,
         "input": network.input,
         "bottleneck": network.bottleneck,
-        "size": list(how.size),
-        "mean": how.mean,
-        "std": how.std,
+        "size": list(preprocessing.size),
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
     }
 
 

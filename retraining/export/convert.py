@@ -80,7 +80,7 @@ def read_samples(
     answers_to_files: list[NDArray[np.float32]] = []
     from_bytes = BytesRunner(graph_def, source.output)
     for path in paths:
-        with contextlib.suppress(ImageError):  # the photo has vanished meanwhile
+        with contextlib.suppress(ImageError):  # the photo has vanished since
             pixels.append([reader.read(path)[0] for reader in readers])
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
@@ -104,7 +104,7 @@ def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.
             [
                 session.run(
                     f"{source.output}:0",
-                    {nodes[feed]: all_[row : row + AT_ONCE] for feed, all_ in feeds.items()},
+                    {nodes[feed]: p[row : row + AT_ONCE] for feed, p in feeds.items()},
                 )
                 for row in rows
             ]

@@ -1,4 +1,4 @@
-"""Defines what each other format states of itself; its module holds one Converter."""
+"""Defines the Converter, in which the module of each format states what it offers and needs."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

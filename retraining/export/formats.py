@@ -1,4 +1,4 @@
-"""Other formats of a retrained graph; each is tested on held-out photos before it is written."""
+"""Converts a retrained graph to other formats; tests each on photos before it is written."""
 
 import importlib.util
 import json
@@ -59,7 +59,7 @@ class Made:
 def make(
     formats: Mapping[str, str], graph: bytes, photos: Sequence[str], max_pixels: int
 ) -> list[Made]:
-    """Converts a retrained graph to other formats and tests them on photos; returns a Made each.
+    """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
     Args:
         formats: {kind of Converter: path that is set for it}.
@@ -110,7 +110,7 @@ def _made(
     converter: Converter, path: str, written: Path, answers: Mapping[str, Agreement | None]
 ) -> Made:
     """Returns the Made of what `convert` wrote; `path` is the path that is set for the format."""
-    checks = "; ".join(f"from {fed} {_check(converter, a)}" for fed, a in answers.items())
+    checks = "; ".join(f"from {kind} {_check(converter, a)}" for kind, a in answers.items())
     content: Content
     if converter.is_folder:
         content = {p.relative_to(written).as_posix(): p.read_bytes() for p in _files_in(written)}

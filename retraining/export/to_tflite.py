@@ -29,6 +29,7 @@ def save_quantized(source: Source, path: str) -> None:
 
 
 def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
+    """Writes a Source to `path` with these tf.lite.Optimize."""
     tf = import_whole_tensorflow()
     module = tf.Module()
 
@@ -63,7 +64,7 @@ class TFLiteModel:
         Runs one photo at a time.
         """
         count = len(next(iter(feeds.values())))
-        rows = ({name: all_[n : n + 1] for name, all_ in feeds.items()} for n in range(count))
+        rows = ({name: p[n : n + 1] for name, p in feeds.items()} for n in range(count))
         return np.concatenate([self._run(**row)["probabilities"] for row in rows])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retraining.bottlenecks.compute import Bottlenecks, BottleneckSettings, export_content
+from retraining.bottlenecks.compute import Bottlenecks, export_content
 from retraining.bottlenecks.extract import Extractor, VectorSource
 from retraining.evaluation import label_audit
 from retraining.evaluation.learning_curve import SizePoint
@@ -74,16 +74,17 @@ def deliver(
     outcome = make_outcome(tuned, exported, diagnostics)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails()
-    contents: dict[str, Content] = {**vectors_contents(tuned, run.settings.bottlenecks)}
-    contents |= bad_images_contents(bottlenecks.bad, outputs)
+    contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}
+    if vectors_file := run.settings.bottlenecks.export_file:
+        contents[vectors_file] = export_content(bottlenecks, tuned.extractor)
     contents |= comparison_contents(tuned, run.settings)
     contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
     write_files({**contents, outputs.graph: exported.graph})
     tuned.remove_checkpoints()
-    if path := run.settings.bottlenecks.export_file:
+    if vectors_file:
         count = sum(map(len, bottlenecks.examples.values()))
-        log.info(f"the vectors of {count} photos: {path}")
+        log.info(f"the vectors of {count} photos: {vectors_file}")
     projected = choose_projected(bottlenecks, outputs.projector_photos)
     write_summaries(tuned.trained.log_folder, record, projected, thumbnails)
     log_bad_images(bottlenecks.bad, outputs)
@@ -106,20 +107,13 @@ def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> 
     return Outcome(
         labels=bottlenecks.labels,
         examples=bottlenecks.examples,
-        result=trust_scores(exported.result, exported.model.trusted.temperature),
+        result=calibrated(exported.result, exported.model.trusted.temperature),
         course=tuned.trained.course,
         sizes=diagnostics.sizes,
         bad_images=bottlenecks.bad,
         audit=diagnostics.audit,
         comparison=tuned.comparison,
     )
-
-
-def vectors_contents(tuned: Tuned, settings: BottleneckSettings) -> dict[str, Content]:
-    """Returns {path: content} of the photos' vectors; {} unless the settings ask for them."""
-    if not settings.export_file:
-        return {}
-    return {settings.export_file: export_content(tuned.bottlenecks, tuned.extractor)}
 
 
 def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
@@ -144,7 +138,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def trust_scores(result: HeldOutResult, temperature: float) -> HeldOutResult:
+def calibrated(result: HeldOutResult, temperature: float) -> HeldOutResult:
     """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
     return replace(result, probabilities=scores)

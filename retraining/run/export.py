@@ -1,4 +1,4 @@
-"""Writes the graph of a run aside, tests it on held-out photos, converts it to other formats."""
+"""Tests the graph of a run on held-out photos, and converts it to other formats."""
 
 import logging
 from dataclasses import dataclass
@@ -37,24 +37,26 @@ class Exported:
 
 
 def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
-    """Calibrates the head, writes its graph aside and tests the file on the held-out photos.
+    """Calibrates the head, writes its graph to a temporary file and tests that on held-out photos.
 
     Raises:
         ExportError: the file does not answer as the head does, or too few answers are right.
     """
     bottlenecks, head = tuned.bottlenecks, tuned.trained.head
     model = Model(head, fit_trust(head, bottlenecks), bottlenecks.factors)
-    graph, result = test_aside(model, tuned, run)
+    graph, result = write_and_evaluate(model, tuned, run)
     verify.check_agreement(result, head.probabilities(expected_vectors(result, bottlenecks)))
     verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
     log_test(result, model, bottlenecks, run.settings.outputs.graph)
     return Exported(model, result, (graph, describe_tested(model, result, tuned, run)))
 
 
-def test_aside(model: Model, tuned: Tuned, run: RunContext) -> tuple[bytes, verify.HeldOutResult]:
-    """Writes the graph to a temporary file and tests that; returns its bytes and the result.
+def write_and_evaluate(
+    model: Model, tuned: Tuned, run: RunContext
+) -> tuple[bytes, verify.HeldOutResult]:
+    """Writes the graph to a temporary file and tests that; returns (bytes, result).
 
-    The bytes lack the description, which is yet to tell of the result.
+    The bytes lack the final description, which contains the result.
 
     Raises:
         ExportError: the file differs from the base network and the head.
