@@ -53,26 +53,28 @@ def main():
 
 def labels(options):
     """Prints a line per ranking: share of the swapped labels found, mean and least."""
-    vectors, truth = read_vectors(options.vectors)
+    vectors, targets = read_vectors(options.vectors)
     unit = label_audit.normalised(vectors)
     shares = {}
     for seed in range(SEEDS):
-        given, rows = swapped(truth, seed)
+        given, rows = swapped(targets, seed)
         found = label_audit.out_of_fold(unit, given, np.arange(len(given)), seed)
         for name, scores in rankings(found, given).items():
             top = np.argsort(-scores, kind="stable")[: len(rows)]
             shares.setdefault(name, []).append(np.isin(rows, top).mean())
-    print(f"{len(truth)} photos, {len(rows)} labels swapped, {SEEDS} seeds; found in the top list")
+    print(
+        f"{len(targets)} photos, {len(rows)} labels swapped, {SEEDS} seeds; found in the top list"
+    )
     for name, values in shares.items():
         print(f"{name:40} {np.mean(values):.3f} mean, {min(values):.3f} least")
 
 
-def rankings(probabilities, truth):
+def rankings(probabilities, targets):
     """{name: score per photo, the higher the worse}; the first is the audit's."""
-    rows = np.arange(len(truth))
-    own, others = probabilities[rows, truth], probabilities.copy()
-    others[rows, truth] = 0
-    best, wrong = others.max(axis=1), label_audit.confidently_wrong(probabilities, truth)
+    rows = np.arange(len(targets))
+    own, others = probabilities[rows, targets], probabilities.copy()
+    others[rows, targets] = 0
+    best, wrong = others.max(axis=1), label_audit.confidently_wrong(probabilities, targets)
     return {
         "1 - P(given)": 1 - own,
         "P(best other) - P(given)": best - own,
@@ -82,12 +84,12 @@ def rankings(probabilities, truth):
     }
 
 
-def swapped(truth, seed, share=SWAPPED):
+def swapped(targets, seed, share=SWAPPED):
     """(labels int [n] of which a share is another class at random, rows of that share)."""
     rng = np.random.default_rng(seed)
-    rows = rng.choice(len(truth), round(share * len(truth)), replace=False)
-    given, classes = truth.copy(), truth.max() + 1
-    given[rows] = (truth[rows] + rng.integers(1, classes, len(rows))) % classes
+    rows = rng.choice(len(targets), round(share * len(targets)), replace=False)
+    given, classes = targets.copy(), targets.max() + 1
+    given[rows] = (targets[rows] + rng.integers(1, classes, len(rows))) % classes
     return given, rows
 
 
@@ -106,15 +108,15 @@ def duplicates(options):
     """Prints the pairs found among the photos, and the share found of each kind of altered one."""
     photos = list_photos(options.image_dir)[0].values()
     paths = [path for of_class in photos for path in of_class]
-    truth = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
+    targets = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
     network = base_network.load(options)
     unit = label_audit.normalised(vectors_of(network, paths))
-    for row, other, cosine in label_audit.near_duplicates(unit, truth):
+    for row, other, cosine in label_audit.near_duplicates(unit, targets):
         print(f"pair {cosine:.4f} {paths[other]} {paths[row]}")
     cosines = np.sort((unit @ unit.T)[np.triu_indices(len(unit), 1)])[::-1]
     print("nearest pairs:", " ".join(f"{cosine:.4f}" for cosine in cosines[:8]))
     kinds, vectors = altered_vectors(network, paths[::EVERY])
-    least = label_audit.least_cosines(unit, truth)[truth[::EVERY]]
+    least = label_audit.least_cosines(unit, targets)[targets[::EVERY]]
     found = (
         label_audit.normalised(vectors).reshape(len(least), len(kinds), -1) * unit[::EVERY, None]
     )
@@ -176,12 +178,12 @@ def jpeg(image, quality=92):
 def how_long(options):
     """Prints the seconds for random vectors of 2,048."""
     rng = np.random.default_rng(0)
-    truth = np.arange(options.photos) % options.classes
+    targets = np.arange(options.photos) % options.classes
     centres = rng.random((options.classes, 2048), np.float32)
-    vectors = rng.random((options.photos, 2048), np.float32) + centres[truth] / 4
+    vectors = rng.random((options.photos, 2048), np.float32) + centres[targets] / 4
     names = [str(number) for number in range(options.photos)]
-    photos = label_audit.Photos(
-        names, names, [str(n) for n in range(options.classes)], truth, vectors
+    photos = label_audit.AuditedPhotos(
+        names, names, [str(n) for n in range(options.classes)], targets, vectors
     )
     started, cpu = time.perf_counter(), time.process_time()
     label_audit.audit(photos)

@@ -73,18 +73,18 @@ def train(folder, steps, photos):
     v1, count = tf.compat.v1, len([n for n in os.listdir(folder) if n.endswith(".txt")])
     with tf.Graph().as_default():
         vectors = v1.placeholder(tf.float32, [None, 2048])
-        truth = v1.placeholder(tf.int64, [None])
+        targets = v1.placeholder(tf.int64, [None])
         weights = v1.Variable(tf.random.truncated_normal([2048, CLASSES], stddev=0.001))
         bias = v1.Variable(tf.zeros([CLASSES]))
         logits = tf.matmul(vectors, weights) + bias
-        loss = v1.losses.sparse_softmax_cross_entropy(truth, logits)
+        loss = v1.losses.sparse_softmax_cross_entropy(targets, logits)
         step = v1.train.GradientDescentOptimizer(0.01).minimize(loss)
         for variable in (weights, bias):
             summarize(v1, variable)
         v1.summary.histogram("pre_activations", logits)
         v1.summary.histogram("activations", tf.nn.softmax(logits))
         v1.summary.scalar("cross_entropy", loss)
-        right = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), truth), tf.float32))
+        right = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), targets), tf.float32))
         v1.summary.scalar("accuracy", right)
         merged = v1.summary.merge_all()
         writer = v1.summary.FileWriter(os.path.join(folder, "classic_logs"), v1.get_default_graph())
@@ -93,7 +93,7 @@ def train(folder, steps, photos):
 
     def batch():
         rows = [read_vector(folder, count) for _ in range(BATCH)]
-        return {vectors: rows, truth: np.random.randint(CLASSES, size=BATCH)}
+        return {vectors: rows, targets: np.random.randint(CLASSES, size=BATCH)}
 
     session.run([merged, step], batch())
     started = time.perf_counter()

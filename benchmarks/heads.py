@@ -47,12 +47,12 @@ WAYS = {
 
 def main():
     options = parse_flags()
-    vectors, truth = stored_vectors(options)
+    vectors, targets = stored_vectors(options)
     found = {way: [] for way in WAYS if way == CLASSIC or way in (options.ways or WAYS)}
     for seed in range(options.splits):
-        parts = split(vectors, truth, seed)
+        parts = split(vectors, targets, seed)
         for way, results in found.items():
-            results.append(measure(way, parts, truth.max() + 1, seed))
+            results.append(measure(way, parts, targets.max() + 1, seed))
         print(f"split {seed + 1} of {options.splits}", file=sys.stderr)
     print("| head | accuracy | difference | better / worse | cross entropy | CPU s |")
     print("|---|---:|---:|---:|---:|---:|")
@@ -80,14 +80,14 @@ def stored_vectors(options):
     with BottleneckStore(*about) as store:
         vectors = np.array(store.read([example.key for example in dataset.examples]))
     labels = [example.label for example in dataset.examples]
-    return vectors, Labelled.of(vectors, labels, dataset.labels).truth
+    return vectors, Labelled.of(vectors, labels, dataset.labels).targets
 
 
-def split(vectors, truth, seed):
+def split(vectors, targets, seed):
     """Three Labelled, 8:1:1."""
-    order = np.random.default_rng(seed).permutation(len(truth))
-    cuts = len(truth) * 8 // 10, len(truth) * 9 // 10
-    return [Labelled(vectors[rows], truth[rows]) for rows in np.split(order, cuts)]
+    order = np.random.default_rng(seed).permutation(len(targets))
+    cuts = len(targets) * 8 // 10, len(targets) * 9 // 10
+    return [Labelled(vectors[rows], targets[rows]) for rows in np.split(order, cuts)]
 
 
 def measure(way, parts, classes, seed):
@@ -99,7 +99,7 @@ def measure(way, parts, classes, seed):
     else:
         head = list(train(training, validation, classes, options))[-1].head
     seconds = time.process_time() - started
-    found = evaluate(head, testing.vectors, testing.truth)
+    found = evaluate(head, testing.vectors, testing.targets)
     return found.accuracy, found.cross_entropy, seconds
 
 

@@ -117,17 +117,17 @@ def train_many(folder, count):
     watcher.start()
     rng = np.random.default_rng(0)
     centres = rng.random((CLASSES, WIDTH), dtype=np.float32)
-    truth = np.arange(count) % CLASSES
+    targets = np.arange(count) % CLASSES
     with BottleneckStore(folder, "synthetic", "0" * 40, WIDTH) as store:
         with clock(f"storing {count} vectors"):
             for number in range(count):
                 noise = rng.random(WIDTH, dtype=np.float32)
-                store.put(f"{number:040x}", centres[truth[number]] + noise)
+                store.put(f"{number:040x}", centres[targets[number]] + noise)
         with clock("reading them"):
             vectors = store.read([f"{number:040x}" for number in range(count)])
     held_out = count // 10
-    training = Labelled(vectors[held_out:], truth[held_out:])
-    validation = Labelled(vectors[:held_out], truth[:held_out])
+    training = Labelled(vectors[held_out:], targets[held_out:])
+    validation = Labelled(vectors[:held_out], targets[:held_out])
     with clock("4,000 steps"):
         *_, step = train(training, validation, CLASSES, TrainingOptions())
     done.set()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.bottlenecks.extract import Extractor, Job, Settings, fill_store
+from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job, fill_store
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.mirror import mirror_average
@@ -37,15 +37,15 @@ def main():
     options = parse_flags()
     examples = list_examples(options.image_dir)
     labels = sorted({example.label for example in examples})
-    truth = np.array([labels.index(example.label) for example in examples])
-    splits = [split(len(truth), seed) for seed in range(options.splits)]
+    targets = np.array([labels.index(example.label) for example in examples])
+    splits = [split(len(targets), seed) for seed in range(options.splits)]
     print(f"{len(examples)} photos, accuracy on {len(splits[0][1])} held out of each split\n")
     names = " | ".join(f"split {number}" for number in range(options.splits))
     print(f"| vectors | {names} | mean |\n|---|{'---:|' * (options.splits + 1)}")
     for mirrored in (False, True):
         found = [stored(name, mirrored, examples, options) for name in options.architectures]
         for title, make in ways(found, mirrored):
-            accuracies = [accuracy(make(rows), truth, rows, tested) for rows, tested in splits]
+            accuracies = [accuracy(make(rows), targets, rows, tested) for rows, tested in splits]
             figures = " | ".join(f"{each:.3f}" for each in [*accuracies, np.mean(accuracies)])
             print(f"| {title} | {figures} |", flush=True)
 
@@ -100,7 +100,8 @@ def stored(name, mirrored, examples, options):
     network = load_network(obtain(known, options.model_dir), known)
     precision = resolve_precision(options.precision, network.graph_def)
     network = mirror_average(network) if mirrored else network
-    extractor, fingerprint = Extractor(network, Settings(precision)), network.fingerprint(precision)
+    extractor = Extractor(network, ExtractionSettings(precision))
+    fingerprint = network.fingerprint(precision)
     with BottleneckStore(options.bottleneck_dir, name, fingerprint, network.width) as store:
         jobs = [Job(example) for example in examples]
         bad = fill_store(store, jobs, extractor, partial(tqdm, desc=name))
@@ -126,11 +127,11 @@ def by_number(vectors, rows):
     return vectors / np.where(deviations > 0, deviations, 1)
 
 
-def accuracy(vectors, truth, rows, tested):
+def accuracy(vectors, targets, rows, tested):
     """Share of right answers on the `tested` rows of a layer trained on the others."""
-    training, held_out = (Labelled(vectors[part], truth[part]) for part in (rows, tested))
-    *_, last = train(training, held_out.first(0), truth.max() + 1, TrainingOptions())
-    return (last.head.probabilities(held_out.vectors).argmax(axis=1) == held_out.truth).mean()
+    training, held_out = (Labelled(vectors[part], targets[part]) for part in (rows, tested))
+    *_, last = train(training, held_out.first(0), targets.max() + 1, TrainingOptions())
+    return (last.head.probabilities(held_out.vectors).argmax(axis=1) == held_out.targets).mean()
 
 
 if __name__ == "__main__":

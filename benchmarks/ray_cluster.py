@@ -30,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.bottlenecks.extract import Extractor, Settings
+from retraining.bottlenecks.extract import ExtractionSettings, Extractor
 from retraining.bottlenecks.ray_engine import (
     BATCHES_PER_CALL,
     Ray,
@@ -134,12 +134,12 @@ def measure(options):
     os.sched_setaffinity(0, range(options.core, options.core + options.cores))
     paths = photos_of(options)
     network, precision = network_of(options)
-    settings = Settings(precision, cores=options.cores)
+    settings = ExtractionSettings(precision, cores=options.cores)
     started = time.perf_counter()
     paths *= 1 + MOST_IMAGES // len(paths)
     if options.engine == "ray":
         cluster = Ray("local", options.cores // options.cpus, options.cpus)
-        readings = RayExtractor(network, Settings(precision), cluster).read(paths)
+        readings = RayExtractor(network, ExtractionSettings(precision), cluster).read(paths)
     else:
         readings = Extractor(network, settings).read(paths)
     next(readings)
@@ -229,7 +229,7 @@ def report(name, count, seconds, cpu, size):
 def by_actors(network, actors, size):
     """(images, seconds, driver's CPU seconds) of RayExtractor and the store, after the start."""
     paths = [f"/some/folder/of/photos/photo_{number:07d}.jpg" for number in range(160 * size)]
-    settings = Settings(batch_size=size // BATCHES_PER_CALL)
+    settings = ExtractionSettings(batch_size=size // BATCHES_PER_CALL)
     extractor = RayExtractor(network, settings, cluster_of(actors))
     extractor.worker = Idle
     with (

@@ -117,19 +117,19 @@ def measure(vectors, classes, far, left_out):
         known, near = vectors[~unknown & held_out], vectors[unknown]
         head = train_head(fitting)
         for name, make in SCORES.items():
-            results.setdefault(name, []).append(judge(make(fitting, head), known, near, far))
+            results.setdefault(name, []).append(predict(make(fitting, head), known, near, far))
     print_table(results, left_out, len(sets))
 
 
 def train_head(fitting):
     """The softmax layer, as retrain.py trains it."""
-    nothing = Labelled(fitting.vectors[:0], fitting.truth[:0])
-    for step in train(fitting, nothing, fitting.truth.max() + 1, TrainingOptions()):
+    nothing = Labelled(fitting.vectors[:0], fitting.targets[:0])
+    for step in train(fitting, nothing, fitting.targets.max() + 1, TrainingOptions()):
         head = step.head
     return head
 
 
-def judge(fitted, known, near, far):
+def predict(fitted, known, near, far):
     """(AUROC near, AUROC far, caught near, caught far, microseconds, bytes) of a fitted score."""
     score, stored = fitted
     started = time.perf_counter()
@@ -174,7 +174,9 @@ def neighbours(fitting, head, nearest=10):
 
 
 def class_means(fitting):
-    return np.stack([fitting.vectors[fitting.truth == c].mean(0) for c in np.unique(fitting.truth)])
+    return np.stack(
+        [fitting.vectors[fitting.targets == c].mean(0) for c in np.unique(fitting.targets)]
+    )
 
 
 def mean_cosine(fitting, head):
@@ -197,7 +199,7 @@ def mahalanobis(fitting, head, relative=False):
     `relative` takes off the distance to the mean of all (Ren et al. 2021, arXiv:2106.09022).
     """
     means, centre = class_means(fitting), fitting.vectors.mean(axis=0)
-    within = whitener(fitting.vectors - means[fitting.truth])
+    within = whitener(fitting.vectors - means[fitting.targets])
     overall = whitener(fitting.vectors) if relative else None
 
     def score(vectors):

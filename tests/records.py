@@ -12,24 +12,24 @@ from retraining.training.head import Evaluation
 from retraining.training.loop import Step
 
 
-def result_of(paths, truth, probabilities):
+def result_of(paths, targets, probabilities):
     """What verify.HeldOutResult offers, without TensorFlow."""
-    truth, probabilities = np.array(truth, int), np.array(probabilities, "f4")
-    right = probabilities.argmax(axis=1) == truth
+    targets, probabilities = np.array(targets, int), np.array(probabilities, "f4")
+    right = probabilities.argmax(axis=1) == targets
     return SimpleNamespace(
         paths=list(paths),
-        targets=truth,
+        targets=targets,
         probabilities=probabilities,
         correct=int(right.sum()),
-        total=len(truth),
-        accuracy=float(right.mean()) if len(truth) else float("nan"),
+        total=len(targets),
+        accuracy=float(right.mean()) if len(targets) else float("nan"),
     )
 
 
-def answers(truth, answered, classes, sure=0.8):
+def answers(targets, answered, classes, sure=0.8):
     """Probabilities [n, classes] with `sure` on what was answered, the rest spread evenly."""
-    found = np.full((len(truth), classes), (1 - sure) / (classes - 1))
-    found[np.arange(len(truth)), answered] = sure
+    found = np.full((len(targets), classes), (1 - sure) / (classes - 1))
+    found[np.arange(len(targets)), answered] = sure
     return found
 
 
@@ -42,14 +42,14 @@ COMPARISON = methods.describe(
 )
 
 
-def made_up(labels, paths, truth, answered, **changes):
+def made_up(labels, paths, targets, answered, **changes):
     """A whole record; `changes` are fields of record.Outcome or of record.Setting."""
-    result = result_of(paths, truth, answers(truth, answered, len(labels)))
+    result = result_of(paths, targets, answers(targets, answered, len(labels)))
     examples = {
         "training": [Example(f"t/{n}", label, "training", "") for n, label in enumerate(labels)],
         "validation": [],
         "testing": [
-            Example(p, labels[t], "testing", "") for p, t in zip(paths, truth, strict=True)
+            Example(p, labels[t], "testing", "") for p, t in zip(paths, targets, strict=True)
         ],
     }
     steps = [Step(n, None, Evaluation(0.5, 1.0, 9), Evaluation(0.4, 1.1, 9)) for n in (0, 10, 19)]

@@ -8,7 +8,7 @@ import pytest
 
 import label_image
 import retrain
-from retraining.bottlenecks.extract import Extractor, Job, Settings
+from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
@@ -105,7 +105,7 @@ def mobilenet(shared):
 def extracted(network, paths, batch_size=None):
     """float32 [n, width] of photos, by a network that starts anew."""
     jobs = [Job(Example(path, "a", "training", hash_file(path))) for path in paths]
-    extractor = Extractor(network, Settings(batch_size=batch_size))
+    extractor = Extractor(network, ExtractionSettings(batch_size=batch_size))
     return np.concatenate([vectors for _, vectors in extractor.run(jobs)])
 
 

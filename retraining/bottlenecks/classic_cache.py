@@ -58,7 +58,7 @@ class UnusableError(Exception):
 
 
 @dataclass
-class ImportSummary:
+class ImportCounts:
     """The result of an import: numbers of photos, copies counted once, and {reason: [file]}."""
 
     known: int = 0  # had a vector in the store
@@ -136,12 +136,12 @@ def class_folders(folder: str, labels: Sequence[str]) -> dict[str, str]:
     """
     rewritten = {label: re.sub(r"[^a-z0-9]+", " ", label.lower()) for label in labels}
     uses = Counter([*rewritten.values(), *labels])
-    found = {}
+    folders = {}
     for label, other in rewritten.items():
         own = os.path.join(folder, label)
         alike = uses[other] == 1 and other.strip() and not os.path.isdir(own)
-        found[label] = os.path.join(folder, other) if alike else own
-    return found
+        folders[label] = os.path.join(folder, other) if alike else own
+    return folders
 
 
 def parse(content: bytes, width: int) -> NDArray[np.float32]:
@@ -177,8 +177,8 @@ def take_over(
     examples: Sequence[Example],
     cache: ClassicCache,
     compute: Callable[[list[Example]], object],
-) -> ImportSummary:
-    """Adds the cache's vectors to a store that lacks them; returns the ImportSummary.
+) -> ImportCounts:
+    """Adds the cache's vectors to a store that lacks them; returns the ImportCounts.
 
     `compute(examples)` computes vectors with the network and puts them into the store, except those
     of unreadable photos. Vectors in the store are never replaced, the cache does not change, and an
@@ -189,19 +189,19 @@ def take_over(
     """
     keys = {example.key for example in examples}
     missing = set(store.missing(keys))
-    summary = ImportSummary(known=len(keys) - len(missing))
-    files = _current_files(examples, missing, cache, summary)
+    counts = ImportCounts(known=len(keys) - len(missing))
+    files = _current_files(examples, missing, cache, counts)
     if not _passes_sample(store, files, cache, compute):
-        return summary
+        return counts
     lacking = set(store.missing(missing))
-    summary.checked = len(missing) - len(lacking)
-    _put_all(store, [pair for pair in files if pair[0].key in lacking], cache, summary)
+    counts.checked = len(missing) - len(lacking)
+    _put_all(store, [pair for pair in files if pair[0].key in lacking], cache, counts)
     store.commit()
-    return summary
+    return counts
 
 
 def _put_all(
-    store: BottleneckStore, files: Files, cache: ClassicCache, summary: ImportSummary
+    store: BottleneckStore, files: Files, cache: ClassicCache, counts: ImportCounts
 ) -> None:
     """Reads the files and stores their vectors; for copies of a photo, the first good file's."""
     done: set[str] = set()
@@ -210,27 +210,27 @@ def _put_all(
             try:
                 store.put(example.key, cache.read(path), imported=True)
             except UnusableError as reason:
-                summary.skipped[str(reason)].append(path)
+                counts.skipped[str(reason)].append(path)
             else:
                 done.add(example.key)
-    summary.taken = len(done)
+    counts.taken = len(done)
 
 
 def _current_files(
-    examples: Sequence[Example], missing: Set[str], cache: ClassicCache, summary: ImportSummary
+    examples: Sequence[Example], missing: Set[str], cache: ClassicCache, counts: ImportCounts
 ) -> list[tuple[Example, str]]:
     """Returns [(example, path)] of `missing` photos that have a file and have not changed."""
-    found = [(example, path) for example in examples if (path := cache.find(example))]
-    newer = {path for example, path in found if _time(example.path) > _time(path)}
-    wanted = [(example, path) for example, path in found if example.key in missing]
-    summary.absent = len(missing - {example.key for example, _ in wanted})
+    matches = [(example, path) for example in examples if (path := cache.find(example))]
+    newer = {path for example, path in matches if _time(example.path) > _time(path)}
+    current = [(example, path) for example, path in matches if example.key in missing]
+    counts.absent = len(missing - {example.key for example, _ in current})
     # Count all files, so that one photo that changed after a first import is not "most".
-    summary.times_are_of_a_copy = bool(wanted) and 2 * len(newer) > len(found)
-    if summary.times_are_of_a_copy:
-        return wanted
-    if stale := [path for _, path in wanted if path in newer]:
-        summary.skipped["older than the photo"] = stale
-    return [(example, path) for example, path in wanted if path not in newer]
+    counts.times_are_of_a_copy = bool(current) and 2 * len(newer) > len(matches)
+    if counts.times_are_of_a_copy:
+        return current
+    if stale := [path for _, path in current if path in newer]:
+        counts.skipped["older than the photo"] = stale
+    return [(example, path) for example, path in current if path not in newer]
 
 
 def _time(path: str) -> float:

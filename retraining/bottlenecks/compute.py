@@ -10,7 +10,7 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.classic_cache import ClassicCache, ImportSummary, take_over
+from retraining.bottlenecks.classic_cache import ClassicCache, ImportCounts, take_over
 from retraining.bottlenecks.extract import Extractor, Job, VectorSource, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, vectors_content
 from retraining.bottlenecks.ray_engine import Local, Ray
@@ -124,31 +124,29 @@ def import_vectors(
     def compute(sample: Sequence[Example]) -> None:
         fill_store(store, [Job(example) for example in sample], extractor, lambda jobs, total: jobs)
 
-    summary = take_over(store, examples, cache, compute)
-    warn_of_import(summary, examples, cache)
-    skipped = sum(map(len, summary.skipped.values()))
-    taken = counted(summary.taken, "vector")
+    counts = take_over(store, examples, cache, compute)
+    warn_of_import(counts, examples, cache)
+    skipped = sum(map(len, counts.skipped.values()))
+    taken = counted(counts.taken, "vector")
     log.info(
-        f"{taken} taken over from {cache.folder}; {summary.checked} computed to "
-        f"check them, {summary.known} known before, {skipped} skipped, {summary.absent} without "
+        f"{taken} taken over from {cache.folder}; {counts.checked} computed to "
+        f"check them, {counts.known} known before, {skipped} skipped, {counts.absent} without "
         f"a file"
     )
 
 
-def warn_of_import(
-    summary: ImportSummary, examples: Sequence[Example], cache: ClassicCache
-) -> None:
-    """Logs what is doubtful in the ImportSummary of an import, and which files were skipped."""
-    if summary.times_are_of_a_copy:
+def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: ClassicCache) -> None:
+    """Logs what is doubtful in the ImportCounts of an import, and which files were skipped."""
+    if counts.times_are_of_a_copy:
         log.warning(
             f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
             f"so a photo changed since cannot be told by its time"
         )
-    if summary.absent == len({example.key for example in examples}):
+    if counts.absent == len({example.key for example in examples}):
         log.warning(
             f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
         )
-    for reason, paths in summary.skipped.items():
+    for reason, paths in counts.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])
         files = counted(len(paths), "file")
         log.warning(f"{files} in {cache.folder} not taken over, {reason}: {names}")

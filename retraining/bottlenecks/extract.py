@@ -86,7 +86,7 @@ def beside(function: Callable[[*Ts], R], *arguments: *Ts) -> Future[R]:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExtractionSettings:
     """How vectors are computed."""
 
     precision: str = "float32"  # or `bfloat16`
@@ -103,7 +103,7 @@ class VectorSource(Protocol):
         """The network, or both."""
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ExtractionSettings:
         """How they are computed."""
 
     @property
@@ -120,8 +120,8 @@ class VectorSource(Protocol):
 class Extractor:
     """Computes vectors with one network; starts when it is first needed."""
 
-    def __init__(self, network: BaseNetwork, settings: Settings | None = None) -> None:
-        self.network, self.settings = network, settings or Settings()
+    def __init__(self, network: BaseNetwork, settings: ExtractionSettings | None = None) -> None:
+        self.network, self.settings = network, settings or ExtractionSettings()
         self._asking = threading.Lock()
         self._started: Future[tuple[ImageReader, FixedBatches]] | None = None
 
@@ -144,12 +144,12 @@ class Extractor:
         return self._started
 
     def _start(self) -> tuple[ImageReader, "FixedBatches"]:
-        network, about, chosen = self.network, self.network.preprocessing, self.settings
+        network, pixels, settings = self.network, self.network.preprocessing, self.settings
         ends = network.input, network.bottleneck
-        runner = Runner(network.graph_def, *ends, Running(chosen.precision, cores=chosen.cores))
-        batches = FixedBatches.of(runner, chosen.batch_size, images_per_photo(network))
-        batches.run(np.zeros((1, *about.size, 3), np.float32))
-        reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
+        runner = Runner(network.graph_def, *ends, Running(settings.precision, cores=settings.cores))
+        batches = FixedBatches.of(runner, settings.batch_size, images_per_photo(network))
+        batches.run(np.zeros((1, *pixels.size, 3), np.float32))
+        reader = ImageReader(pixels.size, pixels.mean, pixels.std, settings.max_pixels)
         return reader, batches
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:

@@ -81,8 +81,8 @@ def _write(file: BinaryIO, parts: Parts, schema: Any) -> None:
     with ParquetWriter(file, schema, **how) as writer:
         for examples, vectors in parts:
             for start in range(0, len(examples), rows):
-                chosen = examples[start : start + rows]
-                writer.write_table(_table(chosen, vectors[start : start + len(chosen)], schema))
+                part = examples[start : start + rows]
+                writer.write_table(_table(part, vectors[start : start + len(part)], schema))
 
 
 def _table(examples: Sequence[Example], vectors: NDArray[np.float32], schema: Any) -> Any:

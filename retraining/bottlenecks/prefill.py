@@ -63,7 +63,7 @@ def learn_keys(paths: Iterable[str], files: FileKeys, progress: ShowProgress) ->
 
     Skips unreadable files; asking for their keys will raise the reason.
     """
-    facts = {path: about for path, (about, key) in _known(paths, files).items() if key is None}
+    facts = {path: fact for path, (fact, key) in _known(paths, files).items() if key is None}
     with thread_pool(FETCHERS) as fetchers:
         keys = in_order(fetchers, key_of, facts, FETCHED_AHEAD)
         for path, key in progress(zip(facts, keys, strict=True), total=len(facts)):
@@ -83,17 +83,17 @@ def _unknown(
     paths: Iterable[str], files: FileKeys, store: BottleneckStore
 ) -> dict[str, places.Facts]:
     """Returns {path: its Facts} of files whose key is unknown or not in the store."""
-    found = _known(paths, files)
-    lacking = {None, *store.missing(key for _, key in found.values() if key)}
-    return {path: facts for path, (facts, key) in found.items() if key in lacking}
+    known_files = _known(paths, files)
+    lacking = {None, *store.missing(key for _, key in known_files.values() if key)}
+    return {path: facts for path, (facts, key) in known_files.items() if key in lacking}
 
 
 def _known(paths: Iterable[str], files: FileKeys) -> dict[str, tuple[places.Facts, str | None]]:
     """Returns {path: (its Facts, its key or None if unknown)} of existing files."""
-    found = {}
+    known_files = {}
     for path in paths:
         # Asking for the key of a file that has vanished will raise the reason.
         with contextlib.suppress(OSError):
             facts = files.facts_of(path)
-            found[path] = facts, files.known(path, facts)
-    return found
+            known_files[path] = facts, files.known(path, facts)
+    return known_files

@@ -22,10 +22,10 @@ from retraining.bottlenecks.extract import (
     BATCH_SIZE,
     GPU_BATCH_SIZE,
     Answer,
+    ExtractionSettings,
     Extractor,
     Job,
     Reading,
-    Settings,
 )
 from retraining.bottlenecks.ray_worker import (
     ENDED,
@@ -96,7 +96,7 @@ class RayExtractor(Extractor):
 
     worker = Worker  # the class of the actors
 
-    def __init__(self, network: BaseNetwork, settings: Settings, cluster: Ray) -> None:
+    def __init__(self, network: BaseNetwork, settings: ExtractionSettings, cluster: Ray) -> None:
         """Takes the network, how to compute, and the cluster."""
         super().__init__(network, settings)
         self._cluster = cluster
@@ -153,27 +153,27 @@ class RayExtractor(Extractor):
 
     def _start_actors(self, ray: Any) -> tuple[list[Any], list[Any]]:
         """Returns (the actors, a list of what they share)."""
-        chosen, count = self._cluster, self._count_actors(ray.nodes())
+        cluster, count = self._cluster, self._count_actors(ray.nodes())
         restarting = {"max_restarts": -1, "max_task_retries": -1}  # Worker sets the limits
         attempts = ray.remote(num_cpus=0, **restarting)(Attempts).remote()
-        cores = None if chosen.gpus else chosen.cpus
+        cores = None if cluster.gpus else cluster.cpus
         work = ray.put(Work.of(self.network, replace(self.settings, cores=cores), count))
-        worker = ray.remote(num_cpus=chosen.cpus, num_gpus=chosen.gpus, **restarting)(self.worker)
+        worker = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, **restarting)(self.worker)
         return [worker.remote([work], attempts) for _ in range(count)], [work, attempts]
 
     def _count_actors(self, nodes: Sequence[Mapping[str, Any]]) -> int:
         """Returns the number of actors: as set, or as many as fit."""
-        chosen, room = self._cluster, sum(_room(node, self._cluster) for node in nodes)
-        if not room and not chosen.actors:
+        cluster, room = self._cluster, sum(_room(node, self._cluster) for node in nodes)
+        if not room and not cluster.actors:
             raise RayEngineError(
-                f"no node of the Ray cluster has {chosen.resources}; see --ray_resources"
+                f"no node of the Ray cluster has {cluster.resources}; see --ray_resources"
             )
-        if chosen.actors and chosen.actors > room:
+        if cluster.actors and cluster.actors > room:
             log.warning(
-                f"the Ray cluster has room for {room} of {chosen.actors} actors with "
-                f"{chosen.resources} each; the others wait until there is more"
+                f"the Ray cluster has room for {room} of {cluster.actors} actors with "
+                f"{cluster.resources} each; the others wait until there is more"
             )
-        return chosen.actors or room
+        return cluster.actors or room
 
 
 def _alive(ray: Any) -> set[str]:
@@ -181,13 +181,13 @@ def _alive(ray: Any) -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _room(node: Mapping[str, Any], chosen: Ray) -> int:
+def _room(node: Mapping[str, Any], cluster: Ray) -> int:
     """Returns how many actors fit on a node, as ray.nodes() describes it."""
     if not node["Alive"]:
         return 0
     has = node["Resources"]
-    fits = has.get("CPU", 0) // chosen.cpus
-    return int(min(fits, has.get("GPU", 0) // chosen.gpus) if chosen.gpus else fits)
+    fits = has.get("CPU", 0) // cluster.cpus
+    return int(min(fits, has.get("GPU", 0) // cluster.gpus) if cluster.gpus else fits)
 
 
 def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:

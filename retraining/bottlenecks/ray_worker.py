@@ -14,7 +14,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from retraining.bottlenecks.extract import Answer, Extractor, Job, Settings
+from retraining.bottlenecks.extract import Answer, ExtractionSettings, Extractor, Job
 from retraining.bottlenecks.prefill import key_of
 from retraining.errors import RetrainingError
 from retraining.graphs.precision import native_precision
@@ -53,13 +53,13 @@ class Work:
     """What all workers share."""
 
     network: BaseNetwork  # with its GraphDef as bytes
-    settings: Settings
+    settings: ExtractionSettings
     workers: int  # their number
     versions: dict[str, str]  # of the driver's packages, which must be theirs, too
     native: str  # the driver's native_precision, likewise
 
     @classmethod
-    def of(cls, network: BaseNetwork, settings: Settings, workers: int) -> "Work":
+    def of(cls, network: BaseNetwork, settings: ExtractionSettings, workers: int) -> "Work":
         """Packs a BaseNetwork with the versions and the arithmetic of this machine."""
         packed = replace(network, graph_def=network.graph_def.SerializeToString())
         return cls(packed, settings, workers, versions(), native_precision())

@@ -140,8 +140,8 @@ class BottleneckStore:
             with self._connection:
                 rows = [(key,) for key in unsound]
                 self._connection.executemany("DELETE FROM vectors WHERE key = ?", rows)
-            said = f"vector in {self.path} was", f"vectors in {self.path} were"
-            self.notes.append(f"{counted(len(rows), *said)} damaged; computed again")
+            forms = f"vector in {self.path} was", f"vectors in {self.path} were"
+            self.notes.append(f"{counted(len(rows), *forms)} damaged; computed again")
         return [key for key in keys if key not in known]
 
     def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
@@ -151,10 +151,10 @@ class BottleneckStore:
             marks = ",".join("?" * len(chunk))
             query = f"SELECT * FROM vectors WHERE key IN ({marks})"
             rows = self._connection.execute(query, tuple(chunk)).fetchall()
-            for key, blob, imported, found in rows:
+            for key, blob, imported, stored in rows:
                 if key not in chunk:
                     raise sqlite3.DatabaseError("the index and the table differ")
-                sound = isinstance(blob, bytes) and found == check_sum(key, blob, imported)
+                sound = isinstance(blob, bytes) and stored == check_sum(key, blob, imported)
                 vector = np.frombuffer(blob, "<f4") if sound and len(blob) % 4 == 0 else None
                 if vector is not None and not self._valid(vector):
                     vector = None
@@ -194,9 +194,9 @@ class BottleneckStore:
 
     def _check_integrity(self) -> None:
         """Raises sqlite3.DatabaseError if the file's tables and indexes contradict each other."""
-        found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
-        if found != [("ok",)]:
-            raise sqlite3.DatabaseError(found[0][0])
+        problems = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if problems != [("ok",)]:
+            raise sqlite3.DatabaseError(problems[0][0])
 
     def read_beside(
         self, others: Iterable["BottleneckStore"], keys: Sequence[str]

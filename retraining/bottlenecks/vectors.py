@@ -14,7 +14,7 @@ class Labelled:
     """Vectors, float32 [n, width], and the class index of each, int [n]."""
 
     vectors: NDArray[np.float32]
-    truth: NDArray[np.int_]
+    targets: NDArray[np.int_]
 
     @classmethod
     def of(
@@ -27,14 +27,14 @@ class Labelled:
     @classmethod
     def join(cls, parts: Sequence["Labelled"]) -> "Labelled":
         """Joins the rows of several Labelled."""
-        vectors, truth = zip(*((part.vectors, part.truth) for part in parts), strict=True)
-        return cls(np.concatenate(vectors), np.concatenate(truth))
+        vectors, targets = zip(*((part.vectors, part.targets) for part in parts), strict=True)
+        return cls(np.concatenate(vectors), np.concatenate(targets))
 
     def first(self, count: int) -> "Labelled":
         """Returns the first rows, without a copy."""
-        return Labelled(self.vectors[:count], self.truth[:count])
+        return Labelled(self.vectors[:count], self.targets[:count])
 
     def thinned(self, most: int) -> "Labelled":
         """Returns at most `most` rows, evenly spread."""
-        rows = choose_rows(len(self.truth), most)
-        return Labelled(self.vectors[rows], self.truth[rows])
+        rows = choose_rows(len(self.targets), most)
+        return Labelled(self.vectors[rows], self.targets[rows])

@@ -1,10 +1,12 @@
 """Exit codes, one-line errors, log lines and progress bars of both commands."""
 
+import _thread
 import contextlib
 import functools
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol, TextIO
@@ -16,6 +18,7 @@ from retraining.system.text import escaped
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TERMINAL_SECONDS, FILE_SECONDS = 0.2, 10.0  # between two updates of a progress bar
+AGAIN_SECONDS = 0.05  # until a dropped KeyboardInterrupt is raised again
 
 
 class Main(Protocol):
@@ -32,8 +35,9 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        stopped = threading.Event()
         try:
-            with _prepared_streams(), _terminable(), warnings.catch_warnings():
+            with _prepared_streams(), _terminable(stopped), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # libraries address these to programmers
                 if not logging.getLogger().handlers:  # hides their log lines
                     logging.getLogger().addHandler(logging.NullHandler())
@@ -50,6 +54,10 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
             what = error.filename or "input or output"
             message, code = f"{what}: {error.strerror or error}", FAILED
         except KeyboardInterrupt:
+            message, code = interrupted, INTERRUPTED
+        except Exception:  # C code may turn a KeyboardInterrupt into an ImportError
+            if not stopped.is_set():
+                raise
             message, code = interrupted, INTERRUPTED
         say(message)  # only now: the frames of the error are gone, and any progress bar with them
         return code
@@ -116,14 +124,34 @@ class _Forgiving:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends."""
+def _terminable(stopped: threading.Event) -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C raise KeyboardInterrupt, so that a run cleans up as it ends.
+
+    Python drops an exception that is raised in a finalizer or a weak reference's callback, as
+    imports run them all the time. A KeyboardInterrupt that is dropped there is raised again.
+    Either signal sets `stopped`.
+    """
 
     def interrupt(*_: object) -> NoReturn:
+        stopped.set()
         raise KeyboardInterrupt
 
-    with signals_to(interrupt):
-        yield
+    def unraisable(dropped: "sys.UnraisableHookArgs", /) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            timers.append(threading.Timer(AGAIN_SECONDS, _thread.interrupt_main))
+            timers[-1].start()
+        else:
+            hook(dropped)
+
+    timers: list[threading.Timer] = []
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        with signals_to(interrupt):
+            yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
 
 
 def say(message: object) -> None:

@@ -87,11 +87,11 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
     few = options.single and len(options.images) <= FEW
     share = options.unknown_threshold
     labelled = failed = 0
-    for path, answer, strangeness in classifier.judge(image_paths(options), few, share):
+    for path, answer, novelty in classifier.predict(image_paths(options), few, share):
         labelled += 1
         ranking = ranked(answer, classifier.labels, options)
-        if strangeness is not None:
-            ranking = [(classifier.unknown_label, strangeness), *ranking[: options.top_k - 1]]
+        if novelty is not None:
+            ranking = [(classifier.unknown_label, novelty), *ranking[: options.top_k - 1]]
         if isinstance(answer, ImageError):
             failed += 1
             say(f"{path} {answer}")

@@ -54,18 +54,21 @@ def print_results(results: Results) -> None:
 
 def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
     """Prints the test photos that the model gets wrong: path, class, answer, score."""
-    for path, truth, answer in zip(result.paths, result.targets, result.probabilities, strict=True):
-        if answer.argmax() != truth:
-            given, found = labels[truth], labels[answer.argmax()]
-            print(f"misclassified\t{escaped(path)}\t{given}\t{found}\t{answer.max():.5f}")
+    rows = zip(result.paths, result.targets, result.probabilities, strict=True)
+    for path, target, answer in rows:
+        if answer.argmax() != target:
+            label, predicted = labels[target], labels[answer.argmax()]
+            print(f"misclassified\t{escaped(path)}\t{label}\t{predicted}\t{answer.max():.5f}")
 
 
 def print_comparison(results: Results) -> None:
     """Prints the compared methods: name, top-1 and top-5 on the test photos, seconds."""
     if results.comparison is None:
         return
-    for each in results.attempts:
-        print(f"method\t{each.method}\t{each.top_1:.4f}\t{each.top_5:.4f}\t{each.seconds:.1f}")
+    for attempt in results.attempts:
+        print(
+            f"method\t{attempt.method}\t{attempt.top_1:.4f}\t{attempt.top_5:.4f}\t{attempt.seconds:.1f}"
+        )
     exported = next(row["method"] for row in results.comparison if row["exported"])
     print(f"exported_method\t{exported}")
     print(f"comparison\t{escaped(results.settings.outputs.comparison)}")

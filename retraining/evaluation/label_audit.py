@@ -42,17 +42,17 @@ RowPair: TypeAlias = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
-class Photos:
+class AuditedPhotos:
     """The photos to audit.
 
-    They have n paths and keys (SHA-1 of the content), class indexes `truth` int [n] into `labels`,
-    and vectors float32 [n, width].
+    They have n paths and keys (SHA-1 of the content), class indexes `targets` int [n] into
+    `labels`, and vectors float32 [n, width].
     """
 
     paths: list[str]
     keys: list[str]
     labels: list[str]
-    truth: NDArray[np.integer]
+    targets: NDArray[np.integer]
     vectors: NDArray[np.float32]
 
 
@@ -77,15 +77,15 @@ class Finding:
     other: str = ""
 
 
-def audit(photos: Photos, seed: int = 0) -> list[Finding]:
+def audit(photos: AuditedPhotos, seed: int = 0) -> list[Finding]:
     """Returns the Findings: duplicates in another class, then labels, then other duplicates.
 
     Each group has the highest score first. Of a set of duplicates, all but the first are listed.
     """
     unit = normalised(photos.vectors)
-    pairs = near_duplicates(unit, photos.truth)
+    pairs = near_duplicates(unit, photos.targets)
     groups = np.unique(photos.keys, return_inverse=True)[1]
-    probabilities = out_of_fold(unit, photos.truth, groups, seed)
+    probabilities = out_of_fold(unit, photos.targets, groups, seed)
     copies = [_duplicate(photos, *pair) for pair in pairs]
     copies.sort(key=lambda finding: -finding.score)
     elsewhere = [finding for finding in copies if finding.reason == ELSEWHERE]
@@ -117,18 +117,21 @@ def normalised(vectors: NDArray[np.floating]) -> NDArray[np.floating]:
     return unit
 
 
-def label_findings(photos: Photos, probabilities: NDArray[np.floating]) -> list[Finding]:
+def label_findings(photos: AuditedPhotos, probabilities: NDArray[np.floating]) -> list[Finding]:
     """Returns a Finding for each photo whose label is not its most probable class, worst first.
 
     Skips photos without a prediction, whose rows of `probabilities` [n, classes] are NaN.
     """
-    own = probabilities[np.arange(len(photos.truth)), photos.truth]
-    suggested, wrong = probabilities.argmax(axis=1), confidently_wrong(probabilities, photos.truth)
+    own = probabilities[np.arange(len(photos.targets)), photos.targets]
+    suggested, wrong = (
+        probabilities.argmax(axis=1),
+        confidently_wrong(probabilities, photos.targets),
+    )
     doubted = np.flatnonzero(probabilities.max(axis=1) > own)
     return [
         Finding(
             photos.paths[row],
-            photos.labels[photos.truth[row]],
+            photos.labels[photos.targets[row]],
             photos.labels[suggested[row]],
             float(1 - own[row]),
             LABEL if wrong[row] else DOUBT,
@@ -138,7 +141,7 @@ def label_findings(photos: Photos, probabilities: NDArray[np.floating]) -> list[
 
 
 def confidently_wrong(
-    probabilities: NDArray[np.floating], truth: NDArray[np.integer]
+    probabilities: NDArray[np.floating], targets: NDArray[np.integer]
 ) -> NDArray[np.bool_]:
     """Tells which photos are off the diagonal of the confident joint, bool [n].
 
@@ -146,18 +149,18 @@ def confidently_wrong(
     for it as it is on average for the photos with that label. The photo belongs to its most
     probable candidate.
     """
-    own = probabilities[np.arange(len(truth)), truth]
+    own = probabilities[np.arange(len(targets)), targets]
     thresholds = np.full(probabilities.shape[1], np.inf)
-    for label in np.unique(truth[np.isfinite(own)]):
-        thresholds[label] = np.nanmean(own[truth == label])
+    for label in np.unique(targets[np.isfinite(own)]):
+        thresholds[label] = np.nanmean(own[targets == label])
     above = np.where(probabilities >= thresholds, probabilities, -1)
-    wrong: NDArray[np.bool_] = (above.max(axis=1) >= 0) & (above.argmax(axis=1) != truth)
+    wrong: NDArray[np.bool_] = (above.max(axis=1) >= 0) & (above.argmax(axis=1) != targets)
     return wrong
 
 
 def out_of_fold(
     unit: NDArray[np.floating],
-    truth: NDArray[np.integer],
+    targets: NDArray[np.integer],
     groups: NDArray[np.integer],
     seed: int = 0,
 ) -> NDArray[np.float64]:
@@ -170,26 +173,26 @@ def out_of_fold(
 
     Args:
         unit: float [n, width], as `normalised` returns them.
-        truth: class indexes int [n]; every class has a photo.
+        targets: class indexes int [n]; every class has a photo.
         groups: int [n]; photos of one group are held out together.
         seed: of the folds and the projection.
     """
     features = reduced(unit, seed)
-    folds = assign_folds(truth, groups, seed)
-    counts = np.bincount(truth)
-    weights = 1 / counts[truth]
-    rows = np.arange(len(truth))
-    probabilities = predictions(features, truth, folds, weights)
-    trusted = np.minimum(1, 2 * probabilities[rows, truth])
-    probabilities = predictions(features, truth, folds, weights * trusted)
+    folds = assign_folds(targets, groups, seed)
+    counts = np.bincount(targets)
+    weights = 1 / counts[targets]
+    rows = np.arange(len(targets))
+    probabilities = predictions(features, targets, folds, weights)
+    trusted = np.minimum(1, 2 * probabilities[rows, targets])
+    probabilities = predictions(features, targets, folds, weights * trusted)
     table = np.zeros((FOLDS, len(counts)), int)
-    np.add.at(table, (folds, truth), 1)
-    probabilities[table[folds, truth] == counts[truth]] = np.nan
+    np.add.at(table, (folds, targets), 1)
+    probabilities[table[folds, targets] == counts[targets]] = np.nan
     return probabilities
 
 
 def assign_folds(
-    truth: NDArray[np.integer], groups: NDArray[np.integer], seed: int = 0
+    targets: NDArray[np.integer], groups: NDArray[np.integer], seed: int = 0
 ) -> NDArray[np.integer]:
     """Returns a fold (0..FOLDS - 1) for each photo, int [n].
 
@@ -197,7 +200,7 @@ def assign_folds(
     """
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(truth[first][order], kind="stable")]
+    order = order[np.argsort(targets[first][order], kind="stable")]
     folds = np.empty(len(first), int)
     folds[order] = np.arange(len(first)) % FOLDS
     return folds[members]
@@ -222,7 +225,7 @@ def reduced(unit: NDArray[np.floating], seed: int = 0) -> NDArray[np.floating]:
 
 def predictions(
     features: NDArray[np.floating],
-    truth: NDArray[np.integer],
+    targets: NDArray[np.integer],
     folds: NDArray[np.integer],
     weights: NDArray[np.floating],
 ) -> NDArray[np.float64]:
@@ -230,20 +233,20 @@ def predictions(
     from scipy.optimize import minimize
 
     features = np.hstack([features, np.ones((len(features), 1), features.dtype)])
-    objective = Objective(features, truth, folds, weights)
+    objective = FoldObjective(features, targets, folds, weights)
     start = np.zeros(math.prod(objective.shape))
     flat = FLAT * np.abs(objective(start)[1]).max()
     limits = {"maxiter": MOST_STEPS, "ftol": 0, "gtol": flat}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=limits)
     parameters = found.x.reshape(objective.shape)
-    logits = np.empty((len(truth), objective.shape[2]))
+    logits = np.empty((len(targets), objective.shape[2]))
     for fold in range(FOLDS):
         rows = folds == fold
         logits[rows] = features[rows] @ parameters[:, fold].astype(features.dtype)
     return softmax(logits)
 
 
-class Objective:
+class FoldObjective:
     """The sum of the penalised cross entropies of all folds' regressions.
 
     The regressions share no parameters, so minimising the sum minimises each of them. Together they
@@ -253,15 +256,15 @@ class Objective:
     def __init__(
         self,
         features: NDArray[np.floating],
-        truth: NDArray[np.integer],
+        targets: NDArray[np.integer],
         folds: NDArray[np.integer],
         weights: NDArray[np.floating],
     ) -> None:
         """Takes features [n, width] and weights [n]; a photo has weight 0 in its own fold."""
         outside = weights[:, None] * (folds[:, None] != np.arange(FOLDS))
-        self._features, self._truth = features, truth
+        self._features, self._targets = features, targets
         self._weights = outside / np.maximum(outside.sum(axis=0), np.finfo(float).tiny)
-        self.shape = features.shape[1], FOLDS, int(truth.max()) + 1
+        self.shape = features.shape[1], FOLDS, int(targets.max()) + 1
 
     def __call__(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Returns (value, gradient) at parameters float64 [width, FOLDS, classes], or flat."""
@@ -269,7 +272,7 @@ class Objective:
         value, gradient = PENALTY / 2 * (flat**2).sum(), PENALTY * flat
         used = flat.astype(self._features.dtype)
         step = max(1, ANSWERS_AT_ONCE // used.shape[1])
-        for start in range(0, len(self._truth), step):
+        for start in range(0, len(self._targets), step):
             rows = slice(start, start + step)
             loss, error = self._errors(rows, used)
             value += loss
@@ -280,27 +283,27 @@ class Objective:
         self, rows: slice, used: NDArray[np.floating]
     ) -> tuple[float, NDArray[np.floating]]:
         """Returns (weighted cross entropy, its gradient by the logits) of some rows."""
-        truth, weights = self._truth[rows], self._weights[rows]
-        logits = (self._features[rows] @ used).reshape(len(truth), FOLDS, -1)
+        targets, weights = self._targets[rows], self._weights[rows]
+        logits = (self._features[rows] @ used).reshape(len(targets), FOLDS, -1)
         logits -= logits.max(axis=2, keepdims=True)
         powers = np.exp(logits)
         sums = powers.sum(axis=2, keepdims=True)
-        own = np.arange(len(truth)), slice(None), truth
+        own = np.arange(len(targets)), slice(None), targets
         loss = (weights * (np.log(sums[:, :, 0]) - logits[own])).sum()
         powers /= sums
         powers[own] -= 1
         powers *= weights[:, :, None].astype(powers.dtype)
-        return loss, powers.reshape(len(truth), -1)
+        return loss, powers.reshape(len(targets), -1)
 
 
-def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> list[RowPair]:
+def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) -> list[RowPair]:
     """Returns pairs of photos that are nearly the same.
 
     For each row, these are the nearest earlier row of the same class and the nearest of another
     class, if they are near enough. `unit` is float [n, width], as `normalised` returns them.
     """
     pairs: list[RowPair] = []
-    least = least_cosines(unit, truth)[truth]
+    least = least_cosines(unit, targets)[targets]
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
         cosines = block @ unit[: start + len(block)].T
@@ -308,7 +311,7 @@ def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> l
         for row in np.flatnonzero(cosines.max(axis=1) >= SAME_PHOTO) + start:
             found = cosines[row - start, :row]
             near = found >= np.maximum(least[row], least[:row])
-            same = truth[:row] == truth[row]
+            same = targets[:row] == targets[row]
             for chosen in (near & same, near & ~same):
                 if chosen.any():
                     other = int(np.where(chosen, found, -1).argmax())
@@ -316,19 +319,19 @@ def near_duplicates(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> l
     return pairs
 
 
-def least_cosines(unit: NDArray[np.floating], truth: NDArray[np.integer]) -> NDArray[np.floating]:
+def least_cosines(unit: NDArray[np.floating], targets: NDArray[np.integer]) -> NDArray[np.floating]:
     """Returns the smallest cosine of duplicates in each class, float [classes].
 
     It is SAME_PHOTO, or larger where all photos of a class look alike: there the distance
     (1 - cosine) of duplicates is at most CLOSE times the mean distance in the class.
     """
-    means = [unit[truth == label].mean(axis=0) for label in range(truth.max() + 1)]
+    means = [unit[targets == label].mean(axis=0) for label in range(targets.max() + 1)]
     distances = np.array([1 - mean @ mean for mean in means])
     return np.clip(1 - CLOSE * distances, SAME_PHOTO, SURELY_SAME)
 
 
-def _duplicate(photos: Photos, row: int, other: int, cosine: float) -> Finding:
-    given, suggested = (photos.labels[photos.truth[number]] for number in (row, other))
+def _duplicate(photos: AuditedPhotos, row: int, other: int, cosine: float) -> Finding:
+    given, suggested = (photos.labels[photos.targets[number]] for number in (row, other))
     reason = DUPLICATE if given == suggested else ELSEWHERE
     score = min(1.0, cosine)
     return Finding(photos.paths[row], given, suggested, score, reason, photos.paths[other])

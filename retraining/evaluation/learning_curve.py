@@ -47,7 +47,7 @@ def compare_sizes(
         classes: number of classes.
         options: how the real head is trained.
     """
-    order = _spread_classes(training.truth, options.seed)
+    order = _spread_classes(training.targets, options.seed)
     points: list[SizePoint] = []
     for photos in sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES}):
         rows = np.sort(order[:photos])
@@ -55,18 +55,18 @@ def compare_sizes(
         if not head.is_finite:
             return []
         answers = head.probabilities(held_out.vectors).argmax(axis=1)
-        points.append(SizePoint(len(rows), answers == held_out.truth))
+        points.append(SizePoint(len(rows), answers == held_out.targets))
     return points
 
 
-def _spread_classes(truth: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
+def _spread_classes(targets: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
     """Returns all row numbers in an order in which every prefix has about the same class shares.
 
     The first photo of each class comes first, so that no subset lacks a class.
     """
-    rng, place = np.random.default_rng(seed), np.empty(len(truth))
-    for label in np.unique(truth):
-        rows = rng.permutation(np.flatnonzero(truth == label))
+    rng, place = np.random.default_rng(seed), np.empty(len(targets))
+    for label in np.unique(targets):
+        rows = rng.permutation(np.flatnonzero(targets == label))
         place[rows] = np.arange(len(rows)) / len(rows)
     return np.argsort(place, kind="stable")
 
@@ -77,16 +77,16 @@ def _quick_head(
     """Trains a Head on some rows of `training` for a few steps."""
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
-    part = Labelled(training.vectors, training.truth[rows])
+    part = Labelled(training.vectors, training.targets[rows])
     options = _quick(options)
     if options.optimizer == LBFGS:
-        follow_lbfgs(head, Labelled(training.vectors[rows], part.truth), part.first(0), options)
+        follow_lbfgs(head, Labelled(training.vectors[rows], part.targets), part.first(0), options)
         return head
-    draw = drawer(part.truth, classes, options, rng)
-    descend = Descender(head, objective_of(part.truth, classes, options), options, rng)
+    draw = drawer(part.targets, classes, options, rng)
+    descend = Descender(head, objective_of(part.targets, classes, options), options, rng)
     for _ in range(SIZE_STEPS):
         batch = draw()
-        descend((training.vectors[rows[batch]], part.truth[batch]))
+        descend((training.vectors[rows[batch]], part.targets[batch]))
     return head
 
 

@@ -13,24 +13,24 @@ TEMPERATURES = (0.1, 10.0)  # limits of the search; heads trained here need 0.5 
 AnyFloat = TypeVar("AnyFloat", bound=np.floating)
 
 
-def why_no_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> str | None:
+def why_no_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> str | None:
     """Returns a phrase that says why no temperature can be fitted, or None if one can.
 
     Takes the arguments of `fit_temperature`.
     """
-    if len(truth) < FEWEST_PHOTOS:
+    if len(targets) < FEWEST_PHOTOS:
         return (
             f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
-            f"{len(truth)}; raise --validation_percentage"
+            f"{len(targets)}; raise --validation_percentage"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"
-    if (logits.argmax(axis=1) == truth).all():
+    if (logits.argmax(axis=1) == targets).all():
         return "every validation photo is answered right, which sets no limit to certainty"
     return None
 
 
-def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+def fit_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer]) -> float:
     """Returns the T that minimises the negative log likelihood of softmax(logits / T).
 
     See Guo et al. 2017, arXiv:1706.04599. The log likelihood is concave in 1/T, so its slope has
@@ -39,14 +39,14 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) ->
 
     Args:
         logits: float [n, k].
-        truth: int [n], the class indexes.
+        targets: int [n], the class indexes.
     """
-    if why_no_temperature(logits, truth):
+    if why_no_temperature(logits, targets):
         return 1.0
     from scipy.optimize import brentq
 
     logits = logits.astype(np.float64)
-    true = logits[np.arange(len(truth)), truth]
+    true = logits[np.arange(len(targets)), targets]
 
     def slope(inverse: float) -> float:
         """Returns the slope of the loss by 1/T."""
@@ -73,9 +73,9 @@ def apply_temperature(probabilities: NDArray[AnyFloat], temperature: float) -> N
 
 
 def temperature_gain(
-    logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float
+    logits: NDArray[np.floating], targets: NDArray[np.integer], temperature: float
 ) -> tuple[float, float]:
     """Returns the mean cross entropy in nats without and with the temperature."""
     exact = logits.astype(np.float64)
-    before, after = (cross_entropy(softmax(exact / t), truth) for t in (1.0, temperature))
+    before, after = (cross_entropy(softmax(exact / t), targets) for t in (1.0, temperature))
     return before, after

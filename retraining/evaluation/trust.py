@@ -20,14 +20,14 @@ FACTORS = "retraining/unknown/factors"  # absent if the score has no factors
 
 def described(temperature: float, unknown: UnknownScore | None) -> dict[str, Any]:
     """Returns the part of a graph's description (a dict for JSON) that belongs to `constants`."""
-    about: dict[str, Any] = {"temperature": temperature}
+    description: dict[str, Any] = {"temperature": temperature}
     if unknown:
-        about["unknown"] = {
+        description["unknown"] = {
             "score": "vim",
             "scale": unknown.scale,
             "quantiles": unknown.quantiles.tolist(),
         }
-    return about
+    return description
 
 
 def constants(unknown: UnknownScore | None) -> dict[str, NDArray[np.float32]]:
@@ -39,20 +39,20 @@ def constants(unknown: UnknownScore | None) -> dict[str, NDArray[np.float32]]:
 
 
 def read(
-    about: Mapping[str, Any], constant: Callable[[str], NDArray[np.float32] | None]
+    description: Mapping[str, Any], constant: Callable[[str], NDArray[np.float32] | None]
 ) -> tuple[float, UnknownScore | None]:
     """Reads (temperature, UnknownScore or None); (1.0, None) if the graph has neither.
 
     Args:
-        about: the graph's description.
+        description: the graph's description.
         constant: returns the array stored in the node of that name, or None.
 
     Raises:
         TrustError: the description is damaged, or arrays are missing.
     """
-    stored = about.get("unknown")
+    stored = description.get("unknown")
     try:
-        temperature = float(about.get("temperature", 1.0))
+        temperature = float(description.get("temperature", 1.0))
         if not 0 < temperature < np.inf:
             raise ValueError
         if not stored or stored["score"] != "vim":

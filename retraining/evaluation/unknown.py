@@ -46,7 +46,7 @@ class UnknownScore:
         """Returns the score below which at most `share` (0..1) of the validation photos lie."""
         return float(np.interp(share, QUANTILES, self.quantiles))
 
-    def strangeness(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    def novelty(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Returns the shares (0..1) of validation photos that score higher, float [n]."""
         below: NDArray[np.float64] = np.interp(scores, self.quantiles, QUANTILES)
         return 1 - below

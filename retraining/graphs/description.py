@@ -28,36 +28,36 @@ def read_metadata(graph_def: GraphDef) -> dict[str, Any] | None:
     if value is None:
         return None
     try:
-        found: dict[str, Any] = json.loads(value.item())
-        about = {name: kind(found[name]) for name, kind in DESCRIBED.items()}
-        if found.get("second"):
-            about["second"] = {**found["second"], **_described_second(found)}
-            about |= {name: str(found[name]) for name in ("bottleneck", "bottleneck_input")}
-        sane = all(map(_is_sane, (about, about.get("second", about))))
-        sane &= all(isinstance(label, str) for label in about["labels"])
+        stored: dict[str, Any] = json.loads(value.item())
+        described = {name: kind(stored[name]) for name, kind in DESCRIBED.items()}
+        if stored.get("second"):
+            described["second"] = {**stored["second"], **_described_second(stored)}
+            described |= {name: str(stored[name]) for name in ("bottleneck", "bottleneck_input")}
+        sane = all(map(_is_sane, (described, described.get("second", described))))
+        sane &= all(isinstance(label, str) for label in described["labels"])
     except DAMAGED as error:
         raise GraphError(f"the graph's own description ({METADATA}) is damaged") from error
     if not sane:
         raise GraphError(f"the graph's own description ({METADATA}) makes no sense")
-    return {**found, **about}
+    return {**stored, **described}
 
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
-def _described_second(found: Mapping[str, Any]) -> dict[str, Any]:
+def _described_second(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the description of the second network in a graph of two."""
     kinds: Kinds = {**FED, "bottleneck": str}
-    return {name: kind(found["second"][name]) for name, kind in kinds.items()}
+    return {name: kind(stored["second"][name]) for name, kind in kinds.items()}
 
 
-def _is_sane(about: Mapping[str, Any]) -> bool:
+def _is_sane(described: Mapping[str, Any]) -> bool:
     return (
-        len(about["size"]) == 2
-        and all(type(side) is int and 0 < side <= MAX_SIDE for side in about["size"])
-        and math.isfinite(about["mean"])
-        and math.isfinite(about["std"])
-        and bool(about["std"] != 0)
+        len(described["size"]) == 2
+        and all(type(side) is int and 0 < side <= MAX_SIDE for side in described["size"])
+        and math.isfinite(described["mean"])
+        and math.isfinite(described["std"])
+        and bool(described["std"] != 0)
     )
 
 

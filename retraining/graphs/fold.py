@@ -102,9 +102,9 @@ def _fold_batch_norm(node: NodeDef, folding: _Folding) -> None:
     By TensorFlow's definition, scale = gamma / sqrt(variance + epsilon) and shift = beta - mean *
     scale. The old op ignores gamma unless scale_after_normalization is set.
     """
-    found = (folding.constant(name) for name in node.input[1:5])
-    values = [each for each in found if each is not None and each.dtype == np.float32]
-    if len(values) < 4 or len({each.shape for each in values}) > 1 or values[0].ndim != 1:
+    constants = (folding.constant(name) for name in node.input[1:5])
+    values = [value for value in constants if value is not None and value.dtype == np.float32]
+    if len(values) < 4 or len({value.shape for value in values}) > 1 or values[0].ndim != 1:
         return
     if node.op == OLD_BATCH_NORM:
         mean, variance, beta, gamma = values
@@ -254,8 +254,8 @@ def _evaluate(
     if node.op not in ARITHMETIC or depth == 0:
         return None
     inputs = [name for name in node.input if name[0] != "^"]
-    found = [_evaluate(nodes, name, depth - 1) for name in inputs]
-    values = [value for value in found if value is not None]
+    constants = [_evaluate(nodes, name, depth - 1) for name in inputs]
+    values = [value for value in constants if value is not None]
     if len(values) < len(inputs) or len({v.size for v in values} - {1}) > 1:
         return None
     return ARITHMETIC[node.op](*values)

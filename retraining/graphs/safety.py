@@ -35,7 +35,7 @@ SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repe
 # end, and TensorArrays, which only loops need; ops that lengthen strings, which no shape reveals;
 # Print and PrintV2, since PrintV2 can write files. Assert is allowed: it can only end the run.
 # Random ops are for dropout.
-LISTED = """
+SAFE_OPS_TEXT = """
 Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
 PreventGradient Snapshot CheckNumerics Assert Switch Merge
 
@@ -77,7 +77,7 @@ QuantizedBatchNormWithGlobalNormalization QuantizedBiasAdd QuantizedConcat Quant
 QuantizedInstanceNorm QuantizedMatMul QuantizedMaxPool QuantizedMul QuantizedRelu QuantizedRelu6
 QuantizedReluX QuantizedReshape QuantizedResizeBilinear RequantizationRange Requantize
 """
-ALLOWED_OPS = frozenset(LISTED.split())
+ALLOWED_OPS = frozenset(SAFE_OPS_TEXT.split())
 
 
 def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphDef, bytes]:
@@ -215,7 +215,7 @@ def _other_message(path: str | Path, content: bytes) -> str | None:
     """Returns what other protobuf message this is, as the end of a sentence; None if unknown."""
     tf = import_tensorflow()
     saved = _parsed(tf.SavedModel, content)
-    if saved and any(each.graph_def.node for each in saved.meta_graphs):
+    if saved and any(graph.graph_def.node for graph in saved.meta_graphs):
         return f"the saved_model.pb of a SavedModel, without its weights; {FREEZE}"
     meta = _parsed(tf.MetaGraphDef, content)
     if meta and meta.graph_def.node:
@@ -236,11 +236,11 @@ def describe_unsafe(graph_def: GraphDef) -> str:
     stripped. Functions count, too, although they could be checked like graphs: they can call each
     other endlessly, and tools that freeze graphs inline them.
     """
-    found: dict[str, str] = {}
+    unsafe: dict[str, str] = {}
     for node in graph_def.node:
         if node.op not in ALLOWED_OPS or _holds_function(node):
-            found.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
-    ops = list(found.values())
+            unsafe.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
+    ops = list(unsafe.values())
     ops += [f"the function {_shown(f.signature.name)}" for f in graph_def.library.function]
     more = [f"{len(ops) - NAMED} more"] if len(ops) > NAMED else []
     return ", ".join(ops[:NAMED] + more)

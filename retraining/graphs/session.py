@@ -74,12 +74,12 @@ def _with_variables(graph_def: GraphDef, wanted: Collection[str]) -> GraphDef:
             copy.node.append(node)
             continue
         name, dtype, shape = node.name, dtype_of(node).name, shape_of(node)
-        about: dict[str, Attribute] = {"dtype": dtype, "shape": shape}
+        attributes: dict[str, Attribute] = {"dtype": dtype, "shape": shape}
         handle = add_node(
-            copy, f"{name}/{HANDLE}", "VarHandleOp", (), shared_name=name.encode(), **about
+            copy, f"{name}/{HANDLE}", "VarHandleOp", (), shared_name=name.encode(), **attributes
         )
         add_node(copy, name, "ReadVariableOp", [handle], dtype=dtype)
-        value = add_node(copy, f"{name}/{VALUE}", "Placeholder", (), **about)
+        value = add_node(copy, f"{name}/{VALUE}", "Placeholder", (), **attributes)
         add_node(copy, f"{name}/{ASSIGN}", "AssignVariableOp", [handle, value], dtype=dtype)
     return copy
 

@@ -48,16 +48,16 @@ def ancestors(nodes: Mapping[str, NodeDef], output_name: str, stop: str | None =
     Raises:
         GraphError: one of them is not in the graph.
     """
-    found: set[str] = set()
+    reached: set[str] = set()
     queue = [output_name]
     while queue:
         name = queue.pop()
         if name not in nodes:
             raise GraphError(f"the graph has no node {name!r}")
-        if name not in found:
-            found.add(name)
+        if name not in reached:
+            reached.add(name)
             queue.extend(map(node_name, nodes[name].input if name != stop else ()))
-    return found
+    return reached
 
 
 def keep_ancestors(graph_def: GraphDef, output_name: str, stop: str | None = None) -> GraphDef:

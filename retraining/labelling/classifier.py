@@ -132,13 +132,13 @@ class Classifier:
         if isinstance(images, str | bytes | os.PathLike | np.ndarray):
             images = [images]
         few = isinstance(images, Sequence) and len(images) <= FEW
-        for image, answer, strangeness in self.judge(images, few, unknown_share):
+        for image, answer, novelty in self.predict(images, few, unknown_share):
             if isinstance(answer, ImageError):
                 yield Labels(image, {}, str(answer))
                 continue
             order = (-answer).argsort(kind="stable")
             scores = {self.labels[row]: float(answer[row]) for row in order}
-            yield Labels(image, scores, unknown=strangeness is not None)
+            yield Labels(image, scores, unknown=novelty is not None)
 
     def classify(
         self, paths: Iterable[AnyImage], few: bool = False
@@ -152,10 +152,10 @@ class Classifier:
             LabelsError: there are more or fewer labels than probabilities. It is raised before the
                 first image is read, if the graph tells its width.
         """
-        for path, answer, _ in self.judge(paths, few):
+        for path, answer, _ in self.predict(paths, few):
             yield path, answer
 
-    def judge(
+    def predict(
         self, paths: Iterable[AnyImage], few: bool = False, share: float | None = None
     ) -> Iterator[tuple[AnyImage, Answer, float | None]]:
         """Yields what `classify` does and, of each image, its strangeness if it counts as unknown.
@@ -181,9 +181,9 @@ class Classifier:
             outputs = outputs.reshape(1, -1)
             rest = outputs[:, len(self.labels) :] if also else outputs[:, :0]
             answer = self._checked(outputs[:, : outputs.shape[1] - rest.shape[1]])
-            yield path, answer, self._strangeness(rest, share) if also else None
+            yield path, answer, self._novelty(rest, share) if also else None
 
-    def _strangeness(self, rest: NDArray[np.float32], share: float | None) -> float | None:
+    def _novelty(self, rest: NDArray[np.float32], share: float | None) -> float | None:
         """Returns 0..1 for an unknown image, or None; `rest` is [1, width + classes]."""
         if self.unknown is None or share is None:
             return None
@@ -191,7 +191,7 @@ class Classifier:
         score = self.unknown.score(rest[:, :width], rest[:, width:])
         if score[0] >= self.unknown.threshold(share):
             return None
-        return float(self.unknown.strangeness(score)[0])
+        return float(self.unknown.novelty(score)[0])
 
     def _stream(
         self, paths: Iterable[AnyImage], optimize: bool, also: tuple[str, ...]
@@ -214,8 +214,8 @@ class Classifier:
         self, part: Part, optimize: bool
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
         """Returns a function that yields the vectors of one network, as extract.stream does."""
-        about, ends = part.preprocessing, (part.input, part.bottleneck)
-        reader = ImageReader(about.size, about.mean, about.std, self.max_pixels)
+        pixels, ends = part.preprocessing, (part.input, part.bottleneck)
+        reader = ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels)
         runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
 
         def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
@@ -236,10 +236,10 @@ class Classifier:
                 return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
-        about, ends = self.preprocessing, (self.graph_def, self.input, self.output)
+        pixels, ends = self.preprocessing, (self.graph_def, self.input, self.output)
         runner = Runner(*ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
-        return ImageReader(about.size, about.mean, about.std, self.max_pixels).load, runner
+        return ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels).load, runner
 
     def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
@@ -323,12 +323,12 @@ def _find_parts(
         )
     return tuple(
         Part(
-            about["input"],
-            about["bottleneck"],
-            Preprocessing(tuple(about["size"]), about["mean"], about["std"]),
+            description["input"],
+            description["bottleneck"],
+            Preprocessing(tuple(description["size"]), description["mean"], description["std"]),
             resolve_precision(precision, graph_def, prefix),
         )
-        for about, prefix in ((described, ""), (described["second"], PREFIX))
+        for description, prefix in ((described, ""), (described["second"], PREFIX))
     )
 
 
@@ -374,11 +374,11 @@ def _find_ends(
     output = _named(nodes, overrides.output_layer, known_outputs, "--output_layer")
     if _takes_bytes(graph_def, input_name):
         return input_name, output, None
-    found = read_preprocessing(graph_def, input_name)
+    known = read_preprocessing(graph_def, input_name)
     if described and input_name == described["input"]:
         size = tuple(described["size"])
-        found = Preprocessing(size, described["mean"], described["std"])
-    return input_name, output, _preprocessing(graph_def, found, overrides, notes)
+        known = Preprocessing(size, described["mean"], described["std"])
+    return input_name, output, _preprocessing(graph_def, known, overrides, notes)
 
 
 def _named(nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], flag: str) -> str:
@@ -401,22 +401,22 @@ def _takes_bytes(graph_def: GraphDef, input_name: str) -> bool:
 
 
 def _preprocessing(
-    graph_def: GraphDef, found: PartialPreprocessing, overrides: Overrides, notes: list[str]
+    graph_def: GraphDef, known: PartialPreprocessing, overrides: Overrides, notes: list[str]
 ) -> Preprocessing:
     """Returns the preprocessing: as overridden, as the graph tells, or as usual."""
-    own_height, own_width = found.size or (None, None)
+    own_height, own_width = known.size or (None, None)
     height = _first(overrides.input_height, own_height)
     width = _first(overrides.input_width, own_width)
     if not height or not width:
         raise GraphError(
             "the graph does not tell its image size; give --input_height and --input_width"
         )
-    if found.size and found.fixed_size and found.size != (height, width):
+    if known.size and known.fixed_size and known.size != (height, width):
         raise GraphError(
-            f"the graph takes images of {found.size[0]} x {found.size[1]} pixels; drop "
+            f"the graph takes images of {known.size[0]} x {known.size[1]} pixels; drop "
             f"--input_height and --input_width"
         )
-    mean, std = _first(overrides.input_mean, found.mean), _first(overrides.input_std, found.std)
+    mean, std = _first(overrides.input_mean, known.mean), _first(overrides.input_std, known.std)
     if mean is None or std is None:
         usual_mean, usual_std = _usual_scale(graph_def)
         mean = usual_mean if mean is None else mean

@@ -28,7 +28,7 @@ class LabelledPhotos:
     """Photos of classes that the classifier knows."""
 
     paths: list[str]
-    truth: list[str]  # the label of each photo, as the classifier spells it
+    targets: list[str]  # the label of each photo, as the classifier spells it
     warnings: list[str]  # photos left out, and oddities, a line each
 
 
@@ -81,8 +81,8 @@ def find_labelled(folder: str, labels: Sequence[str]) -> LabelledPhotos:
     if missing:
         named, classes = some(missing, NAMED), counted(len(missing), "class", "classes")
         warnings.append(f"no folder here for {classes} of the graph: {named}")
-    found = [(path, label) for name, label in known.items() if label for path in photos[name]]
-    return LabelledPhotos([path for path, _ in found], [label for _, label in found], warnings)
+    matches = [(path, label) for name, label in known.items() if label for path in photos[name]]
+    return LabelledPhotos([path for path, _ in matches], [label for _, label in matches], warnings)
 
 
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
@@ -94,9 +94,9 @@ def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str 
     alike: dict[str, list[str]] = {}
     for label in known:
         alike.setdefault(same_label(label), []).append(label)
-    found = {name: alike.get(same_label(name), []) for name in names}
+    matches = {name: alike.get(same_label(name), []) for name in names}
     return {
-        name: name if name in known else found[name][0] if len(found[name]) == 1 else None
+        name: name if name in known else matches[name][0] if len(matches[name]) == 1 else None
         for name in names
     }
 
@@ -111,18 +111,18 @@ def score(
 
     Does not score an ImageError among the answers, but calls `on_error(path, error)`.
     """
-    truth: list[str] = []
+    targets: list[str] = []
     predicted: list[str] = []
-    for label, (path, answer) in zip(photos.truth, answers, strict=True):
+    for label, (path, answer) in zip(photos.targets, answers, strict=True):
         if isinstance(answer, ImageError):
             on_error(path, answer)
             continue
-        truth.append(label)
+        targets.append(label)
         predicted.append(labels[int(answer.argmax())])
-    classes = sorted({*truth, *predicted})
+    classes = sorted({*targets, *predicted})
     rows = {label: row for row, label in enumerate(classes)}
     confusion = classification.confusion_matrix(
-        [rows[label] for label in truth], [rows[label] for label in predicted], len(classes)
+        [rows[label] for label in targets], [rows[label] for label in predicted], len(classes)
     )
     return Score(classes, confusion)
 

@@ -35,31 +35,31 @@ def softmax(logits: NDArray[Floating]) -> NDArray[Floating]:
     return shares
 
 
-def accuracy(probabilities: Floats, truth: Ints) -> float:
-    """Returns the share of rows [n, k] whose largest entry is at `truth` [n]; NaN without rows."""
-    if len(truth) == 0:
+def accuracy(probabilities: Floats, targets: Ints) -> float:
+    """Returns the share of rows [n, k] with the largest entry at `targets`; NaN without rows."""
+    if len(targets) == 0:
         return math.nan
-    return float((probabilities.argmax(axis=1) == truth).mean())
+    return float((probabilities.argmax(axis=1) == targets).mean())
 
 
-def top_accuracy(probabilities: Floats, truth: Ints, top: int) -> float:
-    """Returns the share of rows [n, k] with `truth` [n] among their `top` largest entries.
+def top_accuracy(probabilities: Floats, targets: Ints, top: int) -> float:
+    """Returns the share of rows [n, k] with `targets` [n] among their `top` largest entries.
 
     NaN without rows.
     """
-    if len(truth) == 0:
+    if len(targets) == 0:
         return math.nan
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return float((likeliest == np.asarray(truth)[:, None]).any(axis=1).mean())
+    return float((likeliest == np.asarray(targets)[:, None]).any(axis=1).mean())
 
 
-def cross_entropy(probabilities: Floats, truth: Ints) -> float:
+def cross_entropy(probabilities: Floats, targets: Ints) -> float:
     """Returns the mean of -ln(probability of the true class) in nats; NaN without rows."""
-    if len(truth) == 0:
+    if len(targets) == 0:
         return math.nan
-    chosen = probabilities[np.arange(len(truth)), truth]
+    own = probabilities[np.arange(len(targets)), targets]
     tiny = np.finfo(probabilities.dtype).tiny  # keeps ln finite if a probability underflows
-    return float(-np.log(np.maximum(chosen, tiny)).mean())
+    return float(-np.log(np.maximum(own, tiny)).mean())
 
 
 def agreement(probabilities: Floats, expected: Floats) -> tuple[float, float]:
@@ -73,13 +73,13 @@ def choose_rows(count: int, most: int) -> NDArray[np.int_]:
     return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int_]:
+def confusion_matrix(targets: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int_]:
     """Counts photos by true class (row) and predicted class (column); int [classes, classes].
 
-    `truth` and `predicted` are class numbers 0..classes-1, int [n].
+    `targets` and `predicted` are class numbers 0..classes-1, int [n].
     """
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (np.asarray(truth, int), np.asarray(predicted, int)), 1)
+    np.add.at(counts, (np.asarray(targets, int), np.asarray(predicted, int)), 1)
     return counts
 
 
@@ -101,7 +101,7 @@ def per_class(
 
 
 def reliability(
-    probabilities: Floats, truth: Ints, bins: int = BINS
+    probabilities: Floats, targets: Ints, bins: int = BINS
 ) -> tuple[NDArray[np.int_], NDArray[np.float64], NDArray[np.float64]]:
     """Groups rows [n, k] by largest entry; returns (count, confidence, accuracy), each [bins].
 
@@ -110,7 +110,7 @@ def reliability(
     empty bin.
     """
     confidence = probabilities.max(axis=1).astype(float)
-    right = probabilities.argmax(axis=1) == truth
+    right = probabilities.argmax(axis=1) == targets
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -130,9 +130,9 @@ def expected_calibration_error(count: Ints, confidence: Floats, accuracy: Floats
     return float((gaps * count[filled]).sum() / count.sum())
 
 
-def calibration_error(probabilities: Floats, truth: Ints) -> float:
-    """Returns the expected calibration error (0..1) of rows [n, k] for `truth` [n], or NaN."""
-    return expected_calibration_error(*reliability(probabilities, truth))
+def calibration_error(probabilities: Floats, targets: Ints) -> float:
+    """Returns the expected calibration error (0..1) of rows [n, k] for `targets` [n], or NaN."""
+    return expected_calibration_error(*reliability(probabilities, targets))
 
 
 def paired_difference(

@@ -96,9 +96,9 @@ def course_figures(course: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 def _course_figure(course: Sequence[Mapping[str, Any]], what: str, x_axis: Axis) -> Figure:
     lines: dict[str, tuple[tuple[float, ...], ...]] = {}  # {part: (steps, values)}
     for part in ("training", "validation"):
-        found = [(c["step"], c[part][what]) for c in course if c[part][what] is not None]
-        if found:
-            lines[part] = tuple(zip(*found, strict=True))
+        measured = [(c["step"], c[part][what]) for c in course if c[part][what] is not None]
+        if measured:
+            lines[part] = tuple(zip(*measured, strict=True))
     values = [value for _, line in lines.values() for value in line]
     if what == "accuracy":
         low = floor_tenth(sorted(values)[len(values) // 50])  # the first steps may lie below
@@ -118,11 +118,11 @@ def sizes_figure(sizes: Mapping[str, Any]) -> Figure | None:
 
     Its band is the 95 % interval.
     """
-    found = sizes["points"]
-    if not found:
+    trials = sizes["points"]
+    if not trials:
         return None
-    counts, means = [p["photos"] for p in found], [p["accuracy"] for p in found]
-    low, high = zip(*(p["interval"] for p in found), strict=True)
+    counts, means = [p["photos"] for p in trials], [p["accuracy"] for p in trials]
+    low, high = zip(*(p["interval"] for p in trials), strict=True)
     least = floor_tenth(min(low))
     ticks = [(count, f"{count:,}") for count in counts]
     x_axis = across(counts[0], counts[-1], ticks, "training photos", logarithmic=True)
@@ -144,12 +144,12 @@ def reliability_figure(bins: Iterable[Mapping[str, Any]]) -> Figure:
     bars: list[tuple[float, ...]] = []
     whiskers: list[tuple[float, ...]] = []
     dots: list[tuple[float, float]] = []
-    for found in (one for one in bins if one["photos"]):
-        left, right, top = x_axis(found["low"]), x_axis(found["high"]), y_axis(found["accuracy"])
+    for group in (one for one in bins if one["photos"]):
+        left, right, top = x_axis(group["low"]), x_axis(group["high"]), y_axis(group["accuracy"])
         bars.append((left + 1, top, round(right - left - 2, 1), round(y_axis(0) - top, 1)))
-        middle = x_axis(found["confidence"])
+        middle = x_axis(group["confidence"])
         dots.append((middle, top))
-        whiskers.append((middle, *map(y_axis, found["interval"])))
+        whiskers.append((middle, *map(y_axis, group["interval"])))
     diagonal = (x_axis(0), y_axis(0), x_axis(1), y_axis(1))
     drawn = {"bars": bars, "whiskers": whiskers, "dots": dots, "diagonal": diagonal}
     return {"x": x_axis, "y": y_axis, **drawn}

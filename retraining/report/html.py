@@ -151,14 +151,14 @@ def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
     """
     confusion = confusion_of(record)
     rows = []
-    for truth in shown:
-        total = max(1, confusion[truth].sum())
+    for target in shown:
+        total = max(1, confusion[target].sum())
         cells = []
         for answer in shown:
-            photos = int(confusion[truth, answer])
+            photos = int(confusion[target, answer])
             shade = -int(-photos * SHADES // total)  # rounded up: one photo is never shade 0
-            cells.append({"truth": truth, "answer": answer, "photos": photos, "shade": shade})
-        rows.append({"label": record["labels"][truth], "cells": cells})
+            cells.append({"truth": target, "answer": answer, "photos": photos, "shade": shade})
+        rows.append({"label": record["labels"][target], "cells": cells})
     return rows
 
 

@@ -82,7 +82,7 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
         "course": describe_course(outcome.course),
         "sizes": describe_sizes(outcome.sizes),
         "bad_images": [{"path": i.path, "reason": i.reason} for i in outcome.bad_images],
-        "audit": None if outcome.audit is None else [asdict(found) for found in outcome.audit],
+        "audit": None if outcome.audit is None else [asdict(f) for f in outcome.audit],
         "comparison": outcome.comparison,
     }
     return {key: _finite(value) for key, value in record.items()}
@@ -98,18 +98,18 @@ def metrics_bytes(record: Record) -> bytes:
 
 def versions() -> dict[str, str | None]:
     """Returns {package: version}, Python's first; None if it is not installed as a package."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def photo_counts(labels: Iterable[str], examples: Mapping[str, Iterable[Example]]) -> list[Part]:
     """Returns the label of each class and its number of photos in each split."""
-    counts = {part: Counter(e.label for e in found) for part, found in examples.items()}
+    counts = {part: Counter(e.label for e in photos) for part, photos in examples.items()}
     return [{"label": name, **{part: counts[part][name] for part in counts}} for name in labels]
 
 
@@ -185,18 +185,18 @@ def _bin(number: int, count: int, confidence: float, accuracy: float) -> Part:
 def describe_predictions(result: HeldOutResult, labels: Sequence[str]) -> list[Part]:
     """Describes each test photo: path, truth, answer, and the most probable labels."""
     rows = zip(result.paths, result.targets, result.probabilities, strict=True)
-    return [_prediction(path, int(truth), answer, labels) for path, truth, answer in rows]
+    return [_prediction(path, int(target), answer, labels) for path, target, answer in rows]
 
 
 def _prediction(
-    path: str, truth: int, probabilities: NDArray[np.float32], labels: Sequence[str]
+    path: str, target: int, probabilities: NDArray[np.float32], labels: Sequence[str]
 ) -> Part:
     order = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
     return {
         "path": path,
-        "truth": truth,
+        "truth": target,
         "answer": int(order[0]),
-        "truth_probability": float(probabilities[truth]),
+        "truth_probability": float(probabilities[target]),
         "likeliest": [
             {"label": labels[index], "probability": float(probabilities[index])} for index in order
         ],

@@ -29,7 +29,7 @@ def audit_photos(
     return findings
 
 
-def undistorted(bottlenecks: Bottlenecks) -> label_audit.Photos:
+def undistorted(bottlenecks: Bottlenecks) -> label_audit.AuditedPhotos:
     """Returns the Photos of all splits: each photo once, without its distorted views."""
     parts = [
         (bottlenecks.examples[part], bottlenecks.labelled[part])
@@ -38,11 +38,11 @@ def undistorted(bottlenecks: Bottlenecks) -> label_audit.Photos:
     ]
     examples = [example for of_split, _ in parts for example in of_split]
     photos = Labelled.join([labelled.first(len(of_split)) for of_split, labelled in parts])
-    return label_audit.Photos(
+    return label_audit.AuditedPhotos(
         [example.path for example in examples],
         [example.key for example in examples],
         bottlenecks.labels,
-        photos.truth,
+        photos.targets,
         photos.vectors,
     )
 

@@ -25,7 +25,7 @@ from retraining.training import methods, tuning_graph
 from retraining.training.fine_tune import (
     RANDOM_VIEWS,
     Material,
-    Photos,
+    SplitPhotos,
     Tuner,
     TuningOptions,
     read_state,
@@ -143,8 +143,8 @@ def attempt_head(frozen: Frozen) -> methods.Attempt:
         methods.HEAD,
         frozen.extractor.network,
         head,
-        evaluation_of(head.probabilities(validation.vectors), validation.truth),
-        *methods.tops(head.probabilities(testing.vectors), testing.truth),
+        evaluation_of(head.probabilities(validation.vectors), validation.targets),
+        *methods.tops(head.probabilities(testing.vectors), testing.targets),
         frozen.trained.seconds,
     )
 
@@ -153,7 +153,7 @@ def make_tuner(method: str, frozen: Frozen, settings: RunSettings) -> Tuner:
     """Returns the Tuner of a method, at its start."""
     examples, labelled = frozen.bottlenecks.examples, frozen.bottlenecks.labelled
     training, validation = (  # leaves out the distorted views, which come after all photos
-        Photos(examples[part], labelled[part].truth[: len(examples[part])])
+        SplitPhotos(examples[part], labelled[part].targets[: len(examples[part])])
         for part in (TRAINING, VALIDATION)
     )
     network, head = frozen.extractor.network, frozen.trained.head
@@ -190,13 +190,13 @@ def attempt_of(
     """Returns the Attempt of a Tuner that has ended; `checkpoint` is its file."""
     state, testing = tuner.state, bottlenecks.labelled[TESTING]
     network, head = tuner.result()
-    scores = tuner.best_probabilities(Photos(bottlenecks.examples[TESTING], testing.truth))
+    scores = tuner.best_probabilities(SplitPhotos(bottlenecks.examples[TESTING], testing.targets))
     return methods.Attempt(
         method,
         network,
         head,
         state.course[state.best_epoch][1],
-        *methods.tops(scores, testing.truth),
+        *methods.tops(scores, testing.targets),
         state.seconds,
         state.epoch,
         state.best_epoch,

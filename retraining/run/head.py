@@ -42,7 +42,9 @@ def train_head(
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     steps = train(training, validation, len(bottlenecks.labels), how)
-    bar = run.observer.progress("training", "step")(steps, total=how.steps_for(len(training.truth)))
+    bar = run.observer.progress("training", "step")(
+        steps, total=how.steps_for(len(training.targets))
+    )
     with TensorBoardLog(run.settings.outputs.summaries_folder) as tensorboard:
         for step in bar:
             if step.training and step.validation:
@@ -54,7 +56,7 @@ def train_head(
                     bar.set_postfix_str(accuracy, refresh=False)
             store_intermediate(step, bottlenecks, extractor, run)
     describe_end(step)
-    held_out = evaluate_head(step.head, validation.vectors, validation.truth)
+    held_out = evaluate_head(step.head, validation.vectors, validation.targets)
     warn_of_scores(held_out, len(bottlenecks.labels))
     seconds = time.perf_counter() - started
     return Trained(step.head, course, tensorboard.folder, how, seconds)
@@ -120,12 +122,12 @@ def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[Siz
 def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
     """Fits the temperature and the score for unknown images; logs one line on each."""
     validation = bottlenecks.labelled[VALIDATION]
-    logits, count = head.logits(validation.vectors), len(validation.truth)
-    temperature = fit_temperature(logits, validation.truth)
-    if reason := why_no_temperature(logits, validation.truth):
+    logits, count = head.logits(validation.vectors), len(validation.targets)
+    temperature = fit_temperature(logits, validation.targets)
+    if reason := why_no_temperature(logits, validation.targets):
         log.info(f"scores stay the plain softmax, since {reason}")
     else:
-        before, after = temperature_gain(logits, validation.truth, temperature)
+        before, after = temperature_gain(logits, validation.targets, temperature)
         log.info(
             f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
             f"{before:.3f} -> {after:.3f}"

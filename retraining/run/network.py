@@ -4,7 +4,12 @@ import logging
 from pathlib import Path
 
 from retraining.bottlenecks.compute import BottleneckSettings
-from retraining.bottlenecks.extract import Extractor, PairExtractor, Settings, VectorSource
+from retraining.bottlenecks.extract import (
+    ExtractionSettings,
+    Extractor,
+    PairExtractor,
+    VectorSource,
+)
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.safety import describe_unsafe
@@ -82,7 +87,7 @@ def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
     if run.settings.network.mirror_average:
         network = mirror_average(network)
     vectors: BottleneckSettings = run.settings.bottlenecks
-    how = Settings(precision, vectors.batch_size, run.settings.photos.max_pixels)
+    how = ExtractionSettings(precision, vectors.batch_size, run.settings.photos.max_pixels)
     if isinstance(vectors.engine, Ray):
         return RayExtractor(network, how, vectors.engine)
     return Extractor(network, how)

@@ -16,12 +16,12 @@ class ClassUniform:
 
     def __init__(
         self,
-        truth: NDArray[np.integer],
+        targets: NDArray[np.integer],
         classes: int,
         batch_size: int,
         rng: np.random.Generator,
     ) -> None:
-        rows = [np.flatnonzero(truth == label) for label in range(classes)]
+        rows = [np.flatnonzero(targets == label) for label in range(classes)]
         rows = [of_class for of_class in rows if len(of_class)]
         self._counts = np.array([len(of_class) for of_class in rows])
         self._rows: NDArray[np.integer] = np.concatenate(rows) if rows else np.arange(0)

@@ -88,11 +88,11 @@ class TuningOptions:
 
 
 @dataclass(frozen=True)
-class Photos:
+class SplitPhotos:
     """Photos of one split, and the class index of each, int [n]."""
 
     examples: Sequence[Example]
-    truth: NDArray[np.integer]
+    targets: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Material:
 
     network: BaseNetwork
     head: Head
-    training: Photos
-    validation: Photos
+    training: SplitPhotos
+    validation: SplitPhotos
     distortions: Distortions = field(default_factory=Distortions)
     max_pixels: int | None = None
 
@@ -135,14 +135,14 @@ PARTS = ("weights", "means", "squares", "best")
 def state_bytes(state: State) -> bytes:
     """Returns the State as the content of a .npz file."""
     arrays = {f"{p}:{name}": v for p in PARTS for name, v in getattr(state, p).items()}
-    about = {
+    facts = {
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
         "seconds": state.seconds,
         "course": [[asdict(each) for each in pair] for pair in state.course],
     }
     content = io.BytesIO()
-    np.savez(content, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    np.savez(content, about=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays)
     return content.getvalue()
 
 
@@ -155,11 +155,11 @@ def read_state(path: str | Path, like: State) -> State | None:
     try:
         # NumPy leaves a damaged file open.
         with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-            about: dict[str, Any] = json.loads(file["about"].tobytes())
+            facts: dict[str, Any] = json.loads(file["about"].tobytes())
             arrays = {p: {n: file[f"{p}:{n}"] for n in getattr(like, p)} for p in PARTS}
-        about["course"] = [tuple(Evaluation(**e) for e in pair) for pair in about["course"]]
+        facts["course"] = [tuple(Evaluation(**e) for e in pair) for pair in facts["course"]]
         weights, means, squares, best = (arrays[part] for part in PARTS)
-        state = State(weights, means, squares, best, **about)
+        state = State(weights, means, squares, best, **facts)
     except DAMAGED:
         return None
     same = all(
@@ -201,7 +201,7 @@ class Pixels:
 
     def __init__(
         self,
-        photos: Photos,
+        photos: SplitPhotos,
         reader: ImageReader,
         distortions: Distortions | None = None,
         memory: int = PIXEL_MEMORY,
@@ -252,13 +252,13 @@ class Pixels:
         return self._kept[row]
 
 
-def shares_of(truth: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+def shares_of(targets: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
     """Returns the weight of each photo in the loss, float32 [n] with mean 1.
 
     The weights make all classes count equally, as class-uniform batches do when the head is
     trained alone.
     """
-    shares: NDArray[np.float32] = balancing_weights(truth, classes)[truth]
+    shares: NDArray[np.float32] = balancing_weights(targets, classes)[targets]
     return shares
 
 
@@ -282,12 +282,14 @@ class Tuner:
         self._graph = TuningGraph(
             self._folded, self.state.weights, options.precision, max(1, cores // shards)
         )
-        about = material.network.preprocessing
+        preprocessing = material.network.preprocessing
         limit = () if material.max_pixels is None else (material.max_pixels,)
-        self._reader = ImageReader(about.size, about.mean, about.std, *limit)
+        self._reader = ImageReader(
+            preprocessing.size, preprocessing.mean, preprocessing.std, *limit
+        )
         self._training = Pixels(material.training, self._reader, material.distortions)
         self._validation = Pixels(material.validation, self._reader)
-        self._shares = shares_of(material.training.truth, len(material.head.bias))
+        self._shares = shares_of(material.training.targets, len(material.head.bias))
 
     def _first_state(self) -> State:
         chosen, folded, head = self.options, self._folded, self.material.head
@@ -309,7 +311,7 @@ class Tuner:
         facts = [repr(FORMAT), options_text(self.options), distortions_text(material.distortions)]
         facts += [repr(material.network.fingerprint(self.options.precision)), repr(SHARD)]
         for photos in (material.training, material.validation):
-            facts += [repr([e.key for e in photos.examples]), repr(photos.truth.tolist())]
+            facts += [repr([e.key for e in photos.examples]), repr(photos.targets.tolist())]
         digest = hashlib.sha1(f"[{', '.join(facts)}]".encode())
         for array in head_weights(material.head).values():
             digest.update(array.tobytes())
@@ -320,14 +322,14 @@ class Tuner:
         return self._batches() * (0 if self._is_over() else self.options.epochs - self.state.epoch)
 
     def _batches(self) -> int:
-        return -(-len(self.material.training.truth) // self.options.batch_size)
+        return -(-len(self.material.training.targets) // self.options.batch_size)
 
     def _is_over(self) -> bool:
         state, most = self.state, self.options.epochs
         epochs = range(1, state.epoch + 1)
         # Epoch 0 does not count: the first epochs may undo some of what the head had learned.
         best = max(epochs, key=lambda epoch: merit(state.course[epoch][1]), default=0)
-        watched = len(self.material.validation.truth) > 0
+        watched = len(self.material.validation.targets) > 0
         tired = watched and state.epoch - best >= max(FEWEST, math.ceil(PATIENCE * most))
         return state.epoch >= most or tired
 
@@ -362,8 +364,8 @@ class Tuner:
 
         Yields a Step for each batch but the last.
         """
-        state, truth = self.state, self.material.training.truth
-        order = np.random.default_rng([self.options.seed, state.epoch]).permutation(len(truth))
+        state, targets = self.state, self.material.training.targets
+        order = np.random.default_rng([self.options.seed, state.epoch]).permutation(len(targets))
         answers, size = [], self.options.batch_size
         first = state.epoch * self._batches()
         for batch in range(self._batches()):
@@ -371,7 +373,7 @@ class Tuner:
             answers.append(self._step(pool, rows, first + batch))
             if batch < self._batches() - 1:  # `run` yields the last one, with evaluations
                 yield Step(first + batch, head_of(state.weights))
-        self._end_epoch(evaluation_of(np.concatenate(answers), truth[order]))
+        self._end_epoch(evaluation_of(np.concatenate(answers), targets[order]))
 
     def _step(
         self, pool: ThreadPoolExecutor, rows: NDArray[np.integer], number: int
@@ -381,13 +383,13 @@ class Tuner:
         compute = partial(self._gradients, total=len(rows))
         probabilities: list[NDArray[np.float32]] = []
         sums: Weights = {}
-        for answer, slopes in in_order(pool, compute, shards, ahead=len(shards)):
+        for answer, gradients in in_order(pool, compute, shards, ahead=len(shards)):
             probabilities.append(answer)
             if not sums:
-                sums = slopes
+                sums = gradients
             else:
-                for name, slope in slopes.items():
-                    sums[name] += slope
+                for name, gradient in gradients.items():
+                    sums[name] += gradient
         self._descend(sums, number)
         return np.concatenate(probabilities)
 
@@ -395,12 +397,12 @@ class Tuner:
         self, rows: NDArray[np.integer], total: int
     ) -> tuple[NDArray[np.float32], Weights]:
         images = self._training.read(rows, self.state.epoch)
-        truth = self.material.training.truth[rows].astype(np.int32)
-        batch = Batch(images, truth, self._shares[rows] / np.float32(total))
+        targets = self.material.training.targets[rows].astype(np.int32)
+        batch = Batch(images, targets, self._shares[rows] / np.float32(total))
         return self._graph.gradients(self.state.weights, batch)
 
     @np.errstate(over="ignore", invalid="ignore")  # `_end_epoch` checks the weights
-    def _descend(self, slopes: Mapping[str, NDArray[np.float32]], number: int) -> None:
+    def _descend(self, gradients: Mapping[str, NDArray[np.float32]], number: int) -> None:
         """Takes step `number` of Adam (Kingma and Ba 2015, arXiv:1412.6980), in place.
 
         The learning rates rise over the first steps, then fall linearly to 0 at the end of the last
@@ -409,10 +411,10 @@ class Tuner:
         state, (first, second) = self.state, ADAM_DECAYS
         left = min(1 - number / (self.options.epochs * self._batches()), (number + 1) / WARM_UP)
         left *= np.sqrt(1 - second ** (number + 1)) / (1 - first ** (number + 1))
-        for name, slope in slopes.items():
+        for name, gradient in gradients.items():
             mean, square = state.means[name], state.squares[name]
-            mean += (1 - first) * (slope - mean)
-            square += (1 - second) * (slope * slope - square)
+            mean += (1 - first) * (gradient - mean)
+            square += (1 - second) * (gradient * gradient - square)
             rate = self.options.head_rate if name.startswith(OWN) else self.options.base_rate
             size = np.float32(rate * left) * self._sizes[name]
             state.weights[name] -= size * mean / (np.sqrt(square) + EPSILON)
@@ -435,10 +437,10 @@ class Tuner:
         """Evaluates the current weights on all validation photos."""
         return evaluation_of(
             self._probabilities(self._validation, self.state.weights),
-            self.material.validation.truth,
+            self.material.validation.targets,
         )
 
-    def best_probabilities(self, photos: Photos) -> NDArray[np.float32]:
+    def best_probabilities(self, photos: SplitPhotos) -> NDArray[np.float32]:
         """Returns the best weights' probabilities for some Photos, float32 [n, classes]."""
         return self._probabilities(Pixels(photos, self._reader), self.state.best)
 

@@ -74,15 +74,15 @@ class Evaluation:
     count: int
 
 
-def evaluate(head: Head, vectors: NDArray[np.float32], truth: NDArray[np.integer]) -> Evaluation:
-    """Evaluates the head on vectors float32 [n, width] with class indexes `truth`, int [n]."""
-    return evaluation_of(head.probabilities(vectors), truth)
+def evaluate(head: Head, vectors: NDArray[np.float32], targets: NDArray[np.integer]) -> Evaluation:
+    """Evaluates the head on vectors float32 [n, width] with class indexes `targets`, int [n]."""
+    return evaluation_of(head.probabilities(vectors), targets)
 
 
-def evaluation_of(probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> Evaluation:
-    """Evaluates probabilities [n, classes] against class indexes `truth`, int [n]."""
-    figures = accuracy(probabilities, truth), cross_entropy(probabilities, truth)
-    return Evaluation(*figures, len(truth))
+def evaluation_of(probabilities: NDArray[np.floating], targets: NDArray[np.integer]) -> Evaluation:
+    """Evaluates probabilities [n, classes] against class indexes `targets`, int [n]."""
+    figures = accuracy(probabilities, targets), cross_entropy(probabilities, targets)
+    return Evaluation(*figures, len(targets))
 
 
 def first_head(

@@ -148,7 +148,7 @@ def train(
         TrainingError: the weights became infinite, NaN or useless, or early stopping has no
             validation photos.
     """
-    if options.early_stopping and not len(validation.truth):
+    if options.early_stopping and not len(validation.targets):
         raise TrainingError("--early_stopping needs validation photos; add some to each class")
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
@@ -158,7 +158,7 @@ def train(
     else:
         steps = _by_batches(head, training, validation, rng, options)
     if options.early_stopping:
-        last = options.steps_for(len(training.truth)) - 1
+        last = options.steps_for(len(training.targets)) - 1
         steps = _until_no_better(steps, last, options.early_stopping)
     for step in steps:
         yield step
@@ -174,19 +174,19 @@ def _by_batches(
 ) -> Iterator[Step]:
     """Yields a Step after each step of an optimizer in RATES; changes `head` in place."""
     classes = len(head.bias)
-    draw = drawer(training.truth, classes, options, rng)
+    draw = drawer(training.targets, classes, options, rng)
     size = -1 if options.early_stopping else options.validation_batch_size
-    draw_validation = ClassUniform(validation.truth, classes, size, rng)
-    descend = Descender(head, objective_of(training.truth, classes, options), options, rng)
-    steps = options.steps_for(len(training.truth))
+    draw_validation = ClassUniform(validation.targets, classes, size, rng)
+    descend = Descender(head, objective_of(training.targets, classes, options), options, rng)
+    steps = options.steps_for(len(training.targets))
     for number in range(steps):
         rows = draw()
-        batch = training.vectors[rows], training.truth[rows]
+        batch = training.vectors[rows], training.targets[rows]
         descend(batch)
         if number % options.eval_step_interval == 0 or number == steps - 1:
             check_finite(head, number, options)
             rows = draw_validation()
-            held_out = validation.vectors[rows], validation.truth[rows]
+            held_out = validation.vectors[rows], validation.targets[rows]
             yield Step(number, head, evaluate(head, *batch), evaluate(head, *held_out))
         else:
             yield Step(number, head)
@@ -213,21 +213,21 @@ class Descender:
 
 
 def drawer(
-    truth: NDArray[np.integer],
+    targets: NDArray[np.integer],
     classes: int,
     options: TrainingOptions,
     rng: np.random.Generator,
 ) -> Draw:
     """Returns the function that draws the rows of each batch."""
     if options.draws_classes or (options.train_batch_size == -1 and not options.epochs):
-        return ClassUniform(truth, classes, options.train_batch_size, rng)
-    return Shuffled(len(truth), options.train_batch_size, rng)
+        return ClassUniform(targets, classes, options.train_batch_size, rng)
+    return Shuffled(len(targets), options.train_batch_size, rng)
 
 
-def objective_of(truth: NDArray[np.integer], classes: int, options: TrainingOptions) -> Objective:
-    """Returns the Objective for the options and for photos with class indexes `truth`, int [n]."""
+def objective_of(targets: NDArray[np.integer], classes: int, options: TrainingOptions) -> Objective:
+    """Returns the Objective for the options and photos with class indexes `targets`, int [n]."""
     weighs = options.balanced and not options.draws_classes
-    weights = balancing_weights(truth, classes) if weighs else None
+    weights = balancing_weights(targets, classes) if weighs else None
     return Objective(weights, options.label_smoothing, options.l2, options.dropout)
 
 
@@ -238,25 +238,25 @@ def follow_lbfgs(
 
     Each evaluation uses at most MOST_EVALUATED photos.
     """
-    data = training.vectors, training.truth
+    data = training.vectors, training.targets
     seen, held_out = training.thinned(MOST_EVALUATED), validation.thinned(MOST_EVALUATED)
-    objective = objective_of(training.truth, len(head.bias), options)
-    rows = choose_rows(len(training.truth), MOST_EVALUATED)
+    objective = objective_of(training.targets, len(head.bias), options)
+    rows = choose_rows(len(training.targets), MOST_EVALUATED)
     steps: list[Step] = []
 
     def look(number: int, now: Head) -> Step:
-        trained, other = (evaluate(now, part.vectors, part.truth) for part in (seen, held_out))
+        trained, other = (evaluate(now, part.vectors, part.targets) for part in (seen, held_out))
         return Step(number, now, trained, other)
 
     def after(number: int) -> None:
         if number % options.eval_step_interval == 0:
             steps.append(look(number, head))
 
-    def loss_and_slopes() -> tuple[float, list[NDArray[np.float32]]]:
+    def loss_and_gradients() -> tuple[float, list[NDArray[np.float32]]]:
         return objective.loss_and_gradients(head, data)
 
     frame = Frame(training.vectors[rows])
-    count = lbfgs(head.parameters, loss_and_slopes, frame, options.steps, after)
+    count = lbfgs(head.parameters, loss_and_gradients, frame, options.steps, after)
     check_finite(head, count, options)
     return [step for step in steps if step.number < count - 1] + [look(max(0, count - 1), head)]
 
@@ -299,7 +299,7 @@ def check_use(head: Head, training: Labelled, options: TrainingOptions) -> None:
     """
     part = training.thinned(MOST_EVALUATED)
     logits = np.sort(head.logits(part.vectors).astype(np.float64), axis=1)
-    loss = evaluate(head, part.vectors, part.truth).cross_entropy
+    loss = evaluate(head, part.vectors, part.targets).cross_entropy
     guessing = math.log(len(head.bias))
     sure = np.median(logits[:, -1] - logits[:, -2]) if logits.shape[1] > 1 else 0
     if not (loss <= guessing + 1 and sure <= SUREST):

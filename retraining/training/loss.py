@@ -50,21 +50,21 @@ class Objective:
             batch: (vectors float32 [n, width], class indexes int [n]).
             rng: draws the outputs that dropout sets to 0; None turns dropout off.
         """
-        vectors, truth = batch
+        vectors, targets = batch
         inputs, masks = self._forward(head, vectors, rng)
         error = softmax(inputs[-1] @ head.weights + head.bias)
-        return self._backward(head, inputs, masks, self._errors(error, truth, scale), scale)
+        return self._backward(head, inputs, masks, self._errors(error, targets, scale), scale)
 
     @np.errstate(over="ignore", invalid="ignore")
     def loss_and_gradients(
         self, head: Head, batch: VectorBatch
     ) -> tuple[float, list[NDArray[np.float32]]]:
         """Returns (loss, gradients as in `gradients`), without dropout."""
-        vectors, truth = batch
+        vectors, targets = batch
         inputs, _ = self._forward(head, vectors, None)
         logits = (inputs[-1] @ head.weights + head.bias).astype(np.float64)
-        loss = self._data_loss(logits, truth) + self._penalty(head)
-        error = self._errors(softmax(logits), truth, 1.0).astype(np.float32)
+        loss = self._data_loss(logits, targets) + self._penalty(head)
+        error = self._errors(softmax(logits), targets, 1.0).astype(np.float32)
         return loss, self._backward(head, inputs, [None] * len(head.hidden), error, 1.0)
 
     def _forward(
@@ -85,7 +85,7 @@ class Objective:
         return inputs, masks
 
     def _errors(
-        self, probabilities: NDArray[AnyFloat], truth: NDArray[np.integer], scale: float
+        self, probabilities: NDArray[AnyFloat], targets: NDArray[np.integer], scale: float
     ) -> NDArray[AnyFloat]:
         """Turns probabilities, in place, into the gradient by the logits.
 
@@ -94,10 +94,10 @@ class Objective:
         error, classes = probabilities, probabilities.shape[1]
         if self.label_smoothing:
             error -= error.dtype.type(self.label_smoothing / classes)
-        error[np.arange(len(truth)), truth] -= error.dtype.type(1 - self.label_smoothing)
+        error[np.arange(len(targets)), targets] -= error.dtype.type(1 - self.label_smoothing)
         if self.class_weights is not None:
-            error *= self.class_weights[truth][:, None]
-        error *= error.dtype.type(scale / len(truth))
+            error *= self.class_weights[targets][:, None]
+        error *= error.dtype.type(scale / len(targets))
         return error
 
     def _backward(
@@ -109,26 +109,26 @@ class Objective:
         scale: float,
     ) -> list[NDArray[np.float32]]:
         """Propagates `error` [n, k] from the last layer to the first; returns all gradients."""
-        found: list[NDArray[np.float32]] = []
+        gradients: list[NDArray[np.float32]] = []
         for number in range(len(head.layers) - 1, -1, -1):
             weights = head.layers[number][0]
-            slope = inputs[number].T @ error
+            gradient = inputs[number].T @ error
             if self.l2:
-                slope += weights * np.float32(scale * self.l2)
-            found[:0] = [slope, error.sum(axis=0)]
+                gradient += weights * np.float32(scale * self.l2)
+            gradients[:0] = [gradient, error.sum(axis=0)]
             if number:
                 error = (error @ weights.T) * (inputs[number] > 0)
                 if (mask := masks[number - 1]) is not None:
                     error *= mask
-        return found
+        return gradients
 
-    def _data_loss(self, logits: NDArray[np.float64], truth: NDArray[np.integer]) -> float:
+    def _data_loss(self, logits: NDArray[np.float64], targets: NDArray[np.integer]) -> float:
         logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        losses = -(1 - self.label_smoothing) * logs[np.arange(len(truth)), truth]
+        losses = -(1 - self.label_smoothing) * logs[np.arange(len(targets)), targets]
         if self.label_smoothing:
             losses -= self.label_smoothing * logs.mean(axis=1)
         if self.class_weights is not None:
-            losses *= self.class_weights[truth]
+            losses *= self.class_weights[targets]
         return float(losses.mean())
 
     def _penalty(self, head: Head) -> float:
@@ -136,13 +136,13 @@ class Objective:
         return self.l2 / 2 * squares if self.l2 else 0.0
 
 
-def balancing_weights(truth: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
+def balancing_weights(targets: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
     """Returns class weights float32 [classes] that make all classes count equally.
 
     The weight of a class is n / (k n_c): n photos, n_c of the class, k classes with photos. A class
     without photos gets 0. This is scikit-learn's class_weight="balanced", after King and Zeng
     (2001), Logistic Regression in Rare Events Data.
     """
-    counts = np.bincount(truth, minlength=classes)
+    counts = np.bincount(targets, minlength=classes)
     present = np.count_nonzero(counts)
-    return np.where(counts, len(truth) / (present * np.maximum(counts, 1)), 0).astype(np.float32)
+    return np.where(counts, len(targets) / (present * np.maximum(counts, 1)), 0).astype(np.float32)

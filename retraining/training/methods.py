@@ -40,17 +40,17 @@ class Attempt:
     checkpoint: Path | None = None
 
 
-def options_of(method: str, chosen: TuningOptions) -> TuningOptions:
-    """Returns the TuningOptions of a method; `chosen` are the user's, which suit two_rates."""
+def options_of(method: str, options: TuningOptions) -> TuningOptions:
+    """Returns the TuningOptions of a method; `options` are the user's, which suit two_rates."""
     if method == ALL:
-        return replace(chosen, head_rate=chosen.base_rate)
+        return replace(options, head_rate=options.base_rate)
     scratch = method == SCRATCH
-    return replace(chosen, scratch=True, freeze_until=None) if scratch else chosen
+    return replace(options, scratch=True, freeze_until=None) if scratch else options
 
 
-def tops(probabilities: NDArray[np.floating], truth: NDArray[np.integer]) -> tuple[float, float]:
+def tops(probabilities: NDArray[np.floating], targets: NDArray[np.integer]) -> tuple[float, float]:
     """Returns (top-1 accuracy, top-5 accuracy)."""
-    return accuracy(probabilities, truth), top_accuracy(probabilities, truth, TOP)
+    return accuracy(probabilities, targets), top_accuracy(probabilities, targets, TOP)
 
 
 def best_of(attempts: Iterable[Attempt]) -> Attempt:

@@ -81,10 +81,10 @@ class RmsProp:
         self._squares = [np.zeros_like(array) for array in parameters]
 
     def update(self, gradients: Arrays) -> None:
-        for now, square, slope in zip(self._parameters, self._squares, gradients, strict=True):
+        for now, square, gradient in zip(self._parameters, self._squares, gradients, strict=True):
             square *= RMS_DECAY
-            square += (1 - RMS_DECAY) * slope * slope
-            now -= self._rate * slope / (np.sqrt(square) + EPSILON)
+            square += (1 - RMS_DECAY) * gradient * gradient
+            now -= self._rate * gradient / (np.sqrt(square) + EPSILON)
 
 
 class Adam:
@@ -103,15 +103,15 @@ class Adam:
         # Both bias corrections in one factor, as at the end of section 2 of the paper.
         rate = self._rate * np.sqrt(1 - second**self._count) / (1 - first**self._count)
         state = zip(self._parameters, self._means, self._squares, gradients, strict=True)
-        for now, mean, square, slope in state:
-            mean += (1 - first) * (slope - mean)
-            square += (1 - second) * (slope * slope - square)
+        for now, mean, square, gradient in state:
+            mean += (1 - first) * (gradient - mean)
+            square += (1 - second) * (gradient * gradient - square)
             now -= np.float32(rate) * mean / (np.sqrt(square) + EPSILON)
 
 
 def lbfgs(
     parameters: Arrays,
-    loss_and_slopes: Callable[[], tuple[float, Arrays]],
+    loss_and_gradients: Callable[[], tuple[float, Arrays]],
     frame: "Frame",
     most: int,
     after: Callable[[int], None],
@@ -120,7 +120,7 @@ def lbfgs(
 
     Args:
         parameters: float32 arrays; the first two are weights [width, out] and bias [out].
-        loss_and_slopes: returns (loss, gradients) at the parameters' current values.
+        loss_and_gradients: returns (loss, gradients) at the parameters' current values.
         frame: the Frame of the vectors that the first layer receives.
         most: the largest number of iterations.
         after: called after each iteration with its number, from 0.
@@ -132,20 +132,20 @@ def lbfgs(
 
     def at(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         frame.write(point, parameters)
-        loss, slopes = loss_and_slopes()
-        return loss, frame.slopes(slopes)
+        loss, gradients = loss_and_gradients()
+        return loss, frame.gradients(gradients)
 
     count = itertools.count()
 
-    def each(point: NDArray[np.float64]) -> None:
+    def record(point: NDArray[np.float64]) -> None:
         frame.write(point, parameters)
         after(next(count))
 
     limits = {"maxiter": most, "maxcor": CORRECTIONS, "ftol": SAME_LOSS, "gtol": FLAT}
     start = frame.read(parameters)
-    found = minimize(at, start, jac=True, method="L-BFGS-B", callback=each, options=limits)
-    frame.write(found.x, parameters)
-    return int(found.nit)
+    result = minimize(at, start, jac=True, method="L-BFGS-B", callback=record, options=limits)
+    frame.write(result.x, parameters)
+    return int(result.nit)
 
 
 class Frame:
@@ -179,7 +179,7 @@ class Frame:
         weights[...] = first
         bias[...] = point[weights.size : weights.size + bias.size] - self._mean @ first
 
-    def slopes(self, gradients: Arrays) -> NDArray[np.float64]:
+    def gradients(self, gradients: Arrays) -> NDArray[np.float64]:
         """Converts gradients by the parameters into the gradient by the point, float64."""
         first, bias, *rest = (array.astype(np.float64) for array in gradients)
         arrays = [(first - np.outer(self._mean, bias)) / self.scale, bias, *rest]

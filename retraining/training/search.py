@@ -56,17 +56,17 @@ def candidates(
     Raises:
         TrainingError: there are no validation photos, or the vectors allow no fit.
     """
-    if not len(validation.truth):
+    if not len(validation.targets):
         raise TrainingError(
             "--head auto chooses by validation photos, and there are none; add some"
         )
     head = _zeros(training.vectors.shape[1], classes)
-    rows = choose_rows(len(training.truth), MOST_EVALUATED)
+    rows = choose_rows(len(training.targets), MOST_EVALUATED)
     variance = Frame(training.vectors[rows]).scale ** 2
     number = 0
     tried: list[Candidate] = []
     for strength in STRENGTHS:
-        chosen = replace(
+        strength_options = replace(
             options,
             optimizer=LBFGS,
             l2=strength * variance,
@@ -74,27 +74,27 @@ def candidates(
             eval_step_interval=AUTO_INTERVAL,
             learning_rate=None,
         )
-        steps = follow_lbfgs(head, training, validation, chosen)
+        steps = follow_lbfgs(head, training, validation, strength_options)
         course = [replace(step, number=step.number + number) for step in steps]
-        check_use(head, training, chosen)
-        tried.append(Candidate(head.copy(), chosen, course))
+        check_use(head, training, strength_options)
+        tried.append(Candidate(head.copy(), strength_options, course))
         yield tried[-1]
         if best(tried) not in tried[-PATIENCE:]:
             return
         number = course[-1].number + 1
 
 
-def best(found: Sequence[Candidate]) -> Candidate:
+def best(candidates: Sequence[Candidate]) -> Candidate:
     """Returns the Candidate with the lowest validation cross entropy; of equals, the most
     regularised.
     """
-    return min(found, key=lambda candidate: candidate.validation.cross_entropy)
+    return min(candidates, key=lambda candidate: candidate.validation.cross_entropy)
 
 
-def course_of(found: Sequence[Candidate]) -> list[Step]:
+def course_of(candidates: Sequence[Candidate]) -> list[Step]:
     """Returns the Steps of all Candidates up to and including the best one."""
-    chosen = found[: found.index(best(found)) + 1]
-    return [step for candidate in chosen for step in candidate.course]
+    until_best = candidates[: candidates.index(best(candidates)) + 1]
+    return [step for candidate in until_best for step in candidate.course]
 
 
 def _zeros(width: int, classes: int) -> Head:

@@ -103,12 +103,12 @@ def find_weights(network: BaseNetwork, freeze_until: str | None = None) -> dict[
             else:
                 others.add(name)
     frozen = others | (_needed_by(part, nodes, freeze_until) if freeze_until else set())
-    found = {name: kind for name, kind in kinds.items() if name not in frozen}
-    if not found:
+    trainable = {name: kind for name, kind in kinds.items() if name not in frozen}
+    if not trainable:
         after = f" after {freeze_until}; choose an earlier layer for --freeze_until"
         what = after if freeze_until else "; it cannot be fine-tuned"
         raise TrainingError(f"{network.name} has no weights{what}")
-    return found
+    return trainable
 
 
 def _behind_weights(part: GraphDef) -> set[str]:
@@ -272,12 +272,12 @@ def head_of(weights: Mapping[str, NDArray[np.float32]]) -> Head:
 class Batch:
     """Photos to compute gradients for.
 
-    `images` are float32 [n, height, width, 3], `truth` the class indexes [n], `shares` the weights
-    of the photos in the loss [n].
+    `images` are float32 [n, height, width, 3], `targets` the class indexes [n], `shares` the
+    weights of the photos in the loss [n].
     """
 
     images: NDArray[np.float32]
-    truth: NDArray[np.int32]
+    targets: NDArray[np.int32]
     shares: NDArray[np.float32]
 
 
@@ -315,7 +315,7 @@ class TuningGraph:
         self._weights = {name: tensor(name) for name in weights}
         self._fed = [tensor(name) for name in (network.input, f"{OWN}/truth", f"{OWN}/shares")]
         self._probabilities = tensor(f"{OWN}/probabilities")
-        self._slopes = _slopes(graph, tensor(f"{OWN}/loss"), self._weights, network)
+        self._gradients = _gradients(graph, tensor(f"{OWN}/loss"), self._weights, network)
         config = tf.ConfigProto(
             intra_op_parallelism_threads=threads, inter_op_parallelism_threads=os.cpu_count() or 1
         )
@@ -325,7 +325,7 @@ class TuningGraph:
     def _feed(
         self, weights: Mapping[str, NDArray[np.float32]], batch: Batch
     ) -> dict[Tensor, NDArray[Any]]:
-        values = (batch.images, batch.truth, batch.shares)
+        values = (batch.images, batch.targets, batch.shares)
         fed: dict[Tensor, NDArray[Any]]
         fed = {self._weights[name]: value for name, value in weights.items()}
         return fed | dict(zip(self._fed, values, strict=True))
@@ -338,9 +338,9 @@ class TuningGraph:
         Probabilities are float32 [n, classes]; gradients have the names and shapes of `weights`,
         which must have the names that the graph was built with.
         """
-        fetched = [self._probabilities, self._slopes]
-        probabilities, slopes = self._session.run(fetched, self._feed(weights, batch))
-        return probabilities, slopes
+        fetched = [self._probabilities, self._gradients]
+        probabilities, gradients = self._session.run(fetched, self._feed(weights, batch))
+        return probabilities, gradients
 
     def probabilities(
         self, weights: Mapping[str, NDArray[np.float32]], images: NDArray[np.float32]
@@ -364,11 +364,11 @@ def _make_graph(
         lower(part)
     logits = _add_head(part, network.bottleneck, weights)
     add_node(part, f"{OWN}/probabilities", "Softmax", [logits], T="float32")
-    truth = add_node(part, f"{OWN}/truth", "Placeholder", dtype="int32", shape=(-1,))
+    targets = add_node(part, f"{OWN}/truth", "Placeholder", dtype="int32", shape=(-1,))
     shares = add_node(part, f"{OWN}/shares", "Placeholder", dtype="float32", shape=(-1,))
     losses = f"{OWN}/losses"
     op = "SparseSoftmaxCrossEntropyWithLogits"
-    add_node(part, losses, op, [logits, truth], T="float32", Tlabels="int32")
+    add_node(part, losses, op, [logits, targets], T="float32", Tlabels="int32")
     add_node(part, f"{OWN}/weighted", "Mul", [losses, shares], T="float32")
     axis = add_constant(part, f"{OWN}/axis", np.int32(0))
     add_node(part, f"{OWN}/loss", "Sum", [f"{OWN}/weighted", axis], T="float32", Tidx="int32")
@@ -400,7 +400,7 @@ def _add_head(part: GraphDef, source: str, weights: Mapping[str, NDArray[np.floa
     return source
 
 
-def _slopes(
+def _gradients(
     graph: Any, loss: Tensor, weights: Mapping[str, Tensor], network: BaseNetwork
 ) -> dict[str, Tensor]:
     """Returns the tensors of the loss's gradients, {name: tensor}.
@@ -410,9 +410,10 @@ def _slopes(
     """
     try:
         with graph.as_default():
-            slopes = import_tensorflow().gradients(loss, list(weights.values()))
+            gradients = import_tensorflow().gradients(loss, list(weights.values()))
     except LookupError as error:
         raise TrainingError(f"{network.name} cannot be fine-tuned: {error}") from error
-    if lost := [name for name, slope in zip(weights, slopes, strict=True) if slope is None]:
+    by_name: dict[str, Any] = dict(zip(weights, gradients, strict=True))
+    if lost := [name for name, gradient in by_name.items() if gradient is None]:
         raise TrainingError(f"{network.name} cannot be fine-tuned: no gradient reaches {lost[0]}")
-    return dict(zip(weights, slopes, strict=True))
+    return by_name

@@ -75,10 +75,10 @@ def fill(setting, **changes):
 @pytest.mark.parametrize("suffix", ["_inception_v3.txt", ".txt"])
 def test_vectors_are_taken_over_bit_for_bit(setting, suffix):
     fill(setting, suffix=suffix)
-    outcome = setting.run()
-    assert (outcome.taken, outcome.checked, outcome.known, outcome.absent) == (30, 10, 0, 0)
-    assert not outcome.skipped
-    assert not outcome.times_are_of_a_copy
+    counts = setting.run()
+    assert (counts.taken, counts.checked, counts.known, counts.absent) == (30, 10, 0, 0)
+    assert not counts.skipped
+    assert not counts.times_are_of_a_copy
     assert len(setting.computed) == 10
     keys = [example.key for example in setting.examples]
     np.testing.assert_array_equal(setting.store.read(keys), [vector(n) for n in range(40)])
@@ -88,8 +88,8 @@ def test_vectors_are_taken_over_bit_for_bit(setting, suffix):
 def test_a_second_time_there_is_nothing_to_do(setting):
     fill(setting)
     setting.run()
-    outcome = setting.run(compute=None)
-    assert (outcome.taken, outcome.checked, outcome.known) == (0, 0, 40)
+    counts = setting.run(compute=None)
+    assert (counts.taken, counts.checked, counts.known) == (0, 0, 40)
     assert len(setting.computed) == 10
 
 
@@ -118,9 +118,9 @@ def test_an_interrupted_import_keeps_what_it_took(setting, monkeypatch):
             setting.run()
     setting.store.close()
     setting.store = BottleneckStore(setting.store.path.parent, "inception_v3", "f" * 40, WIDTH)
-    outcome = setting.run()
-    assert outcome.known > 20
-    assert outcome.known + outcome.taken + outcome.checked == 40
+    counts = setting.run()
+    assert counts.known > 20
+    assert counts.known + counts.taken + counts.checked == 40
 
 
 WHOLE = text(vector(3))
@@ -149,11 +149,11 @@ WHOLE = text(vector(3))
 def test_a_damaged_file_is_skipped_and_named(setting, content, reason):
     fill(setting)
     path = setting.write(3, content)
-    outcome = setting.run()
-    ((found, paths),) = outcome.skipped.items()
+    counts = setting.run()
+    ((found, paths),) = counts.skipped.items()
     assert reason in found
     assert paths == [path]
-    assert outcome.taken + outcome.checked == 39
+    assert counts.taken + counts.checked == 39
     assert setting.store.missing(["key3"]) == ["key3"]
 
 
@@ -174,9 +174,9 @@ def test_a_folder_in_place_of_a_file_is_skipped(setting):
 def test_a_photo_changed_since_is_skipped(setting):
     fill(setting)
     os.utime(setting.examples[3].path, (3000, 3000))
-    outcome = setting.run()
-    assert [len(paths) for paths in outcome.skipped.values()] == [1]
-    assert list(outcome.skipped) == ["older than the photo"]
+    counts = setting.run()
+    assert [len(paths) for paths in counts.skipped.values()] == [1]
+    assert list(counts.skipped) == ["older than the photo"]
     # Nor is it taken over later, when it alone is missing.
     assert setting.run().taken == 0
     assert setting.store.missing(["key3"]) == ["key3"]
@@ -184,9 +184,9 @@ def test_a_photo_changed_since_is_skipped(setting):
 
 def test_times_of_copied_photos_say_nothing(setting):
     fill(setting, seconds=500)
-    outcome = setting.run()
-    assert outcome.times_are_of_a_copy
-    assert outcome.taken == 30
+    counts = setting.run()
+    assert counts.times_are_of_a_copy
+    assert counts.taken == 30
 
 
 @pytest.mark.parametrize(
@@ -203,15 +203,15 @@ def test_times_of_copied_photos_say_nothing(setting):
 )
 def test_another_networks_files_are_not_looked_at(setting, network, suffix):
     fill(setting, suffix=suffix)
-    outcome = setting.run(network)
-    assert (outcome.taken, outcome.absent, setting.computed) == (0, 40, [])
+    counts = setting.run(network)
+    assert (counts.taken, counts.absent, setting.computed) == (0, 40, [])
 
 
 def test_a_mobilenets_files_may_be_negative(setting):
     fill(setting, suffix="_mobilenet_0.50_224.txt")
     setting.write(3, "-0.25," + WHOLE.partition(",")[2], "_mobilenet_0.50_224.txt")
-    outcome = setting.run("mobilenet_0.50_224")
-    assert outcome.taken + outcome.checked == 40
+    counts = setting.run("mobilenet_0.50_224")
+    assert counts.taken + counts.checked == 40
 
 
 def test_vectors_of_something_else_are_refused(setting):
@@ -237,8 +237,8 @@ def test_one_wrong_vector_in_the_sample_does_not_refuse_all(setting):
 
 def test_nothing_is_taken_unchecked(setting):
     fill(setting)
-    outcome = setting.run(compute=lambda examples: None)  # no photo can be read
-    assert (outcome.taken, outcome.checked) == (0, 0)
+    counts = setting.run(compute=lambda examples: None)  # no photo can be read
+    assert (counts.taken, counts.checked) == (0, 0)
     assert len(setting.store.missing(example.key for example in setting.examples)) == 40
 
 
@@ -246,8 +246,8 @@ def test_a_copy_of_a_photo_may_have_the_file(setting):
     fill(setting)
     copies = [Example(e.path, e.label, e.split, "key1") for e in setting.examples[:2]]
     setting.write(0, "half")
-    outcome = setting.run(examples=[*copies, *setting.examples[2:]])
-    assert outcome.taken + outcome.checked == 39
+    counts = setting.run(examples=[*copies, *setting.examples[2:]])
+    assert counts.taken + counts.checked == 39
     np.testing.assert_array_equal(setting.store.read(["key1"])[0], vector(1))
 
 

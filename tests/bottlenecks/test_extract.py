@@ -8,10 +8,10 @@ import pytest
 
 from retraining.bottlenecks import extract
 from retraining.bottlenecks.extract import (
+    ExtractionSettings,
     Extractor,
     FixedBatches,
     Job,
-    Settings,
     batches_in_memory,
     fill_store,
     stream,
@@ -255,7 +255,10 @@ def test_a_graph_for_one_image_gets_no_padding():
 
 
 @pytest.mark.parametrize("distortions", [None, Distortions(True, random_crop=20, views=2)])
-@pytest.mark.parametrize("settings", [Settings(), Settings("bfloat16"), Settings(batch_size=5)])
+@pytest.mark.parametrize(
+    "settings",
+    [ExtractionSettings(), ExtractionSettings("bfloat16"), ExtractionSettings(batch_size=5)],
+)
 def test_broken_off_runs_store_the_same_bits(tmp_path, network, photos, settings, distortions):
     """Whatever the order and the moment at which a run was broken off; see FixedBatches."""
     jobs = [Job(example, distortions) for example in examples(photos, 30)]

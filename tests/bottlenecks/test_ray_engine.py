@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retraining.bottlenecks.extract import Extractor, Job, Settings
+from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job
 from retraining.bottlenecks.fetch import NoImageError
 from retraining.bottlenecks.ray_engine import (
     Ray,
@@ -67,7 +67,7 @@ def cluster():
 
 def extractor_on(cluster, network, actors=2, worker=Worker):
     options = Ray(cluster.address, actors)
-    made = RayExtractor(network, Settings(), options)
+    made = RayExtractor(network, ExtractionSettings(), options)
     made.worker = worker
     return made
 
@@ -309,14 +309,14 @@ def free_port():
 def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
     pytest.importorskip("ray")
     address = f"{scheme}127.0.0.1:{free_port()}"
-    extractor = RayExtractor(network, Settings(), Ray(address))
+    extractor = RayExtractor(network, ExtractionSettings(), Ray(address))
     with pytest.raises(RayEngineError, match=f"no Ray cluster answers at {address}"):
         list(extractor.read(paths))
 
 
 def test_more_cpus_than_this_machine_has(network, paths):
     pytest.importorskip("ray")
-    extractor = RayExtractor(network, Settings(), Ray("local", None, 9999))
+    extractor = RayExtractor(network, ExtractionSettings(), Ray("local", None, 9999))
     with pytest.raises(RayEngineError, match="this machine has no 9999 CPUs; see --ray_resources"):
         list(extractor.read(paths))
 
@@ -336,14 +336,14 @@ def test_a_signal_waits_for_the_end():
 
 
 def test_nothing_to_compute_needs_no_cluster(network):
-    extractor = RayExtractor(network, Settings(), Ray("127.0.0.1:1"))
+    extractor = RayExtractor(network, ExtractionSettings(), Ray("127.0.0.1:1"))
     assert list(extractor.read([])) == []
     assert list(extractor.compute([])) == []
 
 
 def test_missing_ray_is_one_line(network, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    extractor = RayExtractor(network, Settings(), Ray("local"))
+    extractor = RayExtractor(network, ExtractionSettings(), Ray("local"))
     with pytest.raises(RayEngineError, match=r"pip install -r requirements-ray.txt"):
         list(extractor.read(paths))
 
@@ -366,19 +366,19 @@ def test_room_for_actors():
 
 def test_more_actors_than_room_is_said(network, caplog):
     node = {"Alive": True, "Resources": {"CPU": 3.0}}
-    extractor = RayExtractor(network, Settings(), Ray("", 5))
+    extractor = RayExtractor(network, ExtractionSettings(), Ray("", 5))
     assert extractor._count_actors([node]) == 5
     assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
     with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
-        RayExtractor(network, Settings(), Ray("", None, 4))._count_actors([node])
+        RayExtractor(network, ExtractionSettings(), Ray("", None, 4))._count_actors([node])
 
 
 def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
-    one = RayExtractor(network, Settings(), Ray())
+    one = RayExtractor(network, ExtractionSettings(), Ray())
     assert one._images_per_call(10_000) == 64
     assert one._images_per_call(70) == 16
     assert one._images_per_call(3) == 8
-    four = RayExtractor(network, Settings(batch_size=10), Ray(cpus=4))
+    four = RayExtractor(network, ExtractionSettings(batch_size=10), Ray(cpus=4))
     assert four._images_per_call(100_000) == 320
 
 
@@ -396,7 +396,7 @@ def test_a_file_that_nobody_can_read_is_a_bad_image(tmp_path):
 
 
 def test_another_version_on_a_worker_is_refused(network):
-    work = Work.of(network, Settings(), 1)
+    work = Work.of(network, ExtractionSettings(), 1)
     check_machine(work)
     work.versions["numpy"] = "0.1"
     with pytest.raises(WorkerError, match=f"has numpy {versions()['numpy']} and this machine 0.1"):
@@ -405,12 +405,12 @@ def test_another_version_on_a_worker_is_refused(network):
 
 def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
     monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "bfloat16")
-    work = Work.of(network, Settings("bfloat16"), 1)
+    work = Work.of(network, ExtractionSettings("bfloat16"), 1)
     check_machine(work)
     monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "float32")
     with pytest.raises(WorkerError, match="use --precision float32"):
         check_machine(work)
-    check_machine(Work.of(network, Settings("float32"), 1))
+    check_machine(Work.of(network, ExtractionSettings("float32"), 1))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """console.py: streams that are closed, full or left, and what is said."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from retraining.cli.console import INTERRUPTED, reports_errors
 from retraining.system.text import escaped
 from tests import ROOT
 
@@ -111,3 +114,36 @@ raise SystemExit(reports_errors(main)())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_that_an_import_reports_as_its_own_error_is_no_traceback(capsys):
+    def main(argv=None):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("broken off") from None
+
+    assert reports_errors(main)() == INTERRUPTED
+    assert capsys.readouterr().err.splitlines() == [f"{os.path.basename(sys.argv[0])}: interrupted"]
+
+
+def test_an_unexpected_error_is_not_hidden():
+    def main(argv=None):
+        raise ImportError("a fault of ours")
+
+    with pytest.raises(ImportError, match="a fault of ours"):
+        reports_errors(main)()
+
+
+def test_ctrl_c_within_a_finalizer_ends_the_program(capsys):
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def main(argv=None):
+        Interrupted()  # goes at once; Python drops what its finalizer raises
+        time.sleep(10)
+        return 0
+
+    assert reports_errors(main)() == INTERRUPTED
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")

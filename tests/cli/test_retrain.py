@@ -413,16 +413,16 @@ def test_hidden_layers_from_flags_to_labels(tmp_path, run_retrain, photos, capsy
     options = json.loads(Path(out["metrics"]).read_text())["options"]
     assert (options["hidden_units"], options["optimizer"]) == ([12, 8], "adam")
     held_out = load_dataset(photos, SplitOptions(validation=30)).split(VALIDATION)
-    truth = {example.path: example.label for example in held_out}
+    targets = {example.path: example.label for example in held_out}
     for share in (0.0, 0.5, 1.0):
         arguments = ["--graph", out["graph"], "--unknown_threshold", str(share), "--top_k", "1"]
-        assert label_image.main([*arguments, *truth]) == 0
+        assert label_image.main([*arguments, *targets]) == 0
         lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
         unknown = [path for path, label, _ in lines if label == "unknown"]
-        known = [truth[path] == label for path, label, _ in lines if label != "unknown"]
+        known = [targets[path] == label for path, label, _ in lines if label != "unknown"]
         # The threshold is a quantile of these photos' own scores, whatever the weights became;
         # another precision may move the few next to it across.
-        assert len(unknown) == pytest.approx(share * len(truth), abs=4)
+        assert len(unknown) == pytest.approx(share * len(targets), abs=4)
         assert all(known)
 
 

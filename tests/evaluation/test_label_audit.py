@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.audit import read_vectors, swapped
 from retraining.evaluation import label_audit
-from retraining.evaluation.label_audit import Finding, Photos
+from retraining.evaluation.label_audit import AuditedPhotos, Finding
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import read_listed
 from retraining.photos.scan import ScanOptions
@@ -16,15 +16,15 @@ from retraining.photos.scan import ScanOptions
 def clusters(counts, width=40, seed=0):
     """(vectors float32, truth): a cluster per class, far apart."""
     rng = np.random.default_rng(seed)
-    truth = np.repeat(np.arange(len(counts)), counts)
-    vectors = rng.random((len(truth), width)) + 2 * rng.random((len(counts), width))[truth]
-    return vectors.astype(np.float32), truth
+    targets = np.repeat(np.arange(len(counts)), counts)
+    vectors = rng.random((len(targets), width)) + 2 * rng.random((len(counts), width))[targets]
+    return vectors.astype(np.float32), targets
 
 
-def photos_of(vectors, truth, keys=None):
-    paths = [f"{number}.jpg" for number in range(len(truth))]
-    labels = [f"class {number}" for number in range(truth.max() + 1)]
-    return Photos(paths, keys or paths, labels, truth, vectors)
+def photos_of(vectors, targets, keys=None):
+    paths = [f"{number}.jpg" for number in range(len(targets))]
+    labels = [f"class {number}" for number in range(targets.max() + 1)]
+    return AuditedPhotos(paths, keys or paths, labels, targets, vectors)
 
 
 def of_reason(findings, reason):
@@ -35,75 +35,75 @@ def of_reason(findings, reason):
 
 
 def test_swapped_labels_rank_first_with_their_own_class_suggested():
-    vectors, truth = clusters([60, 40, 50])
-    given, rows = swapped(truth, seed=1)
+    vectors, targets = clusters([60, 40, 50])
+    given, rows = swapped(targets, seed=1)
     found = of_reason(label_audit.audit(photos_of(vectors, given)), label_audit.LABEL)
     assert {finding.path for finding in found} == {f"{row}.jpg" for row in rows}
     assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
     for finding in found:
         row = int(finding.path[:-4])
         assert finding.given == f"class {given[row]}"
-        assert finding.suggested == f"class {truth[row]}"
+        assert finding.suggested == f"class {targets[row]}"
         assert 0.5 < finding.score <= 1
 
 
 def test_right_labels_are_not_listed_even_of_tiny_and_unequal_classes():
-    vectors, truth = clusters([200, 2, 30])
-    assert of_reason(label_audit.audit(photos_of(vectors, truth)), label_audit.LABEL) == []
+    vectors, targets = clusters([200, 2, 30])
+    assert of_reason(label_audit.audit(photos_of(vectors, targets)), label_audit.LABEL) == []
 
 
 def test_a_class_that_is_one_photo_has_no_prediction():
-    vectors, truth = clusters([20, 20, 2, 1])
+    vectors, targets = clusters([20, 20, 2, 1])
     groups = np.arange(43)
     groups[41] = groups[40]
-    found = label_audit.out_of_fold(label_audit.normalised(vectors), truth, groups)
+    found = label_audit.out_of_fold(label_audit.normalised(vectors), targets, groups)
     assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [40, 41, 42]
-    findings = label_audit.label_findings(photos_of(vectors, truth), found)
+    findings = label_audit.label_findings(photos_of(vectors, targets), found)
     assert {"40.jpg", "41.jpg", "42.jpg"}.isdisjoint(f.path for f in findings)
 
 
 def test_copies_do_not_vouch_for_each_other():
-    vectors, truth = clusters([30, 30])
+    vectors, targets = clusters([30, 30])
     odd = vectors[40] + np.float32(0.3)
     vectors = np.concatenate([vectors, np.repeat(odd[None], 4, axis=0)])
-    truth = np.append(truth, [0] * 4)
-    own = label_audit.out_of_fold(label_audit.normalised(vectors), truth, np.arange(64))[60:, 0]
+    targets = np.append(targets, [0] * 4)
+    own = label_audit.out_of_fold(label_audit.normalised(vectors), targets, np.arange(64))[60:, 0]
     together = np.minimum(np.arange(64), 60)
-    alone = label_audit.out_of_fold(label_audit.normalised(vectors), truth, together)[60:, 0]
+    alone = label_audit.out_of_fold(label_audit.normalised(vectors), targets, together)[60:, 0]
     assert alone.max() < 0.1 < own.min()
     keys = [str(row) for row in together]
-    found = of_reason(label_audit.audit(photos_of(vectors, truth, keys)), label_audit.LABEL)
+    found = of_reason(label_audit.audit(photos_of(vectors, targets, keys)), label_audit.LABEL)
     assert {f.path for f in found} == {f"{row}.jpg" for row in range(60, 64)}
 
 
 def test_folds_keep_groups_together_and_spread_classes():
-    truth = np.repeat([0, 1, 2], [50, 5, 2])
+    targets = np.repeat([0, 1, 2], [50, 5, 2])
     groups = np.arange(57)
     groups[:6] = 0
-    folds = label_audit.assign_folds(truth, groups)
+    folds = label_audit.assign_folds(targets, groups)
     assert len(set(folds[:6])) == 1
-    assert sorted(folds[truth == 1]) == [0, 1, 2, 3, 4]
-    assert len(set(folds[truth == 2])) == 2
+    assert sorted(folds[targets == 1]) == [0, 1, 2, 3, 4]
+    assert len(set(folds[targets == 2])) == 2
     assert np.bincount(folds[6:50]).min() >= 8
 
 
 def test_confident_joint_by_hand():
-    truth = np.array([0, 0, 0, 1, 1, 1])
+    targets = np.array([0, 0, 0, 1, 1, 1])
     own = np.array([0.9, 0.8, 0.3, 0.6, 0.9, 0.45])  # means 2/3 and 0.65
-    probabilities = np.where(np.eye(2, dtype=bool)[truth], own[:, None], 1 - own[:, None])
+    probabilities = np.where(np.eye(2, dtype=bool)[targets], own[:, None], 1 - own[:, None])
     # Row 2: P(1) = 0.7 >= 0.65. Row 5: rather 0, but P(0) = 0.55 < 2/3.
-    found = label_audit.confidently_wrong(probabilities, truth)
+    found = label_audit.confidently_wrong(probabilities, targets)
     assert found.tolist() == [False, False, True, False, False, False]
-    reasons = [f.reason for f in label_audit.label_findings(photos_of(own, truth), probabilities)]
+    reasons = [f.reason for f in label_audit.label_findings(photos_of(own, targets), probabilities)]
     assert reasons == [label_audit.LABEL, label_audit.DOUBT]
 
 
 def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeypatch):
     monkeypatch.setattr(label_audit, "ANSWERS_AT_ONCE", 100)  # several blocks
     rng = np.random.default_rng(0)
-    features, truth = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
+    features, targets = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
     folds, weights = np.arange(40) % label_audit.FOLDS, rng.random(40)
-    objective = label_audit.Objective(features, truth, folds, weights)
+    objective = label_audit.FoldObjective(features, targets, folds, weights)
     at = rng.normal(size=objective.shape)
     value, gradient = objective(at)
     expected = label_audit.PENALTY / 2 * (at**2).sum()
@@ -111,7 +111,7 @@ def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeyp
         seen = folds != fold
         logits = features[seen] @ at[:, fold]
         logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        own = logs[np.arange(seen.sum()), truth[seen]]
+        own = logs[np.arange(seen.sum()), targets[seen]]
         expected -= np.average(own, weights=weights[seen])
     assert value == pytest.approx(expected)
     for place in [(0, 0, 0), (3, 2, 1), (5, 4, 2)]:
@@ -133,20 +133,20 @@ def test_reduced_vectors_keep_distances_of_what_has_few_directions():
 
 
 def test_the_same_seed_gives_the_same_findings():
-    vectors, truth = clusters([20, 20])
-    photos = photos_of(vectors, swapped(truth, seed=0)[0])
+    vectors, targets = clusters([20, 20])
+    photos = photos_of(vectors, swapped(targets, seed=0)[0])
     assert label_audit.audit(photos, seed=3) == label_audit.audit(photos, seed=3)
 
 
 def test_swapped_labels_of_real_photos_are_found(shared):
-    vectors, truth = read_vectors(shared / "classic_bottlenecks")
+    vectors, targets = read_vectors(shared / "classic_bottlenecks")
     shares = []
     for seed in range(2):
-        given, rows = swapped(truth, seed)
+        given, rows = swapped(targets, seed)
         found = label_audit.label_findings(
             photos_of(vectors, given),
             label_audit.out_of_fold(
-                label_audit.normalised(vectors), given, np.arange(len(truth)), seed
+                label_audit.normalised(vectors), given, np.arange(len(targets)), seed
             ),
         )
         top = {int(finding.path[:-4]) for finding in found[: len(rows)]}
@@ -161,11 +161,11 @@ def test_duplicates_name_the_nearest_earlier_photo_within_and_across_classes(mon
     monkeypatch.setattr(label_audit, "BLOCK", 7)
     rng = np.random.default_rng(0)
     vectors = rng.random((30, 300)).astype(np.float32)
-    truth = np.repeat([0, 1], 15)
+    targets = np.repeat([0, 1], 15)
     vectors[[9, 12]] = 3 * vectors[2]  # a cosine knows no length
     vectors[20] = vectors[2] + np.float32(0.001)
     vectors[28] = vectors[20]
-    pairs = label_audit.near_duplicates(label_audit.normalised(vectors), truth)
+    pairs = label_audit.near_duplicates(label_audit.normalised(vectors), targets)
     assert {(row, min(other, 2) if row < 15 else other) for row, other, _ in pairs} >= {
         (9, 2),
         (12, 2),
@@ -176,9 +176,9 @@ def test_duplicates_name_the_nearest_earlier_photo_within_and_across_classes(mon
 
 
 def test_duplicates_are_findings_that_name_the_other():
-    vectors, truth = clusters([20, 20], width=400)
+    vectors, targets = clusters([20, 20], width=400)
     vectors[5], vectors[25] = vectors[3], vectors[3]
-    findings = label_audit.audit(photos_of(vectors, truth))
+    findings = label_audit.audit(photos_of(vectors, targets))
     assert of_reason(findings, label_audit.DUPLICATE) == [
         Finding("5.jpg", "class 0", "class 0", pytest.approx(1), label_audit.DUPLICATE, "3.jpg")
     ]
@@ -193,9 +193,9 @@ def test_duplicates_are_findings_that_name_the_other():
 
 
 def test_vectors_of_zeros_do_no_harm():
-    vectors, truth = clusters([40, 40])
+    vectors, targets = clusters([40, 40])
     vectors[[3, 60]] = 0
-    findings = label_audit.audit(photos_of(vectors, truth))
+    findings = label_audit.audit(photos_of(vectors, targets))
     assert {f.path for f in of_reason(findings, label_audit.LABEL)} <= {"3.jpg", "60.jpg"}
     assert all(np.isfinite(f.score) for f in findings)
 

@@ -18,22 +18,22 @@ def drawn(count=5000, classes=4, spread=2.0, seed=0):
     """Logits float32 [n, k] and classes drawn with exactly the probabilities they stand for."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, spread, (count, classes)).astype(np.float32)
-    truth = (softmax(logits).cumsum(axis=1) > rng.random((count, 1))).argmax(axis=1)
-    return logits, truth
+    targets = (softmax(logits).cumsum(axis=1) > rng.random((count, 1))).argmax(axis=1)
+    return logits, targets
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_found_again(temperature):
-    logits, truth = drawn()
-    assert fit_temperature(logits * temperature, truth) == pytest.approx(temperature, rel=0.1)
+    logits, targets = drawn()
+    assert fit_temperature(logits * temperature, targets) == pytest.approx(temperature, rel=0.1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_likelihood_is_never_worse_than_without(seed):
     rng = np.random.default_rng(seed)
-    logits, truth = rng.normal(0, 3, (30, 3)), rng.integers(0, 3, 30)
-    found = fit_temperature(logits, truth)
-    before, after = temperature_gain(logits, truth, found)
+    logits, targets = rng.normal(0, 3, (30, 3)), rng.integers(0, 3, 30)
+    found = fit_temperature(logits, targets)
+    before, after = temperature_gain(logits, targets, found)
     assert found > 1  # such scores say nothing
     assert after < before
 
@@ -46,7 +46,7 @@ def test_the_temperature_is_clamped():
 
 
 @pytest.mark.parametrize(
-    ("logits", "truth", "reason"),
+    ("logits", "targets", "reason"),
     [
         (np.zeros((0, 3)), np.zeros(0, int), "on 20 validation photos or more, not on 0"),
         (np.zeros((19, 3)), np.ones(19, int), "or more, not on 19"),
@@ -55,9 +55,9 @@ def test_the_temperature_is_clamped():
         (np.tile([2.0, 1.0], (30, 1)), np.zeros(30, int), "answered right"),
     ],
 )
-def test_where_none_can_be_fitted_it_is_one_and_said(logits, truth, reason):
-    assert fit_temperature(logits, truth) == 1.0
-    assert reason in why_no_temperature(logits, truth)
+def test_where_none_can_be_fitted_it_is_one_and_said(logits, targets, reason):
+    assert fit_temperature(logits, targets) == 1.0
+    assert reason in why_no_temperature(logits, targets)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1, 2.5, 10])
@@ -75,11 +75,11 @@ def test_zeros_stay_zeros():
 
 
 def test_a_fitted_temperature_lowers_the_calibration_error():
-    logits, truth = drawn()
+    logits, targets = drawn()
     overconfident = softmax(logits * 3)
-    after = apply_temperature(overconfident, fit_temperature(logits * 3, truth))
-    assert calibration_error(overconfident, truth) > 0.1
-    assert calibration_error(after, truth) < 0.03
+    after = apply_temperature(overconfident, fit_temperature(logits * 3, targets))
+    assert calibration_error(overconfident, targets) > 0.1
+    assert calibration_error(after, targets) < 0.03
 
 
 def test_the_calibration_error_of_a_case_done_by_hand():
@@ -160,7 +160,7 @@ def test_behind_hidden_layers_the_score_is_of_what_the_softmax_layer_is_fed(head
 
 def test_strangeness_is_the_share_that_looks_more_like_the_classes(fitted):
     lowest, middle, highest = fitted.quantiles[[0, 50, 100]]
-    found = fitted.strangeness(np.array([lowest - 9, middle, highest + 9]))
+    found = fitted.novelty(np.array([lowest - 9, middle, highest + 9]))
     assert found == pytest.approx([1, 0.5, 0])
 
 

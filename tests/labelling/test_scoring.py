@@ -34,7 +34,7 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     (tmp_path / "red" / "notes.txt").write_text("text")
     found = scoring.find_labelled(tmp_path, ["Blue", "Red", "a", "b", "c", "d", "e"])
     assert found.paths == [f"{tmp_path}/red/photo_00.jpg", f"{tmp_path}/red/photo_01.jpg"]
-    assert found.truth == ["Red", "Red"]
+    assert found.targets == ["Red", "Red"]
     assert found.warnings == [
         f"1 file in {tmp_path}/red is no image: notes.txt",
         "the graph does not know the class empty; its photos (0) are not scored",
@@ -54,11 +54,11 @@ def test_one_class_is_enough_and_none_is_not(tmp_path):
 def result():
     """Of six photos one is unreadable, three are right; `c` occurs only as an answer, `d` never."""
     labels = ["b", "a", "c", "c", "d"]
-    truth = ["a", "a", "a", "b", "b", "b"]
+    targets = ["a", "a", "a", "b", "b", "b"]
     answers = [np.eye(5)[number] for number in (1, 1, 3, 0, 1)] + [ImageError("is broken")]
     bad = []
     found = scoring.score(
-        scoring.LabelledPhotos([*"123456"], truth, []),
+        scoring.LabelledPhotos([*"123456"], targets, []),
         zip("123456", answers, strict=True),
         labels,
         lambda path, error: bad.append((path, str(error))),

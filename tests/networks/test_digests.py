@@ -18,7 +18,7 @@ from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions
 from retraining.training.fine_tune import (
     Material,
-    Photos,
+    SplitPhotos,
     State,
     Tuner,
     TuningOptions,
@@ -46,11 +46,11 @@ OTHER_PIXELS = Preprocessing((224, 192), 127.5, 0.5, True)
 
 def digest(network=NETWORK, options=OPTIONS, distortions=None, hidden=()):
     """The hex digest of a checkpoint of three made-up photos."""
-    training = Photos(
+    training = SplitPhotos(
         [Example("a.jpg", "red", "training", "a" * 40), Example("b", "blue", "", "b" * 40)],
         np.array([1, 0]),
     )
-    validation = Photos([Example("c.jpg", "red", "validation", "c" * 40)], np.array([1]))
+    validation = SplitPhotos([Example("c.jpg", "red", "validation", "c" * 40)], np.array([1]))
     head = Head(np.array([[1, 2], [3, 4]], np.float32), np.array([0.5, -1], np.float32), hidden)
     material = Material(network, head, training, validation, distortions or Distortions())
     return Tuner.digest(SimpleNamespace(material=material, options=options))

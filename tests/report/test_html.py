@@ -277,9 +277,11 @@ def test_the_policy_admits_this_style_and_script_and_no_address(record):
 
 def many(classes, wrong):
     labels = [f"class {number:04d}" for number in range(classes)]
-    truth = list(range(200))
-    answered = [(t + 1) % classes if t < wrong else t for t in truth]
-    return made_up(labels, [f"p/{t}.jpg" for t in truth], [t % classes for t in truth], answered)
+    targets = list(range(200))
+    answered = [(t + 1) % classes if t < wrong else t for t in targets]
+    return made_up(
+        labels, [f"p/{t}.jpg" for t in targets], [t % classes for t in targets], answered
+    )
 
 
 @pytest.mark.parametrize("classes", [200, 1000])
@@ -304,9 +306,9 @@ def test_two_classes(pictures):
 
 
 def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
-    truth = [0] * 150 + [1] * 50
+    targets = [0] * 150 + [1] * 50
     answered = [0] * 140 + [1] * 60
-    record = made_up(["a", "b"], pictures[:1] * 200, truth, answered)
+    record = made_up(["a", "b"], pictures[:1] * 200, targets, answered)
     view = html.make_view(record, Thumbnails())
     shown = {cell: len(photos) for cell, photos in view["cells"].items()}
     assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}

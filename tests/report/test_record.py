@@ -21,17 +21,17 @@ from tests.records import COMPARISON
 LABELS = ["cat", "dog", "owl"]
 
 
-def held_out(truth, probabilities):
+def held_out(targets, probabilities):
     """What verify.HeldOutResult offers, without TensorFlow."""
-    truth, probabilities = np.array(truth, int), np.array(probabilities, "f4").reshape(-1, 3)
-    right = probabilities.argmax(axis=1) == truth
+    targets, probabilities = np.array(targets, int), np.array(probabilities, "f4").reshape(-1, 3)
+    right = probabilities.argmax(axis=1) == targets
     return SimpleNamespace(
-        paths=[f"photos/{LABELS[label]}/{row}.jpg" for row, label in enumerate(truth)],
-        targets=truth,
+        paths=[f"photos/{LABELS[label]}/{row}.jpg" for row, label in enumerate(targets)],
+        targets=targets,
         probabilities=probabilities,
         correct=int(right.sum()),
-        total=len(truth),
-        accuracy=float(right.mean()) if len(truth) else math.nan,
+        total=len(targets),
+        accuracy=float(right.mean()) if len(targets) else math.nan,
     )
 
 

@@ -16,7 +16,7 @@ from retraining.photos.scan import hash_file
 from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
-    Photos,
+    SplitPhotos,
     Tuner,
     TuningOptions,
     read_state,
@@ -67,7 +67,7 @@ def splits(photos):
             (n, f"{photos}/{c}/photo_{i:02d}.jpg") for n, c in enumerate(LABELS) for i in numbers
         ]
         examples = [Example(path, LABELS[n], "", hash_file(path)) for n, path in paths]
-        parts.append(Photos(examples, np.array([n for n, _ in paths])))
+        parts.append(SplitPhotos(examples, np.array([n for n, _ in paths])))
     return parts
 
 
@@ -177,12 +177,12 @@ def test_gradients_are_those_of_finite_differences(network, hidden):
     graph = TuningGraph(folded, weights)
     rng = np.random.default_rng(0)  # noise: in plain colours all pixels pass a ReLU's kink at once
     images = rng.uniform(-1, 1, (12, tiny.SIZE, tiny.SIZE, 3)).astype("f4")
-    truth, shares = np.arange(12) % 3, rng.uniform(0.1, 1, 12).astype("f4")
-    batch = Batch(images, truth.astype("i4"), shares)
+    targets, shares = np.arange(12) % 3, rng.uniform(0.1, 1, 12).astype("f4")
+    batch = Batch(images, targets.astype("i4"), shares)
 
     def loss(moved):
         answers = graph.probabilities(moved, images).astype(float)
-        return -(shares * np.log(answers[np.arange(len(truth)), truth])).sum()
+        return -(shares * np.log(answers[np.arange(len(targets)), targets])).sum()
 
     _, slopes = graph.gradients(weights, batch)
     assert set(slopes) == set(weights)
@@ -272,7 +272,7 @@ def test_training_that_does_no_good_gives_back_what_was_there(network, splits):
     material = Material(network, first_head(), *splits)
     tuner = Tuner(material, OPTIONS)
     finish(tuner)
-    mislabelled = Photos(splits[0].examples, (splits[0].truth + 1) % len(LABELS))
+    mislabelled = SplitPhotos(splits[0].examples, (splits[0].targets + 1) % len(LABELS))
     better = Material(*tuner.result(), mislabelled, splits[1])
     ruined = Tuner(better, replace(OPTIONS, epochs=2))
     finish(ruined)
@@ -298,7 +298,7 @@ def test_half_of_the_epochs_without_a_better_one_are_borne(network, splits, epoc
 
 
 def test_without_validation_photos_the_last_weights_are_kept(network, splits):
-    nothing = Photos([], np.zeros(0, int))
+    nothing = SplitPhotos([], np.zeros(0, int))
     tuner = make_tuner(network, (splits[0], nothing))
     finish(tuner)
     assert tuner.state.epoch == tuner.state.best_epoch == OPTIONS.epochs
@@ -314,7 +314,7 @@ def test_weights_that_are_not_finite_are_an_error(network, splits):
 
 
 def test_a_photo_that_is_gone_is_named(network, splits):
-    training = Photos([replace(splits[0].examples[0], path="gone.jpg")], np.array([0]))
+    training = SplitPhotos([replace(splits[0].examples[0], path="gone.jpg")], np.array([0]))
     with pytest.raises(TrainingError, match=r"gone\.jpg cannot be read"):
         finish(make_tuner(network, (training, splits[1])))
 
@@ -387,7 +387,7 @@ def test_a_damaged_or_other_checkpoint_is_not_used(network, splits, tmp_path):
 def test_the_digest_tells_what_leads_to_other_weights(network, splits):
     digest = make_tuner(network, splits).digest()
     assert make_tuner(network, splits).digest() == digest
-    fewer = (Photos(splits[0].examples[1:], splits[0].truth[1:]), splits[1])
+    fewer = (SplitPhotos(splits[0].examples[1:], splits[0].targets[1:]), splits[1])
     others = {
         make_tuner(network, splits, replace(OPTIONS, seed=1)).digest(),
         make_tuner(network, splits, replace(OPTIONS, epochs=5)).digest(),

@@ -18,10 +18,10 @@ from retraining.training.optimizers import OPTIMIZERS, RATES
 def clusters(count, classes=3, width=6, seed=0):
     """Well separated classes."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(classes, size=count)
+    targets = rng.integers(classes, size=count)
     centres = np.eye(classes, width) * 3
-    vectors = centres[truth] + rng.normal(size=(count, width)) * 0.3
-    return Labelled(vectors.astype("f4"), truth)
+    vectors = centres[targets] + rng.normal(size=(count, width)) * 0.3
+    return Labelled(vectors.astype("f4"), targets)
 
 
 def last(steps):
@@ -35,7 +35,7 @@ def test_it_learns_what_can_be_learnt():
     assert step.validation.accuracy == 1
     held_out = clusters(60, seed=2)
     answer = step.head.probabilities(held_out.vectors)
-    assert classification.accuracy(answer, held_out.truth) == 1
+    assert classification.accuracy(answer, held_out.targets) == 1
 
 
 def test_the_seed_repeats_a_run():
@@ -59,15 +59,15 @@ def test_the_first_weights_are_small_and_truncated():
 
 def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
     rng = np.random.default_rng(0)
-    vectors, truth = rng.normal(size=(5, 4)), np.array([0, 2, 1, 2, 2])
+    vectors, targets = rng.normal(size=(5, 4)), np.array([0, 2, 1, 2, 2])
     weights, bias = rng.normal(size=(4, 3)), rng.normal(size=3)
 
     def loss(w, b):
-        return classification.cross_entropy(classification.softmax(vectors @ w + b), truth)
+        return classification.cross_entropy(classification.softmax(vectors @ w + b), targets)
 
     head = Head(weights.copy(), bias.copy())
     options = TrainingOptions(learning_rate=0.5)
-    Descender(head, Objective(), options, rng)((vectors, truth))
+    Descender(head, Objective(), options, rng)((vectors, targets))
     for index in np.ndindex(4, 3):
         nudge = np.zeros((4, 3))
         nudge[index] = 1e-6
@@ -80,8 +80,8 @@ def test_one_step_is_the_gradient_of_the_mean_cross_entropy():
 
 def test_batches_are_drawn_class_uniformly():
     """A class with 1 of 1000 images counts half: its share of the first error shows in the bias."""
-    truth = np.array([0] * 999 + [1])
-    data = Labelled(np.zeros((1000, 2), "f4"), truth)
+    targets = np.array([0] * 999 + [1])
+    data = Labelled(np.zeros((1000, 2), "f4"), targets)
     options = TrainingOptions(steps=1, learning_rate=1.0, train_batch_size=10_000)
     head = last(train(data, data, 2, options)).head
     # The gradient of the bias is 0.5 - share of the class.
@@ -107,7 +107,7 @@ def test_evaluations_come_at_their_steps():
 
 def test_weights_that_explode_are_an_error():
     data = clusters(30)
-    large = Labelled(data.vectors * 1e4, data.truth)
+    large = Labelled(data.vectors * 1e4, data.targets)
     with pytest.raises(TrainingError, match="lower --learning_rate"):
         list(train(large, clusters(9), 3, TrainingOptions(steps=50, learning_rate=1e38)))
 
@@ -121,7 +121,7 @@ def test_no_validation_images_give_nan():
 
 def test_labelled_of_names():
     found = Labelled.of(np.zeros((3, 2)), ["b", "a", "b"], ["a", "b"])
-    assert found.truth.tolist() == [1, 0, 1]
+    assert found.targets.tolist() == [1, 0, 1]
 
 
 # -- other ways to train ---------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_every_optimizer_learns_what_can_be_learnt(optimizer, hidden_units):
     head = last(train(clusters(300), clusters(60, seed=1), 3, options)).head
     assert [weights.shape[1] for weights, _ in head.layers] == [*hidden_units, 3]
     held_out = clusters(90, seed=2)
-    assert classification.accuracy(head.probabilities(held_out.vectors), held_out.truth) == 1
+    assert classification.accuracy(head.probabilities(held_out.vectors), held_out.targets) == 1
 
 
 def test_hidden_layers_learn_what_no_linear_head_can():
@@ -147,8 +147,8 @@ def test_hidden_layers_learn_what_no_linear_head_can():
     options = TrainingOptions(steps=500, optimizer="adam", learning_rate=0.01, seed=1)
     linear = last(train(data, data, 2, options))
     deep = last(train(data, data, 2, replace(options, hidden_units=(16,), dropout=0.2)))
-    assert (linear.head.probabilities(corners).argmax(axis=1) == data.truth).sum() <= 3
-    assert (deep.head.probabilities(corners).argmax(axis=1) == data.truth).all()
+    assert (linear.head.probabilities(corners).argmax(axis=1) == data.targets).sum() <= 3
+    assert (deep.head.probabilities(corners).argmax(axis=1) == data.targets).all()
 
 
 def test_hidden_weights_begin_as_he_et_al_have_them():
@@ -167,9 +167,9 @@ def test_epochs_are_passes_over_all_photos():
     assert options.steps_for(100) == 9
 
 
-def first_bias(truth, **settings):
+def first_bias(targets, **settings):
     """The second class's bias after one step of rate 1 from zeros, where the gradient is plain."""
-    data = Labelled(np.zeros((len(truth), 2), "f4"), truth)
+    data = Labelled(np.zeros((len(targets), 2), "f4"), targets)
     options = TrainingOptions(steps=1, learning_rate=1.0, **settings)
     return last(train(data, data, 2, options)).head.bias[1]
 
@@ -186,8 +186,8 @@ def first_bias(truth, **settings):
     ],
 )
 def test_class_weights(settings, share):
-    truth = np.array([0] * 900 + [1] * 100)
-    assert first_bias(truth, **settings) == pytest.approx(share - 0.5, abs=0.06)
+    targets = np.array([0] * 900 + [1] * 100)
+    assert first_bias(targets, **settings) == pytest.approx(share - 0.5, abs=0.06)
 
 
 def test_early_stopping_keeps_the_best_head_on_all_validation_photos():
@@ -202,7 +202,7 @@ def test_early_stopping_keeps_the_best_head_on_all_validation_photos():
     assert final.number == final.kept + 15 < 1999
     assert losses[final.kept] == min(losses.values())
     answer = final.head.probabilities(validation.vectors)
-    assert classification.cross_entropy(answer, validation.truth) == losses[final.kept]
+    assert classification.cross_entropy(answer, validation.targets) == losses[final.kept]
 
 
 def test_early_stopping_needs_validation_photos():
@@ -222,7 +222,7 @@ def test_a_rate_that_makes_the_head_useless_is_an_error(optimizer, hidden_units)
 
 def test_vectors_that_lbfgs_cannot_bear_are_an_error():
     data = noisy(60)
-    broken = Labelled(data.vectors * np.float32(np.inf), data.truth)
+    broken = Labelled(data.vectors * np.float32(np.inf), data.targets)
     with pytest.raises(TrainingError, match="another --optimizer"):
         list(train(broken, data, 2, TrainingOptions(optimizer="lbfgs")))
 
@@ -263,10 +263,10 @@ def test_softmax_and_its_figures():
     answer = classification.softmax(logits)
     np.testing.assert_allclose(answer, [[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]])
     np.testing.assert_allclose(classification.softmax(logits + 1000), answer)
-    truth = np.array([2, 1])
-    assert classification.accuracy(answer, truth) == 0.5
+    targets = np.array([2, 1])
+    assert classification.accuracy(answer, targets) == 0.5
     expected = -(math.log(0.5) + math.log(0.2)) / 2
-    assert classification.cross_entropy(answer, truth) == pytest.approx(expected)
+    assert classification.cross_entropy(answer, targets) == pytest.approx(expected)
 
 
 def test_cross_entropy_stays_finite():
@@ -285,8 +285,8 @@ def test_agreement():
 def noisy(rows, classes=2, width=8, seed=1):
     """Labelled vectors that are told apart the better, the more of them there are."""
     rng = np.random.default_rng(seed)
-    truth = np.arange(rows) % classes
-    return Labelled((rng.normal(size=(rows, width)) + 0.8 * truth[:, None]).astype("f4"), truth)
+    targets = np.arange(rows) % classes
+    return Labelled((rng.normal(size=(rows, width)) + 0.8 * targets[:, None]).astype("f4"), targets)
 
 
 def test_fewer_photos_give_points_of_an_eighth_to_all():
@@ -314,11 +314,11 @@ def test_fewer_photos_are_tried_with_heads_of_the_same_kind(settings):
 
 def test_each_class_keeps_its_share_in_the_smallest_subset():
     """With one class of 8 and one of 792, an eighth must still know the rare one."""
-    truth = np.array([0] * 792 + [1] * 8)
-    vectors = np.eye(2, dtype="f4")[truth]
+    targets = np.array([0] * 792 + [1] * 8)
+    vectors = np.eye(2, dtype="f4")[targets]
     points = compare_sizes(
-        Labelled(vectors, truth),
-        Labelled(vectors, truth),
+        Labelled(vectors, targets),
+        Labelled(vectors, targets),
         2,
         TrainingOptions(learning_rate=0.1),
     )
@@ -340,7 +340,7 @@ def test_sizes_are_not_compared_where_training_goes_astray():
 def test_labelled_parts_are_joined_and_thinned():
     joined = Labelled.join([noisy(10), noisy(6)])
     assert joined.vectors.shape == (16, 8)
-    assert joined.truth.tolist() == [0, 1] * 8
-    assert noisy(100).thinned(3).truth.tolist() == [0, 1, 1]
-    assert len(noisy(5).thinned(9).truth) == 5
-    assert noisy(9).first(4).truth.tolist() == [0, 1, 0, 1]
+    assert joined.targets.tolist() == [0, 1] * 8
+    assert noisy(100).thinned(3).targets.tolist() == [0, 1, 1]
+    assert len(noisy(5).thinned(9).targets) == 5
+    assert noisy(9).first(4).targets.tolist() == [0, 1, 0, 1]

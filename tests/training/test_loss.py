@@ -102,7 +102,7 @@ def test_what_is_kept_passes_its_slope_on_as_much_enlarged():
 
 
 def test_balancing_weights_make_classes_count_alike():
-    truth = np.array([0] * 6 + [2] * 2)
-    weights = balancing_weights(truth, 3)
+    targets = np.array([0] * 6 + [2] * 2)
+    weights = balancing_weights(targets, 3)
     np.testing.assert_allclose(weights, [8 / 12, 0, 2])
-    assert weights[truth].mean() == pytest.approx(1)
+    assert weights[targets].mean() == pytest.approx(1)

@@ -7,11 +7,11 @@ from retraining.training.batches import ClassUniform, Shuffled, passes_to_steps
 from retraining.training.optimizers import RATES, Frame, by_batches, lbfgs
 
 
-def after(name, slopes, rate=0.1):
+def after(name, gradients, rate=0.1):
     """A weight of 1 after steps with these gradients."""
     weight = np.ones(1, np.float32)
     optimizer = by_batches(name, [weight], rate)
-    for slope in slopes:
+    for slope in gradients:
         optimizer.update([np.full(1, slope * optimizer.scale, np.float32)])
     return float(weight[0])
 
@@ -36,8 +36,8 @@ def test_each_optimizer_by_batches_has_a_rate_of_its_own():
 
 def quadratic(parameters, target):
     """Loss and gradients of half the squared distance from `target`."""
-    slopes = [now - end for now, end in zip(parameters, target, strict=True)]
-    return sum(float((slope**2).sum()) for slope in slopes) / 2, slopes
+    gradients = [now - end for now, end in zip(parameters, target, strict=True)]
+    return sum(float((slope**2).sum()) for slope in gradients) / 2, gradients
 
 
 def test_lbfgs_finds_a_minimum_whatever_the_frame():
@@ -60,7 +60,7 @@ def test_a_frame_gives_the_parameters_back_and_the_slope_of_its_own_coordinates(
     point, again = frame.read(parameters), [np.zeros((4, 3)), np.zeros(3)]
     frame.write(point, again)
     np.testing.assert_allclose(np.concatenate([a.ravel() for a in again]), frame_free(parameters))
-    slopes = frame.slopes(quadratic(parameters, target)[1])
+    gradients = frame.gradients(quadratic(parameters, target)[1])
     for number in range(len(point)):
         losses = []
         for nudge in (1e-5, -1e-5):
@@ -68,7 +68,9 @@ def test_a_frame_gives_the_parameters_back_and_the_slope_of_its_own_coordinates(
             moved[number] += nudge
             frame.write(moved, again)
             losses.append(quadratic(again, target)[0])
-        assert slopes[number] == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-6)
+        assert gradients[number] == pytest.approx(
+            (losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-6
+        )
 
 
 def frame_free(parameters):
@@ -97,6 +99,6 @@ def test_two_passes_in_steps(count, batch_size, steps):
 
 
 def test_class_uniform_draws_a_rare_class_as_often():
-    truth = np.array([0] * 990 + [1] * 10)
-    rows = ClassUniform(truth, 2, 10_000, np.random.default_rng(0))()
-    assert truth[rows].mean() == pytest.approx(0.5, abs=0.02)
+    targets = np.array([0] * 990 + [1] * 10)
+    rows = ClassUniform(targets, 2, 10_000, np.random.default_rng(0))()
+    assert targets[rows].mean() == pytest.approx(0.5, abs=0.02)

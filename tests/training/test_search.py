@@ -12,10 +12,10 @@ from retraining.training.search import STRENGTHS, best, candidates, course_of
 def photos(count, seed, width=30, apart=1.0):
     """Classes 0, 1, 2 that overlap: too weak a regularisation learns the noise by heart."""
     rng = np.random.default_rng(seed)
-    truth = np.arange(count) % 3
+    targets = np.arange(count) % 3
     vectors = rng.normal(size=(count, width)) * 4 + 10  # neither centred nor scaled
-    vectors[np.arange(count), truth] += 4 * apart
-    return Labelled(vectors.astype("f4"), truth)
+    vectors[np.arange(count), targets] += 4 * apart
+    return Labelled(vectors.astype("f4"), targets)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_each_candidate_has_its_strength_and_converged(found):
     for candidate in found:
         head = candidate.head
         error = head.probabilities(training.vectors)
-        error[np.arange(90), training.truth] -= 1
+        error[np.arange(90), training.targets] -= 1
         centred = training.vectors - training.vectors.mean(axis=0)
         slope = centred.T @ error / 90 + candidate.options.l2 * head.weights
         assert np.abs(slope).max() < 0.02
@@ -41,7 +41,7 @@ def test_each_candidate_has_its_strength_and_converged(found):
 def test_the_best_has_the_lowest_validation_cross_entropy(found):
     validation = photos(300, 1)
     losses = [
-        cross_entropy(candidate.head.probabilities(validation.vectors), validation.truth)
+        cross_entropy(candidate.head.probabilities(validation.vectors), validation.targets)
         for candidate in found
     ]
     chosen = found.index(best(found))
@@ -68,14 +68,14 @@ def test_the_course_ends_with_the_best_and_its_numbers_rise(found):
 
 def test_a_rare_class_counts_as_much_unless_told_otherwise():
     data = photos(300, 0, width=3)
-    rows = np.r_[np.flatnonzero(data.truth != 2), np.flatnonzero(data.truth == 2)[:10]]
-    rare, held_out = Labelled(data.vectors[rows], data.truth[rows]), photos(300, 1, width=3)
+    rows = np.r_[np.flatnonzero(data.targets != 2), np.flatnonzero(data.targets == 2)[:10]]
+    rare, held_out = Labelled(data.vectors[rows], data.targets[rows]), photos(300, 1, width=3)
 
     def recall(class_weights):
         options = TrainingOptions(class_weights=class_weights)
         head = best(list(candidates(rare, held_out, 3, options))).head
-        of_rare = held_out.truth == 2
-        return accuracy(head.probabilities(held_out.vectors[of_rare]), held_out.truth[of_rare])
+        of_rare = held_out.targets == 2
+        return accuracy(head.probabilities(held_out.vectors[of_rare]), held_out.targets[of_rare])
 
     assert recall(None) == recall("balanced") > recall("none") + 0.2
 
