@@ -68,7 +68,9 @@ def test_a_frame_gives_the_parameters_back_and_the_slope_of_its_own_coordinates(
             moved[number] += nudge
             frame.write(moved, again)
             losses.append(quadratic(again, target)[0])
-        assert gradients[number] == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-6)
+        assert gradients[number] == pytest.approx(
+            (losses[0] - losses[1]) / 2e-5, rel=1e-4, abs=1e-6
+        )
 
 
 def frame_free(parameters):
