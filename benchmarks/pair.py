@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job, fill_store
@@ -29,6 +26,10 @@ from retraining.networks.registry import find, obtain, resolve_precision
 from retraining.photos.dataset import Example
 from retraining.photos.scan import hash_file, list_photos
 from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+from tqdm import tqdm
 
 HELD_OUT = 0.2
 

@@ -17,10 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from audit import vectors_of
-from PIL import Image, ImageDraw
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
@@ -28,6 +24,10 @@ from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.unknown import principal_axes
 from retraining.photos.scan import list_photos
 from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+from PIL import Image, ImageDraw
 
 KNOWN_KEPT = 0.95
 SHRINKAGE = 0.1
@@ -43,7 +43,8 @@ def main():
         vectors = np.load(options.vectors)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            vectors = compute_vectors(options, paths + draw_far(Path(folder)))
+            compute = base_network.vectors_by(base_network.load(options))
+            vectors = compute(paths + draw_far(Path(folder)))
         if options.vectors:
             np.save(options.vectors, vectors)
     near, far = vectors[: len(paths)], vectors[len(paths) :]
@@ -59,12 +60,6 @@ def parse_flags():
     parser.add_argument("--vectors", help=".npy file that keeps the vectors for the next run")
     parser.add_argument("--left_out", type=int, nargs="+", default=[1, 2], help="classes at a time")
     return parser.parse_args()
-
-
-def compute_vectors(options, paths):
-    """float32 [n, width], by the project's own code."""
-    network = base_network.load(options)
-    return vectors_of(network, paths)
 
 
 def draw_far(folder):
