@@ -28,7 +28,7 @@ from retraining.evaluation import label_audit
 from retraining.graphs.run import Runner, Running
 from retraining.networks.registry import resolve_precision
 from retraining.photos.reader import ImageReader
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10
@@ -104,7 +104,7 @@ def read_vectors(folder):
 
 def duplicates(options):
     """Prints the pairs found among the photos, and the share found of each kind of altered one."""
-    photos = list_photos(options.image_dir)[0].values()
+    photos = open_source(options.image_dir).scan().names.values()
     paths = [path for of_class in photos for path in of_class]
     truth = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
     network = base_network.load(options)

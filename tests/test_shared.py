@@ -18,7 +18,7 @@ from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, find, obtain
 from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageReader, read_file
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from tests import needs_bfloat16
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")

@@ -171,21 +171,18 @@ class Extractor:
         """Yields a Reading for each path; an engine may yield them in any order.
 
         Fetches, decodes and runs files in parallel, and fetches each once. The caller must have
-        left out URLs of files that are too large.
+        left out files that are too large.
 
         Raises:
-            PlaceError: the storage of a URL cannot be read.
+            SourceError: no file of a photo source can be read.
         """
         reader, batches = self.started()
-
-        def fetch(path: str) -> Fetched:
-            return Fetched(path, reader.max_pixels)
 
         def decode(fetched: Fetched) -> NDArray[np.float32]:
             return fetched.decoded(reader)
 
         with thread_pool(FETCHERS) as fetchers:
-            files = in_order(fetchers, fetch, paths, FETCHED_AHEAD)
+            files = in_order(fetchers, Fetched, paths, FETCHED_AHEAD)
             for file, vectors in stream(files, decode, batches, batches.size):
                 vector = vectors if isinstance(vectors, ImageError) else vectors[0]
                 yield Reading(file.path, file.key, vector)

@@ -29,10 +29,10 @@ from retraining.labelling.sorting import WAYS, Sorter
 from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, Place
 from retraining.networks.registry import made_by, obtain
-from retraining.photos.decode import MAX_PIXELS, named_like_image
-from retraining.photos.places import is_url
+from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
+from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import NO_IMAGE, files_below, why_no_image
+from retraining.photos.url import is_url
 from retraining.system.text import counted
 
 DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
@@ -410,9 +410,12 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     at a time.
     """
     for path, _ in files_below(folder, left_out=left_out):
-        reason = why_no_image(path)
-        if not reason or reason != NO_IMAGE or named_like_image(path):
-            yield path
+        try:
+            look_at_image(path)
+        except ImageFileError as error:
+            if not claims_to_be_image(path, error):
+                continue
+        yield path
 
 
 def ranked(

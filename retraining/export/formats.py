@@ -16,7 +16,7 @@ from retraining.export.build import ExportError
 from retraining.export.convert import FORMATS, FROM_FILES, Agreement
 from retraining.export.to_onnx import check_installed
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
-from retraining.photos.places import is_url
+from retraining.photos.registry import absolute
 from retraining.system.atomic import Content
 from retraining.system.package import project_folder
 
@@ -82,7 +82,7 @@ def make(
         folder = Path(name)
         (folder / "graph.pb").write_bytes(graph)
         request = {
-            "photos": [path if is_url(path) else os.path.abspath(path) for path in photos],
+            "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
         }
         return [_made(each, folder, _convert(folder, each.kind, request)) for each in formats]

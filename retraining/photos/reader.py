@@ -21,9 +21,9 @@ from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, add_front_end
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
-from retraining.photos import decode as image_files
-from retraining.photos import places
-from retraining.photos.decode import ImageFileError
+from retraining.photos import decode
+from retraining.photos.decode import MAX_PIXELS, ImageFileError
+from retraining.photos.registry import read_bytes
 from retraining.system.ranges import Range, check_ranges
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -75,27 +75,21 @@ class Distortions:
         )
 
 
-def read_file(path: str, max_pixels: int | None = image_files.MAX_PIXELS) -> bytes:
-    """Reads a file's bytes, unless they are more than an image of `max_pixels` can have.
+def read_file(name: str, max_pixels: int | None = MAX_PIXELS) -> bytes:
+    """Reads a photo's file, unless it is larger than an image of `max_pixels` can be.
 
     `max_pixels` None means no limit.
 
     Raises:
         ImageError: the file cannot be read, is too large or is not a regular file.
-        PlaceError: the storage of a URL cannot be read.
+        SourceError: no file of its source can be read.
     """
     try:
-        if places.is_url(path):
-            if max_pixels is not None:
-                image_files.check_size(places.size(path), max_pixels)
-            return places.read(path)
-        image_files.check_regular(path, max_pixels)
-        with open(path, "rb") as file:
-            return file.read()
+        return read_bytes(name, max_pixels)
     except ImageFileError as error:
         raise ImageError(str(error)) from error
     except OSError as error:
-        raise ImageError(f"cannot be read: {image_files.reason_of(error)}") from error
+        raise ImageError(f"cannot be read: {decode.reason_of(error)}") from error
 
 
 def run_on_bytes(runner: BytesRunner, content: bytes) -> NDArray[np.float32]:
@@ -119,7 +113,7 @@ def is_plain_jpeg(content: bytes) -> bool:
 
 def _jpeg_header(content: bytes) -> tuple[int, int, int] | None:
     """Returns (width, height, EXIF orientation); None if not a JPEG, or hard to find."""
-    return image_files.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
+    return decode.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
 
 
 def checked_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -160,7 +154,7 @@ class ImageReader:
         size: Size,
         mean: float,
         std: float,
-        max_pixels: int = image_files.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Resizes to `size` = (height, width); pixels become `(pixel - mean) / std`.
 
@@ -241,7 +235,7 @@ class ImageReader:
         header = _jpeg_header(content)
         if header and header[2] == 1:
             width, height, _ = header
-            image_files.check_pixels(width, height, self.max_pixels)
+            decode.check_pixels(width, height, self.max_pixels)
             if width * height <= LARGE:
                 try:
                     images: NDArray[np.float32] = self._session.run(
@@ -256,13 +250,13 @@ class ImageReader:
         """Decodes an image file's bytes to uint8 [height, width, 3], upright."""
         if header := _jpeg_header(content):
             width, height, orientation = header
-            image_files.check_pixels(width, height, self.max_pixels)
+            decode.check_pixels(width, height, self.max_pixels)
             try:
                 pixels = self._session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})
             except self._decode_error:  # Pillow may read this kind of JPEG, or a damaged one
-                pixels = image_files.decode_jpeg(content)
-            return image_files.upright(pixels, orientation)
-        return image_files.decode(content, self.max_pixels)
+                pixels = decode.decode_jpeg(content)
+            return decode.upright(pixels, orientation)
+        return decode.decode(content, self.max_pixels)
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""

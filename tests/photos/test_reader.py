@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from retraining.photos.reader import Distortions, ImageError, ImageReader, resize_bilinear
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 
 KEY = "da39a3ee5e6b4b0d3255bfef95601890afd80709"  # of no image: for what needs no file
 

@@ -12,7 +12,7 @@ from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageReader
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
