@@ -136,7 +136,7 @@ def altered_vectors(network, paths):
 
 def vectors_of(network, paths):
     about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     precision = resolve_precision("auto", network.graph_def)
     runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
     return np.concatenate([answer for _, answer in stream(paths, reader.read, runner)])

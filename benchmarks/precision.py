@@ -42,7 +42,7 @@ def main():
 def vectors(network, paths, precision):
     """float32 [n, width]; prints the rate."""
     about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
     list(stream(paths[:WARM_UP], reader.read, runner))
     started = time.perf_counter()

@@ -144,12 +144,12 @@ class Extractor:
         return self._started
 
     def _start(self) -> tuple[ImageReader, "FixedBatches"]:
-        network, about, chosen = self.network, self.network.preprocessing, self.settings
+        network, chosen = self.network, self.settings
         ends = network.input, network.bottleneck
         runner = Runner(network.graph_def, *ends, Running(chosen.precision, cores=chosen.cores))
         batches = FixedBatches.of(runner, chosen.batch_size, images_per_photo(network))
-        batches.run(np.zeros((1, *about.size, 3), np.float32))
-        reader = ImageReader(about.size, about.mean, about.std, chosen.max_pixels)
+        batches.run(np.zeros((1, *network.preprocessing.size, 3), np.float32))
+        reader = ImageReader(network.preprocessing, chosen.max_pixels)
         return reader, batches
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:

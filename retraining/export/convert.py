@@ -89,7 +89,7 @@ def read_samples(
     graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
 ) -> Samples:
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
-    readers = [ImageReader(each.size, each.mean, each.std, max_pixels) for each in source.inputs]
+    readers = [ImageReader(each.preprocessing, max_pixels) for each in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []

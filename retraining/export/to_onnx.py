@@ -58,9 +58,7 @@ def save(source: Source, path: str) -> None:
 
 def _properties(source: Source) -> dict[str, str]:
     """Returns {name: text} with the facts that a program needs to use the file."""
-    normalisation = {
-        each.feed: {"size": each.size, "mean": each.mean, "std": each.std} for each in source.inputs
-    }
+    normalisation = {each.feed: each.preprocessing.describe() for each in source.inputs}
     return {
         "network": source.network,
         "labels": json.dumps(source.labels),

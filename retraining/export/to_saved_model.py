@@ -91,15 +91,16 @@ def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -
 def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
     """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
 
-    The ops and options are those of `nodes.add_front_end`: the legacy resize kernel, and a product
-    with the reciprocal instead of a division.
+    The ops and options are those of `preprocessing.add_front_end`: the network's resize kernel,
+    and a product with the reciprocal instead of a division.
     """
     image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
-    resized = [tf.raw_ops.ResizeBilinear(images=image, size=i.size)[0] for i in source.inputs]
-    return [
-        (pixels - each.mean) * (1 / each.std)
-        for pixels, each in zip(resized, source.inputs, strict=True)
-    ]
+    network_inputs = []
+    for each in source.inputs:
+        resize = getattr(tf.raw_ops, each.preprocessing.resizing().op)
+        pixels = resize(images=image, size=each.size)[0]
+        network_inputs.append((pixels - each.preprocessing.offset) * each.preprocessing.factor)
+    return network_inputs
 
 
 class SavedModel:

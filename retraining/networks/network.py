@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retraining.graphs.description import METADATA, Preprocessing, read_preprocessing
+from retraining.graphs.description import METADATA, read_preprocessing
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
 from retraining.graphs.tensorflow import GraphDef, NodeDef
@@ -43,12 +44,11 @@ class BaseNetwork:
 
         That is the network's file, its preprocessing, the precision, and our decoding of images.
         """
-        about = self.preprocessing
         facts = (
             self.file_sha1,
             self.input,
             self.bottleneck,
-            (about.size, about.mean, about.std),
+            self.preprocessing.facts(),
             precision,
             POLICY,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from retraining.errors import RetrainingError
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 
@@ -70,10 +71,10 @@ class Recipe(Protocol):
         """Returns (height, width) in pixels; 0 if only the graph tells."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> PerChannel: ...
 
     @property
-    def std(self) -> float: ...
+    def std(self) -> PerChannel: ...
 
     def file_name_in(self, place: Place, /) -> str:
         """Returns a name for the graph's file; different graphs have different names.

@@ -13,6 +13,7 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
 from retraining.graphs.precision import native_precision
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
@@ -54,8 +55,8 @@ class Network:
     input: str
     bottleneck: str
     size: int
-    mean: float
-    std: float
+    mean: PerChannel
+    std: PerChannel
     first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
     # Whether its bfloat16 vectors had a cosine of at least 0.999 for every photo measured.
     bfloat16: bool = False

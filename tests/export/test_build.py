@@ -11,6 +11,7 @@ from retraining.export.build import ExportError
 from retraining.graphs import description, read, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.metrics import classification
@@ -77,7 +78,7 @@ def test_bytes_in_probabilities_out(written, examples, expected):
 def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
     """Exactly what an old label_image.py does, with more than one image."""
     about = base.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     pixels = np.concatenate([reader.read(e.path) for e in examples])
     graph_def = tf.compat.v1.GraphDef()
     with open(written, "rb") as file:
@@ -137,7 +138,7 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     base = load_network(path, NETWORKS["mobilenet_0.25_128"])
     head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
     graph_def = build.build_graph(base, head, "final_result")
-    reader = ImageReader((128, 128), 127.5, 127.5)
+    reader = ImageReader(Preprocessing((128, 128), 127.5, 127.5))
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
     with tf.compat.v1.Session(graph=read.import_graph(graph_def)) as session:
         batch = session.run("final_result:0", {"input:0": pixels})
