@@ -27,7 +27,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
-from retraining.networks.pair import PREFIX
+from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
@@ -329,7 +329,7 @@ def _find_parts(
             Preprocessing.of(about),
             resolve_precision(precision, graph_def, prefix),
         )
-        for about, prefix in ((described, ""), (described["second"], PREFIX))
+        for about, prefix in ((described, ""), (described["second"], SECOND_PREFIX))
     )
 
 

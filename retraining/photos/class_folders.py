@@ -60,12 +60,12 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
         scan.photos[name] = files.photos
         scan.bad.extend(files.bad)
         if others := [image.path for image in files.bad if not image.claimed]:
-            said = f"file in {folder} is no image", f"files in {folder} are no images"
-            scan.warnings.append(f"{counted(len(others), *said)}: {some_names(others)}")
+            forms = f"file in {folder} is no image", f"files in {folder} are no images"
+            scan.warnings.append(f"{counted(len(others), *forms)}: {some_names(others)}")
         if files.folders and not options.recursive:
-            said = f"folder in {folder} is", f"folders in {folder} are"
+            forms = f"folder in {folder} is", f"folders in {folder} are"
             scan.warnings.append(
-                f"{counted(len(files.folders), *said)} not looked into "
+                f"{counted(len(files.folders), *forms)} not looked into "
                 f"({some_names(files.folders)}); --recursive takes photos there, too"
             )
     return scan

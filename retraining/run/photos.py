@@ -148,8 +148,8 @@ def describe_photos(dataset: Dataset) -> None:
     )
     copies = len(dataset.examples) - len({example.key for example in dataset.examples})
     if copies:
-        said = counted(copies, "photo is a copy of another", "photos are copies of others")
-        log.info(f"{said}; each content is computed once")
+        copied = counted(copies, "photo is a copy of another", "photos are copies of others")
+        log.info(f"{copied}; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
 
 
