@@ -103,7 +103,7 @@ def test_exported(
     check_base(graph_def, about, extractor.network)
     untouched = beside(run_untouched, graph_def, about["output"], examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-    examples, vectors = collect(answers, examples, extractor.network.width)
+    examples, vectors, _ = collect(answers, examples, extractor.network.width)
     head = Runner(graph_def, about["bottleneck_input"], about["output"], Running(optimize=False))
     labels = list(about["labels"])
     truth = np.array([labels.index(example.label) for example in examples], int)

@@ -17,6 +17,7 @@ from retraining.photos.reader import Distortions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.notes import RunContext
+from retraining.run.photos import write_bad_images
 from retraining.run.settings import FineTuningSettings, RunSettings
 from retraining.system.atomic import write_files
 from retraining.system.observer import Observer
@@ -96,6 +97,7 @@ def fine_tune(
         network = replace(best.network, name=f"{single.network.name}, fine-tuned")
         extractor = tuned = Extractor(network, single.settings)
         bottlenecks = recompute(bottlenecks, tuned, run.observer)
+        write_bad_images(bottlenecks.bad, run.settings.outputs)
     first = trained.course[-1].number + 1 if trained.course else 0
     course = [replace(step, number=first + step.number) for step in best.course]
     trained = replace(trained, head=best.head, course=[*trained.course, *course])
@@ -206,19 +208,23 @@ def attempt_of(
 
 
 def recompute(bottlenecks: Bottlenecks, extractor: Extractor, observer: Observer) -> Bottlenecks:
-    """Computes the Bottlenecks of another network, in memory, without distorted views."""
+    """Computes the Bottlenecks of another network, in memory, without distorted views.
+
+    Photos that can no longer be read join the bad ones.
+    """
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     bar = observer.progress("bottlenecks anew", "img")
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
-    kept, vectors = collect.collect(answers, examples, extractor.network.width)
-    chosen: dict[str, list[Example]] = {}
+    kept, vectors, lost = collect.collect(answers, examples, extractor.network.width)
+    split: dict[str, list[Example]] = {}
     labelled: dict[str, Labelled] = {}
     for part in SPLITS:
         rows = [row for row, example in enumerate(kept) if example.split == part]
-        chosen[part] = [kept[row] for row in rows]
-        names = [example.label for example in chosen[part]]
+        split[part] = [kept[row] for row in rows]
+        names = [example.label for example in split[part]]
         labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
-    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+    bad = [*bottlenecks.bad, *lost]
+    return replace(bottlenecks, examples=split, labelled=labelled, bad=bad, imported=set())
 
 
 def comparison_contents(tuned: Tuned, settings: RunSettings) -> dict[str, bytes]:

@@ -174,9 +174,7 @@ def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunS
         DatasetError: they are too many.
     """
     bad, path = bottlenecks.bad, settings.outputs.bad_images
-    if bad or os.path.exists(path):
-        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
-        write_files({path: text.encode("utf-8", "surrogateescape")})
+    write_bad_images(bad, settings.outputs)
     claimed = sum(image.claimed for image in bad)
     images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
     if claimed > settings.photos.max_bad_fraction * images:
@@ -187,6 +185,14 @@ def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunS
         )
     if len(bad) > len(dataset.bad):
         check_classes(bottlenecks.examples, bottlenecks.labels)
+
+
+def write_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
+    """Writes the table of bad images; empties that of an earlier run if there are none."""
+    path = outputs.bad_images
+    if bad or os.path.exists(path):
+        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
+        write_files({path: text.encode("utf-8", "surrogateescape")})
 
 
 def list_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
