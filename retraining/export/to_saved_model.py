@@ -95,12 +95,16 @@ def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]
     and a product with the reciprocal instead of a division.
     """
     image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
-    network_inputs = []
-    for each in source.inputs:
-        resize = getattr(tf.raw_ops, each.preprocessing.resizing().op)
-        pixels = resize(images=image, size=each.size)[0]
-        network_inputs.append((pixels - each.preprocessing.offset) * each.preprocessing.factor)
-    return network_inputs
+    records = [each.preprocessing for each in source.inputs]
+    resizers = [getattr(tf.raw_ops, record.resizing().op) for record in records]
+    resized = [
+        resize(images=image, size=record.size)[0]
+        for resize, record in zip(resizers, records, strict=True)
+    ]
+    return [
+        (pixels - record.offset) * record.factor
+        for pixels, record in zip(resized, records, strict=True)
+    ]
 
 
 class SavedModel:

@@ -50,14 +50,14 @@ def provide_example_images(run: RunContext) -> None:
 
 
 @dataclass(frozen=True)
-class FoundPhotos:
+class RunPhotos:
     """The photos of a run; `dataset` is None where they are read once, for keys and vectors."""
 
     source: PhotoSource
     dataset: Dataset | None
 
 
-def find_photos(run: RunContext) -> FoundPhotos:
+def find_photos(run: RunContext) -> RunPhotos:
     """Finds the photos, and reads and splits them unless they are read later, once for all.
 
     Raises:
@@ -68,11 +68,11 @@ def find_photos(run: RunContext) -> FoundPhotos:
     source, scan = open_source(run.settings.photos.image_dir), scan_options(run.settings)
     if source.remote:
         source.scan(scan)  # fails before anything else happens
-    return FoundPhotos(source, None if reads_once(run.settings) else read_photos(source, scan, run))
+    return RunPhotos(source, None if reads_once(run.settings) else read_photos(source, scan, run))
 
 
-def compute_vectors(photos: FoundPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
-    """Gathers the vectors of all photos: imports, looks up or computes them; tells bad photos.
+def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
+    """Gathers the vectors of all photos: imports, looks up or computes them; lists bad photos.
 
     Raises:
         DatasetError: too many photos cannot be read.
