@@ -6,7 +6,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.photos.decode import NotAnImageError, begins_like_image
+from retraining.photos.decode import NO_IMAGE, begins_like_image
 from retraining.photos.reader import ImageError, ImageReader, read_file
 
 FETCHERS = 16  # files fetched at a time: object stores are slow to answer, but answer in parallel
@@ -46,4 +46,4 @@ class Fetched:
         except ImageError as error:
             if begins_like_image(io.BytesIO(content)):
                 raise
-            raise NoImageError(str(NotAnImageError())) from error
+            raise NoImageError(NO_IMAGE) from error
