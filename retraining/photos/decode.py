@@ -30,9 +30,9 @@ MAX_PIXELS = 200_000_000  # of one image, by default
 BYTES_PER_PIXEL = 8  # in the largest files: four channels of 16 bits, uncompressed
 LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have
 END_OF_IMAGE = b"\xff\xd9"  # makes libjpeg fill in the missing rows without an error
-NO_IMAGE = "is not an image of a known format"
 MISSING_GREY = 128  # what it fills in: blocks whose coefficients are all zero
 ORIENTATION = 0x0112  # the EXIF tag
+NO_IMAGE = "is not an image of a known format"
 
 # Formats that Pillow reads only with the help of another program, or not at all.
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from retraining.photos.class_folders import some_names
+from retraining.photos.registry import canonical
 from retraining.photos.source import DatasetError, Photo, PhotoSource
 from retraining.system.text import unescaped
 
@@ -46,7 +47,7 @@ def without(
     """
     if not excluded:
         return dict(photos), 0, []
-    known = {source.canonical(p.name): p.name for of_class in photos.values() for p in of_class}
+    known = {canonical(p.name): p.name for of_class in photos.values() for p in of_class}
     matches = {line: _match(line, known, source) for line in excluded}
     gone = {name for name in matches.values() if name}
     left = {
@@ -65,6 +66,6 @@ def without(
 def _match(line: str, known: Mapping[str, str], source: PhotoSource) -> str | None:
     for text in (line, unescaped(line)):
         for name in (text, source.path_of(text)):
-            if match := known.get(source.canonical(name)):
+            if match := known.get(canonical(name)):
                 return match
     return None

@@ -45,6 +45,11 @@ def hash_file(name: str) -> str:
     return hashlib.sha1(kind_of(name).read(name)).hexdigest()
 
 
+def canonical(name: str) -> str:
+    """Returns one spelling for all names of a file."""
+    return kind_of(name).canonical(name)
+
+
 def absolute(name: str) -> str:
     """Returns a name of the same photo that holds in every working folder."""
     return kind_of(name).absolute(name)

@@ -7,7 +7,7 @@ on threads, in other processes and on other machines.
 
 from collections.abc import Set
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from retraining.errors import RetrainingError
 from retraining.photos.decode import MAX_PIXELS
@@ -85,13 +85,16 @@ class Scan:
 class PhotoSource(Protocol):
     """A place that holds photos. Instances can be pickled; making one reads nothing.
 
-    The static methods take the name of any photo of this kind of source.
+    The static methods take the name of any photo of this kind; `registry` calls them by the name
+    alone. A source may list photos of another kind, as a table of URLs does.
     """
-
-    remote: ClassVar[bool]  # whether each reading is slow, so that a run reads a photo only once
 
     def __init__(self, location: str) -> None:
         """Takes the text of `--image_dir`."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether each reading is slow, so that a run reads a photo only once."""
 
     @property
     def location(self) -> str:

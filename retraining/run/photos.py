@@ -20,7 +20,7 @@ from retraining.examples import provide
 from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
-from retraining.photos.registry import kind_of, open_source
+from retraining.photos.registry import open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
@@ -51,14 +51,14 @@ def provide_example_images(run: RunContext) -> None:
 
 @dataclass(frozen=True)
 class RunPhotos:
-    """The photos of a run; `dataset` is None where they are read once, for keys and vectors."""
+    """The photos of a run; `dataset` is None if each is read only once, for key and vector."""
 
     source: PhotoSource
     dataset: Dataset | None
 
 
 def find_photos(run: RunContext) -> RunPhotos:
-    """Finds the photos, and reads and splits them unless they are read later, once for all.
+    """Finds the photos; reads and splits them unless they are remote, or Ray reads them.
 
     Raises:
         DatasetError: there are too few of them; see photos.dataset.load_dataset.
@@ -68,7 +68,8 @@ def find_photos(run: RunContext) -> RunPhotos:
     source, scan = open_source(run.settings.photos.image_dir), scan_options(run.settings)
     if source.remote:
         source.scan(scan)  # fails before anything else happens
-    return RunPhotos(source, None if reads_once(run.settings) else read_photos(source, scan, run))
+    once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
+    return RunPhotos(source, None if once else read_photos(source, scan, run))
 
 
 def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
@@ -82,11 +83,6 @@ def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext)
     bottlenecks = compute_bottlenecks(dataset, extractor, run.settings.bottlenecks, run.observer)
     report_bad_images(bottlenecks, dataset, run.settings)
     return bottlenecks
-
-
-def reads_once(settings: RunSettings) -> bool:
-    """Returns whether a photo is read only once, for key and vector: remote photos, or by Ray."""
-    return kind_of(settings.photos.image_dir).remote or isinstance(settings.bottlenecks.engine, Ray)
 
 
 def scan_options(settings: RunSettings) -> ScanOptions:
