@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
 from retraining.evaluation import label_audit
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 
 # isort: split
 import numpy as np  # after retraining, which sets its threads
@@ -103,7 +103,7 @@ def read_vectors(folder):
 
 def duplicates(options):
     """Prints the pairs found among the photos, and the share found of each kind of altered one."""
-    photos = list_photos(options.image_dir)[0].values()
+    photos = open_source(options.image_dir).scan().names.values()
     paths = [path for of_class in photos for path in of_class]
     targets = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
     network = base_network.load(options)

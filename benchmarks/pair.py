@@ -24,7 +24,7 @@ from retraining.networks.network import load_network
 from retraining.networks.pair import scale_factors
 from retraining.networks.registry import find, obtain, resolve_precision
 from retraining.photos.dataset import Example
-from retraining.photos.scan import hash_file, list_photos
+from retraining.photos.registry import hash_file, open_source
 from retraining.training.loop import TrainingOptions, train
 
 # isort: split
@@ -68,7 +68,7 @@ def parse_flags():
 
 def list_examples(folder):
     """An Example for each photo; its split is not used."""
-    photos = list_photos(folder)[0]
+    photos = open_source(folder).scan().names
     return [
         Example(path, label, "", hash_file(path))
         for label, paths in photos.items()

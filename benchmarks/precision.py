@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 
 # isort: split
 import numpy as np  # after retraining, which sets its threads
@@ -28,7 +28,8 @@ def main():
     )
     base_network.add_flags(parser)
     options = parser.parse_args()
-    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    names = open_source(options.image_dir).scan().names
+    paths = [path for of_class in names.values() for path in of_class]
     network = base_network.load(options)
     exact, low = (vectors(network, paths, precision) for precision in ("float32", "bfloat16"))
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(low, axis=1)

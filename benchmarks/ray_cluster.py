@@ -41,7 +41,7 @@ from retraining.bottlenecks.ray_worker import Worker
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.networks.network import load_network
 from retraining.networks.registry import find, obtain, resolve_precision
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_IMAGES = 200_000  # more than one can compute in that time
@@ -189,7 +189,8 @@ def cpu_of_ray():
 
 
 def photos_of(options):
-    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    names = open_source(options.image_dir).scan().names
+    paths = [path for of_class in names.values() for path in of_class]
     return paths[: options.photos or None]
 
 

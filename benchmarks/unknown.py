@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import base_network
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.unknown import principal_axes
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 from retraining.training.loop import TrainingOptions, train
 
 # isort: split
@@ -36,7 +36,7 @@ FAR = 25  # pictures of each far-away kind
 
 def main():
     options = parse_flags()
-    photos = list_photos(options.image_dir)[0]
+    photos = open_source(options.image_dir).scan().names
     paths = [path for paths in photos.values() for path in paths]
     classes = np.repeat(np.arange(len(photos)), [len(paths) for paths in photos.values()])
     if options.vectors and Path(options.vectors).exists():

@@ -19,7 +19,7 @@ from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.pair import JOINT, scale_alike
 from retraining.photos.dataset import Dataset, Example
 from retraining.photos.reader import Distortions
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
 from retraining.system.observer import Observer
 from retraining.system.ranges import Range, check_ranges, spell_paths

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.dataset import Example
-from retraining.photos.places import INSTALL
+from retraining.photos.url import INSTALL
 from retraining.system.text import one_line
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group, which is held in memory; readers may skip it

@@ -41,8 +41,8 @@ from retraining.bottlenecks.ray_worker import (
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import muted_stderr
 from retraining.networks.network import BaseNetwork
-from retraining.photos.places import is_url
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import absolute
 from retraining.system.package import package_folder
 from retraining.system.signals import signals_to
 from retraining.system.text import counted
@@ -201,13 +201,9 @@ def _ask(actor: Any, call: tuple[str, int, list[Item]]) -> Any:
 def _absolute(item: Item) -> Item:
     """Returns a path or Job with absolute paths, since workers run in another folder."""
     if isinstance(item, str):
-        return _absolute_path(item)
+        return absolute(item)
     example = item.example
-    return replace(item, example=replace(example, path=_absolute_path(example.path)))
-
-
-def _absolute_path(path: str) -> str:
-    return path if is_url(path) else os.path.abspath(path)
+    return replace(item, example=replace(example, path=absolute(example.path)))
 
 
 def _in_order_of_arrival(

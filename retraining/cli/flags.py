@@ -37,10 +37,10 @@ from retraining.networks.registry import (
 )
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.exclude import read_listed
-from retraining.photos.places import is_url, local
 from retraining.photos.reader import Distortions
-from retraining.photos.scan import DatasetError
+from retraining.photos.source import DatasetError
 from retraining.photos.split import SplitOptions
+from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
     PROJECTED,

@@ -26,13 +26,13 @@ from retraining.labelling.classifier import (
     read_labels,
 )
 from retraining.labelling.sorting import WAYS, Sorter
-from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
-from retraining.networks.recipes import Choice, Place
+from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels, without_background
+from retraining.networks.recipes import Choice, ModelFiles
 from retraining.networks.registry import made_by, obtain
-from retraining.photos.decode import MAX_PIXELS, named_like_image
-from retraining.photos.places import is_url
+from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
+from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import NO_IMAGE, files_below, why_no_image
+from retraining.photos.url import is_url
 from retraining.system.text import counted
 
 DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
@@ -52,7 +52,7 @@ class ListError(RetrainingError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the graph, then labels every image, or scores the graph on a folder of photos."""
     options = parse_flags(argv)
-    if options.graph.lower().startswith(PREFIX):
+    if options.graph.lower().startswith(KERAS_PREFIX):
         classifier = load_stock(options)
     else:
         classifier = load_classifier(
@@ -75,7 +75,7 @@ def load_stock(options: argparse.Namespace) -> Classifier:
     if options.labels:
         labels = without_background(read_labels(options.labels))
     else:
-        labels = imagenet_labels(Place(Path(options.model_dir), options.offline))
+        labels = imagenet_labels(ModelFiles(Path(options.model_dir), options.offline))
     about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
     return load_classifier(path, labels, about, options.precision)
 
@@ -410,9 +410,12 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     at a time.
     """
     for path, _ in files_below(folder, left_out=left_out):
-        reason = why_no_image(path)
-        if not reason or reason != NO_IMAGE or named_like_image(path):
-            yield path
+        try:
+            look_at_image(path)
+        except ImageFileError as error:
+            if not claims_to_be_image(path, error):
+                continue
+        yield path
 
 
 def ranked(

@@ -12,13 +12,12 @@ from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import (
     ANY_BATCH,
     IMAGE_BYTES,
-    add_any_batch,
     add_constant,
-    add_front_end,
     add_node,
     nodes_by_name,
     set_constant,
 )
+from retraining.graphs.preprocessing import add_any_batch, add_front_end
 from retraining.graphs.surgery import keep_ancestors, widen_batch
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.graphs.write import graph_bytes
@@ -81,8 +80,7 @@ def _add_decoder(graph_def: GraphDef, base: BaseNetwork) -> None:
 
     The placeholder becomes a PlaceholderWithDefault of the same name, type and shape.
     """
-    preprocessing = base.preprocessing
-    pixels = add_front_end(graph_def, preprocessing.size, preprocessing.mean, preprocessing.std)
+    pixels = add_front_end(graph_def, base.preprocessing)
     placeholder = nodes_by_name(graph_def)[base.input]
     placeholder.op = "PlaceholderWithDefault"
     placeholder.input.append(pixels)
@@ -190,15 +188,12 @@ def describe(
 
 def describe_network(network: BaseNetwork) -> dict[str, Any]:
     """Returns the description of one network in a graph; node names are those in that graph."""
-    preprocessing = network.preprocessing
     return {
         "network": network.name,
         "network_sha1": network.file_sha1,
         "input": network.input,
         "bottleneck": network.bottleneck,
-        "size": list(preprocessing.size),
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
+        **network.preprocessing.describe(),
     }
 
 

@@ -74,7 +74,7 @@ def read_samples(
     graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
 ) -> Samples:
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
-    readers = [ImageReader(i.size, i.mean, i.std, max_pixels) for i in source.inputs]
+    readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []

@@ -16,7 +16,7 @@ from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
 from retraining.export.registry import CONVERTERS
-from retraining.photos.places import is_url
+from retraining.photos.registry import absolute
 from retraining.system.atomic import Content
 from retraining.system.package import project_folder
 
@@ -73,7 +73,7 @@ def make(
         folder = Path(name)
         (folder / "graph.pb").write_bytes(graph)
         request = {
-            "photos": [path if is_url(path) else os.path.abspath(path) for path in photos],
+            "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
         }
         return [

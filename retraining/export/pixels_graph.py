@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import node_name, nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing, Size
 from retraining.graphs.surgery import batched_part, cut, widen_batch
 from retraining.graphs.tensorflow import GraphDef, NodeDef
 
@@ -19,16 +20,19 @@ Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Input:
-    """One float input of a graph: float32 [n, *size, 3] of `(pixel - mean) / std`.
+    """One float input of a graph: float32 [n, *size, 3] of preprocessed pixels.
 
     `node` is its name in the graph, `feed` its name in the other formats.
     """
 
     node: str
     feed: str
-    size: tuple[int, int]
-    mean: float
-    std: float
+    preprocessing: Preprocessing
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.preprocessing.size
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def _inputs(description: Mapping[str, Any]) -> Iterator[Input]:
     """Yields the Inputs that the description of a graph names: one for each of its networks."""
     for part, feed in ((description, "images"), (description.get("second"), "images_2")):
         if part:
-            yield Input(part["input"], feed, tuple(part["size"]), part["mean"], part["std"])
+            yield Input(part["input"], feed, Preprocessing.of(part))
 
 
 def _float_part(graph_def: GraphDef, inputs: Sequence[Input], output: str) -> GraphDef:

@@ -17,6 +17,7 @@ import numpy as np
 
 from retraining.export.build import labels_bytes
 from retraining.export.pixels_graph import Input, Source
+from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"
@@ -79,13 +80,14 @@ def describe(source: Source, feeds: Sequence[str]) -> bytes:
 def _image(write: "_Writer", image: Input) -> int:
     """Writes the TensorMetadata of an Input: an RGB image, and how to normalise its pixels."""
     properties = write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB}))
-    normalisation = write.table({0: write.floats([image.mean]), 1: write.floats([image.std])})
+    mean, std = image.preprocessing.mean, image.preprocessing.std
+    normalisation = write.table({0: write.floats(channels(mean)), 1: write.floats(channels(std))})
     return write.table(
         {
             0: write.text(image.feed),
             1: write.text(
                 f"{image.size[0]} x {image.size[1]} pixels (height x width), RGB, "
-                f"(pixel - {image.mean:g}) / {image.std:g}"
+                f"(pixel - {spelled(mean)}) / {spelled(std)}"
             ),
             3: properties,
             4: write.list([write.union(NORMALIZATION_OPTIONS, normalisation)]),

@@ -39,7 +39,7 @@ def save(source: Source, path: str) -> None:
 
 def _properties(source: Source) -> dict[str, str]:
     """Returns {name: text} with the facts that a program needs to use the file."""
-    normalisation = {i.feed: {"size": i.size, "mean": i.mean, "std": i.std} for i in source.inputs}
+    normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
     return {
         "network": source.network,
         "labels": json.dumps(source.labels),

@@ -94,13 +94,19 @@ def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -
 def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
     """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
 
-    The ops and options are those of `nodes.add_front_end`: the legacy resize kernel, and a product
-    with the reciprocal instead of a division.
+    The ops and options are those of `preprocessing.add_front_end`: the network's resize kernel,
+    and a product with the reciprocal instead of a division.
     """
     image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
-    resized = [tf.raw_ops.ResizeBilinear(images=image, size=i.size)[0] for i in source.inputs]
+    records = [each.preprocessing for each in source.inputs]
+    resizers = [getattr(tf.raw_ops, record.resizing().op) for record in records]
+    resized = [
+        resize(images=image, size=record.size)[0]
+        for resize, record in zip(resizers, records, strict=True)
+    ]
     return [
-        (pixels - i.mean) * (1 / i.std) for pixels, i in zip(resized, source.inputs, strict=True)
+        (pixels - record.offset) * record.factor
+        for pixels, record in zip(resized, records, strict=True)
     ]
 
 

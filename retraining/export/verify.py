@@ -105,7 +105,7 @@ def evaluate_exported(
     output = description["output"]
     untouched = beside(run_untouched, graph_def, output, examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-    examples, vectors = collect(answers, examples, extractor.network.width)
+    examples, vectors, _ = collect(answers, examples, extractor.network.width)
     head = Runner(graph_def, description["bottleneck_input"], output, Running(optimize=False))
     labels = list(description["labels"])
     targets = np.array([labels.index(example.label) for example in examples], int)

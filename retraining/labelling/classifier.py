@@ -15,18 +15,19 @@ from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
-from retraining.graphs.description import (
-    PartialPreprocessing,
-    Preprocessing,
-    read_metadata,
-    read_preprocessing,
-)
+from retraining.graphs.description import read_metadata, read_preprocessing
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.preprocessing import (
+    PartialPreprocessing,
+    PerChannel,
+    Preprocessing,
+    spelled,
+)
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
-from retraining.networks.pair import PREFIX
+from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
@@ -214,8 +215,8 @@ class Classifier:
         self, part: Part, optimize: bool
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
         """Returns a function that yields the vectors of one network, as extract.stream does."""
-        pixels, ends = part.preprocessing, (part.input, part.bottleneck)
-        reader = ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels)
+        reader = ImageReader(part.preprocessing, self.max_pixels)
+        ends = part.input, part.bottleneck
         runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
 
         def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
@@ -236,10 +237,10 @@ class Classifier:
                 return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
-        pixels, ends = self.preprocessing, (self.graph_def, self.input, self.output)
-        runner = Runner(*ends, Running(self.precision, optimize, also))
+        ends = self.input, self.output
+        runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
-        return ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels).load, runner
+        return ImageReader(self.preprocessing, self.max_pixels).load, runner
 
     def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
@@ -325,10 +326,10 @@ def _find_parts(
         Part(
             description["input"],
             description["bottleneck"],
-            Preprocessing(tuple(description["size"]), description["mean"], description["std"]),
+            Preprocessing.of(description),
             resolve_precision(precision, graph_def, prefix),
         )
-        for description, prefix in ((described, ""), (described["second"], PREFIX))
+        for description, prefix in ((described, ""), (described["second"], SECOND_PREFIX))
     )
 
 
@@ -376,8 +377,7 @@ def _find_ends(
         return input_name, output, None
     known = read_preprocessing(graph_def, input_name)
     if described and input_name == described["input"]:
-        size = tuple(described["size"])
-        known = Preprocessing(size, described["mean"], described["std"])
+        known = Preprocessing.of(described)
     return input_name, output, _preprocessing(graph_def, known, overrides, notes)
 
 
@@ -416,19 +416,22 @@ def _preprocessing(
             f"the graph takes images of {known.size[0]} x {known.size[1]} pixels; drop "
             f"--input_height and --input_width"
         )
-    mean, std = _first(overrides.input_mean, known.mean), _first(overrides.input_std, known.std)
+    mean = known.mean if overrides.input_mean is None else overrides.input_mean
+    std = known.std if overrides.input_std is None else overrides.input_std
     if mean is None or std is None:
         usual_mean, usual_std = _usual_scale(graph_def)
         mean = usual_mean if mean is None else mean
         std = usual_std if std is None else std
         notes.append(
-            f"this graph does not tell how pixels are scaled; assuming --input_mean {mean:g} "
-            f"--input_std {std:g}"
+            f"this graph does not tell how pixels are scaled; assuming --input_mean "
+            f"{spelled(mean)} --input_std {spelled(std)}"
         )
+    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
+        return replace(known, size=(height, width), mean=mean, std=std)
     return Preprocessing((height, width), mean, std)
 
 
-def _usual_scale(graph_def: GraphDef) -> tuple[float, float]:
+def _usual_scale(graph_def: GraphDef) -> tuple[PerChannel, PerChannel]:
     """Returns mean and std: those of MobileNets, or of the classic label_image.py (0 and 255)."""
     if any(node.name.startswith("MobilenetV1/") for node in graph_def.node):
         network = NETWORKS["mobilenet_1.0_224"]

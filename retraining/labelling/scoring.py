@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from retraining.bottlenecks.extract import Answer
 from retraining.metrics import classification
+from retraining.photos.class_folders import same_label
+from retraining.photos.folder import FolderSource
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import list_photos, same_label
 from retraining.system.text import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
@@ -66,8 +67,9 @@ def find_labelled(folder: str, labels: Sequence[str]) -> LabelledPhotos:
     Raises:
         DatasetError: the folder is missing or has no class folder, or two folders are one label.
     """
-    photos, bad, warnings = list_photos(folder, least_classes=1)
-    for image in bad:
+    scan = FolderSource(folder).scan(least_classes=1)
+    photos, warnings = scan.names, scan.warnings
+    for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
             photos[os.path.basename(os.path.dirname(image.path))].append(image.path)
     known = match_classes(photos, labels)
@@ -88,7 +90,7 @@ def find_labelled(folder: str, labels: Sequence[str]) -> LabelledPhotos:
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
     """Returns {name: label or None}: the label of exactly that name, or else the only similar one.
 
-    Similar names differ only in details that a reader overlooks (`scan.same_label`).
+    Similar names differ only in details that a reader overlooks (`class_folders.same_label`).
     """
     known = set(labels)
     alike: dict[str, list[str]] = {}

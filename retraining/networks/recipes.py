@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from retraining.errors import RetrainingError
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 
@@ -45,7 +46,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelFiles:
     """Where a recipe may look for files, and whether it may download them."""
 
     model_dir: Path
@@ -70,19 +71,19 @@ class Recipe(Protocol):
         """Returns (height, width) in pixels; 0 if only the graph tells."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> PerChannel: ...
 
     @property
-    def std(self) -> float: ...
+    def std(self) -> PerChannel: ...
 
-    def file_name_in(self, place: Place, /) -> str:
+    def file_name_in(self, files: ModelFiles, /) -> str:
         """Returns a name for the graph's file; different graphs have different names.
 
         Raises:
             ChoiceError: a file that the user chose is missing or cannot be read.
         """
 
-    def build(self, place: Place, /) -> GraphDef:
+    def build(self, files: ModelFiles, /) -> GraphDef:
         """Returns the frozen graph. Raises RetrainingError."""
 
 
@@ -102,11 +103,11 @@ def short_hash(path: str | Path) -> str:
     """
     path, digest = Path(path), hashlib.sha1()
     files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
-    for each in files:
-        if each != path:
-            digest.update(each.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-        digest.update(b"\0%d\0" % os.path.getsize(each))
-        with open(each, "rb") as file:
+    for file_path in files:
+        if file_path != path:
+            digest.update(file_path.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+        digest.update(b"\0%d\0" % os.path.getsize(file_path))
+        with open(file_path, "rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()[:12]

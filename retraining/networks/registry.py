@@ -12,10 +12,11 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
 from retraining.graphs.precision import native_precision
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
-from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
-from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe, RecipeType
+from retraining.networks.keras import BOTTLENECK, KERAS_PREFIX, STOCK, KerasRecipe
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, Recipe, RecipeType
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
@@ -53,8 +54,8 @@ class Network:
     input: str
     bottleneck: str
     size: int
-    mean: float
-    std: float
+    mean: PerChannel
+    std: PerChannel
     first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
     # Whether its bfloat16 vectors had a cosine of at least 0.999 for every photo measured.
     bfloat16: bool = False
@@ -156,8 +157,8 @@ def find(name: str, choice: Choice | None = None) -> Network:
     """
     choice = choice or Choice()
     try:
-        if name.lower().startswith(PREFIX):
-            return made_by(KerasRecipe.named(name[len(PREFIX) :], choice))
+        if name.lower().startswith(KERAS_PREFIX):
+            return made_by(KerasRecipe.named(name[len(KERAS_PREFIX) :], choice))
         if name in RECIPES:
             return made_by(RECIPES[name](choice))
         if name in NETWORKS:
@@ -165,7 +166,7 @@ def find(name: str, choice: Choice | None = None) -> Network:
             return NETWORKS[name]
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
-    known = [*NETWORKS, *RECIPES, *(PREFIX + stock for stock in STOCK)]
+    known = [*NETWORKS, *RECIPES, *(KERAS_PREFIX + stock for stock in STOCK)]
     close = difflib.get_close_matches(name, known, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise NetworkError(f"{name!r} is no network known here{meant}")
@@ -194,10 +195,10 @@ def locate(network: Network, model_dir: str | Path) -> Path | None:
     """
     model_dir = Path(model_dir)
     own = [model_dir / network.folder, model_dir]
-    places = [folder / name for folder in own for name in network.file_names]
+    candidates = [folder / name for folder in own for name in network.file_names]
     unmistakable = [name for name in network.file_names if name != "frozen_graph.pb"]
-    places += [folder / name for folder in _subfolders(model_dir) for name in unmistakable]
-    return next((path for path in places if path.is_file()), None)
+    candidates += [folder / name for folder in _subfolders(model_dir) for name in unmistakable]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -226,7 +227,7 @@ def obtain(
     """
     model_dir = Path(model_dir)
     if network.recipe:
-        return _freeze_once(network, network.recipe, Place(model_dir, offline, quiet))
+        return _freeze_once(network, network.recipe, ModelFiles(model_dir, offline, quiet))
     if path := locate(network, model_dir):
         return path
     if not network.sources:
@@ -256,13 +257,13 @@ def _fetch_any(network: Network, model_dir: Path, quiet: bool) -> str:
     return f"cannot be fetched ({'; '.join(map(str, errors))})"
 
 
-def _freeze_once(network: Network, recipe: Recipe, place: Place) -> Path:
+def _freeze_once(network: Network, recipe: Recipe, files: ModelFiles) -> Path:
     """Returns the file that the network's recipe makes; makes it if it is missing."""
     try:
-        path = place.model_dir / network.folder / recipe.file_name_in(place)
+        path = files.model_dir / network.folder / recipe.file_name_in(files)
         if path.is_file():
             return path
-        graph_def = recipe.build(place)
+        graph_def = recipe.build(files)
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
     except RetrainingError as error:  # from freezing, which does not know the name of its model

@@ -18,7 +18,7 @@ from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
 from retraining.networks.keras import BOTTLENECK, import_keras, output_of
-from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
 from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
@@ -57,7 +57,7 @@ class SavedModelRecipe:
             )
         return Path(self.choice.model_file)
 
-    def file_name_in(self, _place: Place) -> str:
+    def file_name_in(self, _files: ModelFiles) -> str:
         """Returns a name that differs by the model's files and the choice. Raises ChoiceError."""
         path, asked = self._path(), self.choice
         is_model = (path / "saved_model.pb").is_file() or (
@@ -76,7 +76,7 @@ class SavedModelRecipe:
         parts += [f"{f}_{getattr(asked, f)}" for f in fields if getattr(asked, f) is not None]
         return re.sub(r"[^\w.-]", "_", "-".join(parts)) + ".pb"
 
-    def build(self, _place: Place) -> GraphDef:
+    def build(self, _files: ModelFiles) -> GraphDef:
         """Returns the GraphDef from `input` (pixels 0..255) to `bottleneck`, with its assumptions.
 
         Raises:
@@ -87,23 +87,24 @@ class SavedModelRecipe:
 
         path = self._path()
         notes: list[str] = []
-        found = load_folder(path, self.choice) if path.is_dir() else load_keras(path, self.choice)
-        size = self._size(found.size)
+        load = load_folder if path.is_dir() else load_keras
+        model = load(path, self.choice)
+        size = self._size(model.size)
         graph_def = freeze(
-            averaged(found.function, notes), size, BOTTLENECK, found.batch, found.dtype
+            averaged(model.function, notes), size, BOTTLENECK, model.batch, model.dtype
         )
-        add_scaling(graph_def, self._scaling(graph_def, found.dtype, notes))
+        add_scaling(graph_def, self._scaling(graph_def, model.dtype, notes))
         add_notes(graph_def, notes)
         return graph_def
 
-    def _size(self, found: tuple[int | None, int | None]) -> tuple[int, int]:
+    def _size(self, own: tuple[int | None, int | None]) -> tuple[int, int]:
         """Returns (height, width) in pixels: of the model or of the choice. Raises ChoiceError."""
-        size = found[0] or self.size[0], found[1] or self.size[1]
+        size = own[0] or self.size[0], own[1] or self.size[1]
         if not all(size):
             raise ChoiceError(
                 "the model does not tell its image size; give --input_height and --input_width"
             )
-        if any(asked and asked != own for asked, own in zip(self.size, size, strict=True)):
+        if any(asked and asked != side for asked, side in zip(self.size, size, strict=True)):
             raise ChoiceError(
                 f"the model takes images of {size[0]} x {size[1]} pixels; drop --input_height and "
                 f"--input_width"
@@ -203,19 +204,19 @@ def check_config(path: Path, config: Any) -> None:
     """
     waiting = [config]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            name, module = each.get("class_name"), each.get("module") or "keras"
-            registered = str(each.get("registered_name"))  # `package>name` is a foreign class
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            name, module = entry.get("class_name"), entry.get("module") or "keras"
+            registered = str(entry.get("registered_name"))  # `package>name` is a foreign class
             own = str(module).split(".")[0] == "keras" and ">" not in registered
             if name in ("Lambda", "__lambda__", "function") or (name and not own):
                 raise ChoiceError(
                     f"{path} was not loaded, since it holds code of its own ({str(name)[:60]!r}); "
                     f"export it as a SavedModel (model.export) and name that folder"
                 )
-            waiting += each.values()
-        elif isinstance(each, list):
-            waiting += each
+            waiting += entry.values()
+        elif isinstance(entry, list):
+            waiting += entry
 
 
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.

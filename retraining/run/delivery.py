@@ -15,7 +15,7 @@ from retraining.export.build import labels_bytes
 from retraining.export.formats import Made
 from retraining.export.verify import HeldOutResult
 from retraining.metrics.classification import choose_rows
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html

@@ -206,19 +206,23 @@ def attempt_of(
 
 
 def recompute(bottlenecks: Bottlenecks, extractor: Extractor, observer: Observer) -> Bottlenecks:
-    """Computes the Bottlenecks of another network, in memory, without distorted views."""
+    """Computes the Bottlenecks of another network, in memory, without distorted views.
+
+    Photos that can no longer be read join the bad ones.
+    """
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     bar = observer.progress("bottlenecks anew", "img")
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
-    kept, vectors = collect.collect(answers, examples, extractor.network.width)
-    chosen: dict[str, list[Example]] = {}
+    kept, vectors, lost = collect.collect(answers, examples, extractor.network.width)
+    split: dict[str, list[Example]] = {}
     labelled: dict[str, Labelled] = {}
     for part in SPLITS:
         rows = [row for row, example in enumerate(kept) if example.split == part]
-        chosen[part] = [kept[row] for row in rows]
-        names = [example.label for example in chosen[part]]
+        split[part] = [kept[row] for row in rows]
+        names = [example.label for example in split[part]]
         labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
-    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+    bad = [*bottlenecks.bad, *lost]
+    return replace(bottlenecks, examples=split, labelled=labelled, bad=bad, imported=set())
 
 
 def comparison_contents(tuned: Tuned, settings: RunSettings) -> dict[str, bytes]:

@@ -17,8 +17,8 @@ from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.decode import MAX_PIXELS
-from retraining.photos.places import local
 from retraining.photos.split import SplitOptions
+from retraining.photos.url import local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions

@@ -282,11 +282,8 @@ class Tuner:
         self._graph = TuningGraph(
             self._folded, self.state.weights, options.precision, max(1, cores // shards)
         )
-        preprocessing = material.network.preprocessing
         limit = () if material.max_pixels is None else (material.max_pixels,)
-        self._reader = ImageReader(
-            preprocessing.size, preprocessing.mean, preprocessing.std, *limit
-        )
+        self._reader = ImageReader(material.network.preprocessing, *limit)
         self._training = Pixels(material.training, self._reader, material.distortions)
         self._validation = Pixels(material.validation, self._reader)
         self._shares = shares_of(material.training.targets, len(material.head.bias))

@@ -26,7 +26,7 @@ from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.photos.dataset import load_dataset
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
 from retraining.run import audit, delivery, head
 from retraining.training.head import Evaluation

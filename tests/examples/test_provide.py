@@ -13,7 +13,7 @@ import pytest
 
 from retraining.examples import provide
 from retraining.photos.dataset import load_dataset
-from retraining.photos.scan import holds_images
+from retraining.photos.folder import FolderSource
 from retraining.system.download import Remote
 from tests import tiny
 
@@ -107,7 +107,7 @@ def test_an_interrupted_drawing_leaves_nothing_half_done(tmp_path, few, monkeypa
         patch.setattr(provide, "draw_flower_photos", interrupted)
         with pytest.raises(KeyboardInterrupt):
             provide.provide(folder, True, bar, NOWHERE)
-    assert not holds_images(folder)
+    assert not FolderSource(folder).holds_images()
     provide.provide(folder, True, bar, NOWHERE)
     assert len(load_dataset(str(folder)).examples) == 15
 
@@ -123,12 +123,12 @@ def test_which_folder_is_the_example(tmp_path, monkeypatch):
 
 
 def test_holds_images(tmp_path):
-    assert not holds_images(tmp_path / "missing")
+    assert not FolderSource(tmp_path / "missing").holds_images()
     (tmp_path / "daisy").mkdir()
     (tmp_path / "daisy" / "notes.txt").write_text("x")
-    assert not holds_images(tmp_path)
+    assert not FolderSource(tmp_path).holds_images()
     (tmp_path / "daisy" / "photo").write_bytes(b"\xff\xd8\xff")
-    assert holds_images(tmp_path)
+    assert FolderSource(tmp_path).holds_images()
 
 
 def test_the_public_archive_is_pinned():

@@ -1,5 +1,7 @@
 """build.py, verify.py: the written graph, used as others use it, and its checks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,8 +13,10 @@ from retraining.export.build import ExportError
 from retraining.graphs import description, read, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
+from retraining.labelling.classifier import load_classifier
 from retraining.metrics import classification
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
@@ -77,7 +81,7 @@ def test_bytes_in_probabilities_out(written, examples, expected):
 def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
     """Exactly what an old label_image.py does, with more than one image."""
     about = base.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     pixels = np.concatenate([reader.read(e.path) for e in examples])
     graph_def = tf.compat.v1.GraphDef()
     with open(written, "rb") as file:
@@ -137,7 +141,7 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     base = load_network(path, NETWORKS["mobilenet_0.25_128"])
     head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
     graph_def = build.build_graph(base, head, "final_result")
-    reader = ImageReader((128, 128), 127.5, 127.5)
+    reader = ImageReader(Preprocessing((128, 128), 127.5, 127.5))
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
     with tf.compat.v1.Session(graph=read.import_graph(graph_def)) as session:
         batch = session.run("final_result:0", {"input:0": pixels})
@@ -149,6 +153,23 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-4)
     np.testing.assert_allclose(single[0], batch[1], atol=1e-4)
     assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
+
+
+def test_a_network_may_take_pixels_scaled_per_channel(tmp_path, examples):
+    path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
+    pixels = Preprocessing((128, 128), (123.7, 116.0, 103.5), (58.4, 57.1, 57.4))
+    base = replace(load_network(path, NETWORKS["mobilenet_0.25_128"]), preprocessing=pixels)
+    head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
+    content = write.graph_bytes(build.build_graph(base, head, "final_result"))
+    described = build.metadata_bytes(build.describe(base, LABELS, "final_result", {}))
+    write_files({tmp_path / "graph.pb": content + described})
+    graph_def = read_graph(tmp_path / "graph.pb")
+    verify.check_base(graph_def, read_metadata(graph_def), base)
+    classifier = load_classifier(tmp_path / "graph.pb")
+    assert classifier.preprocessing == pixels
+    from_bytes = BytesRunner(graph_def, "final_result")
+    for path, answer in classifier.classify([e.path for e in examples]):
+        np.testing.assert_allclose(answer, from_bytes.run(read_file(path))[0], atol=1e-4)
 
 
 def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):

@@ -30,6 +30,7 @@ from retraining.export.to_tflite import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import mirror_average
@@ -77,7 +78,7 @@ def some(photos):
 @pytest.fixture(scope="module")
 def pixels(run, some):
     about = read_metadata(run.graph)
-    reader = ImageReader(about["size"], about["mean"], about["std"])
+    reader = ImageReader(Preprocessing.of(about))
     return np.concatenate([reader.read(path) for path in some])
 
 

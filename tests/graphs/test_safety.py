@@ -12,8 +12,9 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.description import METADATA, PartialPreprocessing, read_preprocessing
+from retraining.graphs.description import METADATA, read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import PartialPreprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import (

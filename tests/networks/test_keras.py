@@ -29,7 +29,7 @@ from retraining.networks.keras import (
     random_weights,
 )
 from retraining.networks.network import load_network
-from retraining.networks.recipes import Choice, ChoiceError, Place
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles
 from retraining.networks.registry import NetworkError, find, obtain
 from retraining.training.head import Head
 from retraining.training.tuning_graph import (
@@ -322,7 +322,7 @@ def label_image_pixels(file):
 
 def test_a_graph_that_was_frozen_is_a_classifier_for_anyone(whole, tmp_path):
     recipe = KerasRecipe.named(SMALL, Choice(str(whole.folder / "whole.weights.h5")), True)
-    graph_def = recipe.build(Place(tmp_path, offline=True))
+    graph_def = recipe.build(ModelFiles(tmp_path, offline=True))
     path = tmp_path / "graph.pb"
     path.write_bytes(graph_def.SerializeToString())
     assert {"input", "softmax"} <= set(nodes_by_name(read_graph(path)))
@@ -367,7 +367,7 @@ def freeze_settled(recipe, pixels, keras, monkeypatch):
     settle(model, prepared)
     expected = model.predict(prepared[:2], verbose=0)
     monkeypatch.setattr(KerasRecipe, "_model", lambda _: model)
-    graph_def = recipe.build(Place(Path(), offline=True))
+    graph_def = recipe.build(ModelFiles(Path(), offline=True))
     monkeypatch.undo()
     return graph_def, expected
 

@@ -87,7 +87,7 @@ def paths(photos):
 
 def vectors_of(network, paths):
     about = network.preprocessing
-    read = ImageReader(about.size, about.mean, about.std).read
+    read = ImageReader(about).read
     runner = Runner(network.graph_def, network.input, network.bottleneck)
     return runner.run(np.concatenate([read(path) for path in paths]))
 

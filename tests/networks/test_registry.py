@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from retraining.graphs.description import Preprocessing
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.networks.efficientnet_lite import WeightsError
 from retraining.networks.network import load_network
 from retraining.networks.registry import (
