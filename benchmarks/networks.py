@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.cli import flags
 from retraining.run.network import choose_networks, make_extractor
-from retraining.run.notes import RunNotes
+from retraining.run.notes import RunContext
+from retraining.system.observer import Silent
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH = 8
@@ -79,9 +80,9 @@ def seconds_per_photo(arguments, rounds):
 
 def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
-    settings, notes = flags.settings_of(flags.parse_flags(arguments, None)), RunNotes()
-    chosen = choose_networks(settings.network, notes, quiet=True)
-    extractor = make_extractor(chosen, settings, notes)
+    run = RunContext(flags.parse_flags(arguments, None)[1], Silent())
+    chosen = choose_networks(run.settings.network, run.notes, quiet=True)
+    extractor = make_extractor(chosen, run)
     found = []
     for part in extractor.parts:
         _, batches = part.started()

@@ -12,7 +12,6 @@ from typing import Any
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
-from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
@@ -22,9 +21,10 @@ from retraining.cli.parser import (
     batch_size,
     number,
 )
+from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
+from retraining.cli.wording import in_flags
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
-from retraining.networks.recipes import Choice
 from retraining.networks.registry import DEFAULT, SAVED_MODEL, NetworkError, find
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.exclude import read_listed
@@ -36,222 +36,83 @@ from retraining.run.settings import (
     BESIDE_THE_GRAPH,
     PROJECTED,
     EvaluationSettings,
-    FineTuningSettings,
-    HeadSettings,
-    NetworkSettings,
     OutputSettings,
     PhotoSettings,
     RunSettings,
 )
 from retraining.system.atomic import is_within
+from retraining.system.ranges import SettingsError
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
-from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH, TWO_RATES
+from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH
 from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
 
-LOCAL, RAY = ENGINES = ("local", "ray")
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the CPUs, in one machine
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
-ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill the largest picture that browsers accept
 
 
-def parse_flags(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
-    """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
+def parse_flags(
+    argv: Sequence[str] | None, description: str | None
+) -> tuple[argparse.Namespace, RunSettings]:
+    """Returns the checked flags and the settings that they ask for.
+
+    Bad flags end the program with one line and exit code 2.
+    """
     parser = build_parser(description)
     options = parser.parse_args(argv)
-    outputs = output_settings(options)
-    for name in BESIDE_THE_GRAPH:
-        flag = OUTPUT_FLAGS[name].removeprefix("--")
-        if getattr(options, flag) is None:
-            setattr(options, flag, outputs.beside(BESIDE_THE_GRAPH[name]))
-    options.image_dir = local(options.image_dir)
-    try:
-        options.listed = read_listed(options.exclude) if options.exclude else []
-    except DatasetError as error:
-        parser.error(f"--exclude: {error}")
-    if options.testing_percentage + options.validation_percentage >= 100:
-        parser.error("--testing_percentage and --validation_percentage leave no training images")
-    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
-        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
-    _check_network(parser, options)
+    _complete(parser, options)
     _check_head(parser, options, given_flags(argv))
     if options.stratified and options.split_by == "path":
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
-    _check_urls(parser, options)
+    try:
+        settings = settings_of(options)
+    except SettingsError as error:
+        parser.error(in_flags(str(error)))
+    _check_network(parser, settings)
+    _check_urls(parser, options, settings)
     _check_engine(parser, options)
     _check_output_flags(parser, options)
-    _check_places(parser, options)
-    if not re.fullmatch(
-        r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
-    ):
-        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
-    if options.tflite_quantize != "none" and not options.tflite_file:
-        parser.error("--tflite_quantize needs --tflite_file")
-    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
-        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
-    folder = options.import_classic_bottlenecks
-    if folder is not None and not os.path.isdir(folder):
-        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
-    return options
+    _check_files(parser, settings)
+    _check_places(parser, settings)
+    return options, settings
 
 
-def settings_of(options: argparse.Namespace) -> RunSettings:
-    """Returns the RunSettings that checked flags ask for."""
-    return RunSettings(
-        photos=PhotoSettings(
-            image_dir=options.image_dir,
-            recursive=options.recursive,
-            max_pixels=options.max_image_pixels,
-            excluded=tuple(options.listed),
-            excluded_by=options.exclude,
-            max_bad_fraction=options.max_bad_fraction,
-            split=SplitOptions(
-                validation=options.validation_percentage,
-                testing=options.testing_percentage,
-                by=options.split_by,
-                stratified=options.stratified,
-            ),
-        ),
-        network=network_settings(options),
-        bottlenecks=bottleneck_settings(options),
-        head=HeadSettings(
-            training=training_options(options),
-            search=options.head == "auto",
-            intermediate_steps=options.intermediate_store_frequency,
-            intermediate_folder=options.intermediate_output_graphs_dir,
-        ),
-        fine_tuning=FineTuningSettings(
-            methods=tuple(options.compare or [TWO_RATES] * (options.fine_tune == "all")),
-            compare=bool(options.compare),
-            tuning=tuning_options(options),
-            random_views=options.fine_tune_views == "random",
-        ),
-        evaluation=EvaluationSettings(
-            test_photos=options.test_batch_size, least_accuracy=options.assert_accuracy_at_least
-        ),
-        outputs=output_settings(options),
-        seed=options.seed,
-        record={name: value for name, value in vars(options).items() if name != "listed"},
-    )
-
-
-def network_settings(options: argparse.Namespace) -> NetworkSettings:
-    """Returns the network that the flags ask for; only a SavedModel's recipe takes a model file."""
-    choice = Choice(
-        weights=options.weights,
-        layer=options.bottleneck_layer,
-        height=options.input_height,
-        width=options.input_width,
-        mean=options.input_mean,
-        std=options.input_std,
-        allow_unsafe_ops=options.allow_unsafe_ops,
-    )
-    return NetworkSettings(
-        architecture=options.architecture,
-        model_dir=options.model_dir,
-        model_file=options.model_file,
-        choice=choice,
-        mirror_average=options.mirror_average,
-        offline=options.offline,
-        precision=options.precision,
-    )
-
-
-def bottleneck_settings(options: argparse.Namespace) -> BottleneckSettings:
-    """Returns how the flags ask for vectors."""
-    engine: Local | Ray = Local()
+def _complete(parser: Parser, options: argparse.Namespace) -> None:
+    """Fills in the defaults that depend on other flags, and reads the list of --exclude."""
+    options.image_dir = local(options.image_dir)
+    beside = OutputSettings(options.output_graph)
+    for name in BESIDE_THE_GRAPH:
+        if getattr(options, OUTPUT_FLAGS[name]) is None:
+            setattr(options, OUTPUT_FLAGS[name], getattr(beside, name))
+    if options.learning_rate is None and options.head != "auto" and options.optimizer != LBFGS:
+        options.learning_rate = RATES[options.optimizer]
     if options.engine == RAY:
-        engine = Ray(options.ray_address, options.ray_actors, *(options.ray_resources or ONE_CPU))
-    distortions = Distortions(
-        flip_left_right=options.flip_left_right,
-        random_crop=options.random_crop,
-        random_scale=options.random_scale,
-        random_brightness=options.random_brightness,
-        views=options.distorted_views,
-    )
-    return BottleneckSettings(
-        folder=options.bottleneck_dir,
-        batch_size=options.batch_size,
-        engine=engine,
-        distortions=distortions,
-        classic_folder=options.import_classic_bottlenecks,
-        import_file=options.import_vectors,
-        export_file=options.export_vectors,
-    )
+        options.ray_resources = options.ray_resources or ONE_CPU
+    try:
+        options.listed = read_listed(options.exclude) if options.exclude else []
+    except DatasetError as error:
+        parser.error(f"--exclude: {in_flags(str(error))}")
 
 
-def training_options(options: argparse.Namespace) -> TrainingOptions:
-    """Returns how the flags ask to train the head."""
-    return TrainingOptions(
-        steps=options.how_many_training_steps,
-        learning_rate=options.learning_rate,
-        train_batch_size=options.train_batch_size,
-        validation_batch_size=options.validation_batch_size,
-        eval_step_interval=options.eval_step_interval,
-        optimizer=options.optimizer,
-        hidden_units=options.hidden_units or (),
-        dropout=options.dropout,
-        l2=options.l2,
-        label_smoothing=options.label_smoothing,
-        class_weights=options.class_weights,
-        epochs=options.epochs,
-        early_stopping=options.early_stopping,
-    )
-
-
-def tuning_options(options: argparse.Namespace) -> TuningOptions:
-    """Returns how the flags ask for fine-tuning."""
-    return TuningOptions(
-        base_rate=options.base_learning_rate,
-        head_rate=options.head_learning_rate,
-        epochs=options.fine_tune_epochs,
-        batch_size=options.fine_tune_batch_size,
-        freeze_until=options.freeze_until,
-    )
-
-
-def output_settings(options: argparse.Namespace) -> OutputSettings:
-    """Returns the outputs that the flags ask for."""
-    return OutputSettings(
-        graph=options.output_graph,
-        labels=options.output_labels,
-        metrics=options.metrics,
-        report="" if options.no_report else options.report,
-        label_audit=options.label_audit,
-        tensor_name=options.final_tensor_name,
-        summaries_folder=options.summaries_dir,
-        projector_photos=options.projector_photos,
-        saved_model_folder=options.saved_model_dir,
-        tflite_file=options.tflite_file,
-        tflite_int8=options.tflite_quantize == "dynamic",
-        onnx_file=options.onnx_file,
-    )
-
-
-def _check_network(parser: Parser, options: argparse.Namespace) -> None:
+def _check_network(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if a network does not allow the choice, as far as no file tells."""
-    settings = network_settings(options)
-    for name in settings.names or (DEFAULT,):
+    network = settings.network
+    for name in network.names or (DEFAULT,):
         try:
-            find(name, settings.choice_for(name))
+            find(name, network.choice_for(name))
         except NetworkError as error:
-            parser.error(str(error))
-    if SAVED_MODEL in settings.names and not options.model_file:
+            parser.error(in_flags(str(error)))
+    if SAVED_MODEL in network.names and not network.model_file:
         parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
-    _check_pair(parser, options)
-
-
-def _check_pair(parser: Parser, options: argparse.Namespace) -> None:
-    """Ends the program if a flag has no meaning with two networks or with mirror images."""
-    both = JOINT in (options.architecture or "")
-    if both and options.model_file:
+    both = len(network.names) > 1
+    if both and network.model_file:
         parser.error("--model_file names one network's file; put both into --model_dir")
-    if options.import_classic_bottlenecks and (both or options.mirror_average):
+    if settings.bottlenecks.classic_folder and (both or network.mirror_average):
         parser.error(
             "--import_classic_bottlenecks is for one network and photos as they are; import in a "
             "run without the other network and --mirror_average"
@@ -274,7 +135,7 @@ NOT_WITH_AUTO = (
 
 
 def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[str]) -> None:
-    """Ends the program if flags of the head contradict each other; sets the learning rate."""
+    """Ends the program if flags of the head contradict each other."""
     auto, by_lbfgs = options.head == "auto", options.optimizer == LBFGS
     for about, applies, flags in (
         ("--head auto finds the softmax layer by itself", auto, NOT_WITH_AUTO),
@@ -286,47 +147,38 @@ def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[s
         parser.error("--epochs and --how_many_training_steps both say how long; give one of them")
     if options.dropout and not options.hidden_units:
         parser.error("--dropout is for hidden layers; add --hidden_units")
-    if options.validation_percentage == 0 and (auto or options.early_stopping):
-        flag = "--head auto" if auto else "--early_stopping"
-        parser.error(f"{flag} needs validation photos; raise --validation_percentage")
-    if options.learning_rate is None and not (auto or by_lbfgs):
-        options.learning_rate = RATES[options.optimizer]
 
 
-# The flag for each of RunSettings.output_files, or a name for a file without a flag.
-OUTPUT_FLAGS = {
-    "graph": "--output_graph",
-    "labels": "--output_labels",
-    "metrics": "--metrics",
-    "export_file": "--export_vectors",
-    "report": "--report",
-    "label_audit": "--label_audit",
-    "tflite_file": "--tflite_file",
-    "onnx_file": "--onnx_file",
-    "comparison": "the table of --compare",
-    "bad_images": "the list of bad images",
-}
+# The flag of each of RunSettings.output_files, without dashes.
+OUTPUT_FLAGS = {**flags_of(BottleneckSettings), **flags_of(OutputSettings)}
+WITHOUT_FLAGS = {"comparison": "the table of --compare", "bad_images": "the list of bad images"}
 
 
-def output_paths(options: argparse.Namespace) -> dict[str, str]:
+def output_paths(settings: RunSettings) -> dict[str, str]:
     """Returns {flag, or a name: path} of the files that a run writes."""
-    files = settings_of(options).output_files
-    return {OUTPUT_FLAGS[name]: path for name, path in files.items()}
+    files = settings.output_files
+    return {WITHOUT_FLAGS.get(n) or f"--{OUTPUT_FLAGS[n]}": path for n, path in files.items()}
 
 
-def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
-    """Ends the program if a flag other than --image_dir is a URL, or excludes one there."""
-    flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
-    flags += ["saved_model_dir", "import_vectors"]
-    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
-    folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
-    for flag, path in {**output_paths(options), **folders}.items():
+FOLDERS_AND_INPUTS = (
+    *("bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir", "saved_model_dir"),
+    *("import_vectors", "intermediate_output_graphs_dir"),
+)
+
+
+def _check_urls(parser: Parser, options: argparse.Namespace, settings: RunSettings) -> None:
+    """Ends the program if a flag other than --image_dir is a URL, or a file to import is none."""
+    others = {f"--{flag}": getattr(options, flag) for flag in FOLDERS_AND_INPUTS}
+    for flag, path in {**output_paths(settings), **others}.items():
         if path and is_url(path):
             parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
     if (path := options.import_vectors) is not None and not os.path.isfile(path):
         parser.error(f"--import_vectors {path} is no file")
+    folder = options.import_classic_bottlenecks
+    if folder is not None and not os.path.isdir(folder):
+        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     for flag in ("export_vectors", "import_vectors"):
         if getattr(options, flag) is not None and (reason := why_no_parquet()):
             parser.error(f"--{flag} {reason}")
@@ -335,7 +187,6 @@ def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
 def _check_engine(parser: Parser, options: argparse.Namespace) -> None:
     """Ends the program if Ray is wanted but missing, or has flags but is not wanted."""
     if options.engine == RAY:
-        options.ray_resources = options.ray_resources or ONE_CPU
         if importlib.util.find_spec("ray") is None:
             parser.error("--engine ray needs Ray: pip install -r requirements-ray.txt")
         return
@@ -344,11 +195,27 @@ def _check_engine(parser: Parser, options: argparse.Namespace) -> None:
             parser.error(f"--{flag} needs --engine ray")
 
 
+TENSOR_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*")
+
+
 def _check_output_flags(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a flag of an output is useless or lacks another."""
+    if not TENSOR_NAME.fullmatch(options.final_tensor_name):
+        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
+    if options.tflite_quantize != "none" and not options.tflite_file:
+        parser.error("--tflite_quantize needs --tflite_file")
+    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
+        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+
+
+def _check_files(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output has no name, or would replace another output or an input."""
-    read = {"--exclude": options.exclude, "--import_vectors": options.import_vectors}
+    read = {
+        "--exclude": settings.photos.excluded_by,
+        "--import_vectors": settings.bottlenecks.import_file,
+    }
     first = {os.path.realpath(path): flag for flag, path in read.items() if path}
-    for flag, path in output_paths(options).items():
+    for flag, path in output_paths(settings).items():
         if not path:
             parser.error(f"{flag} must name a file")
         other = first.setdefault(os.path.realpath(path), flag)
@@ -379,31 +246,30 @@ def _check_tuning(parser: Parser, options: argparse.Namespace) -> None:
         return
     if options.base_learning_rate == options.head_learning_rate == 0:
         parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
-    if JOINT in (options.architecture or ""):
-        parser.error("fine-tuning is for one network; name one --architecture")
     if not options.base_learning_rate and {ALL, SCRATCH}.intersection(options.compare or ()):
         parser.error("--compare all and scratch need a --base_learning_rate above 0")
-    if options.compare and not options.validation_percentage:
-        parser.error("--compare needs validation photos; raise --validation_percentage")
 
 
-def _check_places(parser: Parser, options: argparse.Namespace) -> None:
+def _check_places(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output lies in the photos' folder or among the stored vectors."""
+    outputs, vectors = settings.outputs, settings.bottlenecks.folder
+    versions = {"--saved_model_dir": outputs.saved_model_folder or ""}
     folders = {
-        "--bottleneck_dir": options.bottleneck_dir,
-        "--summaries_dir": options.summaries_dir,
-        "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
+        "--bottleneck_dir": vectors,
+        "--summaries_dir": outputs.summaries_folder,
+        "--intermediate_output_graphs_dir": settings.head.intermediate_folder,
     }
-    if options.saved_model_dir:
-        folders["--saved_model_dir"] = options.saved_model_dir
-    photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
-    for flag, path in {**output_paths(options), **folders}.items():
-        if is_within(os.path.realpath(path), photos):
+    written = {**output_paths(settings), **versions}
+    for flag, path in {**written, **folders}.items():
+        if path and _is_in(path, settings.photos.image_dir):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
-    versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
-    for flag, path in {**output_paths(options), **versions}.items():
-        if is_within(os.path.realpath(path), vectors):
+    for flag, path in written.items():
+        if path and _is_in(path, vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return is_within(os.path.realpath(path), os.path.realpath(folder))
 
 
 def within(convert: type[Number], settings: Any, name: str) -> Callable[[str], Number]:
@@ -483,7 +349,7 @@ def _network(name: str) -> str:
     try:
         names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(in_flags(str(error))) from error
     if SAVED_MODEL in names and len(names) > 1:
         raise argparse.ArgumentTypeError(f"{SAVED_MODEL} cannot be one of two networks")
     if len(names) > 2 or len(set(names)) < len(names):

@@ -21,7 +21,7 @@ def why_no_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer])
     if len(truth) < FEWEST_PHOTOS:
         return (
             f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
-            f"{len(truth)}; raise --validation_percentage"
+            f"{len(truth)}; raise `SplitOptions.validation`"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"

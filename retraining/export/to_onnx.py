@@ -15,7 +15,7 @@ OUTPUT = "probabilities"
 
 
 class MissingPackageError(RetrainingError):
-    """A package that --onnx_file needs is not installed; the message says how to install it."""
+    """A package that ONNX needs is not installed; the message says how to install it."""
 
 
 def check_installed() -> None:
@@ -27,7 +27,8 @@ def check_installed() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingPackageError(
-            f"--onnx_file needs {', '.join(missing)}: pip install -r requirements-onnx.txt"
+            f"`OutputSettings.onnx_file` needs {', '.join(missing)}: pip install -r "
+            f"requirements-onnx.txt"
         )
 
 

@@ -10,15 +10,6 @@ from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 
-FLAGS = {
-    "weights": "--weights",
-    "layer": "--bottleneck_layer",
-    "height": "--input_height",
-    "width": "--input_width",
-    "mean": "--input_mean",
-    "std": "--input_std",
-}
-
 
 class ChoiceError(RetrainingError):
     """A network is unknown, or does not offer what the user chose."""
@@ -41,7 +32,7 @@ class Choice:
         """Raises ChoiceError if the user chose any of `fields`, which `network` does not offer."""
         for field in fields:
             if getattr(self, field) is not None:
-                raise ChoiceError(f"{FLAGS[field]} has no meaning with {network}; drop it")
+                raise ChoiceError(f"`Choice.{field}` has no meaning with {network}; drop it")
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def obtain(
 
     Args:
         offline: forbids downloads.
-        by_file: lets an error suggest --model_file.
+        by_file: lets an error suggest to name the file itself.
 
     Raises:
         NetworkError: the file cannot be obtained. The text says which file to put where.
@@ -227,7 +227,9 @@ def obtain(
         return found
     if not network.sources:
         return _build(network, model_dir)
-    reason = "--offline forbids fetching it" if offline else _fetch_any(network, model_dir, quiet)
+    reason = "`NetworkSettings.offline` forbids fetching it"
+    if not offline:
+        reason = _fetch_any(network, model_dir, quiet)
     found = locate(network, model_dir)
     if found:
         return found
@@ -235,7 +237,7 @@ def obtain(
     raise NetworkError(
         f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
         f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}"
-        + (", or name it with --model_file" if by_file else "")
+        + (", or name it with `NetworkSettings.model_file`" if by_file else "")
     )
 
 
@@ -280,7 +282,7 @@ def _write(graph_def: GraphDef, path: Path) -> Path:
     try:
         write_files({path: graph_def.SerializeToString(deterministic=True)})
     except WriteError as error:
-        raise NetworkError(f"{error}; see --model_dir") from error
+        raise NetworkError(f"{error}; see `NetworkSettings.model_dir`") from error
     return path
 
 

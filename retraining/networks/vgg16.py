@@ -62,15 +62,15 @@ class Vgg16Recipe:
         return VECTORS[self.choice.layer or "relu6"]
 
     def weights_file(self, place: Place) -> Path:
-        """Returns the vgg16.npy that the user names, or that in --model_dir. Raises ChoiceError."""
+        """Returns the vgg16.npy that the user names, or that in `place`. Raises ChoiceError."""
         if self.choice.weights:
             return Path(self.choice.weights)
         places = [place.model_dir / self.folder / FILE, place.model_dir / FILE]
         found = next((path for path in places if path.is_file()), None)
         if found is None:
             raise ChoiceError(
-                f"there is no {FILE} in {place.model_dir}; put it there or name it with --weights, "
-                f"or use --architecture keras:VGG16"
+                f"there is no {FILE} in {place.model_dir}; put it there or name it with "
+                f"`Choice.weights`, or use `NetworkSettings.architecture` keras:VGG16"
             )
         return found
 
@@ -94,7 +94,7 @@ class Vgg16Recipe:
         except ChoiceError as error:
             raise ChoiceError(
                 f"{path} is not a usable {FILE}: {error}; put that of machrisaa/tensorflow-vgg "
-                f"(553 MB) there, or use --architecture keras:VGG16"
+                f"(553 MB) there, or use `NetworkSettings.architecture` keras:VGG16"
             ) from error
 
 

@@ -128,7 +128,8 @@ def _check_training(photos: Mapping[str, Sequence[str]], splits: Mapping[str, st
         if not any(splits[path] == TRAINING for path in paths):
             raise DatasetError(
                 f"no image of {label} is left for training; add images, lower "
-                f"--testing_percentage and --validation_percentage, or use --split_by content"
+                f"`SplitOptions.testing` and `SplitOptions.validation`, or use `SplitOptions.by` "
+                f"content"
             )
 
 

@@ -62,8 +62,8 @@ def list_photos(
         if inner and not scan.recursive:
             said = f"folder in {folder} is", f"folders in {folder} are"
             warnings.append(
-                f"{counted(len(inner), *said)} not looked into ({some_names(inner)}); --recursive "
-                f"takes photos there, too"
+                f"{counted(len(inner), *said)} not looked into ({some_names(inner)}); "
+                f"`PhotoSettings.recursive` takes photos there, too"
             )
     return photos, bad, warnings
 

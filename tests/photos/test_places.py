@@ -74,7 +74,8 @@ def test_a_listing_is_read_by_the_rules_for_folders():
     assert photos == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
     assert bad == []
     assert warnings == [
-        "1 folder in s3://b/p/a is not looked into (in); --recursive takes photos there, too"
+        "1 folder in s3://b/p/a is not looked into (in); "
+        "`PhotoSettings.recursive` takes photos there, too"
     ]
     photos, _, warnings = list_photos("s3://b/p", ScanOptions(recursive=True, listing=found))
     assert photos["a"][2:] == ["s3://b/p/a/in/3.jpg"]
@@ -102,7 +103,7 @@ def test_an_object_too_large_is_left_out_unread():
     photos, bad, _ = list_photos("s3://b/p", ScanOptions(max_pixels=10, listing=found))
     assert photos["a"] == ["s3://b/p/a/1.jpg"]
     assert [(i.path, i.claimed) for i in bad] == [("s3://b/p/a/large.tif", True)]
-    assert "more than any image that --max_image_pixels allows" in bad[0].reason
+    assert "more than any image that `max_pixels` allows" in bad[0].reason
 
 
 def test_urls_are_excluded_as_printed_or_from_the_place():
