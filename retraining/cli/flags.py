@@ -8,14 +8,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Any, get_args, get_type_hints
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
+from retraining.bottlenecks.ray_engine import Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
-    Number,
     Parser,
     add_weights,
     batch_size,
@@ -25,8 +27,8 @@ from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, sett
 from retraining.cli.wording import in_flags
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
+from retraining.networks.recipes import Choice
 from retraining.networks.registry import DEFAULT, SAVED_MODEL, NetworkError, find
-from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.exclude import read_listed
 from retraining.photos.places import is_url, local
 from retraining.photos.reader import Distortions
@@ -34,8 +36,9 @@ from retraining.photos.scan import DatasetError
 from retraining.photos.split import SplitOptions
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
-    PROJECTED,
     EvaluationSettings,
+    HeadSettings,
+    NetworkSettings,
     OutputSettings,
     PhotoSettings,
     RunSettings,
@@ -272,9 +275,21 @@ def _is_in(path: str, folder: str) -> bool:
     return is_within(os.path.realpath(path), os.path.realpath(folder))
 
 
-def within(convert: type[Number], settings: Any, name: str) -> Callable[[str], Number]:
-    """A flag type: a number in the range that a class of settings gives for a field."""
-    return number(convert, *settings.RANGES[name])
+def field(add: Callable[..., argparse.Action], kind: Any, name: str, **more: Any) -> None:
+    """Adds the flag that fills a field of a class of settings; `add` is a group's add_argument.
+
+    Default, type and range are the field's, unless `more` has others.
+    """
+    hint = get_type_hints(kind)[name]
+    types = {hint, *get_args(hint)}  # of `int | None`: both
+    default = next(each.default for each in fields(kind) if each.name == name)
+    given: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
+    if bool in types:
+        given = {"action": "store_true"}
+    for convert in types & {int, float}:
+        low, high = getattr(kind, "RANGES", {}).get(name, (-math.inf, math.inf))
+        given["type"] = number(convert, low, high)
+    add(f"--{flags_of(kind)[name]}", **(given | more))
 
 
 def build_parser(description: str | None = None) -> Parser:
@@ -289,9 +304,10 @@ def build_parser(description: str | None = None) -> Parser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("photos").add_argument
-    add(
-        "--image_dir",
-        required=True,
+    photos = partial(field, add, PhotoSettings)
+    split = partial(field, add, SplitOptions)
+    photos(
+        "image_dir",
         help="folder with one sub-folder of photos per class, or the URL of such a place in object "
         "storage (s3://, gs:// ...; needs requirements-remote.txt)",
     )
@@ -300,48 +316,22 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="leave out the photos listed there: a path a line, or a label_audit.tsv",
     )
-    add(
-        "--testing_percentage",
-        type=within(int, SplitOptions, "testing"),
-        default=10,
-        help="percent of the photos held out for the final test",
-    )
-    add(
-        "--validation_percentage",
-        type=within(int, SplitOptions, "validation"),
-        default=10,
-        help="percent of the photos held out to look at while training",
-    )
-    add(
-        "--split_by",
+    split("testing", help="percent of the photos held out for the final test")
+    split("validation", help="percent of the photos held out to look at while training")
+    split(
+        "by",
         choices=("content", "path"),
-        default="content",
         help="what decides a photo's split: its bytes, so that moving or renaming changes "
         "nothing, or its path, as in the classic retrain.py",
     )
-    add(
-        "--stratified",
-        action="store_true",
+    split(
+        "stratified",
         help="split each class by exactly the percentages, still by the photos' bytes; unlike "
         "without it, photos that are added later may move others to another split",
     )
-    add(
-        "--recursive",
-        action="store_true",
-        help="take photos from folders below the class folders, too",
-    )
-    add(
-        "--max_image_pixels",
-        type=within(int, PhotoSettings, "max_pixels"),
-        default=MAX_PIXELS,
-        help="larger images are left out, before they are decoded",
-    )
-    add(
-        "--max_bad_fraction",
-        type=within(float, PhotoSettings, "max_bad_fraction"),
-        default=0.5,
-        help="share of unreadable images above which the run ends",
-    )
+    photos("recursive", help="take photos from folders below the class folders, too")
+    photos("max_pixels", help="larger images are left out, before they are decoded")
+    photos("max_bad_fraction", help="share of unreadable images above which the run ends")
 
 
 def _network(name: str) -> str:
@@ -359,8 +349,11 @@ def _network(name: str) -> str:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("network").add_argument
-    add(
-        "--architecture",
+    network = partial(field, add, NetworkSettings)
+    choice = partial(field, add, Choice)
+    vectors = partial(field, add, BottleneckSettings)
+    network(
+        "architecture",
         type=_network,
         metavar="NAME",
         help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
@@ -370,52 +363,48 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
         "efficientnet_lite0, which comes with the requirements",
     )
-    add(
-        "--mirror_average",
-        action="store_true",
+    network(
+        "mirror_average",
         help="average the vectors of each image and of its mirror image, here and in the exported "
         "graph; takes twice as long",
     )
-    add("--offline", action="store_true", help="use no network connection: fetch nothing")
-    add("--model_dir", default="models", help="where network files are looked for and fetched to")
-    add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    network("offline", help="use no network connection: fetch nothing")
+    network("model_dir", help="where network files are looked for and fetched to")
+    network("model_file", help="the network's frozen graph, instead of one in --model_dir")
     add_weights(add)
-    add(
-        "--bottleneck_layer",
+    choice(
+        "layer",
         metavar="LAYER",
         help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
         "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
         "relu6, the only output",
     )
-    add("--input_height", type=POSITIVE, help="pixels; of networks that take images of any size")
-    add("--input_width", type=POSITIVE, help="pixels, likewise")
-    any_number = number(float, -math.inf)
-    add("--input_mean", type=any_number, help="saved_model: subtracted from pixels of 0..255")
-    add("--input_std", type=any_number, help="saved_model: what pixels are then divided by")
-    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
-    add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
-    add(
-        "--import_classic_bottlenecks",
+    choice("height", type=POSITIVE, help="pixels; of networks that take images of any size")
+    choice("width", type=POSITIVE, help="pixels, likewise")
+    choice("mean", help="saved_model: subtracted from pixels of 0..255")
+    choice("std", help="saved_model: what pixels are then divided by")
+    choice("allow_unsafe_ops", help=ALLOW_UNSAFE_OPS)
+    vectors("folder", help="where vectors are kept")
+    vectors(
+        "classic_folder",
         metavar="DIR",
         help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
         "the photos and the network (float32 ones, whatever --precision is); needed once",
     )
-    add(
-        "--import_vectors",
+    vectors(
+        "import_file",
         metavar="FILE",
         help="take over the vectors that a run with --export_vectors wrote, of the same network "
         "and precision, for photos of the same bytes (needs requirements-remote.txt)",
     )
-    add(
-        "--precision",
+    network(
+        "precision",
         choices=PRECISIONS,
-        default="auto",
         help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
         "processor has it, else float32",
     )
-    add(
-        "--batch_size",
-        type=within(int, BottleneckSettings, "batch_size"),
+    vectors(
+        "batch_size",
         help="images that go through the base network together, on each core; default: 8 (32 on "
         "a GPU). Another size changes the last digits of the vectors",
     )
@@ -439,6 +428,7 @@ def _resources(text: str) -> tuple[int, float]:
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("beyond one machine").add_argument
+    ray = partial(field, add, Ray)
     add(
         "--engine",
         choices=ENGINES,
@@ -446,17 +436,16 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         help="what computes the vectors: this machine, or actors on a Ray cluster (needs "
         "requirements-ray.txt)",
     )
-    add(
-        "--ray_address",
+    ray(
+        "address",
         type=_address,
-        default="auto",
         metavar="ADDRESS",
         help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
         "HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts one here and "
         "ends it",
     )
-    add(
-        "--ray_actors",
+    ray(
+        "actors",
         type=number(int, 1, MOST_ACTORS),
         metavar="N",
         help="how many actors compute; default: as many as the cluster has room for",
@@ -472,42 +461,18 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
-    defaults = TrainingOptions()
-    add(
-        "--how_many_training_steps",
-        type=within(int, TrainingOptions, "steps"),
-        default=defaults.steps,
-        help="steps to train; of --optimizer lbfgs iterations, at most",
-    )
+    training = partial(field, add, TrainingOptions)
+    training("steps", help="steps to train; of --optimizer lbfgs iterations, at most")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
-    add(
-        "--learning_rate",
-        type=within(float, TrainingOptions, "learning_rate"),
-        help=f"step size of the optimizer; default: {rates}",
-    )
-    for part, default, unit in (
-        ("train", defaults.train_batch_size, "a training step"),
-        ("validation", defaults.validation_batch_size, "an evaluation while training"),
-        ("test", -1, "the final test, and never more than 200"),
+    training("learning_rate", help=f"step size of the optimizer; default: {rates}")
+    for kind, name, unit in (
+        (TrainingOptions, "train_batch_size", "a training step"),
+        (TrainingOptions, "validation_batch_size", "an evaluation while training"),
+        (EvaluationSettings, "test_photos", "the final test, and never more than 200"),
     ):
-        add(
-            f"--{part}_batch_size",
-            type=batch_size,
-            default=default,
-            help=f"images in {unit}; -1 for all there are",
-        )
-    add(
-        "--eval_step_interval",
-        type=within(int, TrainingOptions, "eval_step_interval"),
-        default=defaults.eval_step_interval,
-        help="steps between evaluations",
-    )
-    add(
-        "--seed",
-        type=within(int, TrainingOptions, "seed"),
-        default=defaults.seed,
-        help="the same seed gives the same result",
-    )
+        field(add, kind, name, type=batch_size, help=f"images in {unit}; -1 for all there are")
+    training("eval_step_interval", help="steps between evaluations")
+    training("seed", help="the same seed gives the same result")
 
 
 def hidden_units(text: str) -> tuple[int, ...]:
@@ -526,7 +491,7 @@ def hidden_units(text: str) -> tuple[int, ...]:
 
 def _add_head(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the head").add_argument
-    defaults = TrainingOptions()
+    training = partial(field, add, TrainingOptions)
     add(
         "--head",
         choices=("classic", "auto"),
@@ -534,52 +499,39 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
         help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
         "to convergence for several strengths of --l2, chosen by the validation photos",
     )
-    add(
-        "--hidden_units",
+    training(
+        "hidden_units",
+        default=None,
         type=hidden_units,
         metavar="N[,N]",
         help="hidden layers of so many units with ReLU before the softmax layer",
     )
-    add(
-        "--dropout",
-        type=within(float, TrainingOptions, "dropout"),
-        default=defaults.dropout,
-        help="share of the hidden units left out at random in each training step",
-    )
-    add(
-        "--optimizer",
+    training("dropout", help="share of the hidden units left out at random in each training step")
+    training(
+        "optimizer",
         choices=OPTIMIZERS,
-        default=defaults.optimizer,
         help="how the weights are changed; lbfgs takes all training photos at once, to convergence",
     )
-    add(
-        "--epochs",
-        type=within(int, TrainingOptions, "epochs"),
-        help="passes over all training photos, in place of --how_many_training_steps",
+    training(
+        "epochs", help="passes over all training photos, in place of --how_many_training_steps"
     )
-    add(
-        "--l2",
-        type=within(float, TrainingOptions, "l2"),
-        default=defaults.l2,
-        help="times half the sum of the squared weights (not biases) is added to the loss",
+    training(
+        "l2", help="times half the sum of the squared weights (not biases) is added to the loss"
     )
-    add(
-        "--label_smoothing",
-        type=within(float, TrainingOptions, "label_smoothing"),
-        default=defaults.label_smoothing,
+    training(
+        "label_smoothing",
         help="share of each label that is spread evenly over all classes in training",
     )
-    add(
-        "--class_weights",
+    training(
+        "class_weights",
         choices=CLASS_WEIGHTS,
         help="balanced: each class counts as much as any other, whatever its number of photos (in "
         "batches of steps by drawing a class first, as in the classic, else by weights); none: "
         "each photo counts the same. Default: balanced, but none with --train_batch_size -1, as in "
         "the classic",
     )
-    add(
-        "--early_stopping",
-        type=within(int, TrainingOptions, "early_stopping"),
+    training(
+        "early_stopping",
         metavar="N",
         help="stop after N evaluations without a lower cross entropy on all validation photos, and "
         "keep the head that had the lowest",
@@ -606,44 +558,29 @@ def _layer(text: str) -> str:
 
 def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("fine-tuning").add_argument
-    defaults = TuningOptions()
+    tuning = partial(field, add, TuningOptions)
     add(
         "--fine_tune",
         choices=("none", "all"),
         default="none",
         help="all trains the base network's weights as well, from the trained layer on",
     )
-    add(
-        "--base_learning_rate",
-        type=within(float, TuningOptions, "base_rate"),
-        default=defaults.base_rate,
+    tuning(
+        "base_rate",
         help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
     )
-    add(
-        "--head_learning_rate",
-        type=within(float, TuningOptions, "head_rate"),
-        default=defaults.head_rate,
-        help="that of the new layer's weights while fine-tuning",
-    )
-    add(
-        "--freeze_until",
+    tuning("head_rate", help="that of the new layer's weights while fine-tuning")
+    tuning(
+        "freeze_until",
         type=_layer,
         metavar="LAYER",
         help="leave this layer (as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all it depends "
         "on as they are",
     )
-    add(
-        "--fine_tune_epochs",
-        type=within(int, TuningOptions, "epochs"),
-        default=defaults.epochs,
-        help="passes over the training photos at most; fewer if validation gets no better",
+    tuning(
+        "epochs", help="passes over the training photos at most; fewer if validation gets no better"
     )
-    add(
-        "--fine_tune_batch_size",
-        type=within(int, TuningOptions, "batch_size"),
-        default=defaults.batch_size,
-        help="photos per step",
-    )
+    tuning("batch_size", help="photos per step")
     add(
         "--fine_tune_views",
         choices=("random", "plain"),
@@ -663,43 +600,31 @@ def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
 
 def _add_distortions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("distortions of the training photos").add_argument
-    defaults = Distortions()
-    add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
-    add(
-        "--random_crop",
-        type=within(int, Distortions, "random_crop"),
-        default=0,
+    distortions = partial(field, add, Distortions)
+    distortions("flip_left_right", help="mirror each view with probability 1/2")
+    distortions(
+        "random_crop",
         help="percent of its size by which a view is enlarged, to be cropped at random",
     )
-    add(
-        "--random_scale",
-        type=within(int, Distortions, "random_scale"),
-        default=0,
-        help="percent by which a view is enlarged at most, at random",
+    distortions("random_scale", help="percent by which a view is enlarged at most, at random")
+    distortions(
+        "random_brightness", help="percent by which a view is brightened or darkened at most"
     )
-    add(
-        "--random_brightness",
-        type=within(int, Distortions, "random_brightness"),
-        default=0,
-        help="percent by which a view is brightened or darkened at most",
-    )
-    add(
-        "--distorted_views",
-        type=within(int, Distortions, "views"),
-        default=defaults.views,
-        help="distorted versions of each training photo, if any distortion is asked for",
+    distortions(
+        "views", help="distorted versions of each training photo, if any distortion is asked for"
     )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
-    add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
-    add(
-        "--output_labels",
-        help="its labels, one a line; default: retrained_labels.txt beside the graph",
-    )
-    add(
-        "--label_audit",
+    outputs = partial(field, add, OutputSettings)
+    vectors = partial(field, add, BottleneckSettings)
+    head = partial(field, add, HeadSettings)
+    evaluation = partial(field, add, EvaluationSettings)
+    outputs("graph", help="the retrained frozen graph")
+    outputs("labels", help="its labels, one a line; default: retrained_labels.txt beside the graph")
+    outputs(
+        "label_audit",
         help="table of photos whose label looks wrong and of near-duplicates, '' for none; "
         "default: label_audit.tsv beside the graph",
     )
@@ -708,38 +633,30 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="a page on how good the model is; default: retrained_report.html beside the graph",
     )
     add("--no_report", action="store_true", help="write no such page")
-    add(
-        "--metrics",
-        help="the same figures as JSON; default: retrained_metrics.json beside the graph",
+    outputs(
+        "metrics", help="the same figures as JSON; default: retrained_metrics.json beside the graph"
     )
-    add(
-        "--export_vectors",
+    vectors(
+        "export_file",
         metavar="FILE",
         help="write the photos' vectors to a Parquet file, for other tools (needs "
         "requirements-remote.txt)",
     )
-    add("--final_tensor_name", default="final_result", help="name of the graph's output")
-    add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
-    add(
-        "--projector_photos",
+    outputs("tensor_name", help="name of the graph's output")
+    outputs("summaries_folder", help="where TensorBoard's event files go")
+    outputs(
+        "projector_photos",
         type=number(int, 0, MOST_PROJECTED),
-        default=PROJECTED,
         help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
     )
-    add(
-        "--intermediate_store_frequency",
+    head(
+        "intermediate_steps",
         type=COUNT,
-        default=0,
         help="steps between graphs stored while training; 0 is none",
     )
-    add(
-        "--intermediate_output_graphs_dir",
-        default="intermediate_graphs",
-        help="where these graphs go",
-    )
-    add(
-        "--assert_accuracy_at_least",
-        type=within(float, EvaluationSettings, "least_accuracy"),
+    head("intermediate_folder", help="where these graphs go")
+    evaluation(
+        "least_accuracy",
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
     )
@@ -747,22 +664,21 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other formats").add_argument
-    add(
-        "--saved_model_dir",
+    outputs = partial(field, add, OutputSettings)
+    outputs(
+        "saved_model_folder",
         metavar="DIR",
         help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
     )
-    add("--tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
+    outputs("tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
     add(
         "--tflite_quantize",
         choices=("none", "dynamic"),
         default="none",
         help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
     )
-    add(
-        "--onnx_file",
-        metavar="FILE",
-        help="write an ONNX file as well; needs requirements-onnx.txt",
+    outputs(
+        "onnx_file", metavar="FILE", help="write an ONNX file as well; needs requirements-onnx.txt"
     )
 
 
