@@ -256,18 +256,16 @@ def _check_tuning(parser: Parser, options: argparse.Namespace) -> None:
 def _check_places(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output lies in the photos' folder or among the stored vectors."""
     outputs, vectors = settings.outputs, settings.bottlenecks.folder
-    versions = {"--saved_model_dir": outputs.saved_model_folder or ""}
-    folders = {
-        "--bottleneck_dir": vectors,
-        "--summaries_dir": outputs.summaries_folder,
-        "--intermediate_output_graphs_dir": settings.head.intermediate_folder,
-    }
-    written = {**output_paths(settings), **versions}
+    written, folders = output_paths(settings), {"--bottleneck_dir": vectors}
+    if outputs.saved_model_folder:
+        written["--saved_model_dir"] = outputs.saved_model_folder
+    folders["--summaries_dir"] = outputs.summaries_folder
+    folders["--intermediate_output_graphs_dir"] = settings.head.intermediate_folder
     for flag, path in {**written, **folders}.items():
-        if path and _is_in(path, settings.photos.image_dir):
+        if _is_in(path, settings.photos.image_dir):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
     for flag, path in written.items():
-        if path and _is_in(path, vectors):
+        if _is_in(path, vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
 
 

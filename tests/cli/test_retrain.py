@@ -690,7 +690,8 @@ def test_without_inception_the_embedded_network_is_used_and_said(
     assert captured.err.splitlines()[-1] == said[1]
     about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
     assert about["network"] == "efficientnet_lite0"
-    assert "efficientnet_lite0 is used" in about["caveats"][0]
+    assert "--offline forbids fetching it" in about["caveats"][0]
+    assert about["caveats"][0] in said[1]
 
 
 def test_inception_is_preferred_where_it_is(tmp_path, run_retrain, photos, capsys):

@@ -1,11 +1,14 @@
 """wording.py and settings.py: the library names settings, the command line its flags."""
 
 import ast
+import json
 import pickle
 import re
+import shutil
 from dataclasses import fields
 
 import pytest
+from PIL import Image
 
 from retraining.cli import flags, label_image
 from retraining.cli.console import reports_errors
@@ -137,3 +140,28 @@ def test_an_error_is_printed_in_flags(capsys):
 
     assert reports_errors(main)() == 1
     assert capsys.readouterr().err.endswith(": --bottleneck_layer is wrong\n")
+
+
+def test_the_files_of_a_run_name_flags(run_retrain, photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    red = next((folder / "red").iterdir())
+    (folder / "red" / "inner").mkdir()
+    Image.new("RGB", (600, 600)).save(red.with_name("large.png"))
+    shutil.copy(red, folder / "red" / "inner")
+    assert run_retrain(tmp_path, folder, "--max_image_pixels", "300000") == 0
+    reason = "has 600 x 600 pixels, more than --max_image_pixels 300000 allows"
+    assert (tmp_path / "models" / "bad_images.tsv").read_text().splitlines()[1].endswith(reason)
+    record = json.loads((tmp_path / "models" / "retrained_metrics.json").read_text())
+    assert [bad["reason"] for bad in record["bad_images"]] == [reason]
+    assert "--recursive takes photos there, too" in " ".join(record["warnings"])
+    assert "`" not in json.dumps(record)
+
+
+def test_label_image_names_flags_in_rows_and_on_stderr(finished, capsys):
+    photo = f"{finished.photos}/red/photo_00.jpg"
+    given = ["--graph", finished.graph, "--format", "jsonl", "--max_image_pixels", "5", photo]
+    assert label_image.main(given) == 1
+    said = capsys.readouterr()
+    assert "more than --max_image_pixels 5 allows" in json.loads(said.out)["error"]
+    assert "more than --max_image_pixels 5 allows" in said.err
