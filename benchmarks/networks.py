@@ -80,7 +80,7 @@ def seconds_per_photo(arguments, rounds):
 
 def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
-    context = RunContext(flags.settings_of(flags.parse_flags(arguments, None)), Silent())
+    context = RunContext(flags.parse_flags(arguments, None)[1], Silent())
     chosen = choose_networks(context.settings.network, context.notes, quiet=True)
     extractor = make_extractor(chosen, context)
     found = []

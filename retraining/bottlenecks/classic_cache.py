@@ -268,7 +268,8 @@ def _passes_sample(
         raise ClassicCacheError(
             f"the vectors in {cache.folder} are not those of this network and these photos: "
             f"{wrong} of {len(sample)} computed anew differ (cosine {value:.3f} for {path}); check "
-            f"--architecture and --model_file, or leave --import_classic_bottlenecks out"
+            f"`NetworkSettings.architecture` and `NetworkSettings.model_file`, or leave "
+            f"`BottleneckSettings.classic_folder` out"
         )
     return bool(sample)
 

@@ -176,8 +176,8 @@ def import_exported(
             raise VectorFileError(
                 f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
                 f", this run needs {extractor.network.name} in {extractor.settings.precision}; if "
-                f"that is the same, its file or --mirror_average is not; give the flags with which "
-                f"they were exported"
+                f"that is the same, its file or `NetworkSettings.mirror_average` is not; give the "
+                f"settings with which they were exported"
             )
         bar = observer.progress("importing vectors", "row")
         sound = taken = 0

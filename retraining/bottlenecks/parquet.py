@@ -146,7 +146,7 @@ class VectorFile:
         if not sound or not {"key", "vector"} <= set(schema.names):
             raise VectorFileError(
                 f"{self.path} does not say what network its vectors are of, as files of "
-                f"--export_vectors do; give one of these, as it was written"
+                f"`BottleneckSettings.export_file` do; give one of these, as it was written"
             )
         ends = list(itertools.accumulate(map(int, widths), initial=0))
         return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))

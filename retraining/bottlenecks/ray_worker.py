@@ -141,7 +141,7 @@ class Worker:
         if self._begin("start") > MOST_STARTS * work.workers:
             raise WorkerError(
                 f"starting the network ends the Ray workers, the last on {host()}; if they lack "
-                f"memory, start fewer on a node: raise the CPUs of --ray_resources"
+                f"memory, start fewer on a node: raise the CPUs of `Ray.cpus`"
             )
         check_machine(work)
         self._extractor = Extractor(work.unpacked_network(), work.settings)
@@ -180,7 +180,7 @@ def check_machine(work: Work) -> None:
     if work.settings.precision == "bfloat16" and native_precision() != work.native:
         raise WorkerError(
             f"{host()} of the Ray cluster has no arithmetic in bfloat16 as this machine has; use "
-            f"--precision float32"
+            f"`NetworkSettings.precision` float32"
         )
 
 

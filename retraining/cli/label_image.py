@@ -14,6 +14,7 @@ from retraining.bottlenecks.extract import FLUSH, Answer
 from retraining.cli import rows
 from retraining.cli.console import DONE, FAILED, progress_bar, reports_errors, say
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
 from retraining.graphs.precision import PRECISIONS
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
-        say(note)
+        say(in_flags(note))
     if options.raw_scores:
         classifier = replace(classifier, temperature=1.0)
     if options.evaluate:
@@ -94,7 +95,7 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
             ranking = [(classifier.unknown_label, novelty), *ranking[: options.top_k - 1]]
         if isinstance(answer, ImageError):
             failed += 1
-            say(f"{path} {answer}")
+            say(f"{path} {in_flags(str(answer))}")
         elif sorter and ranking:
             sorter.place(path, ranking[0][0])
         write(path, answer, ranking)
@@ -111,12 +112,12 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the photos of a folder of class folders, prints the score; returns the exit code."""
     photos = scoring.find_labelled(options.evaluate, classifier.labels)
     for warning in photos.warnings:
-        say(warning)
+        say(in_flags(warning))
     bad: list[str] = []
 
     def leave_out(path: str, error: ImageError) -> None:
         bad.append(path)
-        say(f"not scored: {path} {error}")
+        say(f"not scored: {path} {in_flags(str(error))}")
 
     answers = progress_bar("labelling", "img")(
         classifier.classify(photos.paths, few=len(photos.paths) <= FEW), total=len(photos.paths)

@@ -44,7 +44,7 @@ def provide(
         DrawingError: the folder cannot be written.
     """
     folder = Path(image_dir)
-    reason = "--offline was given" if offline else _fetch(folder, remote, quiet)
+    reason = "`NetworkSettings.offline` was given" if offline else _fetch(folder, remote, quiet)
     if reason:
         _draw(folder, bar)
     return reason

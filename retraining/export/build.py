@@ -120,7 +120,8 @@ def _add_head(graph_def: GraphDef, base: Base, head: Head, tensor_name: str) -> 
     add_node(graph_def, logits, "Add", [product, bias], T="float32")
     if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
         raise ExportError(
-            f"--final_tensor_name {tensor_name} is already the name of a node; choose another"
+            f"`OutputSettings.tensor_name` {tensor_name} is already the name of a node; choose "
+            f"another"
         )
     add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
 

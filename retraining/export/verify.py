@@ -186,7 +186,8 @@ def check_agreement(result: HeldOutResult, expected: NDArray[np.float32]) -> Non
         raise ExportError(
             f"the exported graph does not answer as the trained layer does: the same first label "
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
-            f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
+            f"nothing was replaced. Try `NetworkSettings.precision` float32, or an empty "
+            f"`BottleneckSettings.folder`"
         )
 
 
@@ -199,7 +200,7 @@ def check_accuracy(result: HeldOutResult, least: float | None) -> None:
     if least is not None and not result.accuracy >= least:
         raise ExportError(
             f"the test accuracy {result.accuracy:.4f} ({result.correct} of {result.total} photos) "
-            f"is below --assert_accuracy_at_least {least}; nothing was replaced"
+            f"is below `EvaluationSettings.least_accuracy` {least}; nothing was replaced"
         )
 
 

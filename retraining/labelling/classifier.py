@@ -170,7 +170,7 @@ class Classifier:
         """
         if share is not None and not self.unknown:
             raise trust.TrustError(
-                "--unknown_threshold needs a graph that retrain.py made with "
+                "`unknown_share` needs a graph that retrain.py made with "
                 f"{FEWEST_PHOTOS} validation photos or more; this one has no such score"
             )
         also = () if share is None else self.unknown_inputs
@@ -254,7 +254,7 @@ class Classifier:
         if width not in (None, len(self.labels)):
             raise LabelsError(
                 f"the graph gives {width} probabilities for {len(self.labels)} "
-                f"labels; name the labels file that belongs to it with --labels"
+                f"labels; name the labels file that belongs to it with `labels_path`"
             )
 
 
@@ -319,8 +319,9 @@ def _find_parts(
     other_input = overrides.input_layer and node_name(overrides.input_layer) != described["input"]
     if other_input or any(value is not None for value in (*size, *scale)):
         raise GraphError(
-            f"this graph holds two networks and knows how to feed them; drop --input_height, "
-            f"--input_width, --input_mean and --input_std, and --input_layer or give {IMAGE_BYTES}"
+            f"this graph holds two networks and knows how to feed them; drop "
+            f"`Overrides.input_height`, `Overrides.input_width`, `Overrides.input_mean` and "
+            f"`Overrides.input_std`, and `Overrides.input_layer` or give {IMAGE_BYTES}"
         )
     return tuple(
         Part(
@@ -361,7 +362,7 @@ def _find_labels(
         return tuple(described["labels"])
     if beside.is_file():
         return read_labels(beside)
-    raise LabelsError("this graph does not carry its labels; name their file with --labels")
+    raise LabelsError("this graph does not carry its labels; name their file with `labels_path`")
 
 
 def _find_ends(
@@ -371,8 +372,8 @@ def _find_ends(
     nodes = nodes_by_name(graph_def)
     known_inputs = [described["input"]] if described else KNOWN_INPUTS
     known_outputs = [described["output"]] if described else KNOWN_OUTPUTS
-    input_name = _named(nodes, overrides.input_layer, known_inputs, "--input_layer")
-    output = _named(nodes, overrides.output_layer, known_outputs, "--output_layer")
+    input_name = _named(nodes, overrides.input_layer, known_inputs, "input_layer")
+    output = _named(nodes, overrides.output_layer, known_outputs, "output_layer")
     if _takes_bytes(graph_def, input_name):
         return input_name, output, None
     known = read_preprocessing(graph_def, input_name)
@@ -381,15 +382,19 @@ def _find_ends(
     return input_name, output, _preprocessing(graph_def, known, overrides, notes)
 
 
-def _named(nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], flag: str) -> str:
+def _named(
+    nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], setting: str
+) -> str:
     if given is not None:
         if node_name(given) not in nodes:
-            raise GraphError(f"the graph has no node {given!r}; see {flag}")
+            raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
         return node_name(given)
     for name in known:
         if name in nodes:
             return name
-    raise GraphError(f"cannot tell which node of the graph to use; name it with {flag}")
+    raise GraphError(
+        f"cannot tell which node of the graph to use; name it with `Overrides.{setting}`"
+    )
 
 
 def _takes_bytes(graph_def: GraphDef, input_name: str) -> bool:
@@ -409,12 +414,13 @@ def _preprocessing(
     width = _first(overrides.input_width, own_width)
     if not height or not width:
         raise GraphError(
-            "the graph does not tell its image size; give --input_height and --input_width"
+            "the graph does not tell its image size; give `Overrides.input_height` and "
+            "`Overrides.input_width`"
         )
     if known.size and known.fixed_size and known.size != (height, width):
         raise GraphError(
             f"the graph takes images of {known.size[0]} x {known.size[1]} pixels; drop "
-            f"--input_height and --input_width"
+            f"`Overrides.input_height` and `Overrides.input_width`"
         )
     mean = known.mean if overrides.input_mean is None else overrides.input_mean
     std = known.std if overrides.input_std is None else overrides.input_std
@@ -423,8 +429,8 @@ def _preprocessing(
         mean = usual_mean if mean is None else mean
         std = usual_std if std is None else std
         notes.append(
-            f"this graph does not tell how pixels are scaled; assuming --input_mean "
-            f"{spelled(mean)} --input_std {spelled(std)}"
+            f"this graph does not tell how pixels are scaled; assuming `Overrides.input_mean` "
+            f"{spelled(mean)} `Overrides.input_std` {spelled(std)}"
         )
     if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
         return replace(known, size=(height, width), mean=mean, std=std)

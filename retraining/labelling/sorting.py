@@ -175,7 +175,7 @@ def link(path: str, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        reason = f"it cannot be linked ({error.strerror}); use --sort_by copy"
+        reason = f"it cannot be linked ({error.strerror}); use `Sorter.by` copy"
         raise OSError(error.errno, reason, path) from error
 
 

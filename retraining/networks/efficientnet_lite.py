@@ -79,7 +79,7 @@ ARCHITECTURES = {
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-HELP = "efficientnet_lite0 (or 1, 2)"  # their names, in the help of --architecture
+HELP = "efficientnet_lite0 (or 1, 2)"  # their names, in the help of the command
 
 
 class Stage(NamedTuple):

@@ -31,7 +31,7 @@ BOTTLENECK = "bottleneck"
 CLASSES = 1000
 UNTRAINED = (
     "the weights of {} are random, nothing was learned before: expect no more than a layer on "
-    "random features gives, or what --fine_tune learns from these photos alone"
+    "random features gives, or what fine-tuning learns from these photos alone"
 )
 
 # The preprocessing of pixels 0..255, by the names of keras.applications.imagenet_utils: `tf` is
@@ -126,7 +126,7 @@ class KerasRecipe:
 
     @property
     def folder(self) -> str:
-        """The folder below --model_dir."""
+        """The folder below the one of all networks."""
         return f"keras_{self.stock}"
 
     @property
@@ -189,7 +189,7 @@ class KerasRecipe:
         except OSError as error:
             raise ChoiceError(
                 f"cannot read the weights {self.weights}: {error.strerror}; name a file, "
-                f"{IMAGENET} or {RANDOM} with --weights"
+                f"{IMAGENET} or {RANDOM} with `Choice.weights`"
             ) from error
 
     def build(self, files: ModelFiles) -> GraphDef:
@@ -337,7 +337,7 @@ def output_of(model: Any, layer: str) -> Any:
     if layer not in names:
         close = difflib.get_close_matches(layer, names, 1)
         meant = f"did you mean {close[0]}?" if close else f"its last are {', '.join(names[-4:])}"
-        raise ChoiceError(f"the network has no layer {layer!r}; {meant} See --bottleneck_layer")
+        raise ChoiceError(f"the network has no layer {layer!r}; {meant} See `Choice.layer`")
     output = model.get_layer(layer).output
     rank = len(output.shape) if hasattr(output, "shape") else 0
     if rank not in (2, 4):
@@ -362,7 +362,7 @@ def cached_file(name: str, url: str, files: ModelFiles) -> Path:
     path = cache_folder() / name
     if path.is_file():
         return path
-    reason = "--offline forbids fetching it"
+    reason = "`NetworkSettings.offline` forbids fetching it"
     if not files.offline:
         try:
             return fetch(Remote((url,)), path, files.quiet)
@@ -370,7 +370,7 @@ def cached_file(name: str, url: str, files: ModelFiles) -> Path:
             reason = f"cannot be fetched ({error})"
     raise ChoiceError(
         f"{name} is not in Keras's cache and {reason}; put it ({url}) into {path.parent}, or see "
-        f"--weights and --labels"
+        f"`Choice.weights` and `labels_path`"
     )
 
 
@@ -378,7 +378,7 @@ def cached_file(name: str, url: str, files: ModelFiles) -> Path:
 def downloads_into_cache(files: ModelFiles) -> Iterator[None]:
     """Makes keras.applications find its files by `cached_file`.
 
-    The get_file of Keras uses the network even if --offline forbids it, and writes to stdout.
+    The get_file of Keras uses the network even if `place` forbids it, and writes to stdout.
 
     Raises:
         ChoiceError: this Keras is not that of requirements.txt, and lacks that function.
@@ -391,7 +391,7 @@ def downloads_into_cache(files: ModelFiles) -> Iterator[None]:
     except (ImportError, AttributeError) as error:
         raise ChoiceError(
             f"Keras {keras.__version__} keeps its files of weights in another way than is known "
-            f"here; pip install -r requirements.txt, or name a file with --weights"
+            f"here; pip install -r requirements.txt, or name a file with `Choice.weights`"
         ) from error
 
     def get_file(fname: str, origin: str, file_hash: str | None = None, **_: object) -> str:

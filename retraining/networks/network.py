@@ -70,16 +70,20 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
     if missing:
         raise GraphError(
             f"{path} is not {network.name}: it has no node {', '.join(missing)}; check "
-            f"--architecture and --model_file"
+            f"`NetworkSettings.architecture` and `NetworkSettings.model_file`"
         )
     if METADATA in nodes:
-        raise GraphError(f"{path} is a retrained graph, not a base network; see --model_file")
+        raise GraphError(
+            f"{path} is a retrained graph, not a base network; see `NetworkSettings.model_file`"
+        )
     own = read_preprocessing(graph_def, network.input)
     size = own.size or (network.size, network.size)
     if network.first_weights and (
         size != (network.size, network.size) or _differ(nodes, *network.first_weights)
     ):
-        raise GraphError(f"{path} is another network than {network.name}; check --architecture")
+        raise GraphError(
+            f"{path} is another network than {network.name}; check `NetworkSettings.architecture`"
+        )
     return BaseNetwork(
         name=network.name,
         graph_def=graph_def,

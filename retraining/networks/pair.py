@@ -32,7 +32,7 @@ class NetworkPair:
 
     @property
     def name(self) -> str:
-        """Returns the value of --architecture that selects this pair."""
+        """Returns the names of both networks, as a user gives them to select this pair."""
         return JOINT.join(network.name for network in self.networks)
 
     @property

@@ -11,15 +11,6 @@ from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 
-FLAGS = {
-    "weights": "--weights",
-    "layer": "--bottleneck_layer",
-    "height": "--input_height",
-    "width": "--input_width",
-    "mean": "--input_mean",
-    "std": "--input_std",
-}
-
 
 class ChoiceError(RetrainingError):
     """A network is unknown, or does not offer what the user chose."""
@@ -42,7 +33,7 @@ class Choice:
         """Raises ChoiceError if the user chose any of `fields`, which `network` does not offer."""
         for field in fields:
             if getattr(self, field) is not None:
-                raise ChoiceError(f"{FLAGS[field]} has no meaning with {network}; drop it")
+                raise ChoiceError(f"`Choice.{field}` has no meaning with {network}; drop it")
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class Recipe(Protocol):
 class RecipeType(Protocol):
     """The class of a Recipe, which the registry lists."""
 
-    HELP: str  # how users name its networks, in the help of --architecture
+    HELP: str  # how users name its networks, in the help of the command
 
     def __call__(self, choice: Choice, /) -> Recipe: ...
 

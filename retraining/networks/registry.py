@@ -123,7 +123,7 @@ def _efficientnet_lite(name: str) -> Network:
 
 ALPHAS, SIZES = ("1.0", "0.75", "0.50", "0.25"), (224, 192, 160, 128)  # of MobileNets
 
-# {the names, as the help of --architecture gives them: the Networks of this family}
+# {the names, as the help of the command gives them: the Networks of this family}
 FAMILIES = {
     "inception_v3": [_inception_v3()],
     efficientnet_lite.HELP: [_efficientnet_lite(n) for n in efficientnet_lite.ARCHITECTURES],
@@ -143,7 +143,7 @@ RECIPES: dict[str, RecipeType] = {
 
 
 def describe_names() -> str:
-    """Returns the names of all networks, as the help of --architecture gives them."""
+    """Returns the names of all networks, as the help of the command gives them."""
     *names, last = FAMILIES
     recipes = (recipe.HELP for recipe in RECIPES.values())
     return "; ".join([f"{', '.join(names)}, or {last}", KerasRecipe.HELP, *recipes])
@@ -219,7 +219,7 @@ def obtain(
 
     Args:
         offline: forbids downloads.
-        by_file: lets an error suggest --model_file.
+        by_file: lets an error suggest to name the file itself.
 
     Raises:
         NetworkError: the file cannot be obtained. The text says which file to put where.
@@ -232,14 +232,16 @@ def obtain(
         return path
     if not network.sources:
         return _build(network, model_dir)
-    reason = "--offline forbids fetching it" if offline else _fetch_any(network, model_dir, quiet)
+    reason = "`NetworkSettings.offline` forbids fetching it"
+    if not offline:
+        reason = _fetch_any(network, model_dir, quiet)
     if path := locate(network, model_dir):
         return path
     source = network.sources[0]
     raise NetworkError(
         f"{network.name} is not in {model_dir} and {reason}; to get it, put {source.file_name} "
         f"(in {source.remote.urls[0]}) into {model_dir / network.folder}"
-        + (", or name it with --model_file" if by_file else "")
+        + (", or name it with `NetworkSettings.model_file`" if by_file else "")
     )
 
 
@@ -284,7 +286,7 @@ def _write(graph_def: GraphDef, path: Path) -> Path:
     try:
         write_files({path: graph_def.SerializeToString(deterministic=True)})
     except WriteError as error:
-        raise NetworkError(f"{error}; see --model_dir") from error
+        raise NetworkError(f"{error}; see `NetworkSettings.model_dir`") from error
     return path
 
 

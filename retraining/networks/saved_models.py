@@ -29,9 +29,9 @@ Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
 
 @dataclass(frozen=True)
 class SavedModelRecipe:
-    """The model in --model_file: a SavedModel's folder, or a .keras or .h5 file."""
+    """The model that the user names: a SavedModel's folder, or a .keras or .h5 file."""
 
-    HELP: ClassVar[str] = "saved_model for the model in --model_file"
+    HELP: ClassVar[str] = "saved_model for the model in `NetworkSettings.model_file`"
 
     choice: Choice = field(default_factory=Choice)
     name: str = "saved_model"
@@ -42,7 +42,7 @@ class SavedModelRecipe:
     def __post_init__(self) -> None:
         self.choice.refuse(self.name, "weights")
         if self.choice.std == 0:
-            raise ChoiceError("--input_std 0 would divide by zero; give the model's own value")
+            raise ChoiceError("`Choice.std` 0 would divide by zero; give the model's own value")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,8 +52,8 @@ class SavedModelRecipe:
     def _path(self) -> Path:
         if not self.choice.model_file:
             raise ChoiceError(
-                "--architecture saved_model needs --model_file: a SavedModel's folder, or a .keras "
-                "or .h5 file"
+                "`NetworkSettings.architecture` saved_model needs `NetworkSettings.model_file`: a "
+                "SavedModel's folder, or a .keras or .h5 file"
             )
         return Path(self.choice.model_file)
 
@@ -66,7 +66,7 @@ class SavedModelRecipe:
         if not is_model:
             raise ChoiceError(
                 f"{path} is no SavedModel's folder (the one with saved_model.pb in it) and no "
-                f".keras or .h5 file; see --model_file"
+                f".keras or .h5 file; see `NetworkSettings.model_file`"
             )
         try:
             parts = [path.resolve().stem, short_hash(path)]
@@ -102,12 +102,12 @@ class SavedModelRecipe:
         size = own[0] or self.size[0], own[1] or self.size[1]
         if not all(size):
             raise ChoiceError(
-                "the model does not tell its image size; give --input_height and --input_width"
+                "the model does not tell its image size; give `Choice.height` and `Choice.width`"
             )
         if any(asked and asked != side for asked, side in zip(self.size, size, strict=True)):
             raise ChoiceError(
-                f"the model takes images of {size[0]} x {size[1]} pixels; drop --input_height and "
-                f"--input_width"
+                f"the model takes images of {size[0]} x {size[1]} pixels; drop "
+                f"`Choice.height` and `Choice.width`"
             )
         return size
 
@@ -119,8 +119,8 @@ class SavedModelRecipe:
         if dtype == "uint8" or scales_pixels(graph_def):
             return Scaling()
         notes.append(
-            f"the model does not tell how it wants its pixels; assuming 0..1, as --input_mean 0 "
-            f"--input_std {ASSUMED_STD:g} would say"
+            f"the model does not tell how it wants its pixels; assuming 0..1, as `Choice.mean` 0 "
+            f"`Choice.std` {ASSUMED_STD:g} would say"
         )
         return Scaling(std=(ASSUMED_STD,))
 
@@ -162,7 +162,7 @@ def load_keras(path: Path, choice: Choice) -> Loaded:
     shape = getattr(model, "input_shape", None)
     size = _image_size([shape] if isinstance(shape, tuple) else shape, path)
     if len(model.outputs or ()) > 1:
-        raise ChoiceError(f"{path} has several outputs; name a layer with --bottleneck_layer")
+        raise ChoiceError(f"{path} has several outputs; name a layer with `Choice.layer`")
     return Loaded(lambda images: model(images, training=False), size)
 
 
@@ -190,7 +190,8 @@ def _read_config(path: Path) -> Any:
             return json.loads(file.attrs["model_config"])
     except KeyError as error:
         raise ChoiceError(
-            f"{path} holds weights only; give --architecture keras:NAME and this file as --weights"
+            f"{path} holds weights only; give `NetworkSettings.architecture` keras:NAME and this "
+            f"file as `Choice.weights`"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
@@ -255,7 +256,7 @@ def _signed(path: Path, model: Any, signature: Any, wanted: str | None) -> Loade
     outputs = signature.structured_outputs
     if len(outputs) > 1 and wanted not in outputs:
         raise ChoiceError(
-            f"{path} has the outputs {', '.join(sorted(outputs))}; name one with --bottleneck_layer"
+            f"{path} has the outputs {', '.join(sorted(outputs))}; name one with `Choice.layer`"
         )
     if wanted is not None and wanted not in outputs:
         raise ChoiceError(f"{path} has no output {wanted!r}, only {', '.join(sorted(outputs))}")
@@ -294,7 +295,8 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     if odd and not allow_unsafe_ops:
         raise ChoiceError(
             f"{path} was not loaded, since it could do more than compute: it holds "
-            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add --allow_unsafe_ops"
+            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add "
+            f"`Choice.allow_unsafe_ops`"
         )
 
 

@@ -64,15 +64,15 @@ class Vgg16Recipe:
         return VECTORS[self.choice.layer or "relu6"]
 
     def weights_file(self, files: ModelFiles) -> Path:
-        """Returns the vgg16.npy that the user names, or that in --model_dir. Raises ChoiceError."""
+        """Returns the vgg16.npy that the user names, or that in `files`. Raises ChoiceError."""
         if self.choice.weights:
             return Path(self.choice.weights)
         candidates = [files.model_dir / self.folder / FILE, files.model_dir / FILE]
         weights = next((path for path in candidates if path.is_file()), None)
         if weights is None:
             raise ChoiceError(
-                f"there is no {FILE} in {files.model_dir}; put it there or name it with --weights, "
-                f"or use --architecture keras:VGG16"
+                f"there is no {FILE} in {files.model_dir}; put it there or name it with "
+                f"`Choice.weights`, or use `NetworkSettings.architecture` keras:VGG16"
             )
         return weights
 
@@ -96,7 +96,7 @@ class Vgg16Recipe:
         except ChoiceError as error:
             raise ChoiceError(
                 f"{path} is not a usable {FILE}: {error}; put that of machrisaa/tensorflow-vgg "
-                f"(553 MB) there, or use --architecture keras:VGG16"
+                f"(553 MB) there, or use `NetworkSettings.architecture` keras:VGG16"
             ) from error
 
 

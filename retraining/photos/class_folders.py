@@ -66,7 +66,7 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
             forms = f"folder in {folder} is", f"folders in {folder} are"
             scan.warnings.append(
                 f"{counted(len(files.folders), *forms)} not looked into "
-                f"({some_names(files.folders)}); --recursive takes photos there, too"
+                f"({some_names(files.folders)}); `PhotoSettings.recursive` takes photos there, too"
             )
     return scan
 

@@ -138,7 +138,8 @@ def _check_training(examples: Sequence[Example]) -> None:
         if label not in trained:
             raise DatasetError(
                 f"no image of {label} is left for training; add images, lower "
-                f"--testing_percentage and --validation_percentage, or use --split_by content"
+                f"`SplitOptions.testing` and `SplitOptions.validation`, or use `SplitOptions.by` "
+                f"content"
             )
 
 

@@ -69,9 +69,7 @@ def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_res
 def check_size(size: int, max_pixels: int | None = MAX_PIXELS) -> None:
     """Raises ImageFileError if `size` bytes are too many for so many pixels (None: no limit)."""
     if max_pixels is not None and size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
-        raise ImageFileError(
-            f"has {size} bytes, more than any image that --max_image_pixels allows"
-        )
+        raise ImageFileError(f"has {size} bytes, more than any image that `max_pixels` allows")
 
 
 def reason_of(error: Exception) -> str:
@@ -137,9 +135,7 @@ def open_image(file: IO[bytes]) -> "Picture":
 def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raises ImageFileError if an image has more than `most` pixels."""
     if width * height > most:
-        raise ImageFileError(
-            f"has {width} x {height} pixels, more than --max_image_pixels {most} allows"
-        )
+        raise ImageFileError(f"has {width} x {height} pixels, more than `max_pixels` {most} allows")
 
 
 def decode(content: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -90,7 +90,7 @@ class PhotoSource(Protocol):
     """
 
     def __init__(self, location: str) -> None:
-        """Takes the text of `--image_dir`."""
+        """Takes the text of `PhotoSettings.image_dir`."""
 
     @property
     def remote(self) -> bool:
@@ -98,7 +98,7 @@ class PhotoSource(Protocol):
 
     @property
     def location(self) -> str:
-        """The text of `--image_dir`."""
+        """The text of `PhotoSettings.image_dir`."""
 
     def scan(self, options: ScanOptions | None = None, least_classes: int = 2) -> Scan:
         """Finds the photos and their labels.

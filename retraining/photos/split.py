@@ -37,7 +37,9 @@ class SplitOptions:
         check_ranges(self, self.RANGES)
         check_choice("by", self.by, ("content", "path"))
         if self.validation + self.testing >= 100:
-            raise SettingsError("validation and testing leave no photos for training")
+            raise SettingsError(
+                "`SplitOptions.testing` and `SplitOptions.validation` leave no training images"
+            )
 
 
 def percentage(text: bytes) -> float:

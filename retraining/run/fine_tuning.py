@@ -51,7 +51,9 @@ def check_fine_tuning(network: BaseNetwork | NetworkPair, settings: FineTuningSe
     if not settings.methods:
         return
     if isinstance(network, NetworkPair):
-        raise TrainingError("fine-tuning is for one network; name one --architecture")
+        raise TrainingError(
+            "fine-tuning is for one network; name one `NetworkSettings.architecture`"
+        )
     folded = tuning_graph.fold_network(network)
     tuning_graph.find_weights(folded, settings.tuning.freeze_until)
 
@@ -64,7 +66,7 @@ class Tuned:
     bottlenecks: Bottlenecks
     trained: Trained
     attempts: Sequence[methods.Attempt] = ()
-    comparison: list[dict[str, Any]] | None = None  # of --compare, as methods.describe returns it
+    comparison: list[dict[str, Any]] | None = None  # as methods.describe returns it
 
     def remove_checkpoints(self) -> None:
         """Removes the checkpoints of this run, once its outputs are written."""

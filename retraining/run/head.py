@@ -84,7 +84,10 @@ def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
     with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
         for step in course:
             tensorboard.add(step)
-    log.info(f"--l2 {best.options.l2:.3g} has the lowest validation cross entropy and is taken")
+    log.info(
+        f"`TrainingOptions.l2` {best.options.l2:.3g} has the lowest validation cross entropy and "
+        f"is taken"
+    )
     seconds = time.perf_counter() - started
     return Trained(best.head, course, tensorboard.folder, best.options, seconds)
 
@@ -93,8 +96,8 @@ def describe_candidate(candidate: search.Candidate) -> str:
     """Returns one line on a Candidate."""
     found = candidate.validation
     return (
-        f"--l2 {candidate.options.l2:.3g}: validation accuracy {found.accuracy:.1%}, cross "
-        f"entropy {found.cross_entropy:.3f}"
+        f"`TrainingOptions.l2` {candidate.options.l2:.3g}: validation accuracy "
+        f"{found.accuracy:.1%}, cross entropy {found.cross_entropy:.3f}"
     )
 
 
@@ -104,7 +107,7 @@ def warn_of_scores(found: Evaluation, classes: int) -> None:
         log.warning(
             f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
             f"that of guessing, {math.log(classes):.2f}: wrong answers are given as sure; train "
-            f"shorter, lower --learning_rate, or give --head auto"
+            f"shorter, lower `TrainingOptions.learning_rate`, or give `HeadSettings.search`"
         )
 
 
@@ -139,6 +142,6 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
         f"a score for unknown images fitted on {count} validation photos"
         if unknown
         else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos; see "
-        "--validation_percentage"
+        "`SplitOptions.validation`"
     )
     return Trusted(temperature, unknown)

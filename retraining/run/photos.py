@@ -81,6 +81,8 @@ def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext)
     import_exported(extractor, run.settings.bottlenecks, run.observer)
     dataset = photos.dataset or read_photos_once(photos.source, extractor, run)
     bottlenecks = compute_bottlenecks(dataset, extractor, run.settings.bottlenecks, run.observer)
+    bad = [replace(image, reason=run.notes.worded(image.reason)) for image in bottlenecks.bad]
+    bottlenecks = replace(bottlenecks, bad=bad)
     check_bad_images(bottlenecks, dataset, run.settings)
     return bottlenecks
 
@@ -124,7 +126,8 @@ def read_photos(
         dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
         log.warning(warning)
-    run.notes.excluded_photos, run.notes.warnings = dataset.excluded, dataset.warnings
+    run.notes.excluded_photos = dataset.excluded
+    run.notes.warnings = list(map(run.notes.worded, dataset.warnings))
     if photos.excluded_by:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
@@ -133,7 +136,9 @@ def read_photos(
         )
     describe_photos(dataset)
     if run.settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
-        raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
+        raise DatasetError(
+            "no photo is held out, which `EvaluationSettings.least_accuracy` needs; add some"
+        )
     return dataset
 
 
@@ -176,8 +181,9 @@ def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSe
         if claimed > settings.photos.max_bad_fraction * images:
             log_bad_images(bad, outputs)
             raise DatasetError(
-                f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
-                f"{settings.photos.max_bad_fraction:g} allows; see {outputs.bad_images}"
+                f"{claimed} of {images} images cannot be read, more than "
+                f"`PhotoSettings.max_bad_fraction` {settings.photos.max_bad_fraction:g} allows; "
+                f"see {outputs.bad_images}"
             )
         if len(bad) > len(dataset.bad):
             check_classes(bottlenecks.examples, bottlenecks.labels)

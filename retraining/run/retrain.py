@@ -1,25 +1,34 @@
 """The run: photos, network, vectors, head, evaluation, export, report, results."""
 
+from collections.abc import Callable
+
 from retraining.run.audit import audit_photos
 from retraining.run.delivery import Diagnostics, Results, deliver
 from retraining.run.export import export_and_test, make_other_formats
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
 from retraining.run.network import read_network
-from retraining.run.notes import RunContext
+from retraining.run.notes import RunContext, RunNotes
 from retraining.run.photos import compute_vectors, find_photos
 from retraining.run.settings import RunSettings
 from retraining.system.observer import Observer, Silent
 
 
-def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
+def retrain(
+    settings: RunSettings,
+    observer: Observer | None = None,
+    worded: Callable[[str], str] = str,
+) -> Results:
     """Retrains a classifier on a folder of photos, tests it, and writes it.
+
+    `worded` may reword the texts that the files keep, and the caveats: they name settings as
+    `Class.field`.
 
     Raises:
         RetrainingError: a problem that the user can solve. No output of an earlier run was
             replaced, but for the list of bad images if these end the run.
     """
-    run = RunContext(settings, observer or Silent())
+    run = RunContext(settings, observer or Silent(), RunNotes(worded))
     photos = find_photos(run)
     run.lap("reading photos")
     extractor = read_network(run)

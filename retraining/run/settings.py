@@ -203,17 +203,24 @@ class RunSettings:
     def _check_together(self) -> None:
         """Raises SettingsError if settings of different steps contradict each other."""
         needs_validation = {
-            "head.search": self.head.search,
-            "early_stopping": self.head.training.early_stopping,
-            "fine_tuning.compare": self.fine_tuning.compare,
+            "HeadSettings.search": self.head.search,
+            "TrainingOptions.early_stopping": self.head.training.early_stopping,
+            "FineTuningSettings.compare": self.fine_tuning.compare,
         }
         for name, value in needs_validation.items():
             if value and not self.photos.split.validation:
-                raise SettingsError(f"{name} needs validation photos")
+                raise SettingsError(
+                    f"`{name}` needs validation photos; raise `SplitOptions.validation`"
+                )
         if self.evaluation.least_accuracy is not None and not self.photos.split.testing:
-            raise SettingsError("least_accuracy needs test photos")
+            raise SettingsError(
+                "`EvaluationSettings.least_accuracy` needs test photos; raise "
+                "`SplitOptions.testing`"
+            )
         if self.fine_tuning.methods and len(self.network.names) > 1:
-            raise SettingsError("fine-tuning is for one network, not for two")
+            raise SettingsError(
+                "fine-tuning is for one network; name one `NetworkSettings.architecture`"
+            )
 
     @property
     def output_files(self) -> dict[str, str]:

@@ -421,7 +421,7 @@ class Tuner:
         if not all(np.isfinite(value).all() for value in state.weights.values()):
             raise TrainingError(
                 f"fine-tuning went astray in epoch {state.epoch + 1}: the weights are no longer "
-                f"finite; lower --base_learning_rate and --head_learning_rate"
+                f"finite; lower `TuningOptions.base_rate` and `TuningOptions.head_rate`"
             )
         state.epoch += 1
         state.course.append((training, self.evaluate()))

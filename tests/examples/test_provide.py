@@ -84,7 +84,7 @@ def test_without_a_network_flowers_are_drawn_and_marked(tmp_path, few):
 
 def test_offline_draws_without_asking(tmp_path, few, archive):
     folder = tmp_path / "flower_photos"
-    assert provide.provide(folder, True, bar, archive) == "--offline was given"
+    assert provide.provide(folder, True, bar, archive) == "`NetworkSettings.offline` was given"
     assert (folder / "THESE_ARE_DRAWINGS.txt").exists()
 
 

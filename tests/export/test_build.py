@@ -216,7 +216,7 @@ def test_the_nodes_of_a_linear_head_are_the_classics_and_no_others(base, head, w
 
 @pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
 def test_a_taken_tensor_name_is_refused(base, head, name):
-    with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):
+    with pytest.raises(ExportError, match=f"`OutputSettings.tensor_name` {name} is already"):
         build.build_graph(base, head, name)
 
 

@@ -184,7 +184,7 @@ def with_writer(needed):
 def test_ops_that_touch_files_are_refused_by_name(path, needed):
     line = refusal(path, with_writer(needed))
     assert "it holds 'WriteFile' (node 'writer'), 'ReadFile' (node 'reader')" in line
-    assert "--allow_unsafe_ops" in line
+    assert "`Choice.allow_unsafe_ops`" in line
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_only_visible_image_files_count(tmp_path):
     ]
     assert warnings == [
         f"1 file in {tmp_path / 'a'} is no image: list.txt",
-        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); --recursive takes photos "
+        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); "
+        "`PhotoSettings.recursive` takes photos "
         "there, too",
     ]
 
@@ -128,7 +129,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
         ("empty.jpg", "is not an image of a known format"),
         (
             "huge.bmp",
-            "has 1099511627776 bytes, more than any image that --max_image_pixels allows",
+            "has 1099511627776 bytes, more than any image that `max_pixels` allows",
         ),
         ("loop.jpg", "cannot be read: Too many levels of symbolic links"),
         ("pipe.jpg", "is a pipe, a socket or a device, not an image file"),

@@ -96,7 +96,8 @@ def test_a_url_is_read_by_the_rules_for_folders(listed):
     assert scan.photos["b"] == [Photo("s3://b/p/b/4.jpg", "b", None, SETTLED)]
     assert scan.bad == []
     assert scan.warnings == [
-        "1 folder in s3://b/p/a is not looked into (in); --recursive takes photos there, too"
+        "1 folder in s3://b/p/a is not looked into (in); "
+        "`PhotoSettings.recursive` takes photos there, too"
     ]
     scan = source.scan(ScanOptions(recursive=True))
     assert scan.names["a"][2:] == ["s3://b/p/a/in/3.jpg"]
@@ -122,7 +123,7 @@ def test_an_object_too_large_is_left_out_unread(listed):
     scan = listed("a/large.tif", "a/1.jpg", "b/2.jpg", **facts).scan(ScanOptions(max_pixels=10))
     assert scan.names["a"] == ["s3://b/p/a/1.jpg"]
     assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/large.tif", True)]
-    assert "more than any image that --max_image_pixels allows" in scan.bad[0].reason
+    assert "more than any image that `max_pixels` allows" in scan.bad[0].reason
 
 
 def test_a_file_that_turned_out_to_be_no_image_is_left_out(listed):

@@ -129,7 +129,7 @@ def test_freezing_a_layer_like_none_names_some_that_there_are(network):
 
 
 def test_freezing_everything_is_refused(network):
-    with pytest.raises(TrainingError, match="choose an earlier layer for --freeze_until"):
+    with pytest.raises(TrainingError, match=r"an earlier layer for `TuningOptions.freeze_until`"):
         find_weights(fold_network(network), "mixed")
 
 
@@ -309,7 +309,7 @@ def test_without_validation_photos_the_last_weights_are_kept(network, splits):
 
 def test_weights_that_are_not_finite_are_an_error(network, splits):
     tuner = make_tuner(network, splits, replace(OPTIONS, base_rate=1e38, head_rate=1e38))
-    with pytest.raises(TrainingError, match=r"in epoch 1: .* lower --base_learning_rate"):
+    with pytest.raises(TrainingError, match=r"in epoch 1: .* lower `TuningOptions.base_rate`"):
         finish(tuner)
 
 
