@@ -16,7 +16,10 @@ def kind_of(text: str) -> type[PhotoSource]:
 
 
 def open_source(location: str) -> PhotoSource:
-    """Returns the source of the photos at a location, such as `PhotoSettings.image_dir`; reads nothing yet."""
+    """Returns the source of the photos at a location, such as `PhotoSettings.image_dir`.
+
+    It reads nothing yet.
+    """
     return kind_of(location)(location)
 
 
