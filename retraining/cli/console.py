@@ -193,6 +193,8 @@ def progress_bar(label: str, unit: str, quiet: bool = False) -> Bar:
 
     seconds = TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
     settings = {"desc": label, "unit": unit, "mininterval": seconds, "disable": quiet}
+    if unit == "B":
+        settings |= {"unit_scale": True, "unit_divisor": 1024}
     return functools.partial(tqdm, dynamic_ncols=True, **settings)
 
 
@@ -205,3 +207,8 @@ class ConsoleObserver:
     def progress(self, label: str, unit: str) -> Bar:
         """Returns `bar(iterable, total)`; see `progress_bar`."""
         return progress_bar(label, unit, self.quiet)
+
+    def tell(self, text: str) -> None:
+        """Prints a line."""
+        if not self.quiet:
+            print(escaped(text), file=sys.stderr)

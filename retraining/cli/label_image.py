@@ -12,7 +12,7 @@ from typing import Any
 
 from retraining.bottlenecks.extract import FLUSH, Answer
 from retraining.cli import rows
-from retraining.cli.console import DONE, FAILED, progress_bar, reports_errors, say
+from retraining.cli.console import DONE, FAILED, ConsoleObserver, progress_bar, reports_errors, say
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
@@ -72,11 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_stock(options: argparse.Namespace) -> Classifier:
     """Returns the Classifier of a whole network of keras.applications, for ImageNet's classes."""
     recipe = KerasRecipe.named(options.graph, Choice(options.weights), classifier=True)
-    path = obtain(made_by(recipe), options.model_dir, offline=options.offline)
+    shown = ConsoleObserver(quiet=False)
+    path = obtain(made_by(recipe), options.model_dir, shown, offline=options.offline)
     if options.labels:
         labels = without_background(read_labels(options.labels))
     else:
-        labels = imagenet_labels(ModelFiles(Path(options.model_dir), options.offline))
+        labels = imagenet_labels(ModelFiles(Path(options.model_dir), options.offline, shown))
     about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
     return load_classifier(path, labels, about, options.precision)
 

@@ -365,7 +365,7 @@ def cached_file(name: str, url: str, files: ModelFiles) -> Path:
     reason = "`NetworkSettings.offline` forbids fetching it"
     if not files.offline:
         try:
-            return fetch(Remote((url,)), path, files.quiet)
+            return fetch(Remote((url,)), path, files.observer)
         except DownloadError as error:
             reason = f"cannot be fetched ({error})"
     raise ChoiceError(

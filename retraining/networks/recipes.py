@@ -10,6 +10,7 @@ from retraining.errors import RetrainingError
 from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
+from retraining.system.observer import Observer
 
 
 class ChoiceError(RetrainingError):
@@ -42,7 +43,7 @@ class ModelFiles:
 
     model_dir: Path
     offline: bool = False
-    quiet: bool = False
+    observer: Observer | None = None  # of downloads
 
 
 class Recipe(Protocol):

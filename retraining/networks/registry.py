@@ -22,6 +22,7 @@ from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
 from retraining.system.atomic import WriteError, write_files
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
+from retraining.system.observer import Observer, Silent
 
 
 class NetworkError(RetrainingError):
@@ -211,14 +212,15 @@ def _subfolders(folder: Path) -> list[Path]:
 def obtain(
     network: Network,
     model_dir: str | Path,
-    quiet: bool = False,
+    observer: Observer | None = None,
     offline: bool = False,
     by_file: bool = True,
 ) -> Path:
     """Returns the network's file in `model_dir`; builds or downloads it if it is missing.
 
     Args:
-        offline: forbids downloads.
+        observer: of downloads.
+        offline: forbids them.
         by_file: lets an error suggest to name the file itself.
 
     Raises:
@@ -227,14 +229,14 @@ def obtain(
     """
     model_dir = Path(model_dir)
     if network.recipe:
-        return _freeze_once(network, network.recipe, ModelFiles(model_dir, offline, quiet))
+        return _freeze_once(network, network.recipe, ModelFiles(model_dir, offline, observer))
     if path := locate(network, model_dir):
         return path
     if not network.sources:
         return _build(network, model_dir)
     reason = "`NetworkSettings.offline` forbids fetching it"
     if not offline:
-        reason = _fetch_any(network, model_dir, quiet)
+        reason = _fetch_any(network, model_dir, observer or Silent())
     if path := locate(network, model_dir):
         return path
     source = network.sources[0]
@@ -245,12 +247,12 @@ def obtain(
     )
 
 
-def _fetch_any(network: Network, model_dir: Path, quiet: bool) -> str:
+def _fetch_any(network: Network, model_dir: Path, observer: Observer) -> str:
     """Downloads the first archive available; returns why the ones before it failed."""
     errors: list[Exception] = []
     for source in network.sources:
         try:
-            _fetch(network, source, model_dir, quiet)
+            _fetch(network, source, model_dir, observer)
             break
         except (DownloadError, NetworkError, OSError) as error:
             errors.append(error)
@@ -290,11 +292,11 @@ def _write(graph_def: GraphDef, path: Path) -> Path:
     return path
 
 
-def _fetch(network: Network, source: Source, model_dir: Path, quiet: bool) -> None:
+def _fetch(network: Network, source: Source, model_dir: Path, observer: Observer) -> None:
     """Downloads and unpacks an archive, checks its graph, and only then moves it into place."""
     model_dir.mkdir(parents=True, exist_ok=True)
     archive = model_dir / source.remote.urls[0].rsplit("/", 1)[1]
-    fetch(source.remote, archive, quiet)
+    fetch(source.remote, archive, observer)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=model_dir) as aside:
         unpacked = unpack(archive, Path(aside))
         graph = next((path for path in unpacked if path.name == source.file_name), None)

@@ -39,10 +39,7 @@ def provide_example_images(run: RunContext) -> None:
     folder = run.settings.photos.image_dir
     wanted = provide.is_example_folder(folder, project_folder())
     if wanted and not FolderSource(folder).holds_images():
-        bar = run.observer.progress("drawing", "img")
-        reason = provide.provide(
-            folder, run.settings.network.offline, bar, quiet=run.observer.quiet
-        )
+        reason = provide.provide(folder, run.settings.network.offline, run.observer)
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
     if caveat := provide.caveat(folder):

@@ -76,7 +76,7 @@ def vectors(base, pixels):
 
 def frozen(name, model_dir, **chosen):
     network = find(name, Choice(**chosen))
-    return load_network(obtain(network, model_dir, quiet=True, offline=True), network)
+    return load_network(obtain(network, model_dir, offline=True), network)
 
 
 def assert_close(found, expected, tolerance=1e-4):
