@@ -17,18 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.bottlenecks.extract import stream
 from retraining.evaluation import label_audit
-from retraining.graphs.run import Runner, Running
-from retraining.networks.registry import resolve_precision
-from retraining.photos.reader import ImageReader
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+from PIL import Image
 
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10
@@ -106,16 +103,17 @@ def read_vectors(folder):
 
 def duplicates(options):
     """Prints the pairs found among the photos, and the share found of each kind of altered one."""
-    photos = list_photos(options.image_dir)[0].values()
+    photos = open_source(options.image_dir).scan().names.values()
     paths = [path for of_class in photos for path in of_class]
     targets = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
     network = base_network.load(options)
-    unit = label_audit.normalised(vectors_of(network, paths))
+    vectors_of = base_network.vectors_by(network)
+    unit = label_audit.normalised(vectors_of(paths))
     for row, other, cosine in label_audit.near_duplicates(unit, targets):
         print(f"pair {cosine:.4f} {paths[other]} {paths[row]}")
     cosines = np.sort((unit @ unit.T)[np.triu_indices(len(unit), 1)])[::-1]
     print("nearest pairs:", " ".join(f"{cosine:.4f}" for cosine in cosines[:8]))
-    kinds, vectors = altered_vectors(network, paths[::EVERY])
+    kinds, vectors = altered_vectors(vectors_of, paths[::EVERY])
     least = label_audit.least_cosines(unit, targets)[targets[::EVERY]]
     found = (
         label_audit.normalised(vectors).reshape(len(least), len(kinds), -1) * unit[::EVERY, None]
@@ -124,7 +122,7 @@ def duplicates(options):
         print(f"{kind:20} {(cosines >= least).mean():4.0%} found of {len(least)}")
 
 
-def altered_vectors(network, paths):
+def altered_vectors(vectors_of, paths):
     """(what was done, float32 [photos x what, width]) of all altered versions, photo by photo."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -133,15 +131,7 @@ def altered_vectors(network, paths):
             for kind, content in versions.items():
                 files.append(Path(folder) / f"{number} {kind}")
                 files[-1].write_bytes(content)
-        return list(versions), vectors_of(network, files)
-
-
-def vectors_of(network, paths):
-    about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
-    precision = resolve_precision("auto", network.graph_def)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
-    return np.concatenate([answer for _, answer in stream(paths, reader.read, runner)])
+        return list(versions), vectors_of(files)
 
 
 def altered(path):

@@ -105,7 +105,7 @@ class Bench:
         return run(command)
 
     def retrain(self, precision, *flags):
-        """A run of retrain.py; its own figures of its parts are read from its description."""
+        """A run of retrain.py, and how long its parts took; see timed_retrain.py."""
         command = [
             *(sys.executable, str(ROOT / "benchmarks" / "timed_retrain.py")),
             *("--image_dir", self.options.image_dir, "--precision", precision),
@@ -139,7 +139,9 @@ def run(command):
     """The JSON on the last line of a command's output, with its wall time and peak memory."""
     print("...", " ".join(command)[:100], file=sys.stderr)
     started = time.perf_counter()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{command[1]} ended with {done.returncode}; its message is above")
     figures = json.loads(done.stdout.splitlines()[-1])
     return {**figures, "process": time.perf_counter() - started}
 

@@ -71,10 +71,11 @@ def train(folder, steps, photos):
     import tensorflow as tf
 
     v1, count = tf.compat.v1, len([n for n in os.listdir(folder) if n.endswith(".txt")])
+    width = len(read_vector(folder, count))
     with tf.Graph().as_default():
-        vectors = v1.placeholder(tf.float32, [None, 2048])
+        vectors = v1.placeholder(tf.float32, [None, width])
         targets = v1.placeholder(tf.int64, [None])
-        weights = v1.Variable(tf.random.truncated_normal([2048, CLASSES], stddev=0.001))
+        weights = v1.Variable(tf.random.truncated_normal([width, CLASSES], stddev=0.001))
         bias = v1.Variable(tf.zeros([CLASSES]))
         logits = tf.matmul(vectors, weights) + bias
         loss = v1.losses.sparse_softmax_cross_entropy(targets, logits)

@@ -15,8 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
@@ -27,6 +25,9 @@ from retraining.photos.dataset import load_dataset
 from retraining.training import search
 from retraining.training.head import evaluate
 from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
 
 AUTO = "--head auto"
 CLASSIC = "classic"
@@ -77,8 +78,15 @@ def stored_vectors(options):
     dataset = load_dataset(options.image_dir)
     fingerprint = network.fingerprint(resolve_precision("auto", network.graph_def))
     about = (options.bottleneck_dir, network.name, fingerprint, network.width)
+    keys = [example.key for example in dataset.examples]
     with BottleneckStore(*about) as store:
-        vectors = np.array(store.read([example.key for example in dataset.examples]))
+        if missing := store.missing(keys):
+            sys.exit(
+                f"{options.bottleneck_dir} lacks the vectors of {len(missing)} of {len(keys)} "
+                f"photos; first run retrain.py with the same --image_dir, --architecture and "
+                f"--bottleneck_dir, and take out photos that it cannot read"
+            )
+        vectors = np.array(store.read(keys))
     labels = [example.label for example in dataset.examples]
     return vectors, Labelled.of(vectors, labels, dataset.labels).targets
 

@@ -3,7 +3,9 @@ million vectors.
 
     python benchmarks/memory.py photos --model_dir models   (MobileNet 0.25/128; 1,000 and 20,000)
     python benchmarks/memory.py paths --graph GRAPH         (on stdin; 1,000 to 100,000)
-    python benchmarks/memory.py vectors --count 1000000     (synthetic; needs 17 GB of disk)
+    python benchmarks/memory.py vectors                     (1,000,000; needs 17 GB of disk)
+
+`--count` sets other numbers.
 
 Memory is what the process itself holds (RssAnon); pages of mapped files are the system's to drop.
 """
@@ -16,33 +18,45 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.vectors import Labelled
+from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 WIDTH, CLASSES = 2048, 5
+COUNTS = {"photos": [1_000, 20_000], "paths": [1_000, 10_000, 100_000], "vectors": [1_000_000]}
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("photos", "paths", "vectors"))
+    parser.add_argument("what", choices=COUNTS)
     parser.add_argument("--model_dir", default="models")
     parser.add_argument("--graph", default="models/retrained_graph.pb", help="for paths")
-    parser.add_argument("--count", type=int, default=1_000_000, help="vectors")
+    parser.add_argument("--count", type=int, nargs="+", help="photos, paths or vectors")
     parser.add_argument("--dir", help="where temporary files go")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="memory-", dir=options.dir) as folder:
-        if options.what == "photos":
-            for count in (1_000, 20_000):
-                print(f"{count} photos: {extraction(Path(folder), count, options):.0f} MB")
-        elif options.what == "paths":
-            for count in (1_000, 10_000, 100_000):
-                print(f"{count} paths: {labelling(Path(folder), count, options.graph):.0f} MB")
-        else:
-            train_many(Path(folder), options.count)
+        for count in options.count or COUNTS[options.what]:
+            measure(options, Path(folder, str(count)), count)
+
+
+def measure(options, folder, count):
+    """Prints one measurement."""
+    folder.mkdir()
+    if options.what == "photos":
+        print(f"{count} photos: {extraction(folder, count, options):.0f} MB", flush=True)
+    elif options.what == "paths":
+        print(f"{count} paths: {labelling(folder, count, options.graph):.0f} MB", flush=True)
+    else:
+        train_many(folder, count)
 
 
 def generate_photos(folder, count):
@@ -72,12 +86,12 @@ def labelling(folder, count, graph):
 
 def extraction(folder, count, options):
     """Peak MB of a run of retrain.py on `count` generated photos."""
-    photos = folder / f"photos_{count}"
+    photos = folder / "photos"
     generate_photos(photos, count)
     command = [
         *(sys.executable, ROOT / "retrain.py", "--image_dir", photos),
         *("--architecture", "mobilenet_0.25_128", "--model_dir", options.model_dir),
-        *("--bottleneck_dir", folder / f"cache_{count}", "--how_many_training_steps", "10"),
+        *("--bottleneck_dir", folder / "cache", "--how_many_training_steps", "10"),
         *("--output_graph", folder / "graph.pb", "--output_labels", folder / "labels"),
         *("--label_audit", folder / "label_audit.tsv"),
         *("--summaries_dir", folder / "logs", "--logging_verbosity", "WARN"),
@@ -105,10 +119,6 @@ def watch(pid, running):
 
 def train_many(folder, count):
     """Stores `count` vectors, reads them back as a run does and trains 4,000 steps on them."""
-    from retraining.bottlenecks.store import BottleneckStore
-    from retraining.bottlenecks.vectors import Labelled
-    from retraining.training.loop import TrainingOptions, train
-
     done = threading.Event()
     peaks = []
     watcher = threading.Thread(

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.cli import flags
 from retraining.run.network import choose_networks, make_extractor
-from retraining.run.notes import RunNotes
+from retraining.run.notes import RunContext
+from retraining.system.observer import Silent
 
-PROJECT = Path(__file__).resolve().parent.parent
+RETRAIN = Path(__file__).resolve().parent.parent / "retrain.py"
 BATCH = 8
 
 
@@ -79,9 +80,9 @@ def seconds_per_photo(arguments, rounds):
 
 def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
-    settings, notes = flags.settings_of(flags.parse_flags(arguments, None)), RunNotes()
-    chosen = choose_networks(settings.network, notes, quiet=True)
-    extractor = make_extractor(chosen, settings, notes)
+    context = RunContext(flags.parse_flags(arguments, None)[1], Silent())
+    chosen = choose_networks(context.settings.network, context.notes, quiet=True)
+    extractor = make_extractor(chosen, context)
     found = []
     for part in extractor.parts:
         _, batches = part.started()
@@ -98,8 +99,8 @@ def run(row, options):
         outputs = ["--output_graph", str(graph), "--metrics", str(metrics)]
         outputs += ["--output_labels", str(Path(folder, "labels.txt")), "--no_report"]
         outputs += ["--summaries_dir", str(Path(folder, "summaries"))]
-        command = [sys.executable, "retrain.py", *retrain_flags(row, options), *outputs]
-        subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True)
+        command = [sys.executable, str(RETRAIN), *retrain_flags(row, options), *outputs]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         found = json.loads(metrics.read_text(encoding="utf-8"))
         network, test = found["network"], found["test"]
         width = network["vector_width"] + network.get("second_vector_width", 0)

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job, fill_store
@@ -27,8 +24,12 @@ from retraining.networks.network import load_network
 from retraining.networks.pair import scale_factors
 from retraining.networks.registry import find, obtain, resolve_precision
 from retraining.photos.dataset import Example
-from retraining.photos.scan import hash_file, list_photos
+from retraining.photos.registry import hash_file, open_source
 from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+from tqdm import tqdm
 
 HELD_OUT = 0.2
 
@@ -67,7 +68,7 @@ def parse_flags():
 
 def list_examples(folder):
     """An Example for each photo; its split is not used."""
-    photos = list_photos(folder)[0]
+    photos = open_source(folder).scan().names
     return [
         Example(path, label, "", hash_file(path))
         for label, paths in photos.items()

@@ -11,15 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
-from retraining.bottlenecks.extract import stream
-from retraining.graphs.run import Runner, Running
-from retraining.photos.reader import ImageReader
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
 
 WARM_UP = 32  # photos
 
@@ -30,7 +28,8 @@ def main():
     )
     base_network.add_flags(parser)
     options = parser.parse_args()
-    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    names = open_source(options.image_dir).scan().names
+    paths = [path for of_class in names.values() for path in of_class]
     network = base_network.load(options)
     exact, low = (vectors(network, paths, precision) for precision in ("float32", "bfloat16"))
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(low, axis=1)
@@ -40,14 +39,12 @@ def main():
 
 def vectors(network, paths, precision):
     """float32 [n, width]; prints the rate."""
-    about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
-    runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
-    list(stream(paths[:WARM_UP], reader.read, runner))
+    compute = base_network.vectors_by(network, precision)
+    compute(paths[:WARM_UP])
     started = time.perf_counter()
-    answers = [answer for _, answer in stream(paths, reader.read, runner)]
+    found = compute(paths)
     print(f"{precision}: {len(paths) / (time.perf_counter() - started):.1f} images/s", flush=True)
-    return np.concatenate(answers)
+    return found
 
 
 if __name__ == "__main__":

@@ -41,10 +41,9 @@ from retraining.bottlenecks.ray_worker import Worker
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.networks.network import load_network
 from retraining.networks.registry import find, obtain, resolve_precision
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM_UP, SECONDS = 40, 40  # an engine runs so long before it is measured, and then
 MOST_IMAGES = 200_000  # more than one can compute in that time
 WIDTH = 2048  # of the vectors of actors that compute nothing
 NODE = {"num_cpus": 1, "object_store_memory": 512 << 20}
@@ -62,12 +61,15 @@ def parse_flags():
     parts = {"speed": speed, "beside": beside, "overhead": overhead, "kill": kill}
     parts["measure"] = measure  # one measurement, which the first two call
     parser.add_argument("part", choices=parts)
-    parser.add_argument("--image_dir", default="flower_photos")
-    parser.add_argument("--model_dir", default="models")
+    # `kill` runs retrain.py in another folder.
+    parser.add_argument("--image_dir", type=os.path.abspath, default="flower_photos")
+    parser.add_argument("--model_dir", type=os.path.abspath, default="models")
     parser.add_argument("--architecture", default="inception_v3")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--photos", type=int, default=0, help="only so many; 0 is all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm_up", type=float, default=40, help="seconds before it measures")
+    parser.add_argument("--seconds", type=float, default=40, help="that it measures")
     parser.add_argument("--cpus", type=int, default=1, help="of each actor")
     parser.add_argument("--ray_data", action="store_true")
     parser.add_argument("--engine", default="local", help="for `measure`, as are the next")
@@ -88,8 +90,8 @@ def speed(options):
         found = {"local": [], "ray": []}
         for _ in range(options.rounds):
             for engine, figures in found.items():
-                process = call_measure(options, engine, cores, begin=time.time() + WARM_UP)
-                figures.append(json.loads(process.communicate()[0]))
+                begin = time.time() + options.warm_up
+                figures.append(result_of(call_measure(options, engine, cores, begin=begin)))
         print_rates(cores, **found)
 
 
@@ -108,25 +110,32 @@ def print_rates(cores, local, ray):
 def beside(options):
     """Prints images/s of both engines at the same time, on one core each, and their ratio."""
     for number in range(2 * options.rounds):
-        begin, found = time.time() + WARM_UP, {}
+        begin = time.time() + options.warm_up
         running = {
             engine: call_measure(options, engine, 1, core=core, begin=begin)
             for engine, core in (("local", number % 2), ("ray", 1 - number % 2))
         }
-        for engine, process in running.items():
-            found[engine] = json.loads(process.communicate()[0])["rate"]
+        found = {engine: result_of(process)["rate"] for engine, process in running.items()}
         ratio = found["ray"] / found["local"]
         print(*(f"{name} {rate:.1f}" for name, rate in found.items()), f"ratio {ratio:.3f}")
 
 
 def call_measure(options, engine, cores, core=0, begin=0.0):
     """`measure` in a process of its own, a Popen."""
-    names = ["image_dir", "model_dir", "architecture", "precision", "photos", "cpus"]
+    names = ["image_dir", "model_dir", "architecture", "precision", "photos", "cpus", "seconds"]
     flags = {name: getattr(options, name) for name in names}
     flags |= {"engine": engine, "cores": cores, "core": core, "begin": begin}
     command = [sys.executable, __file__, "measure"]
     command += [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result_of(process):
+    """What `measure` printed in a process."""
+    stdout, stderr = process.communicate()
+    if process.returncode:
+        sys.exit(f"{stderr}a measurement ended with {process.returncode}")
+    return json.loads(stdout)
 
 
 def measure(options):
@@ -147,19 +156,19 @@ def measure(options):
     for _ in readings:
         if time.time() >= options.begin:
             break
-    print(json.dumps(rate_of(readings) | {"start": start}))
+    print(json.dumps(rate_of(readings, options.seconds) | {"start": start}))
     sys.stdout.flush()
     os._exit(0)  # not all of `paths` was wanted
 
 
-def rate_of(readings):
-    """What came of readings from now on, for SECONDS.
+def rate_of(readings, seconds):
+    """What came of readings from now on, for so long.
 
     Ray's come in bursts, a call's at once: from one's first to another's is a whole number of them.
     """
     first, cpu, others = time.perf_counter(), time.process_time(), cpu_of_ray()
     count, now = 0, 0.0
-    while now < SECONDS:
+    while now < seconds:
         next(readings)
         count, now = count + 1, time.perf_counter() - first
     own, after = time.process_time() - cpu, cpu_of_ray()
@@ -180,7 +189,8 @@ def cpu_of_ray():
 
 
 def photos_of(options):
-    paths = [path for paths in list_photos(options.image_dir)[0].values() for path in paths]
+    names = open_source(options.image_dir).scan().names
+    paths = [path for of_class in names.values() for path in of_class]
     return paths[: options.photos or None]
 
 
@@ -283,16 +293,20 @@ def kill(options):
 
     with tempfile.TemporaryDirectory() as folder:
         here, there = Path(folder, "local"), Path(folder, "ray")
-        start(options, here, []).wait()
+        check_end(start(options, here, []), "local")
         cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         try:
             _, doomed = cluster.add_node(**NODE), cluster.add_node(**NODE)
             run = start(options, there, ["--engine", "ray", "--ray_address", cluster.address])
             while run.poll() is None and count_vectors(there) < len(photos_of(options)) / 2:
                 time.sleep(0.2)
+            if run.poll() is not None:
+                check_end(run, "Ray")
+                sys.exit("the Ray run ended before half of its vectors were seen; take more photos")
             print(f"a node is killed at {count_vectors(there)} vectors", flush=True)
             doomed.kill_raylet()
             print(f"the run ended with {run.wait()}")
+            check_end(run, "Ray")
         finally:
             cluster.shutdown()
         compare(here, there)
@@ -307,6 +321,12 @@ def start(options, folder, flags):
     command += ["--bottleneck_dir", "cache", "--output_graph", "out/graph.pb", "--quiet"]
     with open(folder / "stdout", "w") as stdout:
         return subprocess.Popen(command, cwd=folder, stdout=stdout)
+
+
+def check_end(run, name):
+    """Waits for a run; ends the program if it failed."""
+    if run.wait():
+        sys.exit(f"the {name} run ended with {run.returncode}; its message is above")
 
 
 def rows_of(folder):
@@ -330,7 +350,10 @@ def compare(here, there):
     """Prints what differs between two runs' folders."""
     one, two = rows_of(here), rows_of(there)
     print(f"vectors: {len(one)} local, {len(two)} Ray, the same photos: {one.keys() == two.keys()}")
-    apart = max(float(np.abs(one[key] - two[key]).max()) for key in one.keys() & two.keys())
+    differences = [float(np.abs(one[key] - two[key]).max()) for key in one.keys() & two.keys()]
+    if not differences:
+        sys.exit("no photo has a vector of both runs")
+    apart = max(differences)
     print(f"largest difference of any number: {apart:.2g}")
     for name, folder in (("local", here), ("Ray", there)):
         print(name, (folder / "stdout").read_text().splitlines()[:2])

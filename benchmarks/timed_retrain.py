@@ -3,60 +3,60 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench
 
-from retraining.bottlenecks import compute
-from retraining.cli.console import leave
-from retraining.cli.retrain import main
-from retraining.run import retrain as run
-
-figures = {}
+from retraining import retrain
+from retraining.cli.console import DONE, leave, reports_errors, set_verbosity
+from retraining.cli.flags import parse_flags, settings_of
+from retraining.system.observer import Silent
 
 
-def timed(module, name, label):
-    """Makes `module.name` add the seconds of its calls to `figures[label]`."""
-    original = getattr(module, name)
+class Stopwatch(Silent):
+    """An Observer that notes when each vector is there."""
 
-    def measured(*arguments, **settings):
-        started = time.perf_counter()
-        answer = original(*arguments, **settings)
-        figures[label] = figures.get(label, 0) + time.perf_counter() - started
-        figures.setdefault("answers", {})[label] = answer
-        return answer
+    def __init__(self):
+        self.times = []
 
-    setattr(module, name, measured)
+    def progress(self, label, unit):
+        """See Observer."""
+        return self.note if label == "bottlenecks" else super().progress(label, unit)
 
+    def note(self, vectors, total=None):
+        """Yields the vectors as they come."""
+        for vector in vectors:
+            self.times.append(time.perf_counter())
+            yield vector
 
-def count_images(progress):
-    """Notes the rate from the first answer to the last: after TensorFlow has warmed up."""
+    @property
+    def rate(self):
+        """Images/s from the first vector to the last, so without TensorFlow's start.
 
-    def counted(iterable, total):
-        times = []
-        for answer in progress(iterable, total=total):
-            times.append(time.perf_counter())
-            yield answer
-        figures["rate"] = (total - 1) / (times[-1] - times[0])
-
-    return counted
-
-
-def fill_store(store, jobs, extractor, progress, broken=()):
-    """As extract.fill_store, with its images counted."""
-    return original_fill(store, jobs, extractor, count_images(progress), broken)
+        None if the run computed fewer than two.
+        """
+        if len(self.times) < 2:
+            return None
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
-original_fill, compute.fill_store = compute.fill_store, fill_store
-timed(run, "train_head", "training")
-timed(run, "export_and_test", "export")
+@reports_errors
+def main(argv: Sequence[str] | None = None) -> int:
+    options, stopwatch = parse_flags(argv, __doc__), Stopwatch()
+    set_verbosity(options.logging_verbosity)
+    results = retrain(settings_of(options), stopwatch)
+    figures = {
+        "rate": stopwatch.rate,
+        "training": results.record["seconds"]["training"],
+        "test_accuracy": results.test.accuracy,
+        "memory": bench.peak_memory(),
+    }
+    print(json.dumps(figures))
+    return DONE
+
 
 if __name__ == "__main__":
-    code = main()
-    result, _ = figures.pop("answers", {}).get("export", (None, None))
-    figures["test_accuracy"] = result.accuracy if result else None
-    figures["memory"] = bench.peak_memory()
-    print(json.dumps(figures))
-    leave(code)
+    leave(main())

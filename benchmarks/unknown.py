@@ -17,17 +17,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from audit import vectors_of
-from PIL import Image, ImageDraw
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.unknown import principal_axes
-from retraining.photos.scan import list_photos
+from retraining.photos.registry import open_source
 from retraining.training.loop import TrainingOptions, train
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+from PIL import Image, ImageDraw
 
 KNOWN_KEPT = 0.95
 SHRINKAGE = 0.1
@@ -36,14 +36,15 @@ FAR = 25  # pictures of each far-away kind
 
 def main():
     options = parse_flags()
-    photos = list_photos(options.image_dir)[0]
+    photos = open_source(options.image_dir).scan().names
     paths = [path for paths in photos.values() for path in paths]
     classes = np.repeat(np.arange(len(photos)), [len(paths) for paths in photos.values()])
     if options.vectors and Path(options.vectors).exists():
         vectors = np.load(options.vectors)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            vectors = compute_vectors(options, paths + draw_far(Path(folder)))
+            compute = base_network.vectors_by(base_network.load(options))
+            vectors = compute(paths + draw_far(Path(folder)))
         if options.vectors:
             np.save(options.vectors, vectors)
     near, far = vectors[: len(paths)], vectors[len(paths) :]
@@ -59,12 +60,6 @@ def parse_flags():
     parser.add_argument("--vectors", help=".npy file that keeps the vectors for the next run")
     parser.add_argument("--left_out", type=int, nargs="+", default=[1, 2], help="classes at a time")
     return parser.parse_args()
-
-
-def compute_vectors(options, paths):
-    """float32 [n, width], by the project's own code."""
-    network = base_network.load(options)
-    return vectors_of(network, paths)
 
 
 def draw_far(folder):

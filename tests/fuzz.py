@@ -139,7 +139,7 @@ def vector(path, image):
     """As retrain.py computes it."""
     network = load_network(path, NETWORKS["inception_v3"])
     about = network.preprocessing
-    images = ImageReader(about.size, about.mean, about.std).read(image)
+    images = ImageReader(about).read(image)
     runner = Runner(network.graph_def, network.input, network.bottleneck, Running(optimize=False))
     (found,) = runner.run(images)
     assert len(found.reshape(-1)) == network.width

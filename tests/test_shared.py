@@ -10,6 +10,7 @@ import label_image
 import retrain
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job
 from retraining.graphs.nodes import constant, nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.networks.keras import import_keras
@@ -18,7 +19,7 @@ from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, find, obtain
 from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageReader, read_file
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from tests import needs_bfloat16
 
 LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
@@ -43,7 +44,7 @@ def inception(shared):
 @pytest.fixture(scope="module")
 def pixels(inception, some_photos):
     about = inception.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     return np.concatenate([reader.read(path) for path in some_photos])
 
 
@@ -229,7 +230,9 @@ def test_googles_mobilenet_through_keras_gives_the_same_vectors(shared, some_pho
     model = map_to_keras(path)
     model.save_weights(tmp_path / "mobilenet.weights.h5")
     model.export(tmp_path / "mobilenet", verbose=False)
-    pixels = np.concatenate([ImageReader((128, 128), 0, 1).read(each) for each in some_photos[::5]])
+    pixels = np.concatenate(
+        [ImageReader(Preprocessing((128, 128), 0, 1)).read(each) for each in some_photos[::5]]
+    )
     average = "MobilenetV1/Logits/AvgPool_1a/AvgPool"
     expected = Runner(read_graph(path), "input", average).run(pixels / 127.5 - 1)
     expected = expected.reshape(len(pixels), 256)

@@ -28,7 +28,8 @@ from retraining.cli.retrain import INTERRUPTED
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example, load_dataset
-from retraining.photos.scan import DatasetError, ScanOptions, hash_file
+from retraining.photos.registry import hash_file
+from retraining.photos.source import DatasetError, ScanOptions
 from tests import ROOT, hostile, tiny
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")

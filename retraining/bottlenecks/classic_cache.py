@@ -178,7 +178,7 @@ def take_over(
     cache: ClassicCache,
     compute: Callable[[list[Example]], object],
 ) -> ImportCounts:
-    """Adds the cache's vectors to a store that lacks them; returns the Outcome.
+    """Adds the cache's vectors to a store that lacks them; returns the ImportCounts.
 
     `compute(examples)` computes vectors with the network and puts them into the store, except those
     of unreadable photos. Vectors in the store are never replaced, the cache does not change, and an
@@ -268,7 +268,8 @@ def _passes_sample(
         raise ClassicCacheError(
             f"the vectors in {cache.folder} are not those of this network and these photos: "
             f"{wrong} of {len(sample)} computed anew differ (cosine {value:.3f} for {path}); check "
-            f"--architecture and --model_file, or leave --import_classic_bottlenecks out"
+            f"`NetworkSettings.architecture` and `NetworkSettings.model_file`, or leave "
+            f"`BottleneckSettings.classic_folder` out"
         )
     return bool(sample)
 

@@ -3,23 +3,23 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.classic_cache import ClassicCache, ImportCounts, take_over
 from retraining.bottlenecks.extract import Extractor, Job, VectorSource, fill_store
-from retraining.bottlenecks.parquet import VectorFile, VectorFileError, write_vectors
+from retraining.bottlenecks.parquet import VectorFile, VectorFileError, vectors_content
 from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.pair import JOINT, scale_alike
 from retraining.photos.dataset import Dataset, Example
 from retraining.photos.reader import Distortions
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
 from retraining.system.observer import Observer
 from retraining.system.ranges import Range, check_ranges, spell_paths
@@ -136,7 +136,7 @@ def import_vectors(
 
 
 def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: ClassicCache) -> None:
-    """Logs what is doubtful in the Outcome of an import, and which files were skipped."""
+    """Logs what is doubtful in the ImportCounts of an import, and which files were skipped."""
     if counts.times_are_of_a_copy:
         log.warning(
             f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
@@ -176,8 +176,8 @@ def import_exported(
             raise VectorFileError(
                 f"{file.path} holds vectors of {file.facts['network']} in {file.facts['precision']}"
                 f", this run needs {extractor.network.name} in {extractor.settings.precision}; if "
-                f"that is the same, its file or --mirror_average is not; give the flags with which "
-                f"they were exported"
+                f"that is the same, its file or `NetworkSettings.mirror_average` is not; give the "
+                f"settings with which they were exported"
             )
         bar = observer.progress("importing vectors", "row")
         sound = taken = 0
@@ -226,8 +226,8 @@ def read_split(
     return Labelled.of(vectors, [job.example.label for job, _ in ordered], labels)
 
 
-def export_vectors(bottlenecks: Bottlenecks, extractor: VectorSource, path: str) -> None:
-    """Writes the photos' vectors to a Parquet file for other tools."""
+def export_content(bottlenecks: Bottlenecks, extractor: VectorSource) -> Callable[[BinaryIO], None]:
+    """Returns what writes the photos' vectors to a Parquet file for other tools."""
     facts = {
         "network": extractor.network.name,
         "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
@@ -237,5 +237,4 @@ def export_vectors(bottlenecks: Bottlenecks, extractor: VectorSource, path: str)
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
     if bottlenecks.factors is not None:  # export what the networks give
         parts = [(examples, vectors / bottlenecks.factors) for examples, vectors in parts]
-    write_vectors(path, parts, extractor.network.width, facts)
-    log.info(f"the vectors of {sum(len(e) for e, _ in parts)} photos: {path}")
+    return vectors_content(parts, extractor.network.width, facts)

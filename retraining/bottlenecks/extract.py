@@ -144,12 +144,12 @@ class Extractor:
         return self._started
 
     def _start(self) -> tuple[ImageReader, "FixedBatches"]:
-        network, pixels, settings = self.network, self.network.preprocessing, self.settings
+        network, settings = self.network, self.settings
         ends = network.input, network.bottleneck
         runner = Runner(network.graph_def, *ends, Running(settings.precision, cores=settings.cores))
         batches = FixedBatches.of(runner, settings.batch_size, images_per_photo(network))
-        batches.run(np.zeros((1, *pixels.size, 3), np.float32))
-        reader = ImageReader(pixels.size, pixels.mean, pixels.std, settings.max_pixels)
+        batches.run(np.zeros((1, *network.preprocessing.size, 3), np.float32))
+        reader = ImageReader(network.preprocessing, settings.max_pixels)
         return reader, batches
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
@@ -171,21 +171,18 @@ class Extractor:
         """Yields a Reading for each path; an engine may yield them in any order.
 
         Fetches, decodes and runs files in parallel, and fetches each once. The caller must have
-        left out URLs of files that are too large.
+        left out files that are too large.
 
         Raises:
-            PlaceError: the storage of a URL cannot be read.
+            SourceError: no file of a photo source can be read.
         """
         reader, batches = self.started()
-
-        def fetch(path: str) -> Fetched:
-            return Fetched(path, reader.max_pixels)
 
         def decode(fetched: Fetched) -> NDArray[np.float32]:
             return fetched.decoded(reader)
 
         with thread_pool(FETCHERS) as fetchers:
-            files = in_order(fetchers, fetch, paths, FETCHED_AHEAD)
+            files = in_order(fetchers, Fetched, paths, FETCHED_AHEAD)
             for file, vectors in stream(files, decode, batches, batches.size):
                 vector = vectors if isinstance(vectors, ImageError) else vectors[0]
                 yield Reading(file.path, file.key, vector)

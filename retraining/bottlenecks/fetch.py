@@ -6,10 +6,8 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.photos import places
-from retraining.photos.decode import begins_like_image
+from retraining.photos.decode import NO_IMAGE, begins_like_image
 from retraining.photos.reader import ImageError, ImageReader, read_file
-from retraining.photos.scan import NO_IMAGE
 
 FETCHERS = 16  # files fetched at a time: object stores are slow to answer, but answer in parallel
 FETCHED_AHEAD = 32  # files that wait to be decoded
@@ -22,12 +20,13 @@ class NoImageError(ImageError):
 class Fetched:
     """Fetches a file and holds its bytes, until they are decoded, or the ImageError instead."""
 
-    def __init__(self, path: str, max_pixels: int) -> None:
+    def __init__(self, path: str) -> None:
+        """Reads the file at `path`, whose size the caller has checked."""
         self.path = path
         self.key: str | None = None
         self._content: bytes | ImageError
         try:
-            self._content = read_file(path, None if places.is_url(path) else max_pixels)
+            self._content = read_file(path, max_pixels=None)
             self.key = hashlib.sha1(self._content).hexdigest()
         except ImageError as error:
             self._content = error

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from retraining.bottlenecks.database import SCHEMA_VERSION, is_damage, move_aside, open_database
 from retraining.bottlenecks.store import COMMIT_SECONDS
-from retraining.photos import places
+from retraining.photos.registry import absolute, hash_file
+from retraining.photos.source import Photo
 
 FILES = {
     "files": "CREATE TABLE files "
@@ -25,13 +26,10 @@ class FileKeys:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        hash_file: Callable[[str], str],
-        facts_of: Callable[[str], places.Facts] = places.facts_of,
+        self, folder: str | os.PathLike[str], hash_file: Callable[[str], str] = hash_file
     ) -> None:
-        """Takes functions that compute a file's key and its Facts; both raise OSError."""
-        self._hash_file, self.facts_of = hash_file, facts_of
+        """Takes a function that computes the key of a file by its name; it raises OSError."""
+        self._hash_file = hash_file
         self._new: dict[bytes, tuple[int, int, str]] = {}
         self._written = time.monotonic()
         self._path, facts = Path(folder) / "file_keys.sqlite", {"schema": str(SCHEMA_VERSION)}
@@ -56,22 +54,21 @@ class FileKeys:
         self._new.clear()
         self._written = time.monotonic()
 
-    def key_of(self, path: str) -> str:
-        """Returns the file's key, from memory if its size and modification time have not changed.
+    def key_of(self, photo: Photo) -> str:
+        """Returns the photo's key, from memory if its file's Facts have not changed.
 
         Raises:
             OSError: the file cannot be read.
         """
-        facts = self.facts_of(path)
-        key = self.known(path, facts)
+        key = self.known(photo)
         if key is None:
-            key = self._hash_file(path)
-            self.learn(path, facts, key)
+            key = self._hash_file(photo.name)
+            self.learn(photo, key)
         return key
 
-    def known(self, path: str, facts: places.Facts) -> str | None:
-        """Returns the key that a file had when it had these Facts, or None."""
-        name = _name(path)
+    def known(self, photo: Photo) -> str | None:
+        """Returns the key that the photo's file had when it had the same Facts, or None."""
+        name, facts = _row_name(photo), photo.facts
         if name in self._new:
             size, stamp, key = self._new[name]
             return key if (size, stamp) == (facts.size, facts.stamp) else None
@@ -80,10 +77,10 @@ class FileKeys:
             return row[2]
         return None
 
-    def learn(self, path: str, facts: places.Facts, key: str) -> None:
-        """Remembers a key with the Facts that were taken before the file was read."""
-        if facts.settled:
-            self._new[_name(path)] = (facts.size, facts.stamp, key)
+    def learn(self, photo: Photo, key: str) -> None:
+        """Remembers a key with the photo's Facts, which were taken before the file was read."""
+        if photo.facts.settled:
+            self._new[_row_name(photo)] = (photo.facts.size, photo.facts.stamp, key)
         if time.monotonic() - self._written >= COMMIT_SECONDS:
             self._write()
 
@@ -104,8 +101,8 @@ class FileKeys:
             return None
 
 
-def _name(path: str) -> bytes:
-    return os.fsencode(path if places.is_url(path) else os.path.abspath(path))
+def _row_name(photo: Photo) -> bytes:
+    return os.fsencode(absolute(photo.name))
 
 
 def _row_sum(path: bytes, size: int, mtime_ns: int, key: str) -> int:

@@ -9,7 +9,7 @@ import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.dataset import Example
-from retraining.photos.places import INSTALL
-from retraining.system.atomic import WriteError, replacing
+from retraining.photos.url import INSTALL
 from retraining.system.text import one_line
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group, which is held in memory; readers may skip it
@@ -40,26 +39,25 @@ def why_no_parquet() -> str | None:
     return f"needs the package pyarrow: {INSTALL}"
 
 
-def write_vectors(
-    path: str | os.PathLike[str], parts: Parts, width: int, facts: Mapping[str, str]
-) -> None:
-    """Writes a row per photo: path, label, split, key (SHA-1 of its bytes, hex) and vector.
+def vectors_content(
+    parts: Parts, width: int, facts: Mapping[str, str]
+) -> Callable[[BinaryIO], None]:
+    """Returns what writes a row per photo: path, label, split, key (SHA-1 in hex) and vector.
 
     A vector is a fixed-size list of `width` float32. Each of the `parts` is ([Example, ...],
     float32 [n, width]); further rows of vectors are ignored. `facts` go into the schema's metadata.
-    A file at `path` is replaced once the new one is complete.
-
-    Raises:
-        WriteError: the file cannot be written.
+    The function that is returned raises OSError if it cannot write.
     """
-    import pyarrow
 
-    try:
-        with replacing(path) as file:
+    def write(file: BinaryIO) -> None:
+        import pyarrow
+
+        try:
             _write(file, parts, _schema(width, facts))
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WriteError(f"cannot write {path}: {reason}") from error
+        except pyarrow.ArrowException as error:
+            raise OSError(one_line(error)) from error
+
+    return write
 
 
 def _schema(width: int, facts: Mapping[str, str]) -> Any:
@@ -108,7 +106,7 @@ def _text(path: str) -> str:
 
 
 class VectorFile:
-    """Reads a file that `write_vectors` wrote. Use as a context manager.
+    """Reads a file of `vectors_content`. Use as a context manager.
 
     `facts` are those in its metadata; `columns` is {fingerprint of a network: its slice of the
     vectors}.
@@ -148,7 +146,7 @@ class VectorFile:
         if not sound or not {"key", "vector"} <= set(schema.names):
             raise VectorFileError(
                 f"{self.path} does not say what network its vectors are of, as files of "
-                f"--export_vectors do; give one of these, as it was written"
+                f"`BottleneckSettings.export_file` do; give one of these, as it was written"
             )
         ends = list(itertools.accumulate(map(int, widths), initial=0))
         return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))

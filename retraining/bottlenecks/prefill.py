@@ -5,7 +5,6 @@ vector. Across a network that would double the traffic. So the machine that deco
 it once, and derives both from it.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -13,43 +12,43 @@ from retraining.bottlenecks.extract import Reading, ShowProgress, in_order, thre
 from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, NoImageError
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.store import BottleneckStore
-from retraining.photos import places
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
+from retraining.photos.source import Photo
 
 
 @dataclass(frozen=True)
 class Filled:
     """What reading the files showed."""
 
-    keys: dict[str, str] = field(default_factory=dict)  # {path: key}
-    no_images: dict[str, str] = field(default_factory=dict)  # {path: reason}
+    keys: dict[str, str] = field(default_factory=dict)  # {name: key}
+    not_images: set[str] = field(default_factory=set)  # names of files
     broken: dict[str, str] = field(default_factory=dict)  # {key: reason} of broken images
 
 
 def prefill(
-    paths: Iterable[str],
+    photos: Iterable[Photo],
     files: FileKeys,
     store: BottleneckStore,
     read: Callable[[list[str]], Iterable[Reading]],
     progress: ShowProgress,
 ) -> Filled:
-    """Reads once each file whose key `files` lacks or whose vector `store` lacks.
+    """Reads once each photo whose key `files` lacks or whose vector `store` lacks.
 
-    Adds the keys to `files` and the vectors to `store`. `read(paths)` yields a Reading of each, in
+    Adds the keys to `files` and the vectors to `store`. `read(names)` yields a Reading of each, in
     any order.
     """
-    wanted, filled = _unknown(paths, files, store), Filled()
+    wanted, filled = _lacking(photos, files, store), Filled()
     if not wanted:
         return filled
     for reading in progress(read(list(wanted)), total=len(wanted)):
-        path, key, vector = reading.path, reading.key, reading.vector
+        name, key, vector = reading.path, reading.key, reading.vector
         if key is None:  # asking for its key will raise the reason
             continue
-        files.learn(path, wanted[path], key)
-        filled.keys[path] = key
+        files.learn(wanted[name], key)
+        filled.keys[name] = key
         if isinstance(vector, NoImageError):
-            filled.no_images[path] = str(vector)
+            filled.not_images.add(name)
         elif isinstance(vector, ImageError):
             filled.broken[key] = str(vector)
         elif store.missing([key]):  # a copy or a moved photo may be there
@@ -58,42 +57,30 @@ def prefill(
     return filled
 
 
-def learn_keys(paths: Iterable[str], files: FileKeys, progress: ShowProgress) -> None:
-    """Hashes the files whose keys `files` does not know, and adds their keys.
+def learn_keys(photos: Iterable[Photo], files: FileKeys, progress: ShowProgress) -> None:
+    """Hashes the photos whose keys `files` does not know, and adds their keys.
 
     Skips unreadable files; asking for their keys will raise the reason.
     """
-    facts = {path: fact for path, (fact, key) in _known(paths, files).items() if key is None}
+    unknown = [photo for photo in photos if files.known(photo) is None]
     with thread_pool(FETCHERS) as fetchers:
-        keys = in_order(fetchers, key_of, facts, FETCHED_AHEAD)
-        for path, key in progress(zip(facts, keys, strict=True), total=len(facts)):
+        names = [photo.name for photo in unknown]
+        keys = in_order(fetchers, key_of, names, FETCHED_AHEAD)
+        for photo, key in progress(zip(unknown, keys, strict=True), total=len(unknown)):
             if key:
-                files.learn(path, facts[path], key)
+                files.learn(photo, key)
 
 
-def key_of(path: str) -> str | None:
+def key_of(name: str) -> str | None:
     """Returns the SHA-1 of a file's bytes, hex, or None if it cannot be read."""
     try:
-        return hash_file(path)
+        return hash_file(name)
     except OSError:
         return None
 
 
-def _unknown(
-    paths: Iterable[str], files: FileKeys, store: BottleneckStore
-) -> dict[str, places.Facts]:
-    """Returns {path: its Facts} of files whose key is unknown or not in the store."""
-    known_files = _known(paths, files)
-    lacking = {None, *store.missing(key for _, key in known_files.values() if key)}
-    return {path: facts for path, (facts, key) in known_files.items() if key in lacking}
-
-
-def _known(paths: Iterable[str], files: FileKeys) -> dict[str, tuple[places.Facts, str | None]]:
-    """Returns {path: (its Facts, its key or None if unknown)} of existing files."""
-    known_files = {}
-    for path in paths:
-        # Asking for the key of a file that has vanished will raise the reason.
-        with contextlib.suppress(OSError):
-            facts = files.facts_of(path)
-            known_files[path] = facts, files.known(path, facts)
-    return known_files
+def _lacking(photos: Iterable[Photo], files: FileKeys, store: BottleneckStore) -> dict[str, Photo]:
+    """Returns {name: photo} of photos whose key is unknown or not in the store."""
+    keys = {photo: files.known(photo) for photo in photos}
+    lacking = {None, *store.missing(key for key in keys.values() if key)}
+    return {photo.name: photo for photo, key in keys.items() if key in lacking}

@@ -41,8 +41,8 @@ from retraining.bottlenecks.ray_worker import (
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import muted_stderr
 from retraining.networks.network import BaseNetwork
-from retraining.photos.places import is_url
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import absolute
 from retraining.system.package import package_folder
 from retraining.system.signals import signals_to
 from retraining.system.text import counted
@@ -166,7 +166,7 @@ class RayExtractor(Extractor):
         cluster, room = self._cluster, sum(_room(node, self._cluster) for node in nodes)
         if not room and not cluster.actors:
             raise RayEngineError(
-                f"no node of the Ray cluster has {cluster.resources}; see --ray_resources"
+                f"no node of the Ray cluster has {cluster.resources}; see `Ray.cpus`"
             )
         if cluster.actors and cluster.actors > room:
             log.warning(
@@ -201,13 +201,9 @@ def _ask(actor: Any, call: tuple[str, int, list[Item]]) -> Any:
 def _absolute(item: Item) -> Item:
     """Returns a path or Job with absolute paths, since workers run in another folder."""
     if isinstance(item, str):
-        return _absolute_path(item)
+        return absolute(item)
     example = item.example
-    return replace(item, example=replace(example, path=_absolute_path(example.path)))
-
-
-def _absolute_path(path: str) -> str:
-    return path if is_url(path) else os.path.abspath(path)
+    return replace(item, example=replace(example, path=absolute(example.path)))
 
 
 def _in_order_of_arrival(
@@ -256,7 +252,7 @@ class _Health:
             raise RayEngineError(
                 f"{self._ended} of {self._all} photos ended the Ray workers that read them, {path} "
                 f"the last; if memory is short, start fewer on a node: raise the CPUs of "
-                f"--ray_resources"
+                f"`Ray.cpus`"
             )
 
 
@@ -330,7 +326,7 @@ def _import_ray() -> Any:
         import ray.util
     except ImportError as error:
         raise RayEngineError(
-            "--engine ray needs Ray: pip install -r requirements-ray.txt"
+            "`BottleneckSettings.engine` ray needs Ray: pip install -r requirements-ray.txt"
         ) from error
     return ray
 
@@ -350,7 +346,7 @@ def _find(address: str) -> str:
     if not address:
         raise RayEngineError(
             "no Ray cluster runs on this machine; start one (`ray start --head`), name one with "
-            "--ray_address, or use --ray_address local"
+            "`Ray.address`, or use `Ray.address` local"
         )
     if address != "local":
         host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -358,7 +354,7 @@ def _find(address: str) -> str:
             socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
         except (OSError, ValueError, OverflowError) as error:
             raise RayEngineError(
-                f"no Ray cluster answers at {address} ({error}); check --ray_address, and that it "
+                f"no Ray cluster answers at {address} ({error}); check `Ray.address`, and that it "
                 f"runs"
             ) from error
     return address
@@ -377,7 +373,7 @@ def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: s
         settings |= {"address": address, "_temp_dir": folder}
         cores = os.cpu_count() or 1
         if cluster.cpus > cores:
-            raise RayEngineError(f"this machine has no {cluster.resources}; see --ray_resources")
+            raise RayEngineError(f"this machine has no {cluster.resources}; see `Ray.cpus`")
         settings |= {
             "num_cpus": max(cores, (cluster.actors or 1) * cluster.cpus),
             "include_dashboard": False,

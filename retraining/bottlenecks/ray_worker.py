@@ -20,8 +20,8 @@ from retraining.errors import RetrainingError
 from retraining.graphs.precision import native_precision
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.network import BaseNetwork
-from retraining.photos.places import PlaceError
 from retraining.photos.reader import ImageError
+from retraining.photos.source import SourceError
 
 READ, RUN = "read", "run"  # kinds of calls: see `Worker.answer`
 MOST_ALONE = 2  # times that a photo alone may end its worker
@@ -109,7 +109,7 @@ class Worker:
 
         Raises:
             WorkerError: the packages are not the driver's, starting the network ends workers, or a
-                URL's storage cannot be read from here.
+                photo source cannot be read from here.
             GraphError: TensorFlow cannot run the network.
         """
         attempt = self._begin(number)
@@ -118,7 +118,7 @@ class Worker:
             if attempt == 1:
                 return number, self._compute(kind, items)
             return number, [self._compute_alone(kind, (number, i), x) for i, x in enumerate(items)]
-        except PlaceError as error:
+        except SourceError as error:
             raise WorkerError(f"the Ray worker on {host()} {error}") from error
 
     def _begin(self, name: Hashable) -> int:
@@ -141,7 +141,7 @@ class Worker:
         if self._begin("start") > MOST_STARTS * work.workers:
             raise WorkerError(
                 f"starting the network ends the Ray workers, the last on {host()}; if they lack "
-                f"memory, start fewer on a node: raise the CPUs of --ray_resources"
+                f"memory, start fewer on a node: raise the CPUs of `Ray.cpus`"
             )
         check_machine(work)
         self._extractor = Extractor(work.unpacked_network(), work.settings)
@@ -180,7 +180,7 @@ def check_machine(work: Work) -> None:
     if work.settings.precision == "bfloat16" and native_precision() != work.native:
         raise WorkerError(
             f"{host()} of the Ray cluster has no arithmetic in bfloat16 as this machine has; use "
-            f"--precision float32"
+            f"`NetworkSettings.precision` float32"
         )
 
 

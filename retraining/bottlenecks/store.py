@@ -88,7 +88,7 @@ class BottleneckStore:
         except (OSError, *DATABASE_ERRORS) as error:
             raise CacheError(
                 f"the bottleneck store {self.path} cannot be used ({error}); mend that, move the "
-                f"file away, or choose another --bottleneck_dir"
+                f"file away, or choose another `BottleneckSettings.folder`"
             ) from error
 
     def _mend(self, error: Exception) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol, TextIO
 
+from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.system.observer import Bar
 from retraining.system.signals import signals_to
@@ -49,7 +50,7 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
         except BrokenPipeError:
             return _reader_left()
         except RetrainingError as error:
-            message, code = str(error), FAILED
+            message, code = in_flags(str(error)), FAILED
         except OSError as error:
             what = error.filename or "input or output"
             message, code = f"{what}: {error.strerror or error}", FAILED
@@ -183,7 +184,7 @@ class _Handler(logging.Handler):
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return prefix + escaped(record.getMessage())
+        return prefix + escaped(in_flags(record.getMessage()))
 
 
 def progress_bar(label: str, unit: str, quiet: bool = False) -> Bar:
@@ -192,6 +193,8 @@ def progress_bar(label: str, unit: str, quiet: bool = False) -> Bar:
 
     seconds = TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
     settings = {"desc": label, "unit": unit, "mininterval": seconds, "disable": quiet}
+    if unit == "B":
+        settings |= {"unit_scale": True, "unit_divisor": 1024}
     return functools.partial(tqdm, dynamic_ncols=True, **settings)
 
 
@@ -204,3 +207,8 @@ class ConsoleObserver:
     def progress(self, label: str, unit: str) -> Bar:
         """Returns `bar(iterable, total)`; see `progress_bar`."""
         return progress_bar(label, unit, self.quiet)
+
+    def tell(self, text: str) -> None:
+        """Prints a line."""
+        if not self.quiet:
+            print(escaped(text), file=sys.stderr)

@@ -8,35 +8,44 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from dataclasses import MISSING, fields
+from functools import partial
+from typing import Any, get_args, get_type_hints
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
-from retraining.bottlenecks.ray_engine import Local, Ray
+from retraining.bottlenecks.ray_engine import Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
-    Number,
     Parser,
     add_weights,
     batch_size,
     number,
 )
+from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
+from retraining.cli.wording import in_flags
+from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.networks.registry import DEFAULT, SAVED_MODEL, NetworkError, find
-from retraining.photos.decode import MAX_PIXELS
+from retraining.networks.registry import (
+    DEFAULT,
+    EMBEDDED,
+    NETWORKS,
+    SAVED_MODEL,
+    NetworkError,
+    describe_names,
+    find,
+)
 from retraining.photos.exclude import read_listed
-from retraining.photos.places import is_url, local
 from retraining.photos.reader import Distortions
-from retraining.photos.scan import DatasetError
+from retraining.photos.source import DatasetError
 from retraining.photos.split import SplitOptions
+from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
-    PROJECTED,
     EvaluationSettings,
-    FineTuningSettings,
     HeadSettings,
     NetworkSettings,
     OutputSettings,
@@ -44,214 +53,92 @@ from retraining.run.settings import (
     RunSettings,
 )
 from retraining.system.atomic import is_within
+from retraining.system.ranges import SettingsError
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
-from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH, TWO_RATES
+from retraining.training.methods import ALL, HEAD, METHODS, SCRATCH
 from retraining.training.optimizers import LBFGS, OPTIMIZERS, RATES
 
-LOCAL, RAY = ENGINES = ("local", "ray")
 COUNT = number(int, 0)
 POSITIVE = number(int, 1)
 MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the CPUs, in one machine
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
-ONE_CPU = (1, 0.0)  # CPUs and GPUs of a Ray actor
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill the largest picture that browsers accept
 
 
-def parse_flags(argv: Sequence[str] | None, description: str | None) -> argparse.Namespace:
-    """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
+def parse_flags(
+    argv: Sequence[str] | None, description: str | None
+) -> tuple[argparse.Namespace, RunSettings]:
+    """Returns the checked flags and the settings that they ask for.
+
+    Bad flags end the program with one line and exit code 2.
+    """
     parser = build_parser(description)
     options = parser.parse_args(argv)
-    outputs = output_settings(options)
-    for name in BESIDE_THE_GRAPH:
-        flag = OUTPUT_FLAGS[name].removeprefix("--")
-        if getattr(options, flag) is None:
-            setattr(options, flag, outputs.beside(BESIDE_THE_GRAPH[name]))
-    options.image_dir = local(options.image_dir)
-    try:
-        options.listed = read_listed(options.exclude) if options.exclude else []
-    except DatasetError as error:
-        parser.error(f"--exclude: {error}")
-    if options.testing_percentage + options.validation_percentage >= 100:
-        parser.error("--testing_percentage and --validation_percentage leave no training images")
-    if options.assert_accuracy_at_least is not None and options.testing_percentage == 0:
-        parser.error("--assert_accuracy_at_least needs test photos; raise --testing_percentage")
-    _check_network(parser, options)
+    _complete(parser, options)
     _check_head(parser, options, given_flags(argv))
     if options.stratified and options.split_by == "path":
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
-    _check_urls(parser, options)
+    try:
+        settings = settings_of(options)
+    except SettingsError as error:
+        parser.error(in_flags(str(error)))
+    _check_network(parser, settings)
+    _check_urls(parser, options, settings)
     _check_engine(parser, options)
     _check_output_flags(parser, options)
-    _check_places(parser, options)
-    if not re.fullmatch(
-        r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*", options.final_tensor_name
-    ):
-        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
-    if options.tflite_quantize != "none" and not options.tflite_file:
-        parser.error("--tflite_quantize needs --tflite_file")
-    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
-        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
-    folder = options.import_classic_bottlenecks
-    if folder is not None and not os.path.isdir(folder):
-        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
-    return options
+    _check_files(parser, settings)
+    _check_places(parser, settings)
+    return options, settings
 
 
-def settings_of(options: argparse.Namespace) -> RunSettings:
-    """Returns the RunSettings that checked flags ask for."""
-    return RunSettings(
-        photos=PhotoSettings(
-            image_dir=options.image_dir,
-            recursive=options.recursive,
-            max_pixels=options.max_image_pixels,
-            excluded=tuple(options.listed),
-            excluded_by=options.exclude,
-            max_bad_fraction=options.max_bad_fraction,
-            split=SplitOptions(
-                validation=options.validation_percentage,
-                testing=options.testing_percentage,
-                by=options.split_by,
-                stratified=options.stratified,
-            ),
-        ),
-        network=network_settings(options),
-        bottlenecks=bottleneck_settings(options),
-        head=HeadSettings(
-            training=training_options(options),
-            search=options.head == "auto",
-            intermediate_steps=options.intermediate_store_frequency,
-            intermediate_folder=options.intermediate_output_graphs_dir,
-        ),
-        fine_tuning=FineTuningSettings(
-            methods=tuple(options.compare or [TWO_RATES] * (options.fine_tune == "all")),
-            compare=bool(options.compare),
-            tuning=tuning_options(options),
-            random_views=options.fine_tune_views == "random",
-        ),
-        evaluation=EvaluationSettings(
-            test_photos=options.test_batch_size, least_accuracy=options.assert_accuracy_at_least
-        ),
-        outputs=output_settings(options),
-        seed=options.seed,
-        record={name: value for name, value in vars(options).items() if name != "listed"},
-    )
-
-
-def network_settings(options: argparse.Namespace) -> NetworkSettings:
-    """Returns the network that the flags ask for; only a SavedModel's recipe takes a model file."""
-    choice = Choice(
-        weights=options.weights,
-        layer=options.bottleneck_layer,
-        height=options.input_height,
-        width=options.input_width,
-        mean=options.input_mean,
-        std=options.input_std,
-        allow_unsafe_ops=options.allow_unsafe_ops,
-    )
-    return NetworkSettings(
-        architecture=options.architecture,
-        model_dir=options.model_dir,
-        model_file=options.model_file,
-        choice=choice,
-        mirror_average=options.mirror_average,
-        offline=options.offline,
-        precision=options.precision,
-    )
-
-
-def bottleneck_settings(options: argparse.Namespace) -> BottleneckSettings:
-    """Returns how the flags ask for vectors."""
-    engine: Local | Ray = Local()
+def _complete(parser: Parser, options: argparse.Namespace) -> None:
+    """Fills in the defaults that depend on other flags, and reads the list of --exclude."""
+    options.image_dir = local(options.image_dir)
+    beside = OutputSettings(options.output_graph)
+    for name in BESIDE_THE_GRAPH:
+        if getattr(options, OUTPUT_FLAGS[name]) is None:
+            setattr(options, OUTPUT_FLAGS[name], getattr(beside, name))
+    if options.learning_rate is None and options.head != "auto" and options.optimizer != LBFGS:
+        options.learning_rate = RATES[options.optimizer]
     if options.engine == RAY:
-        engine = Ray(options.ray_address, options.ray_actors, *(options.ray_resources or ONE_CPU))
-    distortions = Distortions(
-        flip_left_right=options.flip_left_right,
-        random_crop=options.random_crop,
-        random_scale=options.random_scale,
-        random_brightness=options.random_brightness,
-        views=options.distorted_views,
-    )
-    return BottleneckSettings(
-        folder=options.bottleneck_dir,
-        batch_size=options.batch_size,
-        engine=engine,
-        distortions=distortions,
-        classic_folder=options.import_classic_bottlenecks,
-        import_file=options.import_vectors,
-        export_file=options.export_vectors,
-    )
+        options.ray_resources = options.ray_resources or ONE_CPU
+    try:
+        options.listed = read_listed(options.exclude) if options.exclude else []
+    except DatasetError as error:
+        parser.error(f"--exclude: {in_flags(str(error))}")
 
 
-def training_options(options: argparse.Namespace) -> TrainingOptions:
-    """Returns how the flags ask to train the head."""
-    return TrainingOptions(
-        steps=options.how_many_training_steps,
-        learning_rate=options.learning_rate,
-        train_batch_size=options.train_batch_size,
-        validation_batch_size=options.validation_batch_size,
-        eval_step_interval=options.eval_step_interval,
-        optimizer=options.optimizer,
-        hidden_units=options.hidden_units or (),
-        dropout=options.dropout,
-        l2=options.l2,
-        label_smoothing=options.label_smoothing,
-        class_weights=options.class_weights,
-        epochs=options.epochs,
-        early_stopping=options.early_stopping,
-    )
+def format_folders(settings: RunSettings) -> dict[str, str]:
+    """Returns {flag: path} of the formats that are folders."""
+    formats = [(CONVERTERS[kind], path) for kind, path in settings.outputs.formats.items()]
+    return {f"--{converter.option}": path for converter, path in formats if converter.is_folder}
 
 
-def tuning_options(options: argparse.Namespace) -> TuningOptions:
-    """Returns how the flags ask for fine-tuning."""
-    return TuningOptions(
-        base_rate=options.base_learning_rate,
-        head_rate=options.head_learning_rate,
-        epochs=options.fine_tune_epochs,
-        batch_size=options.fine_tune_batch_size,
-        freeze_until=options.freeze_until,
-    )
+def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a variant is asked for of a format that is not."""
+    for converter in FORMATS:
+        choice = getattr(options, converter.variant_option, "none")
+        if choice != "none" and not getattr(options, converter.option):
+            parser.error(f"--{converter.variant_option} needs --{converter.option}")
 
 
-def output_settings(options: argparse.Namespace) -> OutputSettings:
-    """Returns the outputs that the flags ask for."""
-    return OutputSettings(
-        graph=options.output_graph,
-        labels=options.output_labels,
-        metrics=options.metrics,
-        report="" if options.no_report else options.report,
-        label_audit=options.label_audit,
-        tensor_name=options.final_tensor_name,
-        summaries_folder=options.summaries_dir,
-        projector_photos=options.projector_photos,
-        saved_model_folder=options.saved_model_dir,
-        tflite_file=options.tflite_file,
-        tflite_int8=options.tflite_quantize == "dynamic",
-        onnx_file=options.onnx_file,
-    )
-
-
-def _check_network(parser: Parser, options: argparse.Namespace) -> None:
+def _check_network(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if a network does not allow the choice, as far as no file tells."""
-    settings = network_settings(options)
-    for name in settings.names or (DEFAULT,):
+    network = settings.network
+    for name in network.names or (DEFAULT,):
         try:
-            find(name, settings.choice_for(name))
+            find(name, network.choice_for(name))
         except NetworkError as error:
-            parser.error(str(error))
-    if SAVED_MODEL in settings.names and not options.model_file:
+            parser.error(in_flags(str(error)))
+    if SAVED_MODEL in network.names and not network.model_file:
         parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
-    _check_pair(parser, options)
-
-
-def _check_pair(parser: Parser, options: argparse.Namespace) -> None:
-    """Ends the program if a flag has no meaning with two networks or with mirror images."""
-    both = JOINT in (options.architecture or "")
-    if both and options.model_file:
+    both = len(network.names) > 1
+    if both and network.model_file:
         parser.error("--model_file names one network's file; put both into --model_dir")
-    if options.import_classic_bottlenecks and (both or options.mirror_average):
+    if settings.bottlenecks.classic_folder and (both or network.mirror_average):
         parser.error(
             "--import_classic_bottlenecks is for one network and photos as they are; import in a "
             "run without the other network and --mirror_average"
@@ -274,7 +161,7 @@ NOT_WITH_AUTO = (
 
 
 def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[str]) -> None:
-    """Ends the program if flags of the head contradict each other; sets the learning rate."""
+    """Ends the program if flags of the head contradict each other."""
     auto, by_lbfgs = options.head == "auto", options.optimizer == LBFGS
     for about, applies, flags in (
         ("--head auto finds the softmax layer by itself", auto, NOT_WITH_AUTO),
@@ -286,47 +173,42 @@ def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[s
         parser.error("--epochs and --how_many_training_steps both say how long; give one of them")
     if options.dropout and not options.hidden_units:
         parser.error("--dropout is for hidden layers; add --hidden_units")
-    if options.validation_percentage == 0 and (auto or options.early_stopping):
-        flag = "--head auto" if auto else "--early_stopping"
-        parser.error(f"{flag} needs validation photos; raise --validation_percentage")
-    if options.learning_rate is None and not (auto or by_lbfgs):
-        options.learning_rate = RATES[options.optimizer]
 
 
-# The flag for each of RunSettings.output_files, or a name for a file without a flag.
+# The flag of each of RunSettings.output_files, without dashes.
 OUTPUT_FLAGS = {
-    "graph": "--output_graph",
-    "labels": "--output_labels",
-    "metrics": "--metrics",
-    "export_file": "--export_vectors",
-    "report": "--report",
-    "label_audit": "--label_audit",
-    "tflite_file": "--tflite_file",
-    "onnx_file": "--onnx_file",
-    "comparison": "the table of --compare",
-    "bad_images": "the list of bad images",
+    **flags_of(BottleneckSettings),
+    **flags_of(OutputSettings),
+    **{kind: converter.option for kind, converter in CONVERTERS.items()},
 }
+WITHOUT_FLAGS = {"comparison": "the table of --compare", "bad_images": "the list of bad images"}
 
 
-def output_paths(options: argparse.Namespace) -> dict[str, str]:
+def output_paths(settings: RunSettings) -> dict[str, str]:
     """Returns {flag, or a name: path} of the files that a run writes."""
-    files = settings_of(options).output_files
-    return {OUTPUT_FLAGS[name]: path for name, path in files.items()}
+    files = settings.output_files
+    return {WITHOUT_FLAGS.get(n) or f"--{OUTPUT_FLAGS[n]}": path for n, path in files.items()}
 
 
-def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
-    """Ends the program if a flag other than --image_dir is a URL, or excludes one there."""
-    flags = ["bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir"]
-    flags += ["saved_model_dir", "import_vectors"]
-    folders = {f"--{flag}": getattr(options, flag) for flag in flags}
-    folders["--intermediate_output_graphs_dir"] = options.intermediate_output_graphs_dir
-    for flag, path in {**output_paths(options), **folders}.items():
+FOLDERS_AND_INPUTS = (
+    *("bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir", "import_vectors"),
+    "intermediate_output_graphs_dir",
+)
+
+
+def _check_urls(parser: Parser, options: argparse.Namespace, settings: RunSettings) -> None:
+    """Ends the program if a flag other than --image_dir is a URL, or a file to import is none."""
+    others = {f"--{flag}": getattr(options, flag) for flag in FOLDERS_AND_INPUTS}
+    for flag, path in {**output_paths(settings), **others, **format_folders(settings)}.items():
         if path and is_url(path):
             parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
     if (path := options.import_vectors) is not None and not os.path.isfile(path):
         parser.error(f"--import_vectors {path} is no file")
+    folder = options.import_classic_bottlenecks
+    if folder is not None and not os.path.isdir(folder):
+        parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
     for flag in ("export_vectors", "import_vectors"):
         if getattr(options, flag) is not None and (reason := why_no_parquet()):
             parser.error(f"--{flag} {reason}")
@@ -335,7 +217,6 @@ def _check_urls(parser: Parser, options: argparse.Namespace) -> None:
 def _check_engine(parser: Parser, options: argparse.Namespace) -> None:
     """Ends the program if Ray is wanted but missing, or has flags but is not wanted."""
     if options.engine == RAY:
-        options.ray_resources = options.ray_resources or ONE_CPU
         if importlib.util.find_spec("ray") is None:
             parser.error("--engine ray needs Ray: pip install -r requirements-ray.txt")
         return
@@ -344,11 +225,26 @@ def _check_engine(parser: Parser, options: argparse.Namespace) -> None:
             parser.error(f"--{flag} needs --engine ray")
 
 
+TENSOR_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*(/[A-Za-z0-9_.\-]+)*")
+
+
 def _check_output_flags(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if a flag of an output is useless or lacks another."""
+    if not TENSOR_NAME.fullmatch(options.final_tensor_name):
+        parser.error(f"--final_tensor_name {options.final_tensor_name!r} cannot name a tensor")
+    _check_formats(parser, options)
+    if options.intermediate_store_frequency and not options.intermediate_output_graphs_dir:
+        parser.error("--intermediate_store_frequency needs --intermediate_output_graphs_dir")
+
+
+def _check_files(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output has no name, or would replace another output or an input."""
-    read = {"--exclude": options.exclude, "--import_vectors": options.import_vectors}
+    read = {
+        "--exclude": settings.photos.excluded_by,
+        "--import_vectors": settings.bottlenecks.import_file,
+    }
     first = {os.path.realpath(path): flag for flag, path in read.items() if path}
-    for flag, path in output_paths(options).items():
+    for flag, path in output_paths(settings).items():
         if not path:
             parser.error(f"{flag} must name a file")
         other = first.setdefault(os.path.realpath(path), flag)
@@ -379,36 +275,44 @@ def _check_tuning(parser: Parser, options: argparse.Namespace) -> None:
         return
     if options.base_learning_rate == options.head_learning_rate == 0:
         parser.error("--base_learning_rate and --head_learning_rate are both 0: nothing is trained")
-    if JOINT in (options.architecture or ""):
-        parser.error("fine-tuning is for one network; name one --architecture")
     if not options.base_learning_rate and {ALL, SCRATCH}.intersection(options.compare or ()):
         parser.error("--compare all and scratch need a --base_learning_rate above 0")
-    if options.compare and not options.validation_percentage:
-        parser.error("--compare needs validation photos; raise --validation_percentage")
 
 
-def _check_places(parser: Parser, options: argparse.Namespace) -> None:
+def _check_places(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output lies in the photos' folder or among the stored vectors."""
-    folders = {
-        "--bottleneck_dir": options.bottleneck_dir,
-        "--summaries_dir": options.summaries_dir,
-        "--intermediate_output_graphs_dir": options.intermediate_output_graphs_dir,
-    }
-    if options.saved_model_dir:
-        folders["--saved_model_dir"] = options.saved_model_dir
-    photos, vectors = map(os.path.realpath, (options.image_dir, options.bottleneck_dir))
-    for flag, path in {**output_paths(options), **folders}.items():
-        if is_within(os.path.realpath(path), photos):
+    outputs, vectors = settings.outputs, settings.bottlenecks.folder
+    written, folders = output_paths(settings), {"--bottleneck_dir": vectors}
+    written |= format_folders(settings)
+    folders["--summaries_dir"] = outputs.summaries_folder
+    folders["--intermediate_output_graphs_dir"] = settings.head.intermediate_folder
+    for flag, path in {**written, **folders}.items():
+        if _is_in(path, settings.photos.image_dir):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
-    versions = {"--saved_model_dir": options.saved_model_dir} if options.saved_model_dir else {}
-    for flag, path in {**output_paths(options), **versions}.items():
-        if is_within(os.path.realpath(path), vectors):
+    for flag, path in written.items():
+        if _is_in(path, vectors):
             parser.error(f"{flag} {path} is in --bottleneck_dir; choose another folder")
 
 
-def within(convert: type[Number], settings: Any, name: str) -> Callable[[str], Number]:
-    """A flag type: a number in the range that a class of settings gives for a field."""
-    return number(convert, *settings.RANGES[name])
+def _is_in(path: str, folder: str) -> bool:
+    return is_within(os.path.realpath(path), os.path.realpath(folder))
+
+
+def field(add: Callable[..., argparse.Action], kind: Any, name: str, **more: Any) -> None:
+    """Adds the flag that fills a field of a class of settings; `add` is a group's add_argument.
+
+    Default, type and range are the field's, unless `more` has others.
+    """
+    hint = get_type_hints(kind)[name]
+    types = {hint, *get_args(hint)}  # of `int | None`: both
+    default = next(each.default for each in fields(kind) if each.name == name)
+    given: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
+    if bool in types:
+        given = {"action": "store_true"}
+    for convert in types & {int, float}:
+        low, high = getattr(kind, "RANGES", {}).get(name, (-math.inf, math.inf))
+        given["type"] = number(convert, low, high)
+    add(f"--{flags_of(kind)[name]}", **(given | more))
 
 
 def build_parser(description: str | None = None) -> Parser:
@@ -423,9 +327,10 @@ def build_parser(description: str | None = None) -> Parser:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("photos").add_argument
-    add(
-        "--image_dir",
-        required=True,
+    photos = partial(field, add, PhotoSettings)
+    split = partial(field, add, SplitOptions)
+    photos(
+        "image_dir",
         help="folder with one sub-folder of photos per class, or the URL of such a place in object "
         "storage (s3://, gs:// ...; needs requirements-remote.txt)",
     )
@@ -434,48 +339,22 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="leave out the photos listed there: a path a line, or a label_audit.tsv",
     )
-    add(
-        "--testing_percentage",
-        type=within(int, SplitOptions, "testing"),
-        default=10,
-        help="percent of the photos held out for the final test",
-    )
-    add(
-        "--validation_percentage",
-        type=within(int, SplitOptions, "validation"),
-        default=10,
-        help="percent of the photos held out to look at while training",
-    )
-    add(
-        "--split_by",
+    split("testing", help="percent of the photos held out for the final test")
+    split("validation", help="percent of the photos held out to look at while training")
+    split(
+        "by",
         choices=("content", "path"),
-        default="content",
         help="what decides a photo's split: its bytes, so that moving or renaming changes "
         "nothing, or its path, as in the classic retrain.py",
     )
-    add(
-        "--stratified",
-        action="store_true",
+    split(
+        "stratified",
         help="split each class by exactly the percentages, still by the photos' bytes; unlike "
         "without it, photos that are added later may move others to another split",
     )
-    add(
-        "--recursive",
-        action="store_true",
-        help="take photos from folders below the class folders, too",
-    )
-    add(
-        "--max_image_pixels",
-        type=within(int, PhotoSettings, "max_pixels"),
-        default=MAX_PIXELS,
-        help="larger images are left out, before they are decoded",
-    )
-    add(
-        "--max_bad_fraction",
-        type=within(float, PhotoSettings, "max_bad_fraction"),
-        default=0.5,
-        help="share of unreadable images above which the run ends",
-    )
+    photos("recursive", help="take photos from folders below the class folders, too")
+    photos("max_pixels", help="larger images are left out, before they are decoded")
+    photos("max_bad_fraction", help="share of unreadable images above which the run ends")
 
 
 def _network(name: str) -> str:
@@ -483,7 +362,7 @@ def _network(name: str) -> str:
     try:
         names = [find(part).name for part in name.split(JOINT)]
     except NetworkError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(in_flags(str(error))) from error
     if SAVED_MODEL in names and len(names) > 1:
         raise argparse.ArgumentTypeError(f"{SAVED_MODEL} cannot be one of two networks")
     if len(names) > 2 or len(set(names)) < len(names):
@@ -493,63 +372,61 @@ def _network(name: str) -> str:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("network").add_argument
-    add(
-        "--architecture",
+    network = partial(field, add, NetworkSettings)
+    choice = partial(field, add, Choice)
+    vectors = partial(field, add, BottleneckSettings)
+    network(
+        "architecture",
         type=_network,
         metavar="NAME",
-        help="base network: inception_v3, efficientnet_lite0 (or 1, 2), or "
-        "mobilenet_<1.0|0.75|0.50|0.25>_<224|192|160|128>; keras:NAME for any of "
-        "keras.applications, as keras:InceptionV3; vgg16 for a vgg16.npy; saved_model for the "
-        "model in --model_file. NAME+NAME takes two together, for a better answer that takes "
-        "longer. Default: inception_v3 if it is in --model_dir or can be fetched, else "
-        "efficientnet_lite0, which comes with the requirements",
+        help=f"base network: {in_flags(describe_names())}. "
+        f"NAME{JOINT}NAME takes two together, for a better "
+        f"answer that takes longer. Default: {DEFAULT} if it is in --model_dir or can be fetched, "
+        f"else {EMBEDDED}, which comes with the requirements",
     )
-    add(
-        "--mirror_average",
-        action="store_true",
+    network(
+        "mirror_average",
         help="average the vectors of each image and of its mirror image, here and in the exported "
         "graph; takes twice as long",
     )
-    add("--offline", action="store_true", help="use no network connection: fetch nothing")
-    add("--model_dir", default="models", help="where network files are looked for and fetched to")
-    add("--model_file", help="the network's frozen graph, instead of one in --model_dir")
+    network("offline", help="use no network connection: fetch nothing")
+    network("model_dir", help="where network files are looked for and fetched to")
+    network("model_file", help="the network's frozen graph, instead of one in --model_dir")
     add_weights(add)
-    add(
-        "--bottleneck_layer",
+    choice(
+        "layer",
         metavar="LAYER",
         help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
         "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
         "relu6, the only output",
     )
-    add("--input_height", type=POSITIVE, help="pixels; of networks that take images of any size")
-    add("--input_width", type=POSITIVE, help="pixels, likewise")
-    any_number = number(float, -math.inf)
-    add("--input_mean", type=any_number, help="saved_model: subtracted from pixels of 0..255")
-    add("--input_std", type=any_number, help="saved_model: what pixels are then divided by")
-    add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
-    add("--bottleneck_dir", default="bottleneck_cache", help="where vectors are kept")
-    add(
-        "--import_classic_bottlenecks",
+    choice("height", type=POSITIVE, help="pixels; of networks that take images of any size")
+    choice("width", type=POSITIVE, help="pixels, likewise")
+    choice("mean", help="saved_model: subtracted from pixels of 0..255")
+    choice("std", help="saved_model: what pixels are then divided by")
+    choice("allow_unsafe_ops", help=ALLOW_UNSAFE_OPS)
+    vectors("folder", help="where vectors are kept")
+    vectors(
+        "classic_folder",
         metavar="DIR",
         help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
         "the photos and the network (float32 ones, whatever --precision is); needed once",
     )
-    add(
-        "--import_vectors",
+    vectors(
+        "import_file",
         metavar="FILE",
         help="take over the vectors that a run with --export_vectors wrote, of the same network "
         "and precision, for photos of the same bytes (needs requirements-remote.txt)",
     )
-    add(
-        "--precision",
+    in_bfloat16 = " and ".join(known.name for known in NETWORKS.values() if known.bfloat16)
+    network(
+        "precision",
         choices=PRECISIONS,
-        default="auto",
-        help="arithmetic of the base network; auto is bfloat16 for inception_v3 where the "
+        help=f"arithmetic of the base network; auto is bfloat16 for {in_bfloat16} where the "
         "processor has it, else float32",
     )
-    add(
-        "--batch_size",
-        type=within(int, BottleneckSettings, "batch_size"),
+    vectors(
+        "batch_size",
         help="images that go through the base network together, on each core; default: 8 (32 on "
         "a GPU). Another size changes the last digits of the vectors",
     )
@@ -573,6 +450,7 @@ def _resources(text: str) -> tuple[int, float]:
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("beyond one machine").add_argument
+    ray = partial(field, add, Ray)
     add(
         "--engine",
         choices=ENGINES,
@@ -580,17 +458,16 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         help="what computes the vectors: this machine, or actors on a Ray cluster (needs "
         "requirements-ray.txt)",
     )
-    add(
-        "--ray_address",
+    ray(
+        "address",
         type=_address,
-        default="auto",
         metavar="ADDRESS",
         help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
         "HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts one here and "
         "ends it",
     )
-    add(
-        "--ray_actors",
+    ray(
+        "actors",
         type=number(int, 1, MOST_ACTORS),
         metavar="N",
         help="how many actors compute; default: as many as the cluster has room for",
@@ -606,42 +483,18 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
-    defaults = TrainingOptions()
-    add(
-        "--how_many_training_steps",
-        type=within(int, TrainingOptions, "steps"),
-        default=defaults.steps,
-        help="steps to train; of --optimizer lbfgs iterations, at most",
-    )
+    training = partial(field, add, TrainingOptions)
+    training("steps", help="steps to train; of --optimizer lbfgs iterations, at most")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
-    add(
-        "--learning_rate",
-        type=within(float, TrainingOptions, "learning_rate"),
-        help=f"step size of the optimizer; default: {rates}",
-    )
-    for part, default, unit in (
-        ("train", defaults.train_batch_size, "a training step"),
-        ("validation", defaults.validation_batch_size, "an evaluation while training"),
-        ("test", -1, "the final test, and never more than 200"),
+    training("learning_rate", help=f"step size of the optimizer; default: {rates}")
+    for kind, name, unit in (
+        (TrainingOptions, "train_batch_size", "a training step"),
+        (TrainingOptions, "validation_batch_size", "an evaluation while training"),
+        (EvaluationSettings, "test_photos", "the final test, and never more than 200"),
     ):
-        add(
-            f"--{part}_batch_size",
-            type=batch_size,
-            default=default,
-            help=f"images in {unit}; -1 for all there are",
-        )
-    add(
-        "--eval_step_interval",
-        type=within(int, TrainingOptions, "eval_step_interval"),
-        default=defaults.eval_step_interval,
-        help="steps between evaluations",
-    )
-    add(
-        "--seed",
-        type=within(int, TrainingOptions, "seed"),
-        default=defaults.seed,
-        help="the same seed gives the same result",
-    )
+        field(add, kind, name, type=batch_size, help=f"images in {unit}; -1 for all there are")
+    training("eval_step_interval", help="steps between evaluations")
+    training("seed", help="the same seed gives the same result")
 
 
 def hidden_units(text: str) -> tuple[int, ...]:
@@ -660,7 +513,7 @@ def hidden_units(text: str) -> tuple[int, ...]:
 
 def _add_head(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the head").add_argument
-    defaults = TrainingOptions()
+    training = partial(field, add, TrainingOptions)
     add(
         "--head",
         choices=("classic", "auto"),
@@ -668,52 +521,39 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
         help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
         "to convergence for several strengths of --l2, chosen by the validation photos",
     )
-    add(
-        "--hidden_units",
+    training(
+        "hidden_units",
+        default=None,
         type=hidden_units,
         metavar="N[,N]",
         help="hidden layers of so many units with ReLU before the softmax layer",
     )
-    add(
-        "--dropout",
-        type=within(float, TrainingOptions, "dropout"),
-        default=defaults.dropout,
-        help="share of the hidden units left out at random in each training step",
-    )
-    add(
-        "--optimizer",
+    training("dropout", help="share of the hidden units left out at random in each training step")
+    training(
+        "optimizer",
         choices=OPTIMIZERS,
-        default=defaults.optimizer,
         help="how the weights are changed; lbfgs takes all training photos at once, to convergence",
     )
-    add(
-        "--epochs",
-        type=within(int, TrainingOptions, "epochs"),
-        help="passes over all training photos, in place of --how_many_training_steps",
+    training(
+        "epochs", help="passes over all training photos, in place of --how_many_training_steps"
     )
-    add(
-        "--l2",
-        type=within(float, TrainingOptions, "l2"),
-        default=defaults.l2,
-        help="times half the sum of the squared weights (not biases) is added to the loss",
+    training(
+        "l2", help="times half the sum of the squared weights (not biases) is added to the loss"
     )
-    add(
-        "--label_smoothing",
-        type=within(float, TrainingOptions, "label_smoothing"),
-        default=defaults.label_smoothing,
+    training(
+        "label_smoothing",
         help="share of each label that is spread evenly over all classes in training",
     )
-    add(
-        "--class_weights",
+    training(
+        "class_weights",
         choices=CLASS_WEIGHTS,
         help="balanced: each class counts as much as any other, whatever its number of photos (in "
         "batches of steps by drawing a class first, as in the classic, else by weights); none: "
         "each photo counts the same. Default: balanced, but none with --train_batch_size -1, as in "
         "the classic",
     )
-    add(
-        "--early_stopping",
-        type=within(int, TrainingOptions, "early_stopping"),
+    training(
+        "early_stopping",
         metavar="N",
         help="stop after N evaluations without a lower cross entropy on all validation photos, and "
         "keep the head that had the lowest",
@@ -740,44 +580,29 @@ def _layer(text: str) -> str:
 
 def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("fine-tuning").add_argument
-    defaults = TuningOptions()
+    tuning = partial(field, add, TuningOptions)
     add(
         "--fine_tune",
         choices=("none", "all"),
         default="none",
         help="all trains the base network's weights as well, from the trained layer on",
     )
-    add(
-        "--base_learning_rate",
-        type=within(float, TuningOptions, "base_rate"),
-        default=defaults.base_rate,
+    tuning(
+        "base_rate",
         help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
     )
-    add(
-        "--head_learning_rate",
-        type=within(float, TuningOptions, "head_rate"),
-        default=defaults.head_rate,
-        help="that of the new layer's weights while fine-tuning",
-    )
-    add(
-        "--freeze_until",
+    tuning("head_rate", help="that of the new layer's weights while fine-tuning")
+    tuning(
+        "freeze_until",
         type=_layer,
         metavar="LAYER",
         help="leave this layer (as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all it depends "
         "on as they are",
     )
-    add(
-        "--fine_tune_epochs",
-        type=within(int, TuningOptions, "epochs"),
-        default=defaults.epochs,
-        help="passes over the training photos at most; fewer if validation gets no better",
+    tuning(
+        "epochs", help="passes over the training photos at most; fewer if validation gets no better"
     )
-    add(
-        "--fine_tune_batch_size",
-        type=within(int, TuningOptions, "batch_size"),
-        default=defaults.batch_size,
-        help="photos per step",
-    )
+    tuning("batch_size", help="photos per step")
     add(
         "--fine_tune_views",
         choices=("random", "plain"),
@@ -797,43 +622,31 @@ def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
 
 def _add_distortions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("distortions of the training photos").add_argument
-    defaults = Distortions()
-    add("--flip_left_right", action="store_true", help="mirror each view with probability 1/2")
-    add(
-        "--random_crop",
-        type=within(int, Distortions, "random_crop"),
-        default=0,
+    distortions = partial(field, add, Distortions)
+    distortions("flip_left_right", help="mirror each view with probability 1/2")
+    distortions(
+        "random_crop",
         help="percent of its size by which a view is enlarged, to be cropped at random",
     )
-    add(
-        "--random_scale",
-        type=within(int, Distortions, "random_scale"),
-        default=0,
-        help="percent by which a view is enlarged at most, at random",
+    distortions("random_scale", help="percent by which a view is enlarged at most, at random")
+    distortions(
+        "random_brightness", help="percent by which a view is brightened or darkened at most"
     )
-    add(
-        "--random_brightness",
-        type=within(int, Distortions, "random_brightness"),
-        default=0,
-        help="percent by which a view is brightened or darkened at most",
-    )
-    add(
-        "--distorted_views",
-        type=within(int, Distortions, "views"),
-        default=defaults.views,
-        help="distorted versions of each training photo, if any distortion is asked for",
+    distortions(
+        "views", help="distorted versions of each training photo, if any distortion is asked for"
     )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("outputs").add_argument
-    add("--output_graph", default="models/retrained_graph.pb", help="the retrained frozen graph")
-    add(
-        "--output_labels",
-        help="its labels, one a line; default: retrained_labels.txt beside the graph",
-    )
-    add(
-        "--label_audit",
+    outputs = partial(field, add, OutputSettings)
+    vectors = partial(field, add, BottleneckSettings)
+    head = partial(field, add, HeadSettings)
+    evaluation = partial(field, add, EvaluationSettings)
+    outputs("graph", help="the retrained frozen graph")
+    outputs("labels", help="its labels, one a line; default: retrained_labels.txt beside the graph")
+    outputs(
+        "label_audit",
         help="table of photos whose label looks wrong and of near-duplicates, '' for none; "
         "default: label_audit.tsv beside the graph",
     )
@@ -842,38 +655,30 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="a page on how good the model is; default: retrained_report.html beside the graph",
     )
     add("--no_report", action="store_true", help="write no such page")
-    add(
-        "--metrics",
-        help="the same figures as JSON; default: retrained_metrics.json beside the graph",
+    outputs(
+        "metrics", help="the same figures as JSON; default: retrained_metrics.json beside the graph"
     )
-    add(
-        "--export_vectors",
+    vectors(
+        "export_file",
         metavar="FILE",
         help="write the photos' vectors to a Parquet file, for other tools (needs "
         "requirements-remote.txt)",
     )
-    add("--final_tensor_name", default="final_result", help="name of the graph's output")
-    add("--summaries_dir", default="retrain_logs", help="where TensorBoard's event files go")
-    add(
-        "--projector_photos",
+    outputs("tensor_name", help="name of the graph's output")
+    outputs("summaries_folder", help="where TensorBoard's event files go")
+    outputs(
+        "projector_photos",
         type=number(int, 0, MOST_PROJECTED),
-        default=PROJECTED,
         help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
     )
-    add(
-        "--intermediate_store_frequency",
+    head(
+        "intermediate_steps",
         type=COUNT,
-        default=0,
         help="steps between graphs stored while training; 0 is none",
     )
-    add(
-        "--intermediate_output_graphs_dir",
-        default="intermediate_graphs",
-        help="where these graphs go",
-    )
-    add(
-        "--assert_accuracy_at_least",
-        type=within(float, EvaluationSettings, "least_accuracy"),
+    head("intermediate_folder", help="where these graphs go")
+    evaluation(
+        "least_accuracy",
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
     )
@@ -881,23 +686,16 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("other formats").add_argument
-    add(
-        "--saved_model_dir",
-        metavar="DIR",
-        help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
-    )
-    add("--tflite_file", metavar="FILE", help="write a TensorFlow Lite (LiteRT) file as well")
-    add(
-        "--tflite_quantize",
-        choices=("none", "dynamic"),
-        default="none",
-        help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
-    )
-    add(
-        "--onnx_file",
-        metavar="FILE",
-        help="write an ONNX file as well; needs requirements-onnx.txt",
-    )
+    for converter in FORMATS:
+        metavar = "DIR" if converter.is_folder else "FILE"
+        add(f"--{converter.option}", metavar=metavar, help=converter.help)
+        if converter.variants:
+            add(
+                f"--{converter.variant_option}",
+                choices=("none", *converter.variants),
+                default="none",
+                help=converter.variant_help,
+            )
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from retraining.bottlenecks.extract import FLUSH, Answer
 from retraining.cli import rows
-from retraining.cli.console import DONE, FAILED, progress_bar, reports_errors, say
+from retraining.cli.console import DONE, FAILED, ConsoleObserver, progress_bar, reports_errors, say
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
 from retraining.graphs.precision import PRECISIONS
@@ -26,13 +27,13 @@ from retraining.labelling.classifier import (
     read_labels,
 )
 from retraining.labelling.sorting import WAYS, Sorter
-from retraining.networks.keras import PREFIX, KerasRecipe, imagenet_labels, without_background
-from retraining.networks.recipes import Choice, Place
+from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels, without_background
+from retraining.networks.recipes import Choice, ModelFiles
 from retraining.networks.registry import made_by, obtain
-from retraining.photos.decode import MAX_PIXELS, named_like_image
-from retraining.photos.places import is_url
+from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
+from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import NO_IMAGE, files_below, why_no_image
+from retraining.photos.url import is_url
 from retraining.system.text import counted
 
 DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
@@ -41,6 +42,7 @@ Give image files, folders, or `-` for a list of paths on standard input. A graph
 knows its labels and how it wants its images; for other graphs there are flags.
 """
 STDIN = "-"
+MOST_LABELS = 5  # of an image
 LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
 
 
@@ -52,7 +54,7 @@ class ListError(RetrainingError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the graph, then labels every image, or scores the graph on a folder of photos."""
     options = parse_flags(argv)
-    if options.graph.lower().startswith(PREFIX):
+    if options.graph.lower().startswith(KERAS_PREFIX):
         classifier = load_stock(options)
     else:
         classifier = load_classifier(
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
-        say(note)
+        say(in_flags(note))
     if options.raw_scores:
         classifier = replace(classifier, temperature=1.0)
     if options.evaluate:
@@ -71,11 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_stock(options: argparse.Namespace) -> Classifier:
     """Returns the Classifier of a whole network of keras.applications, for ImageNet's classes."""
     recipe = KerasRecipe.named(options.graph, Choice(options.weights), classifier=True)
-    path = obtain(made_by(recipe), options.model_dir, offline=options.offline)
+    shown = ConsoleObserver(quiet=False)
+    path = obtain(made_by(recipe), options.model_dir, shown, offline=options.offline)
     if options.labels:
         labels = without_background(read_labels(options.labels))
     else:
-        labels = imagenet_labels(Place(Path(options.model_dir), options.offline))
+        labels = imagenet_labels(ModelFiles(Path(options.model_dir), options.offline, shown))
     about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
     return load_classifier(path, labels, about, options.precision)
 
@@ -94,7 +97,7 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
             ranking = [(classifier.unknown_label, novelty), *ranking[: options.top_k - 1]]
         if isinstance(answer, ImageError):
             failed += 1
-            say(f"{path} {answer}")
+            say(f"{path} {in_flags(str(answer))}")
         elif sorter and ranking:
             sorter.place(path, ranking[0][0])
         write(path, answer, ranking)
@@ -109,25 +112,31 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
 
 def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the photos of a folder of class folders, prints the score; returns the exit code."""
-    photos = scoring.find_labelled(options.evaluate, classifier.labels)
+    photos = scoring.find_labelled(options.evaluate, classifier.labels, options.recursive)
     for warning in photos.warnings:
-        say(warning)
+        say(in_flags(warning))
     bad: list[str] = []
 
     def leave_out(path: str, error: ImageError) -> None:
         bad.append(path)
-        say(f"not scored: {path} {error}")
+        say(f"not scored: {path} {in_flags(str(error))}")
 
+    share, few = options.unknown_threshold, len(photos.paths) <= FEW
     answers = progress_bar("labelling", "img")(
-        classifier.classify(photos.paths, few=len(photos.paths) <= FEW), total=len(photos.paths)
+        classifier.predict(photos.paths, few, share), total=len(photos.paths)
     )
-    result = scoring.score(photos, answers, classifier.labels, leave_out)
+    trained = scoring.trained_photos(classifier.described)
+    scored = scoring.score(photos.targets, answers, classifier.labels, trained, leave_out)
+    result = scoring.Score(scored, rejects=share is not None)
     if not result.photos:
         say("nothing could be scored: no readable photo of a class that the graph knows")
         return FAILED
-    say(scoring.trained_on(classifier.described, options.evaluate))
+    say(scoring.describe_seen(result))
     for line in SCORE_LINES[options.format](result):
         print(line)
+    if options.print_misclassified:
+        for line in MISTAKE_LINES[options.format](result):
+            print(line)
     return FAILED if bad else DONE
 
 
@@ -135,6 +144,11 @@ SCORE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
     "text": scoring.text_lines,
     "tsv": scoring.tsv_lines,
     "jsonl": lambda result: [rows.to_json(scoring.to_dict(result))],
+}
+MISTAKE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
+    "text": scoring.misclassified_lines,
+    "tsv": scoring.misclassified_lines,
+    "jsonl": lambda result: map(rows.to_json, scoring.misclassified_dicts(result)),
 }
 
 
@@ -171,9 +185,13 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--evaluate takes its photos from its folder; give no other images")
     if is_url(options.evaluate):
         parser.error("--evaluate takes a folder of this machine, no URL")
-    for name in ("columns", "header", "min_score", "sort_into"):
+    for name in ("columns", "header", "min_score", "sort_into", "top_k"):
         if getattr(options, name) is not None:
             parser.error(f"--{name} has no meaning with --evaluate")
+    if options.raw_scores and not options.print_misclassified:
+        parser.error(
+            "--raw_scores changes no answer; --evaluate takes it for --print_misclassified"
+        )
     options.format = options.format or "tsv"
     if options.format not in SCORE_LINES:
         parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")
@@ -181,6 +199,10 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
 
 def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
     """Refuses flags that exclude each other; chooses the format."""
+    for name in ("recursive", "print_misclassified"):
+        if getattr(options, name):
+            parser.error(f"--{name} needs --evaluate")
+    options.top_k = options.top_k or MOST_LABELS
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
     if options.sort_into == "":
@@ -222,7 +244,18 @@ def build_parser() -> Parser:
         "--evaluate",
         metavar="DIR",
         help="instead of labelling, tell how well the graph labels the photos of a folder with one "
-        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions",
+        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions; the "
+        "same for the photos that the graph was not trained on, if it tells them",
+    )
+    add(
+        "--recursive",
+        action="store_true",
+        help="with --evaluate: take photos in folders within the class folders, too",
+    )
+    add(
+        "--print_misclassified",
+        action="store_true",
+        help="with --evaluate: print a row for each mistake, too: path, class, answer, score",
     )
     _add_graph(parser)
     _add_output(parser)
@@ -271,8 +304,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--top_k",
         "--num_top_predictions",
         type=number(int, 1),
-        default=5,
-        help="labels per image, the likeliest first",
+        help=f"labels per image, the likeliest first; default: {MOST_LABELS}",
     )
     add(
         "--min_score",
@@ -410,9 +442,12 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     at a time.
     """
     for path, _ in files_below(folder, left_out=left_out):
-        reason = why_no_image(path)
-        if not reason or reason != NO_IMAGE or named_like_image(path):
-            yield path
+        try:
+            look_at_image(path)
+        except ImageFileError as error:
+            if not claims_to_be_image(path, error):
+                continue
+        yield path
 
 
 def ranked(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_verbosity
-from retraining.cli.flags import is_quiet, parse_flags, settings_of
+from retraining.cli.flags import is_quiet, parse_flags
+from retraining.cli.wording import in_flags
 from retraining.export.verify import HeldOutResult
 from retraining.run.delivery import Results
 from retraining.run.retrain import retrain
@@ -24,9 +25,9 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 @partial(reports_errors, interrupted=INTERRUPTED)
 def main(argv: Sequence[str] | None = None) -> int:
     """Retrains according to the flags and prints the results; returns the exit code."""
-    options = parse_flags(argv, DESCRIPTION)
+    options, settings = parse_flags(argv, DESCRIPTION)
     set_verbosity(options.logging_verbosity)
-    results = retrain(settings_of(options), ConsoleObserver(is_quiet(options)))
+    results = retrain(settings, ConsoleObserver(is_quiet(options)), in_flags)
     for caveat in results.caveats:
         log.warning(caveat)
     print_results(results)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from retraining.bottlenecks.extract import Answer
+from retraining.cli.wording import in_flags
 from retraining.photos.reader import ImageError
 from retraining.system.text import escaped
 
@@ -22,7 +23,7 @@ Write: TypeAlias = Callable[[str, Answer, Ranking], None]
 def rows_of(path: str, answer: Answer, ranking: Ranking) -> Iterator[Row]:
     """Yields a Row for each rank of `ranking`, or one Row with the ImageError."""
     if isinstance(answer, ImageError):
-        yield {"path": path, "error": str(answer)}
+        yield {"path": path, "error": in_flags(str(answer))}
     for rank, (label, score) in enumerate(ranking, start=1):
         yield {"path": path, "rank": rank, "label": label, "score": score}
 

@@ -21,7 +21,7 @@ def why_no_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer
     if len(targets) < FEWEST_PHOTOS:
         return (
             f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
-            f"{len(targets)}; raise --validation_percentage"
+            f"{len(targets)}; raise `SplitOptions.validation`"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"

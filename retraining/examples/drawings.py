@@ -176,10 +176,10 @@ def paint_stem(brush: Brush, height: int, green: Color, basal: bool) -> None:
     foot = complex(brush.rng.gauss(0, 0.4), (height - brush.center.imag) / brush.radius)
     stem.fill((-0.06, 0.06, foot + 0.06, foot - 0.06), 1j, green)
     leaf = blade(0.2 if basal else 0.5, 0.5, 0.8)
-    for place in (0.4, 0.65, 0.85):
+    for share in (0.4, 0.65, 0.85):
         for side in (-1, 1):
             turn = rect(2 if basal else 1, side * (0.4 if basal else 1.2) + brush.rng.gauss(0, 0.2))
-            stem.moved(foot if basal else foot * place).petal(leaf, turn, green)
+            stem.moved(foot if basal else foot * share).petal(leaf, turn, green)
 
 
 def paint_background(width: int, height: int, rng: Random) -> Image.Image:

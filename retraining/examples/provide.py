@@ -14,7 +14,7 @@ from retraining.examples.drawings import (
 )
 from retraining.system.archives import unpack
 from retraining.system.download import DownloadError, Remote, fetch
-from retraining.system.observer import Bar
+from retraining.system.observer import Bar, Observer
 
 NAME = "flower_photos"
 PER_CLASS = 60  # drawings in each class
@@ -32,21 +32,20 @@ def is_example_folder(image_dir: str, project: str | os.PathLike[str]) -> bool:
 
 
 def provide(
-    image_dir: str, offline: bool, bar: Bar, remote: Remote = PHOTOS, quiet: bool = False
+    image_dir: str, offline: bool, observer: Observer, remote: Remote = PHOTOS
 ) -> str | None:
     """Fills the example folder with the photos or, if they cannot be fetched, with drawings.
 
-    Prepares all files in a temporary folder first, and replaces nothing that exists. `bar` shows
-    progress; with `quiet`, the download shows none. Returns why the photos could not be fetched, or
-    None if they were.
+    Prepares all files in a temporary folder first, and replaces nothing that exists. The observer
+    shows progress. Returns why the photos could not be fetched, or None if they were.
 
     Raises:
         DrawingError: the folder cannot be written.
     """
     folder = Path(image_dir)
-    reason = "--offline was given" if offline else _fetch(folder, remote, quiet)
+    reason = "`NetworkSettings.offline` was given" if offline else _fetch(folder, remote, observer)
     if reason:
-        _draw(folder, bar)
+        _draw(folder, observer.progress("drawing", "img"))
     return reason
 
 
@@ -61,11 +60,11 @@ def caveat(image_dir: str) -> str | None:
     )
 
 
-def _fetch(folder: Path, remote: Remote, quiet: bool) -> str | None:
+def _fetch(folder: Path, remote: Remote, observer: Observer) -> str | None:
     """Fetches and unpacks the photos; returns the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        archive = fetch(remote, folder / f"{NAME}.tgz", quiet)
+        archive = fetch(remote, folder / f"{NAME}.tgz", observer)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as aside:
             unpack(archive, Path(aside))
             _move_in(Path(aside) / NAME, folder)

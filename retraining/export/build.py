@@ -12,13 +12,12 @@ from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import (
     ANY_BATCH,
     IMAGE_BYTES,
-    add_any_batch,
     add_constant,
-    add_front_end,
     add_node,
     nodes_by_name,
     set_constant,
 )
+from retraining.graphs.preprocessing import add_any_batch, add_front_end
 from retraining.graphs.surgery import keep_ancestors, widen_batch
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.graphs.write import graph_bytes
@@ -81,8 +80,7 @@ def _add_decoder(graph_def: GraphDef, base: BaseNetwork) -> None:
 
     The placeholder becomes a PlaceholderWithDefault of the same name, type and shape.
     """
-    about = base.preprocessing
-    pixels = add_front_end(graph_def, about.size, about.mean, about.std)
+    pixels = add_front_end(graph_def, base.preprocessing)
     placeholder = nodes_by_name(graph_def)[base.input]
     placeholder.op = "PlaceholderWithDefault"
     placeholder.input.append(pixels)
@@ -122,7 +120,8 @@ def _add_head(graph_def: GraphDef, base: Base, head: Head, tensor_name: str) -> 
     add_node(graph_def, logits, "Add", [product, bias], T="float32")
     if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
         raise ExportError(
-            f"--final_tensor_name {tensor_name} is already the name of a node; choose another"
+            f"`OutputSettings.tensor_name` {tensor_name} is already the name of a node; choose "
+            f"another"
         )
     add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
 
@@ -190,15 +189,12 @@ def describe(
 
 def describe_network(network: BaseNetwork) -> dict[str, Any]:
     """Returns the description of one network in a graph; node names are those in that graph."""
-    about = network.preprocessing
     return {
         "network": network.name,
         "network_sha1": network.file_sha1,
         "input": network.input,
         "bottleneck": network.bottleneck,
-        "size": list(about.size),
-        "mean": about.mean,
-        "std": about.std,
+        **network.preprocessing.describe(),
     }
 
 

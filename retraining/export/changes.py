@@ -36,8 +36,8 @@ def describe_changes(
     earlier = before.get("results", {}).get("held_out", [])
     then = {key: old_labels[number] for key, number, _ in earlier}
     both = [
-        (path, labels[targets], then[key], labels[int(answer.argmax())])
-        for path, key, targets, answer in zip(
+        (path, labels[target], then[key], labels[int(answer.argmax())])
+        for path, key, target, answer in zip(
             result.paths, result.keys, result.targets, result.probabilities, strict=True
         )
         if key in then
@@ -48,8 +48,8 @@ def describe_changes(
 
 def _compare_answers(both: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
     """Yields lines on photos that tested both graphs: (path, true label, label then, label now)."""
-    right_then = sum(targets == then for _, targets, then, _ in both) / len(both)
-    right_now = sum(targets == now for _, targets, _, now in both) / len(both)
+    right_then = sum(label == then for _, label, then, _ in both) / len(both)
+    right_now = sum(label == now for _, label, _, now in both) / len(both)
     yield (
         f"{len(both)} of these photos tested the graph that is replaced, too: {right_then:.1%} "
         f"right then, {right_now:.1%} now"

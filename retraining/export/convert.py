@@ -3,25 +3,27 @@
 Converters keep Python from handling Ctrl-C for many seconds, write freely to stderr, and need all
 of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
-FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a name of FORMATS;
-`photos`, paths; `max_image_pixels`. This program adds the file of FORMATS and `answers.json`:
-{kind of input: [photos, share with the same first label, largest difference of a probability]}.
+FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind of Converter;
+`photos`, paths; `max_image_pixels`. This program adds a file or folder named after the format, and
+`answers.json`: {kind of input: [photos, share with the same first label, largest difference of a
+probability], or null if TensorFlow decodes none of the photos}.
 """
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.export import to_onnx, to_saved_model, to_tflite
+from retraining.export.converter import DecodingModel
 from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.registry import CONVERTERS
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
@@ -33,24 +35,7 @@ from retraining.system.text import one_line
 # Photos, share with the same first label, largest difference of a probability.
 Agreement: TypeAlias = tuple[int, float, float]
 
-
-class Model(Protocol):
-    """A model of one format that its own library has loaded."""
-
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
-
-
-# The name of the file or folder, its writer, its reader.
-Converter: TypeAlias = tuple[str, Callable[[Source, str], None], Callable[[str], Model]]
-
-FORMATS: dict[str, Converter] = {
-    "saved_model": ("saved_model", to_saved_model.save, to_saved_model.SavedModel),
-    "tflite": ("float.tflite", to_tflite.save, to_tflite.TFLiteModel),
-    "tflite_int8": ("int8.tflite", to_tflite.save_quantized, to_tflite.TFLiteModel),
-    "onnx": ("model.onnx", to_onnx.save, to_onnx.OnnxModel),
-}
-FROM_FILES = "files' bytes"  # the kind of input that a SavedModel takes besides pixels
+FROM_FILES = "files' bytes"  # the kind of input that a DecodingModel takes besides pixels
 MOST_FILES = 10  # photos that run from their bytes, one at a time
 AT_ONCE = 8  # photos in one batch
 
@@ -76,11 +61,11 @@ def main(folder: str) -> None:
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
     source = Source.of(graph_def)
     samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
-    name = request["format"]
+    kind = request["format"]
     try:
-        answers = convert_and_run(name, source, samples, folder)
+        answers = convert_and_run(kind, source, samples, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
-        sys.exit(f"{name}: {one_line(error)}")
+        sys.exit(f"{kind}: {one_line(error)}")
     with open(os.path.join(folder, "answers.json"), "w", encoding="ascii") as file:
         json.dump(answers, file)
 
@@ -89,13 +74,13 @@ def read_samples(
     graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
 ) -> Samples:
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
-    readers = [ImageReader(each.size, each.mean, each.std, max_pixels) for each in source.inputs]
+    readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []
     from_bytes = BytesRunner(graph_def, source.output)
     for path in paths:
-        with contextlib.suppress(ImageError):  # the photo has vanished meanwhile
+        with contextlib.suppress(ImageError):  # the photo has vanished since
             pixels.append([reader.read(path)[0] for reader in readers])
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
@@ -104,22 +89,22 @@ def read_samples(
                 files.append(content)
     if not pixels:
         raise RetrainingError("no photo can be read any more to try it on")
-    each_input = map(np.stack, zip(*pixels, strict=True))
-    feeds = {i.feed: each for i, each in zip(source.inputs, each_input, strict=True)}
+    batches = map(np.stack, zip(*pixels, strict=True))
+    feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
     answers = run_frozen(graph_def, source, feeds)
     return Samples(feeds, answers, files, np.array(answers_to_files))
 
 
 def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
     """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
-    nodes = {each.feed: f"{each.node}:0" for each in source.inputs}
+    nodes = {image.feed: f"{image.node}:0" for image in source.inputs}
     rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
     with open_session(graph_def, source.output) as session:
         return np.concatenate(
             [
                 session.run(
                     f"{source.output}:0",
-                    {nodes[feed]: all_[row : row + AT_ONCE] for feed, all_ in feeds.items()},
+                    {nodes[feed]: p[row : row + AT_ONCE] for feed, p in feeds.items()},
                 )
                 for row in rows
             ]
@@ -127,18 +112,22 @@ def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.
 
 
 def convert_and_run(
-    name: str, source: Source, samples: Samples, folder: str
-) -> dict[str, Agreement]:
+    kind: str, source: Source, samples: Samples, folder: str
+) -> dict[str, Agreement | None]:
     """Writes one format, reads it back and runs it; returns the content of answers.json."""
-    file, save, read = FORMATS[name]
-    path = os.path.join(folder, file)
-    save(source, path)
-    model = read(path)
-    found = {"pixels": compare(model.run(samples.feeds), samples.answers)}
-    if isinstance(model, to_saved_model.SavedModel) and samples.files:
-        answers = model.run_files(samples.files)
-        found[FROM_FILES] = compare(answers, samples.answers_to_files)
-    return found
+    path = os.path.join(folder, kind)
+    CONVERTERS[kind].save(source, path)
+    model = CONVERTERS[kind].load(path)
+    agreements: dict[str, Agreement | None] = {
+        "pixels": compare(model.run(samples.feeds), samples.answers)
+    }
+    if isinstance(model, DecodingModel):
+        agreements[FROM_FILES] = (
+            compare(model.run_files(samples.files), samples.answers_to_files)
+            if samples.files
+            else None
+        )
+    return agreements
 
 
 def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:

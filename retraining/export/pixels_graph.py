@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import node_name, nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing, Size
 from retraining.graphs.surgery import batched_part, cut, widen_batch
 from retraining.graphs.tensorflow import GraphDef, NodeDef
 
@@ -19,16 +20,19 @@ Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Input:
-    """One float input of a graph: float32 [n, *size, 3] of `(pixel - mean) / std`.
+    """One float input of a graph: float32 [n, *size, 3] of preprocessed pixels.
 
     `node` is its name in the graph, `feed` its name in the other formats.
     """
 
     node: str
     feed: str
-    size: tuple[int, int]
-    mean: float
-    std: float
+    preprocessing: Preprocessing
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.preprocessing.size
 
 
 @dataclass(frozen=True)
@@ -44,34 +48,34 @@ class Source:
     @classmethod
     def of(cls, graph_def: GraphDef) -> "Source":
         """Returns the Source of a retrained graph, which describes itself."""
-        about = read_metadata(graph_def) or {}
-        inputs = tuple(_inputs(about))
-        part = _float_part(graph_def, inputs, about["output"])
-        return cls(part, inputs, about["output"], tuple(about["labels"]), about["network"])
+        description = read_metadata(graph_def) or {}
+        inputs, output = tuple(_inputs(description)), description["output"]
+        part = _float_part(graph_def, inputs, output)
+        return cls(part, inputs, output, tuple(description["labels"]), description["network"])
 
 
-def _inputs(about: Mapping[str, Any]) -> Iterator[Input]:
+def _inputs(description: Mapping[str, Any]) -> Iterator[Input]:
     """Yields the Inputs that the description of a graph names: one for each of its networks."""
-    for part, feed in ((about, "images"), (about.get("second"), "images_2")):
+    for part, feed in ((description, "images"), (description.get("second"), "images_2")):
         if part:
-            yield Input(part["input"], feed, tuple(part["size"]), part["mean"], part["std"])
+            yield Input(part["input"], feed, Preprocessing.of(part))
 
 
 def _float_part(graph_def: GraphDef, inputs: Sequence[Input], output: str) -> GraphDef:
     """Returns the folded part from the inputs, placeholders [n, *size, 3], to the output."""
     part = batched_part(graph_def, inputs[0].node, output)
-    for each in inputs[1:]:
-        part = cut(part, each.node, output)
+    for image in inputs[1:]:
+        part = cut(part, image.node, output)
     widen_batch(part)
     for node in part.node:
         if node.op == "PlaceholderWithDefault":  # it takes bottlenecks, which nobody feeds here
             _make_identity(node)
     fold(part, output)
     nodes = nodes_by_name(part)
-    for each in inputs:
-        shape = nodes[node_name(each.node)].attr["shape"].shape
+    for image in inputs:
+        shape = nodes[node_name(image.node)].attr["shape"].shape
         del shape.dim[:]
-        for size in (-1, *each.size, 3):
+        for size in (-1, *image.size, 3):
             shape.dim.add(size=size)
     return part
 

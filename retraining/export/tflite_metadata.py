@@ -17,6 +17,7 @@ import numpy as np
 
 from retraining.export.build import labels_bytes
 from retraining.export.pixels_graph import Input, Source
+from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"
@@ -42,10 +43,10 @@ def add_metadata(model: bytes, source: Source) -> bytes:
     from tensorflow.lite.tools import flatbuffer_utils
 
     tree = flatbuffer_utils.convert_bytearray_to_object(model)
-    feeds = {each.tensorIndex: each.name.decode() for each in tree.signatureDefs[0].inputs}
+    feeds = {i.tensorIndex: i.name.decode() for i in tree.signatureDefs[0].inputs}
     buffer, entry = BufferT(), MetadataT()
-    about = describe(source, [feeds[number] for number in tree.subgraphs[0].inputs])
-    buffer.data = np.frombuffer(about, np.uint8)
+    description = describe(source, [feeds[number] for number in tree.subgraphs[0].inputs])
+    buffer.data = np.frombuffer(description, np.uint8)
     entry.name, entry.buffer = BUFFER, len(tree.buffers)
     tree.buffers.append(buffer)
     tree.metadata = [*(tree.metadata or []), entry]
@@ -61,7 +62,7 @@ def describe(source: Source, feeds: Sequence[str]) -> bytes:
     import flatbuffers
 
     write = _Writer(flatbuffers.Builder())
-    inputs = {each.feed: each for each in source.inputs}
+    inputs = {image.feed: image for image in source.inputs}
     images = write.list([_image(write, inputs[feed]) for feed in feeds])
     graph = write.table({2: images, 3: write.list([_probabilities(write)])})
     model = write.table(
@@ -79,13 +80,14 @@ def describe(source: Source, feeds: Sequence[str]) -> bytes:
 def _image(write: "_Writer", image: Input) -> int:
     """Writes the TensorMetadata of an Input: an RGB image, and how to normalise its pixels."""
     properties = write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB}))
-    normalisation = write.table({0: write.floats([image.mean]), 1: write.floats([image.std])})
+    mean, std = image.preprocessing.mean, image.preprocessing.std
+    normalisation = write.table({0: write.floats(channels(mean)), 1: write.floats(channels(std))})
     return write.table(
         {
             0: write.text(image.feed),
             1: write.text(
                 f"{image.size[0]} x {image.size[1]} pixels (height x width), RGB, "
-                f"(pixel - {image.mean:g}) / {image.std:g}"
+                f"(pixel - {spelled(mean)}) / {spelled(std)}"
             ),
             3: properties,
             4: write.list([write.union(NORMALIZATION_OPTIONS, normalisation)]),
@@ -110,36 +112,36 @@ def _probabilities(write: "_Writer") -> int:
 
 
 class _Writer:
-    """Writes the parts of a FlatBuffer; each method returns the offset of the part it wrote."""
+    """Writes the parts of a FlatBuffer; each method returns the offset of that part."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder  # a flatbuffers.Builder
 
     def text(self, value: str) -> int:
-        place: int = self.builder.CreateString(value)
-        return place
+        offset: int = self.builder.CreateString(value)
+        return offset
 
     def floats(self, values: Sequence[float]) -> int:
-        place: int = self.builder.CreateNumpyVector(np.array(values, np.float32))
-        return place
+        offset: int = self.builder.CreateNumpyVector(np.array(values, np.float32))
+        return offset
 
-    def list(self, places: Sequence[int]) -> int:
-        self.builder.StartVector(4, len(places), 4)
-        for place in reversed(places):
-            self.builder.PrependUOffsetTRelative(place)
+    def list(self, offsets: Sequence[int]) -> int:
+        self.builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.builder.PrependUOffsetTRelative(offset)
         vector: int = self.builder.EndVector()
         return vector
 
     def table(self, references: Mapping[int, int], numbers: Mapping[int, int] | None = None) -> int:
         """Writes a table of `references` {field: offset} and `numbers` {field: byte}."""
         self.builder.StartObject(MOST_FIELDS)
-        for field, place in references.items():
-            self.builder.PrependUOffsetTRelativeSlot(field, place, 0)
+        for field, offset in references.items():
+            self.builder.PrependUOffsetTRelativeSlot(field, offset, 0)
         for field, value in (numbers or {}).items():
             self.builder.PrependUint8Slot(field, value, 0)
         table: int = self.builder.EndObject()
         return table
 
-    def union(self, kind: int, place: int) -> int:
+    def union(self, kind: int, offset: int) -> int:
         """Writes a table whose first fields are a union, as those of Content and ProcessUnit."""
-        return self.table({1: place}, {0: kind})
+        return self.table({1: offset}, {0: kind})

@@ -1,34 +1,15 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
-import importlib.util
 import json
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.errors import RetrainingError
+from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
-PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 OUTPUT = "probabilities"
-
-
-class MissingPackageError(RetrainingError):
-    """A package that --onnx_file needs is not installed; the message says how to install it."""
-
-
-def check_installed() -> None:
-    """Checks that the packages that write and run ONNX are installed; imports none of them.
-
-    Raises:
-        MissingPackageError: one is missing.
-    """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"--onnx_file needs {', '.join(missing)}: pip install -r requirements-onnx.txt"
-        )
 
 
 def save(source: Source, path: str) -> None:
@@ -39,7 +20,7 @@ def save(source: Source, path: str) -> None:
     """
     import tf2onnx
 
-    names = {f"{each.node}:0": each.feed for each in source.inputs}
+    names = {f"{image.node}:0": image.feed for image in source.inputs}
     output = f"{source.output}:0"
     model, _ = tf2onnx.convert.from_graph_def(
         source.graph_def,
@@ -58,9 +39,7 @@ def save(source: Source, path: str) -> None:
 
 def _properties(source: Source) -> dict[str, str]:
     """Returns {name: text} with the facts that a program needs to use the file."""
-    normalisation = {
-        each.feed: {"size": each.size, "mean": each.mean, "std": each.std} for each in source.inputs
-    }
+    normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
     return {
         "network": source.network,
         "labels": json.dumps(source.labels),
@@ -80,3 +59,15 @@ class OnnxModel:
         """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
         probabilities: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return probabilities
+
+
+CONVERTER = Converter(
+    kind="onnx",
+    name="onnx",
+    option="onnx_file",
+    help="write an ONNX file as well; needs requirements-onnx.txt",
+    save=save,
+    load=OnnxModel,
+    packages=("tf2onnx", "onnx", "onnxruntime"),
+    requirements="requirements-onnx.txt",
+)

@@ -1,6 +1,8 @@
 """A retrained graph as a SavedModel, whose signatures take image files' bytes or pixels."""
 
+import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.build import labels_bytes
+from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
@@ -68,7 +71,7 @@ def _network(tf: TensorFlow, source: Source) -> Callable[..., Tensor]:
     """Returns the graph as a function from the pixels of each input to float32 [n, k]."""
 
     def network(*pixels: Tensor) -> Tensor:
-        names = [f"{each.node}:0" for each in source.inputs]
+        names = [f"{image.node}:0" for image in source.inputs]
         return tf.graph_util.import_graph_def(
             source.graph_def,
             input_map=dict(zip(names, pixels, strict=True)),
@@ -91,14 +94,19 @@ def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -
 def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
     """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
 
-    The ops and options are those of `nodes.add_front_end`: the legacy resize kernel, and a product
-    with the reciprocal instead of a division.
+    The ops and options are those of `preprocessing.add_front_end`: the network's resize kernel,
+    and a product with the reciprocal instead of a division.
     """
     image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
-    resized = [tf.raw_ops.ResizeBilinear(images=image, size=i.size)[0] for i in source.inputs]
+    records = [each.preprocessing for each in source.inputs]
+    resizers = [getattr(tf.raw_ops, record.resizing().op) for record in records]
+    resized = [
+        resize(images=image, size=record.size)[0]
+        for resize, record in zip(resizers, records, strict=True)
+    ]
     return [
-        (pixels - each.mean) * (1 / each.std)
-        for pixels, each in zip(resized, source.inputs, strict=True)
+        (pixels - record.offset) * record.factor
+        for pixels, record in zip(resized, records, strict=True)
     ]
 
 
@@ -122,3 +130,23 @@ class SavedModel:
         answers = self._loaded.signatures[signature](**tensors)
         probabilities: NDArray[np.float32] = answers["probabilities"].numpy()
         return probabilities
+
+
+def next_version(folder: str) -> str:
+    """Returns the path of the next version in a model folder of TensorFlow Serving."""
+    with contextlib.suppress(FileNotFoundError):
+        numbers = [int(name) for name in os.listdir(folder) if re.fullmatch("[0-9]+", name)]
+        return os.path.join(folder, str(max(numbers, default=0) + 1))
+    return os.path.join(folder, "1")
+
+
+CONVERTER = Converter(
+    kind="saved_model",
+    name="saved_model",
+    option="saved_model_dir",
+    help="write a SavedModel as well, into a new folder DIR/1, DIR/2 ...",
+    save=save,
+    load=SavedModel,
+    is_folder=True,
+    output=next_version,
+)

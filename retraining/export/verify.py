@@ -37,7 +37,7 @@ class HeldOutResult:
 
     paths: list[str]
     keys: list[str]  # of the photos, as in Example
-    targets: NDArray[np.int_]  # int [n]
+    targets: NDArray[np.int_]  # int [n]: the numbers of their labels
     probabilities: NDArray[np.float32]  # float32 [n, classes]
     vectors: NDArray[np.float32]  # float32 [n, width], as the network computed them in the test
 
@@ -68,6 +68,7 @@ def candidate(path: str, *parts: bytes) -> Iterator[Path]:
     """
     name = temporary_name(Path(os.path.realpath(path)), "candidate")
     write_files({name: parts})
+    del parts  # the caller may need their memory
     try:
         yield name
     finally:
@@ -80,7 +81,7 @@ def read_start(path: str | Path, size: int) -> bytes:
         return file.read(size)
 
 
-def test_exported(
+def evaluate_exported(
     path: str | Path,
     examples: Sequence[Example],
     extractor: VectorSource,
@@ -99,13 +100,14 @@ def test_exported(
     """
     # The ops of the base network were checked when it was read; the head adds harmless ones.
     graph_def = read_graph(path, allow_unsafe_ops=True)
-    about = read_metadata(graph_def) or {}
-    check_base(graph_def, about, extractor.network)
-    untouched = beside(run_untouched, graph_def, about["output"], examples)
+    description = read_metadata(graph_def) or {}
+    check_base(graph_def, description, extractor.network)
+    output = description["output"]
+    untouched = beside(run_untouched, graph_def, output, examples)
     answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-    examples, vectors = collect(answers, examples, extractor.network.width)
-    head = Runner(graph_def, about["bottleneck_input"], about["output"], Running(optimize=False))
-    labels = list(about["labels"])
+    examples, vectors, _ = collect(answers, examples, extractor.network.width)
+    head = Runner(graph_def, description["bottleneck_input"], output, Running(optimize=False))
+    labels = list(description["labels"])
     targets = np.array([labels.index(example.label) for example in examples], int)
     paths, keys = [e.path for e in examples], [e.key for e in examples]
     result = HeldOutResult(paths, keys, targets, head.run(vectors), vectors)
@@ -113,26 +115,26 @@ def test_exported(
     return result
 
 
-def check_base(graph_def: GraphDef, about: Mapping[str, Any], base: Base) -> None:
+def check_base(graph_def: GraphDef, description: Mapping[str, Any], base: Base) -> None:
     """Compares an exported graph, up to its head, with the base network, or with both networks.
 
     Raises:
         ExportError: a node, a weight or the preprocessing differs.
     """
-    descriptions = [about, *([about["second"]] if about.get("second") else [])]
-    if len(descriptions) != len(base.exported) or not all(
-        _holds(graph_def, *each) for each in zip(descriptions, base.exported, strict=True)
+    described = [description, *([description["second"]] if description.get("second") else [])]
+    if len(described) != len(base.exported) or not all(
+        _holds(graph_def, *pair) for pair in zip(described, base.exported, strict=True)
     ):
         raise ExportError(
             "the written file does not hold the base network as it was read; nothing was replaced"
         )
 
 
-def _holds(graph_def: GraphDef, about: Mapping[str, Any], network: BaseNetwork) -> bool:
+def _holds(graph_def: GraphDef, description: Mapping[str, Any], network: BaseNetwork) -> bool:
     """Returns whether a graph has exactly the nodes of a network, and describes them so."""
     ends = network.input, network.bottleneck
     expected = describe_network(network)
-    same = all(about.get(name) == value for name, value in expected.items())
+    same = all(description.get(name) == value for name, value in expected.items())
     return same and same_part(graph_def, network.graph_def, *ends)
 
 
@@ -184,7 +186,8 @@ def check_agreement(result: HeldOutResult, expected: NDArray[np.float32]) -> Non
         raise ExportError(
             f"the exported graph does not answer as the trained layer does: the same first label "
             f"for {same:.1%} of {result.total} photos, probabilities up to {difference:.3f} apart; "
-            f"nothing was replaced. Try --precision float32, or an empty --bottleneck_dir"
+            f"nothing was replaced. Try `NetworkSettings.precision` float32, or an empty "
+            f"`BottleneckSettings.folder`"
         )
 
 
@@ -197,7 +200,7 @@ def check_accuracy(result: HeldOutResult, least: float | None) -> None:
     if least is not None and not result.accuracy >= least:
         raise ExportError(
             f"the test accuracy {result.accuracy:.4f} ({result.correct} of {result.total} photos) "
-            f"is below --assert_accuracy_at_least {least}; nothing was replaced"
+            f"is below `EvaluationSettings.least_accuracy` {least}; nothing was replaced"
         )
 
 

@@ -3,17 +3,18 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeGuard
 
 from numpy.typing import NDArray
 
 from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.preprocessing import PartialPreprocessing, can_scale, per_channel
 from retraining.graphs.tensorflow import GraphDef, NodeDef
 
 METADATA = "retraining/metadata"  # constant node: JSON that describes a retrained graph
 Kinds: TypeAlias = dict[str, Callable[[Any], Any]]  # converts each entry to its type
-FED: Kinds = {"input": str, "size": list, "mean": float, "std": float}  # how to feed a network
+# How to feed a network.
+FED: Kinds = {"input": str, "size": list, "mean": per_channel, "std": per_channel}
 DESCRIBED: Kinds = {"labels": list, "output": str, **FED}
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 
@@ -55,29 +56,8 @@ def _is_sane(described: Mapping[str, Any]) -> bool:
     return (
         len(described["size"]) == 2
         and all(type(side) is int and 0 < side <= MAX_SIDE for side in described["size"])
-        and math.isfinite(described["mean"])
-        and math.isfinite(described["std"])
-        and bool(described["std"] != 0)
+        and can_scale(described["mean"], described["std"])
     )
-
-
-@dataclass(frozen=True)
-class PartialPreprocessing:
-    """A Preprocessing with None for its unknown parts."""
-
-    size: tuple[int, int] | None
-    mean: float | None
-    std: float | None
-    fixed_size: bool = field(default=False, compare=False)  # the shape of the input fixes the size
-
-
-@dataclass(frozen=True)
-class Preprocessing(PartialPreprocessing):
-    """Feed `(pixel - mean) / std`, float32 [n, *size, 3]; `size` is (height, width)."""
-
-    size: tuple[int, int]
-    mean: float
-    std: float
 
 
 def read_preprocessing(graph_def: GraphDef, input_name: str) -> PartialPreprocessing:

@@ -128,39 +128,6 @@ def add_node(
     return name
 
 
-def add_front_end(graph_def: GraphDef, size: tuple[int, int], mean: float, std: float) -> str:
-    """Appends the 2015 graph's nodes from an image's bytes to the network; returns `Mul`.
-
-    `DecodeJpeg/contents:0` takes the bytes of one image. `DecodeJpeg:0` holds its pixels, uint8
-    [height, width, 3]. `Mul:0` is `(pixel - mean) / std`, float32 [1, *size, 3]. The resize kernel
-    is the legacy one, since neither of its two options is set. Subtraction and scaling are float32,
-    and the scaling multiplies by the reciprocal, as in the 2015 graph, so that the bits agree.
-    """
-    content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
-    add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
-    add_node(graph_def, "Cast", "Cast", ["DecodeJpeg"], SrcT="uint8", DstT="float32")
-    axis = add_constant(graph_def, "ExpandDims/dim", np.int32(0))
-    add_node(graph_def, "ExpandDims", "ExpandDims", ["Cast", axis], T="float32")
-    add_any_batch(graph_def, "ExpandDims")
-    pixels = add_constant(graph_def, "ResizeBilinear/size", np.array(size, np.int32))
-    add_node(graph_def, "ResizeBilinear", "ResizeBilinear", [ANY_BATCH, pixels], T="float32")
-    offset = add_constant(graph_def, "Sub/y", np.float32(mean))
-    add_node(graph_def, "Sub", "Sub", ["ResizeBilinear", offset], T="float32")
-    scale = add_constant(graph_def, "Mul/y", np.float32(1 / std))
-    return add_node(graph_def, "Mul", "Mul", ["Sub", scale], T="float32")
-
-
-def add_any_batch(graph_def: GraphDef, source: str) -> str:
-    """Appends a node that passes on `source` as a batch of unknown size.
-
-    `ExpandDims` fixes the batch size of everything up to `Mul:0` to 1, and TensorFlow's Python
-    refuses to feed `Mul:0` with any other size.
-    """
-    shape = (-1, -1, -1, 3)
-    op = "PlaceholderWithDefault"
-    return add_node(graph_def, ANY_BATCH, op, [source], dtype="float32", shape=shape)
-
-
 def add_notes(graph_def: GraphDef, notes: Sequence[str]) -> None:
     """Stores lines of text in the graph, as a constant that no node reads."""
     if notes:

@@ -97,7 +97,7 @@ def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphD
     if unsafe and not allow_unsafe_ops:
         raise GraphError(
             f"{path} was not run, since it could do more than compute: it holds {unsafe}; if you "
-            f"trust whoever made it, add --allow_unsafe_ops"
+            f"trust whoever made it, add `Choice.allow_unsafe_ops`"
         )
     try:
         check(graph_def, len(content))
@@ -143,7 +143,7 @@ def _check_kind(path: str | Path, status: os.stat_result) -> None:
 
 FREEZE = (
     "freeze it first (convert_variables_to_constants_v2 of TensorFlow) and name the .pb file "
-    "that gives, or use it as a base network with --architecture saved_model"
+    "that gives, or use it as a base network with `NetworkSettings.architecture` saved_model"
 )
 UNPACK = "unpack it and name the .pb file in it"
 FETCH = "what was fetched is not the file; fetch it again"

@@ -1,4 +1,8 @@
-"""Adds pixel arithmetic after a graph's `input`: BGR order, a mean and a scale per channel."""
+"""Adds pixel arithmetic after a graph's `input`: BGR order, a mean and a scale per channel.
+
+Frozen models of others get it as nodes, so that they take pixels 0..255. Arithmetic outside the
+graph is that of `preprocessing.Preprocessing`.
+"""
 
 from dataclasses import dataclass
 

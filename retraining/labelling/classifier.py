@@ -15,18 +15,19 @@ from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
-from retraining.graphs.description import (
-    PartialPreprocessing,
-    Preprocessing,
-    read_metadata,
-    read_preprocessing,
-)
+from retraining.graphs.description import read_metadata, read_preprocessing
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.preprocessing import (
+    PartialPreprocessing,
+    PerChannel,
+    Preprocessing,
+    spelled,
+)
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
-from retraining.networks.pair import PREFIX
+from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
@@ -169,7 +170,7 @@ class Classifier:
         """
         if share is not None and not self.unknown:
             raise trust.TrustError(
-                "--unknown_threshold needs a graph that retrain.py made with "
+                "`unknown_share` needs a graph that retrain.py made with "
                 f"{FEWEST_PHOTOS} validation photos or more; this one has no such score"
             )
         also = () if share is None else self.unknown_inputs
@@ -214,8 +215,8 @@ class Classifier:
         self, part: Part, optimize: bool
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
         """Returns a function that yields the vectors of one network, as extract.stream does."""
-        pixels, ends = part.preprocessing, (part.input, part.bottleneck)
-        reader = ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels)
+        reader = ImageReader(part.preprocessing, self.max_pixels)
+        ends = part.input, part.bottleneck
         runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
 
         def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
@@ -236,10 +237,10 @@ class Classifier:
                 return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
-        pixels, ends = self.preprocessing, (self.graph_def, self.input, self.output)
-        runner = Runner(*ends, Running(self.precision, optimize, also))
+        ends = self.input, self.output
+        runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
-        return ImageReader(pixels.size, pixels.mean, pixels.std, self.max_pixels).load, runner
+        return ImageReader(self.preprocessing, self.max_pixels).load, runner
 
     def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
@@ -253,7 +254,7 @@ class Classifier:
         if width not in (None, len(self.labels)):
             raise LabelsError(
                 f"the graph gives {width} probabilities for {len(self.labels)} "
-                f"labels; name the labels file that belongs to it with --labels"
+                f"labels; name the labels file that belongs to it with `labels_path`"
             )
 
 
@@ -318,17 +319,18 @@ def _find_parts(
     other_input = overrides.input_layer and node_name(overrides.input_layer) != described["input"]
     if other_input or any(value is not None for value in (*size, *scale)):
         raise GraphError(
-            f"this graph holds two networks and knows how to feed them; drop --input_height, "
-            f"--input_width, --input_mean and --input_std, and --input_layer or give {IMAGE_BYTES}"
+            f"this graph holds two networks and knows how to feed them; drop "
+            f"`Overrides.input_height`, `Overrides.input_width`, `Overrides.input_mean` and "
+            f"`Overrides.input_std`, and `Overrides.input_layer` or give {IMAGE_BYTES}"
         )
     return tuple(
         Part(
             description["input"],
             description["bottleneck"],
-            Preprocessing(tuple(description["size"]), description["mean"], description["std"]),
+            Preprocessing.of(description),
             resolve_precision(precision, graph_def, prefix),
         )
-        for description, prefix in ((described, ""), (described["second"], PREFIX))
+        for description, prefix in ((described, ""), (described["second"], SECOND_PREFIX))
     )
 
 
@@ -360,7 +362,7 @@ def _find_labels(
         return tuple(described["labels"])
     if beside.is_file():
         return read_labels(beside)
-    raise LabelsError("this graph does not carry its labels; name their file with --labels")
+    raise LabelsError("this graph does not carry its labels; name their file with `labels_path`")
 
 
 def _find_ends(
@@ -370,26 +372,29 @@ def _find_ends(
     nodes = nodes_by_name(graph_def)
     known_inputs = [described["input"]] if described else KNOWN_INPUTS
     known_outputs = [described["output"]] if described else KNOWN_OUTPUTS
-    input_name = _named(nodes, overrides.input_layer, known_inputs, "--input_layer")
-    output = _named(nodes, overrides.output_layer, known_outputs, "--output_layer")
+    input_name = _named(nodes, overrides.input_layer, known_inputs, "input_layer")
+    output = _named(nodes, overrides.output_layer, known_outputs, "output_layer")
     if _takes_bytes(graph_def, input_name):
         return input_name, output, None
     known = read_preprocessing(graph_def, input_name)
     if described and input_name == described["input"]:
-        size = tuple(described["size"])
-        known = Preprocessing(size, described["mean"], described["std"])
+        known = Preprocessing.of(described)
     return input_name, output, _preprocessing(graph_def, known, overrides, notes)
 
 
-def _named(nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], flag: str) -> str:
+def _named(
+    nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], setting: str
+) -> str:
     if given is not None:
         if node_name(given) not in nodes:
-            raise GraphError(f"the graph has no node {given!r}; see {flag}")
+            raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
         return node_name(given)
     for name in known:
         if name in nodes:
             return name
-    raise GraphError(f"cannot tell which node of the graph to use; name it with {flag}")
+    raise GraphError(
+        f"cannot tell which node of the graph to use; name it with `Overrides.{setting}`"
+    )
 
 
 def _takes_bytes(graph_def: GraphDef, input_name: str) -> bool:
@@ -409,26 +414,30 @@ def _preprocessing(
     width = _first(overrides.input_width, own_width)
     if not height or not width:
         raise GraphError(
-            "the graph does not tell its image size; give --input_height and --input_width"
+            "the graph does not tell its image size; give `Overrides.input_height` and "
+            "`Overrides.input_width`"
         )
     if known.size and known.fixed_size and known.size != (height, width):
         raise GraphError(
             f"the graph takes images of {known.size[0]} x {known.size[1]} pixels; drop "
-            f"--input_height and --input_width"
+            f"`Overrides.input_height` and `Overrides.input_width`"
         )
-    mean, std = _first(overrides.input_mean, known.mean), _first(overrides.input_std, known.std)
+    mean = known.mean if overrides.input_mean is None else overrides.input_mean
+    std = known.std if overrides.input_std is None else overrides.input_std
     if mean is None or std is None:
         usual_mean, usual_std = _usual_scale(graph_def)
         mean = usual_mean if mean is None else mean
         std = usual_std if std is None else std
         notes.append(
-            f"this graph does not tell how pixels are scaled; assuming --input_mean {mean:g} "
-            f"--input_std {std:g}"
+            f"this graph does not tell how pixels are scaled; assuming `Overrides.input_mean` "
+            f"{spelled(mean)} `Overrides.input_std` {spelled(std)}"
         )
+    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
+        return replace(known, size=(height, width), mean=mean, std=std)
     return Preprocessing((height, width), mean, std)
 
 
-def _usual_scale(graph_def: GraphDef) -> tuple[float, float]:
+def _usual_scale(graph_def: GraphDef) -> tuple[PerChannel, PerChannel]:
     """Returns mean and std: those of MobileNets, or of the classic label_image.py (0 and 255)."""
     if any(node.name.startswith("MobilenetV1/") for node in graph_def.node):
         network = NETWORKS["mobilenet_1.0_224"]

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from retraining.bottlenecks.extract import Answer
 from retraining.metrics import classification
+from retraining.photos.class_folders import same_label
+from retraining.photos.folder import FolderSource
 from retraining.photos.key_set import KeySet
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import ScanOptions, hash_file, list_photos, same_label
+from retraining.photos.registry import hash_file
+from retraining.photos.source import ScanOptions
 from retraining.system.text import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
@@ -118,10 +121,11 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
     Raises:
         DatasetError: the folder is missing or has no class folder, or two folders are one label.
     """
-    photos, bad, warnings = list_photos(folder, least_classes=1)
-    for image in bad:
+    scan = FolderSource(folder).scan(ScanOptions(recursive=recursive), least_classes=1)
+    photos, warnings = scan.names, scan.warnings
+    for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
-            photos[os.path.basename(os.path.dirname(image.path))].append(image.path)
+            photos[os.path.relpath(image.path, folder).split(os.sep)[0]].append(image.path)
     known = match_classes(photos, labels)
     for name, label in known.items():
         if label is None:
@@ -140,7 +144,7 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
     """Returns {name: label or None}: the label of exactly that name, or else the only similar one.
 
-    Similar names differ only in details that a reader overlooks (`scan.same_label`).
+    Similar names differ only in details that a reader overlooks (`class_folders.same_label`).
     """
     known = set(labels)
     alike: dict[str, list[str]] = {}
@@ -154,21 +158,19 @@ def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str 
 
 
 def score(
-    photos: LabelledPhotos,
+    targets: Sequence[str],
     answers: Iterable[tuple[str, Answer, float | None]],
     labels: Sequence[str],
     trained: KeySet | None,
-    rejects: bool,
     on_error: Callable[[str, ImageError], None],
-) -> Score:
-    """Scores `answers`, as Classifier.predict yields them, in the order of the photos.
+) -> list[ScoredPhoto]:
+    """Compares `answers`, as Classifier.predict yields them, with the classes of the photos.
 
-    Does not score an ImageError among the answers, but calls `on_error(path, error)`. `trained` are
-    the photos that the graph was trained on; None if they are not known. `rejects` tells whether
-    photos were tested for being of no known class.
+    Leaves out an ImageError among the answers, but calls `on_error(path, error)`. `trained` are
+    the photos that the graph was trained on; None if they are not known.
     """
     scored: list[ScoredPhoto] = []
-    for target, (path, answer, novelty) in zip(photos.targets, answers, strict=True):
+    for target, (path, answer, novelty) in zip(targets, answers, strict=True):
         if isinstance(answer, ImageError):
             on_error(path, answer)
             continue
@@ -176,7 +178,7 @@ def score(
         seen = None if trained is None else hash_file(path) in trained
         figures = labels[best], float(answer[best]), seen, novelty is not None
         scored.append(ScoredPhoto(path, target, *figures))
-    return Score(scored, rejects)
+    return scored
 
 
 def trained_photos(description: Mapping[str, Any]) -> KeySet | None:
@@ -253,7 +255,8 @@ def text_lines(result: Score) -> Iterator[str]:
     )
     if unseen := _unseen(result):
         share = _percent(unseen["unseen_accuracy"])
-        yield f"accuracy on photos that the graph has not seen {share} (N={unseen['unseen_photos']})"
+        photos = unseen["unseen_photos"]
+        yield f"accuracy on photos that the graph has not seen {share} (N={photos})"
     if answered := _answered(result):
         share = _percent(answered["answered_accuracy"])
         yield f"accuracy on the {answered['answered']} photos that do not count as unknown {share}"
@@ -307,6 +310,17 @@ def _answered(result: Score) -> dict[str, Any]:
         "coverage": coverage,
         "answered_accuracy": answered.accuracy,
     }
+
+
+def misclassified_dicts(result: Score) -> Iterator[dict[str, Any]]:
+    """Yields a dict for each mistake: path, class, answer, score."""
+    for photo in result.mistakes:
+        yield {
+            "path": photo.path,
+            "class": photo.target,
+            "answer": photo.predicted,
+            "score": photo.probability,
+        }
 
 
 def misclassified_lines(result: Score) -> Iterator[str]:

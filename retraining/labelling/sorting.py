@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from retraining.errors import RetrainingError
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from retraining.system.atomic import is_within
 
 NAME_BYTES = 120  # of the name of a label's folder; file systems allow 143 to 255
@@ -175,7 +175,7 @@ def link(path: str, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        reason = f"it cannot be linked ({error.strerror}); use --sort_by copy"
+        reason = f"it cannot be linked ({error.strerror}); use `Sorter.by` copy"
         raise OSError(error.errno, reason, path) from error
 
 

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.nodes import add_constant, add_front_end, add_node
+from retraining.graphs.nodes import add_constant, add_node
+from retraining.graphs.preprocessing import Preprocessing, add_front_end
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
 
@@ -78,6 +79,7 @@ ARCHITECTURES = {
         sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
+HELP = "efficientnet_lite0 (or 1, 2)"  # their names, in the help of the command
 
 
 class Stage(NamedTuple):
@@ -512,7 +514,7 @@ def build_graph(architecture: str, weights: dict[str, NDArray[Any]]) -> GraphDef
     side, blocks = find_architecture(architecture).side, list_blocks(architecture)
     graph_def = import_tensorflow().GraphDef()
     graph_def.versions.producer = GRAPH_PRODUCER
-    x = add_front_end(graph_def, (side, side), INPUT_MEAN, INPUT_STD)
+    x = add_front_end(graph_def, Preprocessing((side, side), INPUT_MEAN, INPUT_STD))
     x = _add_convolution(graph_def, stem_convolution(), x, weights)
     for block in blocks:
         start = x

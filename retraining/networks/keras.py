@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling
 from retraining.graphs.tensorflow import GraphDef
-from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
 from retraining.system.download import DownloadError, Remote, fetch
 from retraining.system.text import one_line
 
-PREFIX = "keras:"
+KERAS_PREFIX = "keras:"
 IMAGENET, RANDOM = "imagenet", "random"
 TOP = "softmax"  # the node of the classifier's probabilities
 BOTTLENECK = "bottleneck"
 CLASSES = 1000
 UNTRAINED = (
     "the weights of {} are random, nothing was learned before: expect no more than a layer on "
-    "random features gives, or what --fine_tune learns from these photos alone"
+    "random features gives, or what fine-tuning learns from these photos alone"
 )
 
 # The preprocessing of pixels 0..255, by the names of keras.applications.imagenet_utils: `tf` is
@@ -86,19 +86,21 @@ def parse(name: str) -> tuple[str, str | None, int | None]:
     known = {stock.lower(): stock for stock in STOCK}
     if stem.lower() not in known:
         close = difflib.get_close_matches(stem.lower(), known, 1)
-        meant = f"; did you mean {PREFIX}{known[close[0]]}?" if close else ""
+        meant = f"; did you mean {KERAS_PREFIX}{known[close[0]]}?" if close else ""
         raise ChoiceError(f"keras.applications has no network {stem!r}{meant}")
     stock = known[stem.lower()]
     if not scaled:
         return stock, None, None
     if stock not in SCALABLE:
-        raise ChoiceError(f"{PREFIX}{stock} has no alpha; only {', '.join(SCALABLE)} have")
+        raise ChoiceError(f"{KERAS_PREFIX}{stock} has no alpha; only {', '.join(SCALABLE)} have")
     return stock, scaled["alpha"], int(scaled["size"]) if scaled["size"] else None
 
 
 @dataclass(frozen=True)
 class KerasRecipe:
     """One network of keras.applications, as the user chose it."""
+
+    HELP: ClassVar[str] = "keras:NAME for any of keras.applications, as keras:InceptionV3"
 
     stock: str
     alpha: str | None
@@ -112,7 +114,7 @@ class KerasRecipe:
     ) -> "KerasRecipe":
         """Returns the recipe of `keras:NAME`. Raises ChoiceError."""
         choice = choice or Choice()
-        recipe = cls(*parse(name.removeprefix(PREFIX)), choice, classifier)
+        recipe = cls(*parse(name.removeprefix(KERAS_PREFIX)), choice, classifier)
         choice.refuse(recipe.name, "mean", "std")
         return recipe
 
@@ -120,11 +122,11 @@ class KerasRecipe:
     def name(self) -> str:
         """The name as the user typed it, but with the capitals of Keras."""
         scale = [part for part in (self.alpha, self.side) if part]
-        return PREFIX + "_".join([self.stock, *map(str, scale)])
+        return KERAS_PREFIX + "_".join([self.stock, *map(str, scale)])
 
     @property
     def folder(self) -> str:
-        """The folder below --model_dir."""
+        """The folder below the one of all networks."""
         return f"keras_{self.stock}"
 
     @property
@@ -163,13 +165,17 @@ class KerasRecipe:
         """`imagenet`, `random` or the path of a file."""
         return self.choice.weights or IMAGENET
 
-    def file_name_in(self, _place: Place) -> str:
+    def file_name_in(self, _files: ModelFiles) -> str:
         """Returns a name that differs if the graph does: by network, size, layer and weights.
 
         Raises:
             ChoiceError: the file of weights cannot be read.
         """
-        parts = [self.name.removeprefix(PREFIX), "{}x{}".format(*self.size), self._weights_id()]
+        parts = [
+            self.name.removeprefix(KERAS_PREFIX),
+            "{}x{}".format(*self.size),
+            self._weights_id(),
+        ]
         end = TOP if self.classifier else self._layer
         if end:
             parts.append(re.sub(r"\W", "_", end))
@@ -183,10 +189,10 @@ class KerasRecipe:
         except OSError as error:
             raise ChoiceError(
                 f"cannot read the weights {self.weights}: {error.strerror}; name a file, "
-                f"{IMAGENET} or {RANDOM} with --weights"
+                f"{IMAGENET} or {RANDOM} with `Choice.weights`"
             ) from error
 
-    def build(self, place: Place) -> GraphDef:
+    def build(self, files: ModelFiles) -> GraphDef:
         """Returns the frozen GraphDef from `input` to `bottleneck` (of a classifier: `softmax`).
 
         Raises:
@@ -196,7 +202,7 @@ class KerasRecipe:
         from retraining.graphs.freeze import freeze
 
         fetching = self.weights == IMAGENET
-        with downloads_into_cache(place) if fetching else contextlib.nullcontext():
+        with downloads_into_cache(files) if fetching else contextlib.nullcontext():
             model = self._model()
         graph_def = freeze(lambda images: model(images, training=False), self.size, self.output)
         if self._mode == CAFFE:
@@ -327,11 +333,11 @@ def output_of(model: Any, layer: str) -> Any:
         ChoiceError: there is no such layer, or its output is neither a vector nor an image.
     """
     keras = import_keras()
-    names = [each.name for each in model.layers]
+    names = [known.name for known in model.layers]
     if layer not in names:
         close = difflib.get_close_matches(layer, names, 1)
         meant = f"did you mean {close[0]}?" if close else f"its last are {', '.join(names[-4:])}"
-        raise ChoiceError(f"the network has no layer {layer!r}; {meant} See --bottleneck_layer")
+        raise ChoiceError(f"the network has no layer {layer!r}; {meant} See `Choice.layer`")
     output = model.get_layer(layer).output
     rank = len(output.shape) if hasattr(output, "shape") else 0
     if rank not in (2, 4):
@@ -347,8 +353,8 @@ def cache_folder() -> Path:
     return Path(home) / "models"
 
 
-def cached_file(name: str, url: str, place: Place) -> Path:
-    """Returns a file in the cache of Keras; fetches it if it is missing and `place` allows that.
+def cached_file(name: str, url: str, files: ModelFiles) -> Path:
+    """Returns a file in the cache of Keras; fetches it if it is missing and `files` allows that.
 
     Raises:
         ChoiceError: the file is missing and cannot be fetched; says which file to put where.
@@ -356,23 +362,23 @@ def cached_file(name: str, url: str, place: Place) -> Path:
     path = cache_folder() / name
     if path.is_file():
         return path
-    reason = "--offline forbids fetching it"
-    if not place.offline:
+    reason = "`NetworkSettings.offline` forbids fetching it"
+    if not files.offline:
         try:
-            return fetch(Remote((url,)), path, place.quiet)
+            return fetch(Remote((url,)), path, files.observer)
         except DownloadError as error:
             reason = f"cannot be fetched ({error})"
     raise ChoiceError(
         f"{name} is not in Keras's cache and {reason}; put it ({url}) into {path.parent}, or see "
-        f"--weights and --labels"
+        f"`Choice.weights` and `labels_path`"
     )
 
 
 @contextlib.contextmanager
-def downloads_into_cache(place: Place) -> Iterator[None]:
+def downloads_into_cache(files: ModelFiles) -> Iterator[None]:
     """Makes keras.applications find its files by `cached_file`.
 
-    The get_file of Keras uses the network even if --offline forbids it, and writes to stdout.
+    The get_file of Keras uses the network even if `place` forbids it, and writes to stdout.
 
     Raises:
         ChoiceError: this Keras is not that of requirements.txt, and lacks that function.
@@ -385,11 +391,11 @@ def downloads_into_cache(place: Place) -> Iterator[None]:
     except (ImportError, AttributeError) as error:
         raise ChoiceError(
             f"Keras {keras.__version__} keeps its files of weights in another way than is known "
-            f"here; pip install -r requirements.txt, or name a file with --weights"
+            f"here; pip install -r requirements.txt, or name a file with `Choice.weights`"
         ) from error
 
     def get_file(fname: str, origin: str, file_hash: str | None = None, **_: object) -> str:
-        path = cached_file(fname, origin, place)
+        path = cached_file(fname, origin, files)
         if file_hash and not validate_file(str(path), file_hash):
             raise ChoiceError(f"{path} is damaged or another file than Keras's; delete it")
         return str(path)
@@ -406,13 +412,13 @@ CLASS_INDEX = (
 )
 
 
-def imagenet_labels(place: Place) -> tuple[str, ...]:
+def imagenet_labels(files: ModelFiles) -> tuple[str, ...]:
     """Returns the 1,000 labels of ImageNet, as Keras names them, in the order of the outputs.
 
     Raises:
         ChoiceError: the labels file of Keras cannot be fetched, or is damaged.
     """
-    path = cached_file("imagenet_class_index.json", CLASS_INDEX, place)
+    path = cached_file("imagenet_class_index.json", CLASS_INDEX, files)
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         return tuple(str(index[str(number)][1]).replace("_", " ") for number in range(CLASSES))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retraining.graphs.description import METADATA, Preprocessing, read_preprocessing
+from retraining.graphs.description import METADATA, read_preprocessing
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
 from retraining.graphs.tensorflow import GraphDef, NodeDef
@@ -43,12 +44,11 @@ class BaseNetwork:
 
         That is the network's file, its preprocessing, the precision, and our decoding of images.
         """
-        about = self.preprocessing
         facts = (
             self.file_sha1,
             self.input,
             self.bottleneck,
-            (about.size, about.mean, about.std),
+            self.preprocessing.facts(),
             precision,
             POLICY,
         )
@@ -70,16 +70,20 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
     if missing:
         raise GraphError(
             f"{path} is not {network.name}: it has no node {', '.join(missing)}; check "
-            f"--architecture and --model_file"
+            f"`NetworkSettings.architecture` and `NetworkSettings.model_file`"
         )
     if METADATA in nodes:
-        raise GraphError(f"{path} is a retrained graph, not a base network; see --model_file")
-    found = read_preprocessing(graph_def, network.input)
-    size = found.size or (network.size, network.size)
+        raise GraphError(
+            f"{path} is a retrained graph, not a base network; see `NetworkSettings.model_file`"
+        )
+    own = read_preprocessing(graph_def, network.input)
+    size = own.size or (network.size, network.size)
     if network.first_weights and (
         size != (network.size, network.size) or _differ(nodes, *network.first_weights)
     ):
-        raise GraphError(f"{path} is another network than {network.name}; check --architecture")
+        raise GraphError(
+            f"{path} is another network than {network.name}; check `NetworkSettings.architecture`"
+        )
     return BaseNetwork(
         name=network.name,
         graph_def=graph_def,
@@ -87,8 +91,8 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
         bottleneck=network.bottleneck,
         preprocessing=Preprocessing(
             size,
-            network.mean if found.mean is None else found.mean,
-            network.std if found.std is None else found.std,
+            network.mean if own.mean is None else own.mean,
+            network.std if own.std is None else own.std,
         ),
         width=_width(path, graph_def, nodes, network.bottleneck),
         file_sha1=file_sha1,
@@ -106,8 +110,8 @@ def _width(path: str | Path, graph_def: GraphDef, nodes: Mapping[str, NodeDef], 
     node = nodes[name]
     shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
     if shape is None:
-        found = output_tensor(import_shapes(graph_def, name), name).shape
-        shape = np.array(found.as_list() if found.rank is not None else ())
+        inferred = output_tensor(import_shapes(graph_def, name), name).shape
+        shape = np.array(inferred.as_list() if inferred.rank is not None else ())
     if shape.shape != (2,) or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
     return int(shape[1])

@@ -13,7 +13,7 @@ from retraining.metrics.classification import choose_rows
 from retraining.networks.network import BaseNetwork
 
 JOINT = "+"  # joins the names of both networks
-PREFIX = "second/"  # of the second network's nodes in an exported graph
+SECOND_PREFIX = "second/"  # of the second network's nodes in an exported graph
 SHARED = (IMAGE_BYTES, "DecodeJpeg")  # nodes of the front end that both networks use
 MOST_MEASURED = 4000  # vectors that determine a network's scale
 
@@ -32,7 +32,7 @@ class NetworkPair:
 
     @property
     def name(self) -> str:
-        """Returns the value of --architecture that selects this pair."""
+        """Returns the names of both networks, as a user gives them to select this pair."""
         return JOINT.join(network.name for network in self.networks)
 
     @property
@@ -42,22 +42,22 @@ class NetworkPair:
 
     @property
     def exported(self) -> tuple[BaseNetwork, ...]:
-        """Returns both networks as in an exported graph, where the second's nodes have PREFIX."""
+        """Returns both networks as in an exported graph: the second's nodes have SECOND_PREFIX."""
         return self.first, prefixed(self.second)
 
 
 def prefixed(network: BaseNetwork) -> BaseNetwork:
-    """Returns the BaseNetwork with PREFIX before the names of all its nodes except SHARED."""
+    """Returns the BaseNetwork with SECOND_PREFIX before its nodes' names, except SHARED."""
     return replace(
         network,
         graph_def=prefixed_graph(network.graph_def),
-        input=PREFIX + network.input,
-        bottleneck=PREFIX + network.bottleneck,
+        input=SECOND_PREFIX + network.input,
+        bottleneck=SECOND_PREFIX + network.bottleneck,
     )
 
 
 def prefixed_graph(graph_def: GraphDef) -> GraphDef:
-    """Copies a GraphDef, with PREFIX before the names of all nodes except SHARED."""
+    """Copies a GraphDef, with SECOND_PREFIX before the names of all nodes except SHARED."""
     renamed = type(graph_def)()
     renamed.CopyFrom(graph_def)
     for node in renamed.node:
@@ -69,7 +69,7 @@ def prefixed_graph(graph_def: GraphDef) -> GraphDef:
 
 
 def _prefixed_name(reference: str) -> str:
-    return reference if reference.split(":")[0] in SHARED else PREFIX + reference
+    return reference if reference.split(":")[0] in SHARED else SECOND_PREFIX + reference
 
 
 def add_second(graph_def: GraphDef, second: GraphDef) -> None:

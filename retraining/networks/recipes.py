@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from retraining.errors import RetrainingError
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
-
-FLAGS = {
-    "weights": "--weights",
-    "layer": "--bottleneck_layer",
-    "height": "--input_height",
-    "width": "--input_width",
-    "mean": "--input_mean",
-    "std": "--input_std",
-}
+from retraining.system.observer import Observer
 
 
 class ChoiceError(RetrainingError):
@@ -41,16 +34,16 @@ class Choice:
         """Raises ChoiceError if the user chose any of `fields`, which `network` does not offer."""
         for field in fields:
             if getattr(self, field) is not None:
-                raise ChoiceError(f"{FLAGS[field]} has no meaning with {network}; drop it")
+                raise ChoiceError(f"`Choice.{field}` has no meaning with {network}; drop it")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelFiles:
     """Where a recipe may look for files, and whether it may download them."""
 
     model_dir: Path
     offline: bool = False
-    quiet: bool = False
+    observer: Observer | None = None  # of downloads
 
 
 class Recipe(Protocol):
@@ -70,20 +63,28 @@ class Recipe(Protocol):
         """Returns (height, width) in pixels; 0 if only the graph tells."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> PerChannel: ...
 
     @property
-    def std(self) -> float: ...
+    def std(self) -> PerChannel: ...
 
-    def file_name_in(self, place: Place, /) -> str:
+    def file_name_in(self, files: ModelFiles, /) -> str:
         """Returns a name for the graph's file; different graphs have different names.
 
         Raises:
             ChoiceError: a file that the user chose is missing or cannot be read.
         """
 
-    def build(self, place: Place, /) -> GraphDef:
+    def build(self, files: ModelFiles, /) -> GraphDef:
         """Returns the frozen graph. Raises RetrainingError."""
+
+
+class RecipeType(Protocol):
+    """The class of a Recipe, which the registry lists."""
+
+    HELP: str  # how users name its networks, in the help of the command
+
+    def __call__(self, choice: Choice, /) -> Recipe: ...
 
 
 def short_hash(path: str | Path) -> str:
@@ -94,11 +95,11 @@ def short_hash(path: str | Path) -> str:
     """
     path, digest = Path(path), hashlib.sha1()
     files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
-    for each in files:
-        if each != path:
-            digest.update(each.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-        digest.update(b"\0%d\0" % os.path.getsize(each))
-        with open(each, "rb") as file:
+    for file_path in files:
+        if file_path != path:
+            digest.update(file_path.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+        digest.update(b"\0%d\0" % os.path.getsize(file_path))
+        with open(file_path, "rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()[:12]

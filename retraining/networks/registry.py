@@ -6,22 +6,23 @@ Importing it needs no TensorFlow.
 import difflib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
 from retraining.graphs.precision import native_precision
+from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
-from retraining.networks.keras import BOTTLENECK, PREFIX, STOCK, KerasRecipe
-from retraining.networks.recipes import Choice, ChoiceError, Place, Recipe
+from retraining.networks.keras import BOTTLENECK, KERAS_PREFIX, STOCK, KerasRecipe
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, Recipe, RecipeType
 from retraining.networks.saved_models import SavedModelRecipe
 from retraining.networks.vgg16 import Vgg16Recipe
 from retraining.system.archives import unpack
 from retraining.system.atomic import WriteError, write_files
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
+from retraining.system.observer import Observer, Silent
 
 
 class NetworkError(RetrainingError):
@@ -54,8 +55,8 @@ class Network:
     input: str
     bottleneck: str
     size: int
-    mean: float
-    std: float
+    mean: PerChannel
+    std: PerChannel
     first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
     # Whether its bfloat16 vectors had a cosine of at least 0.999 for every photo measured.
     bfloat16: bool = False
@@ -121,26 +122,32 @@ def _efficientnet_lite(name: str) -> Network:
     )
 
 
-def _registry() -> dict[str, Network]:
-    mobilenets = [
-        _mobilenet_v1(alpha, size)
-        for alpha in ("1.0", "0.75", "0.50", "0.25")
-        for size in (224, 192, 160, 128)
-    ]
-    lites = map(_efficientnet_lite, efficientnet_lite.ARCHITECTURES)
-    return {network.name: network for network in (_inception_v3(), *lites, *mobilenets)}
+ALPHAS, SIZES = ("1.0", "0.75", "0.50", "0.25"), (224, 192, 160, 128)  # of MobileNets
 
-
-NETWORKS = _registry()
+# {the names, as the help of the command gives them: the Networks of this family}
+FAMILIES = {
+    "inception_v3": [_inception_v3()],
+    efficientnet_lite.HELP: [_efficientnet_lite(n) for n in efficientnet_lite.ARCHITECTURES],
+    f"mobilenet_<{'|'.join(ALPHAS)}>_<{'|'.join(map(str, SIZES))}>": [
+        _mobilenet_v1(alpha, size) for alpha in ALPHAS for size in SIZES
+    ],
+}
+NETWORKS = {network.name: network for family in FAMILIES.values() for network in family}
 DEFAULT = "inception_v3"
 EMBEDDED = "efficientnet_lite0"  # used if the default cannot be downloaded
 
-
 SAVED_MODEL = "saved_model"
-RECIPES: dict[str, Callable[[Choice], Recipe]] = {
+RECIPES: dict[str, RecipeType] = {
     "vgg16": Vgg16Recipe,
     SAVED_MODEL: SavedModelRecipe,
 }
+
+
+def describe_names() -> str:
+    """Returns the names of all networks, as the help of the command gives them."""
+    *names, last = FAMILIES
+    recipes = (recipe.HELP for recipe in RECIPES.values())
+    return "; ".join([f"{', '.join(names)}, or {last}", KerasRecipe.HELP, *recipes])
 
 
 def find(name: str, choice: Choice | None = None) -> Network:
@@ -151,8 +158,8 @@ def find(name: str, choice: Choice | None = None) -> Network:
     """
     choice = choice or Choice()
     try:
-        if name.lower().startswith(PREFIX):
-            return made_by(KerasRecipe.named(name[len(PREFIX) :], choice))
+        if name.lower().startswith(KERAS_PREFIX):
+            return made_by(KerasRecipe.named(name[len(KERAS_PREFIX) :], choice))
         if name in RECIPES:
             return made_by(RECIPES[name](choice))
         if name in NETWORKS:
@@ -160,7 +167,7 @@ def find(name: str, choice: Choice | None = None) -> Network:
             return NETWORKS[name]
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
-    known = [*NETWORKS, *RECIPES, *(PREFIX + stock for stock in STOCK)]
+    known = [*NETWORKS, *RECIPES, *(KERAS_PREFIX + stock for stock in STOCK)]
     close = difflib.get_close_matches(name, known, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise NetworkError(f"{name!r} is no network known here{meant}")
@@ -189,10 +196,10 @@ def locate(network: Network, model_dir: str | Path) -> Path | None:
     """
     model_dir = Path(model_dir)
     own = [model_dir / network.folder, model_dir]
-    places = [folder / name for folder in own for name in network.file_names]
+    candidates = [folder / name for folder in own for name in network.file_names]
     unmistakable = [name for name in network.file_names if name != "frozen_graph.pb"]
-    places += [folder / name for folder in _subfolders(model_dir) for name in unmistakable]
-    return next((path for path in places if path.is_file()), None)
+    candidates += [folder / name for folder in _subfolders(model_dir) for name in unmistakable]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -205,15 +212,16 @@ def _subfolders(folder: Path) -> list[Path]:
 def obtain(
     network: Network,
     model_dir: str | Path,
-    quiet: bool = False,
+    observer: Observer | None = None,
     offline: bool = False,
     by_file: bool = True,
 ) -> Path:
     """Returns the network's file in `model_dir`; builds or downloads it if it is missing.
 
     Args:
-        offline: forbids downloads.
-        by_file: lets an error suggest --model_file.
+        observer: of downloads.
+        offline: forbids them.
+        by_file: lets an error suggest to name the file itself.
 
     Raises:
         NetworkError: the file cannot be obtained. The text says which file to put where.
@@ -221,30 +229,30 @@ def obtain(
     """
     model_dir = Path(model_dir)
     if network.recipe:
-        return _freeze_once(network, network.recipe, Place(model_dir, offline, quiet))
-    found = locate(network, model_dir)
-    if found:
-        return found
+        return _freeze_once(network, network.recipe, ModelFiles(model_dir, offline, observer))
+    if path := locate(network, model_dir):
+        return path
     if not network.sources:
         return _build(network, model_dir)
-    reason = "--offline forbids fetching it" if offline else _fetch_any(network, model_dir, quiet)
-    found = locate(network, model_dir)
-    if found:
-        return found
-    wanted = network.sources[0]
+    reason = "`NetworkSettings.offline` forbids fetching it"
+    if not offline:
+        reason = _fetch_any(network, model_dir, observer or Silent())
+    if path := locate(network, model_dir):
+        return path
+    source = network.sources[0]
     raise NetworkError(
-        f"{network.name} is not in {model_dir} and {reason}; to get it, put {wanted.file_name} "
-        f"(in {wanted.remote.urls[0]}) into {model_dir / network.folder}"
-        + (", or name it with --model_file" if by_file else "")
+        f"{network.name} is not in {model_dir} and {reason}; to get it, put {source.file_name} "
+        f"(in {source.remote.urls[0]}) into {model_dir / network.folder}"
+        + (", or name it with `NetworkSettings.model_file`" if by_file else "")
     )
 
 
-def _fetch_any(network: Network, model_dir: Path, quiet: bool) -> str:
+def _fetch_any(network: Network, model_dir: Path, observer: Observer) -> str:
     """Downloads the first archive available; returns why the ones before it failed."""
     errors: list[Exception] = []
     for source in network.sources:
         try:
-            _fetch(network, source, model_dir, quiet)
+            _fetch(network, source, model_dir, observer)
             break
         except (DownloadError, NetworkError, OSError) as error:
             errors.append(error)
@@ -253,13 +261,13 @@ def _fetch_any(network: Network, model_dir: Path, quiet: bool) -> str:
     return f"cannot be fetched ({'; '.join(map(str, errors))})"
 
 
-def _freeze_once(network: Network, recipe: Recipe, place: Place) -> Path:
+def _freeze_once(network: Network, recipe: Recipe, files: ModelFiles) -> Path:
     """Returns the file that the network's recipe makes; makes it if it is missing."""
     try:
-        path = place.model_dir / network.folder / recipe.file_name_in(place)
+        path = files.model_dir / network.folder / recipe.file_name_in(files)
         if path.is_file():
             return path
-        graph_def = recipe.build(place)
+        graph_def = recipe.build(files)
     except ChoiceError as error:
         raise NetworkError(str(error)) from error
     except RetrainingError as error:  # from freezing, which does not know the name of its model
@@ -280,15 +288,15 @@ def _write(graph_def: GraphDef, path: Path) -> Path:
     try:
         write_files({path: graph_def.SerializeToString(deterministic=True)})
     except WriteError as error:
-        raise NetworkError(f"{error}; see --model_dir") from error
+        raise NetworkError(f"{error}; see `NetworkSettings.model_dir`") from error
     return path
 
 
-def _fetch(network: Network, source: Source, model_dir: Path, quiet: bool) -> None:
+def _fetch(network: Network, source: Source, model_dir: Path, observer: Observer) -> None:
     """Downloads and unpacks an archive, checks its graph, and only then moves it into place."""
     model_dir.mkdir(parents=True, exist_ok=True)
     archive = model_dir / source.remote.urls[0].rsplit("/", 1)[1]
-    fetch(source.remote, archive, quiet)
+    fetch(source.remote, archive, observer)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=model_dir) as aside:
         unpacked = unpack(archive, Path(aside))
         graph = next((path for path in unpacked if path.name == source.file_name), None)

@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
 from retraining.networks.keras import BOTTLENECK, import_keras, output_of
-from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
 from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
@@ -29,7 +29,9 @@ Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
 
 @dataclass(frozen=True)
 class SavedModelRecipe:
-    """The model in --model_file: a SavedModel's folder, or a .keras or .h5 file."""
+    """The model that the user names: a SavedModel's folder, or a .keras or .h5 file."""
+
+    HELP: ClassVar[str] = "saved_model for the model in `NetworkSettings.model_file`"
 
     choice: Choice = field(default_factory=Choice)
     name: str = "saved_model"
@@ -40,7 +42,7 @@ class SavedModelRecipe:
     def __post_init__(self) -> None:
         self.choice.refuse(self.name, "weights")
         if self.choice.std == 0:
-            raise ChoiceError("--input_std 0 would divide by zero; give the model's own value")
+            raise ChoiceError("`Choice.std` 0 would divide by zero; give the model's own value")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,12 +52,12 @@ class SavedModelRecipe:
     def _path(self) -> Path:
         if not self.choice.model_file:
             raise ChoiceError(
-                "--architecture saved_model needs --model_file: a SavedModel's folder, or a .keras "
-                "or .h5 file"
+                "`NetworkSettings.architecture` saved_model needs `NetworkSettings.model_file`: a "
+                "SavedModel's folder, or a .keras or .h5 file"
             )
         return Path(self.choice.model_file)
 
-    def file_name_in(self, _place: Place) -> str:
+    def file_name_in(self, _files: ModelFiles) -> str:
         """Returns a name that differs by the model's files and the choice. Raises ChoiceError."""
         path, asked = self._path(), self.choice
         is_model = (path / "saved_model.pb").is_file() or (
@@ -64,7 +66,7 @@ class SavedModelRecipe:
         if not is_model:
             raise ChoiceError(
                 f"{path} is no SavedModel's folder (the one with saved_model.pb in it) and no "
-                f".keras or .h5 file; see --model_file"
+                f".keras or .h5 file; see `NetworkSettings.model_file`"
             )
         try:
             parts = [path.resolve().stem, short_hash(path)]
@@ -74,7 +76,7 @@ class SavedModelRecipe:
         parts += [f"{f}_{getattr(asked, f)}" for f in fields if getattr(asked, f) is not None]
         return re.sub(r"[^\w.-]", "_", "-".join(parts)) + ".pb"
 
-    def build(self, _place: Place) -> GraphDef:
+    def build(self, _files: ModelFiles) -> GraphDef:
         """Returns the GraphDef from `input` (pixels 0..255) to `bottleneck`, with its assumptions.
 
         Raises:
@@ -85,26 +87,27 @@ class SavedModelRecipe:
 
         path = self._path()
         notes: list[str] = []
-        found = load_folder(path, self.choice) if path.is_dir() else load_keras(path, self.choice)
-        size = self._size(found.size)
+        load = load_folder if path.is_dir() else load_keras
+        model = load(path, self.choice)
+        size = self._size(model.size)
         graph_def = freeze(
-            averaged(found.function, notes), size, BOTTLENECK, found.batch, found.dtype
+            averaged(model.function, notes), size, BOTTLENECK, model.batch, model.dtype
         )
-        add_scaling(graph_def, self._scaling(graph_def, found.dtype, notes))
+        add_scaling(graph_def, self._scaling(graph_def, model.dtype, notes))
         add_notes(graph_def, notes)
         return graph_def
 
-    def _size(self, found: tuple[int | None, int | None]) -> tuple[int, int]:
+    def _size(self, own: tuple[int | None, int | None]) -> tuple[int, int]:
         """Returns (height, width) in pixels: of the model or of the choice. Raises ChoiceError."""
-        size = found[0] or self.size[0], found[1] or self.size[1]
+        size = own[0] or self.size[0], own[1] or self.size[1]
         if not all(size):
             raise ChoiceError(
-                "the model does not tell its image size; give --input_height and --input_width"
+                "the model does not tell its image size; give `Choice.height` and `Choice.width`"
             )
-        if any(asked and asked != own for asked, own in zip(self.size, size, strict=True)):
+        if any(asked and asked != side for asked, side in zip(self.size, size, strict=True)):
             raise ChoiceError(
-                f"the model takes images of {size[0]} x {size[1]} pixels; drop --input_height and "
-                f"--input_width"
+                f"the model takes images of {size[0]} x {size[1]} pixels; drop "
+                f"`Choice.height` and `Choice.width`"
             )
         return size
 
@@ -116,8 +119,8 @@ class SavedModelRecipe:
         if dtype == "uint8" or scales_pixels(graph_def):
             return Scaling()
         notes.append(
-            f"the model does not tell how it wants its pixels; assuming 0..1, as --input_mean 0 "
-            f"--input_std {ASSUMED_STD:g} would say"
+            f"the model does not tell how it wants its pixels; assuming 0..1, as `Choice.mean` 0 "
+            f"`Choice.std` {ASSUMED_STD:g} would say"
         )
         return Scaling(std=(ASSUMED_STD,))
 
@@ -159,7 +162,7 @@ def load_keras(path: Path, choice: Choice) -> Loaded:
     shape = getattr(model, "input_shape", None)
     size = _image_size([shape] if isinstance(shape, tuple) else shape, path)
     if len(model.outputs or ()) > 1:
-        raise ChoiceError(f"{path} has several outputs; name a layer with --bottleneck_layer")
+        raise ChoiceError(f"{path} has several outputs; name a layer with `Choice.layer`")
     return Loaded(lambda images: model(images, training=False), size)
 
 
@@ -187,7 +190,8 @@ def _read_config(path: Path) -> Any:
             return json.loads(file.attrs["model_config"])
     except KeyError as error:
         raise ChoiceError(
-            f"{path} holds weights only; give --architecture keras:NAME and this file as --weights"
+            f"{path} holds weights only; give `NetworkSettings.architecture` keras:NAME and this "
+            f"file as `Choice.weights`"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
@@ -201,19 +205,19 @@ def check_config(path: Path, config: Any) -> None:
     """
     waiting = [config]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            name, module = each.get("class_name"), each.get("module") or "keras"
-            registered = str(each.get("registered_name"))  # `package>name` is a foreign class
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            name, module = entry.get("class_name"), entry.get("module") or "keras"
+            registered = str(entry.get("registered_name"))  # `package>name` is a foreign class
             own = str(module).split(".")[0] == "keras" and ">" not in registered
             if name in ("Lambda", "__lambda__", "function") or (name and not own):
                 raise ChoiceError(
                     f"{path} was not loaded, since it holds code of its own ({str(name)[:60]!r}); "
                     f"export it as a SavedModel (model.export) and name that folder"
                 )
-            waiting += each.values()
-        elif isinstance(each, list):
-            waiting += each
+            waiting += entry.values()
+        elif isinstance(entry, list):
+            waiting += entry
 
 
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
@@ -252,7 +256,7 @@ def _signed(path: Path, model: Any, signature: Any, wanted: str | None) -> Loade
     outputs = signature.structured_outputs
     if len(outputs) > 1 and wanted not in outputs:
         raise ChoiceError(
-            f"{path} has the outputs {', '.join(sorted(outputs))}; name one with --bottleneck_layer"
+            f"{path} has the outputs {', '.join(sorted(outputs))}; name one with `Choice.layer`"
         )
     if wanted is not None and wanted not in outputs:
         raise ChoiceError(f"{path} has no output {wanted!r}, only {', '.join(sorted(outputs))}")
@@ -291,7 +295,8 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     if odd and not allow_unsafe_ops:
         raise ChoiceError(
             f"{path} was not loaded, since it could do more than compute: it holds "
-            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add --allow_unsafe_ops"
+            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add "
+            f"`Choice.allow_unsafe_ops`"
         )
 
 

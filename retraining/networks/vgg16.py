@@ -19,7 +19,7 @@ from retraining.graphs.nodes import add_constant, add_node
 from retraining.graphs.scaling import Scaling, add_scaling
 from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.keras import BOTTLENECK
-from retraining.networks.recipes import Choice, ChoiceError, Place, short_hash
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
 from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
 
 FILE = "vgg16.npy"
@@ -44,6 +44,8 @@ Layer: TypeAlias = Sequence[NDArray[np.float32]]  # kernel and bias
 class Vgg16Recipe:
     """VGG16 with the weights of a vgg16.npy; `relu6` or `relu7` is the vector, 4,096 wide."""
 
+    HELP: ClassVar[str] = "vgg16 for a vgg16.npy"
+
     choice: Choice = field(default_factory=Choice)
     name: str = "vgg16"
     folder: str = "vgg16"
@@ -61,40 +63,40 @@ class Vgg16Recipe:
         """The node of the vectors."""
         return VECTORS[self.choice.layer or "relu6"]
 
-    def weights_file(self, place: Place) -> Path:
-        """Returns the vgg16.npy that the user names, or that in --model_dir. Raises ChoiceError."""
+    def weights_file(self, files: ModelFiles) -> Path:
+        """Returns the vgg16.npy that the user names, or that in `files`. Raises ChoiceError."""
         if self.choice.weights:
             return Path(self.choice.weights)
-        places = [place.model_dir / self.folder / FILE, place.model_dir / FILE]
-        found = next((path for path in places if path.is_file()), None)
-        if found is None:
+        candidates = [files.model_dir / self.folder / FILE, files.model_dir / FILE]
+        weights = next((path for path in candidates if path.is_file()), None)
+        if weights is None:
             raise ChoiceError(
-                f"there is no {FILE} in {place.model_dir}; put it there or name it with --weights, "
-                f"or use --architecture keras:VGG16"
+                f"there is no {FILE} in {files.model_dir}; put it there or name it with "
+                f"`Choice.weights`, or use `NetworkSettings.architecture` keras:VGG16"
             )
-        return found
+        return weights
 
-    def file_name_in(self, place: Place) -> str:
+    def file_name_in(self, files: ModelFiles) -> str:
         """Returns a name that differs by weights and layer. Raises ChoiceError."""
-        path = self.weights_file(place)
+        path = self.weights_file(files)
         try:
             return f"vgg16-{short_hash(path)}-{self.vector}.pb"
         except OSError as error:
             raise ChoiceError(f"cannot read the weights {path}: {error.strerror}") from error
 
-    def build(self, place: Place) -> GraphDef:
+    def build(self, files: ModelFiles) -> GraphDef:
         """Returns the GraphDef from `input` to `bottleneck`.
 
         Raises:
             ChoiceError: the file does not hold VGG16.
         """
-        path = self.weights_file(place)
+        path = self.weights_file(files)
         try:
             return build_graph(read_npy(path), SIDE, self.vector)
         except ChoiceError as error:
             raise ChoiceError(
                 f"{path} is not a usable {FILE}: {error}; put that of machrisaa/tensorflow-vgg "
-                f"(553 MB) there, or use --architecture keras:VGG16"
+                f"(553 MB) there, or use `NetworkSettings.architecture` keras:VGG16"
             ) from error
 
 

@@ -32,6 +32,7 @@ LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have
 END_OF_IMAGE = b"\xff\xd9"  # makes libjpeg fill in the missing rows without an error
 MISSING_GREY = 128  # what it fills in: blocks whose coefficients are all zero
 ORIENTATION = 0x0112  # the EXIF tag
+NO_IMAGE = "is not an image of a known format"
 
 # Formats that Pillow reads only with the help of another program, or not at all.
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -44,44 +45,36 @@ class ImageFileError(Exception):
 class NotAnImageError(ImageFileError):
     """The content has no known image format."""
 
+    def __init__(self) -> None:
+        super().__init__(NO_IMAGE)
 
-def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> None:
-    """Raises ImageFileError if `path` is not a regular file, or too large for so many pixels."""
+
+def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_result:
+    """Returns the status of a regular file.
+
+    Raises:
+        ImageFileError: it is something else, cannot be read, or is too large for so many pixels.
+    """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, a socket or a device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
         raise ImageFileError(f"is {kind}, not an image file")
-    check_size(found.st_size, max_pixels)
+    check_size(status.st_size, max_pixels)
+    return status
 
 
 def check_size(size: int, max_pixels: int | None = MAX_PIXELS) -> None:
     """Raises ImageFileError if `size` bytes are too many for so many pixels (None: no limit)."""
     if max_pixels is not None and size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
-        raise ImageFileError(
-            f"has {size} bytes, more than any image that --max_image_pixels allows"
-        )
+        raise ImageFileError(f"has {size} bytes, more than any image that `max_pixels` allows")
 
 
 def reason_of(error: Exception) -> str:
     """Returns the text of an OSError (or another error) without the file's name."""
     return getattr(error, "strerror", None) or str(error)
-
-
-def looks_like_image(path: str, max_pixels: int | None = MAX_PIXELS) -> bool:
-    """Returns whether the file's content begins like an image.
-
-    Raises:
-        ImageFileError: it cannot be read, is not a regular file, or is too large.
-    """
-    check_regular(path, max_pixels)
-    try:
-        with open(path, "rb") as file:
-            return begins_like_image(file)
-    except OSError as error:
-        raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
 
 
 def begins_like_image(file: IO[bytes]) -> bool:
@@ -104,6 +97,11 @@ def named_like_image(path: str) -> bool:
     from PIL import Image
 
     return os.path.splitext(path)[1].lower() in Image.registered_extensions()
+
+
+def claims_to_be_image(path: str, error: ImageFileError) -> bool:
+    """Returns whether the name or the content of a file that is no readable image is an image's."""
+    return not isinstance(error, NotAnImageError) or named_like_image(path)
 
 
 def silence_pillow() -> None:
@@ -129,7 +127,7 @@ def open_image(file: IO[bytes]) -> "Picture":
     try:
         return Image.open(file, formats=[name for name in Image.ID if name not in NOT_READ])
     except UnidentifiedImageError as error:
-        raise NotAnImageError("is not an image of a known format") from error
+        raise NotAnImageError from error
     except Exception as error:  # Pillow's parsers raise many kinds of error on broken files
         raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
@@ -137,9 +135,7 @@ def open_image(file: IO[bytes]) -> "Picture":
 def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
     """Raises ImageFileError if an image has more than `most` pixels."""
     if width * height > most:
-        raise ImageFileError(
-            f"has {width} x {height} pixels, more than --max_image_pixels {most} allows"
-        )
+        raise ImageFileError(f"has {width} x {height} pixels, more than `max_pixels` {most} allows")
 
 
 def decode(content: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -232,10 +228,10 @@ def _orientation(exif: bytes) -> int:
     tags = Image.Exif()
     try:
         tags.load(exif)
-        found = tags.get(ORIENTATION, 1)
+        orientation = tags.get(ORIENTATION, 1)
     except Exception:  # a broken block has no orientation
         return 1
-    return found if found in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retraining.photos import places
-from retraining.photos.scan import DatasetError, some_names
+from retraining.photos.class_folders import some_names
+from retraining.photos.registry import canonical
+from retraining.photos.source import DatasetError, Photo, PhotoSource
 from retraining.system.text import unescaped
 
 TABLE_START = "path\t"  # the headers of label_audit.tsv and bad_images.tsv begin so
@@ -34,41 +35,37 @@ def read_listed(path: str | os.PathLike[str]) -> list[str]:
 
 
 def without(
-    photos: dict[str, list[str]], listed: Sequence[str], image_dir: str
-) -> tuple[dict[str, list[str]], int, list[str]]:
-    """Returns ({label: [path, ...]} without the listed photos, their number, warnings).
+    photos: Mapping[str, list[Photo]], excluded: Sequence[str], source: PhotoSource
+) -> tuple[dict[str, list[Photo]], int, list[str]]:
+    """Returns ({label: photos} without the excluded ones, their number, warnings).
 
-    A line may name a photo relative to the current folder or to `image_dir`, and may be `escaped`.
-    The literal path is tried first.
+    A line may name a photo as the source does or relative to its location, and may be `escaped`.
+    The literal name is tried first.
 
     Raises:
         DatasetError: a class has no photos left.
     """
-    if not listed:
-        return photos, 0, []
-    known = {_place(path): path for paths in photos.values() for path in paths}
-    found = {line: _find(line, known, image_dir) for line in listed}
-    gone = {path for path in found.values() if path}
-    left = {label: [p for p in paths if p not in gone] for label, paths in photos.items()}
-    for label, paths in left.items():
-        if not paths:
+    if not excluded:
+        return dict(photos), 0, []
+    known = {canonical(p.name): p.name for of_class in photos.values() for p in of_class}
+    matches = {line: _match(line, known, source) for line in excluded}
+    gone = {name for name in matches.values() if name}
+    left = {
+        label: [p for p in of_class if p.name not in gone] for label, of_class in photos.items()
+    }
+    for label, of_class in left.items():
+        if not of_class:
             raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
-    lost = [line for line, path in found.items() if not path]
-    warnings = [f"{len(lost)} of the excluded are no photos in {image_dir}: {some_names(lost)}"]
+    lost = [line for line, name in matches.items() if not name]
+    warnings = [
+        f"{len(lost)} of the excluded are no photos in {source.location}: {some_names(lost)}"
+    ]
     return left, len(gone), warnings if lost else []
 
 
-def _place(path: str) -> str:
-    """Returns one spelling for all paths to a file; a link to a file counts as its own file."""
-    if places.is_url(path):
-        return path
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(name))
-
-
-def _find(line: str, known: Mapping[str, str], image_dir: str) -> str | None:
-    for name in (line, unescaped(line)):
-        for path in (name, places.join(image_dir, name)):
-            if found := known.get(_place(path)):
-                return found
+def _match(line: str, known: Mapping[str, str], source: PhotoSource) -> str | None:
+    for text in (line, unescaped(line)):
+        for name in (text, source.path_of(text)):
+            if match := known.get(canonical(name)):
+                return match
     return None

@@ -18,19 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.nodes import IMAGE_BYTES, add_front_end
+from retraining.graphs.nodes import IMAGE_BYTES
+from retraining.graphs.preprocessing import Preprocessing, Size, add_front_end
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
-from retraining.photos import decode as image_files
-from retraining.photos import places
-from retraining.photos.decode import ImageFileError
+from retraining.photos import decode
+from retraining.photos.decode import MAX_PIXELS, ImageFileError
+from retraining.photos.registry import read_bytes
 from retraining.system.ranges import Range, check_ranges
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 POLICY = 2  # part of every vector's key; raise it when the pixels of any image change
 LARGE = 10_000_000  # pixels; TensorFlow would make a float copy of all of a larger image
 
-Size = tuple[int, int]  # (height, width) in pixels
 # A path, the bytes of an image file, or pixels: uint8 [height, width, 3], RGB.
 Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -75,27 +75,21 @@ class Distortions:
         )
 
 
-def read_file(path: str, max_pixels: int | None = image_files.MAX_PIXELS) -> bytes:
-    """Reads a file's bytes, unless they are more than an image of `max_pixels` can have.
+def read_file(name: str, max_pixels: int | None = MAX_PIXELS) -> bytes:
+    """Reads a photo's file, unless it is larger than an image of `max_pixels` can be.
 
     `max_pixels` None means no limit.
 
     Raises:
         ImageError: the file cannot be read, is too large or is not a regular file.
-        PlaceError: the storage of a URL cannot be read.
+        SourceError: no file of its source can be read.
     """
     try:
-        if places.is_url(path):
-            if max_pixels is not None:
-                image_files.check_size(places.size(path), max_pixels)
-            return places.read(path)
-        image_files.check_regular(path, max_pixels)
-        with open(path, "rb") as file:
-            return file.read()
+        return read_bytes(name, max_pixels)
     except ImageFileError as error:
         raise ImageError(str(error)) from error
     except OSError as error:
-        raise ImageError(f"cannot be read: {image_files.reason_of(error)}") from error
+        raise ImageError(f"cannot be read: {decode.reason_of(error)}") from error
 
 
 def run_on_bytes(runner: BytesRunner, content: bytes) -> NDArray[np.float32]:
@@ -119,7 +113,7 @@ def is_plain_jpeg(content: bytes) -> bool:
 
 def _jpeg_header(content: bytes) -> tuple[int, int, int] | None:
     """Returns (width, height, EXIF orientation); None if not a JPEG, or hard to find."""
-    return image_files.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
+    return decode.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
 
 
 def checked_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -157,21 +151,21 @@ class ImageReader:
 
     def __init__(
         self,
-        size: Size,
-        mean: float,
-        std: float,
-        max_pixels: int = image_files.MAX_PIXELS,
+        preprocessing: Preprocessing,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Resizes to `size` = (height, width); pixels become `(pixel - mean) / std`.
+        """Refuses images of more than `max_pixels` before they are decoded.
 
-        Images of more than `max_pixels` are refused before they are decoded.
+        Raises:
+            PreprocessingError: this version does not know the kernel or the orientation.
         """
+        self._kernel = preprocessing.resizing()
         tf = import_tensorflow()
-        self.size, self._mean, self._scale = size, np.float32(mean), np.float32(1 / std)
-        self.max_pixels = max_pixels
+        self.size, self.max_pixels = preprocessing.size, max_pixels
+        self._offset, self._factor = preprocessing.offset, preprocessing.factor
         self._decode_error = tf.errors.InvalidArgumentError
         front_end = tf.GraphDef()
-        add_front_end(front_end, size, mean, std)
+        add_front_end(front_end, preprocessing)
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(front_end, name="")
@@ -194,7 +188,7 @@ class ImageReader:
         if isinstance(image, bytes):
             return self.decode(image)
         if isinstance(image, np.ndarray):
-            return (self._shrunk(checked_pixels(image))[None] - self._mean) * self._scale
+            return (self._shrunk(checked_pixels(image))[None] - self._offset) * self._factor
         return self.read(os.fspath(image))
 
     def read(
@@ -228,7 +222,7 @@ class ImageReader:
         for view in range(distortions.views):
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
             images.append(self._distort(pixels, distortions, rng))
-        return (np.stack(images) - self._mean) * self._scale
+        return (np.stack(images) - self._offset) * self._factor
 
     def _content(self, path: str, key: str | None) -> bytes:
         content = read_file(path, self.max_pixels)
@@ -241,7 +235,7 @@ class ImageReader:
         header = _jpeg_header(content)
         if header and header[2] == 1:
             width, height, _ = header
-            image_files.check_pixels(width, height, self.max_pixels)
+            decode.check_pixels(width, height, self.max_pixels)
             if width * height <= LARGE:
                 try:
                     images: NDArray[np.float32] = self._session.run(
@@ -250,26 +244,26 @@ class ImageReader:
                     return images
                 except self._decode_error:
                     pass  # `_pixels` tries other decoders
-        return (self._shrunk(self._pixels(content))[None] - self._mean) * self._scale
+        return (self._shrunk(self._pixels(content))[None] - self._offset) * self._factor
 
     def _pixels(self, content: bytes) -> NDArray[np.uint8]:
         """Decodes an image file's bytes to uint8 [height, width, 3], upright."""
         if header := _jpeg_header(content):
             width, height, orientation = header
-            image_files.check_pixels(width, height, self.max_pixels)
+            decode.check_pixels(width, height, self.max_pixels)
             try:
                 pixels = self._session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})
             except self._decode_error:  # Pillow may read this kind of JPEG, or a damaged one
-                pixels = image_files.decode_jpeg(content)
-            return image_files.upright(pixels, orientation)
-        return image_files.decode(content, self.max_pixels)
+                pixels = decode.decode_jpeg(content)
+            return decode.upright(pixels, orientation)
+        return decode.decode(content, self.max_pixels)
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
         if pixels.shape[0] * pixels.shape[1] > LARGE:
-            return resize_bilinear(pixels, size or self.size)
-        feed = {"DecodeJpeg:0": pixels, "ResizeBilinear/size:0": size or self.size}
-        resized: NDArray[np.float32] = self._session.run("ResizeBilinear:0", feed)[0]
+            return self._kernel.resize(pixels, size or self.size)
+        feed = {"DecodeJpeg:0": pixels, f"{self._kernel.op}/size:0": size or self.size}
+        resized: NDArray[np.float32] = self._session.run(f"{self._kernel.op}:0", feed)[0]
         return resized
 
     def enlarged(self, path: str, key: str, distortions: Distortions) -> NDArray[np.float32]:
@@ -290,7 +284,7 @@ class ImageReader:
         self, enlarged: NDArray[np.float32], distortions: Distortions, rng: np.random.Generator
     ) -> NDArray[np.float32]:
         """Returns a random view of an `enlarged` image: float32 [height, width, 3]."""
-        return (self._crop(enlarged, distortions, rng) - self._mean) * self._scale
+        return (self._crop(enlarged, distortions, rng) - self._offset) * self._factor
 
     def _distort(
         self, pixels: NDArray[np.uint8], distortions: Distortions, rng: np.random.Generator
@@ -315,30 +309,3 @@ class ImageReader:
             view = view[:, ::-1]
         reach = distortions.random_brightness / 100
         return view * np.float32(rng.uniform(1 - reach, 1 + reach))
-
-
-def resize_bilinear(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
-    """Resizes uint8 [height, width, 3] to float32 [*size, 3] as TensorFlow's legacy ResizeBilinear.
-
-    Converts only the four neighbours of each sample to floats, so that a large image takes no more
-    memory than its bytes (tensorflow/core/kernels/image/resize_bilinear_op.cc).
-    """
-    (top, bottom, down), (left, right, across) = (
-        _samples(old, new) for old, new in zip(pixels.shape, size, strict=False)
-    )
-    down, across = down[:, None, None], across[None, :, None]
-    rows = []
-    for line in (top, bottom):
-        chosen = pixels[line]
-        start, end = chosen[:, left].astype(np.float32), chosen[:, right].astype(np.float32)
-        rows.append(start + (end - start) * across)
-    return rows[0] + (rows[1] - rows[0]) * down
-
-
-def _samples(
-    old: int, new: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Returns both neighbours' indices of each sample along an axis, and the second's weight."""
-    place = np.arange(new, dtype=np.float32) * np.float32(old / new)
-    first = place.astype(np.int64)
-    return first, np.minimum(first + 1, old - 1), place - first.astype(np.float32)

@@ -37,7 +37,9 @@ class SplitOptions:
         check_ranges(self, self.RANGES)
         check_choice("by", self.by, ("content", "path"))
         if self.validation + self.testing >= 100:
-            raise SettingsError("validation and testing leave no photos for training")
+            raise SettingsError(
+                "`SplitOptions.testing` and `SplitOptions.validation` leave no training images"
+            )
 
 
 def percentage(text: bytes) -> float:
@@ -68,22 +70,22 @@ def splits_by_content(
 ) -> dict[str, str]:
     """Returns {path: split} by the hash of each photo's subject."""
     groups = _subjects(keys)
-    place = {group: percentage(group.encode()) for group in set(groups.values())}
+    percents = {group: percentage(group.encode()) for group in set(groups.values())}
     if options.stratified:
-        chosen = _stratified(photos, groups, place, options)
+        assigned = _stratified(photos, groups, percents, options)
     else:
-        chosen = {group: split_of(percent, options) for group, percent in place.items()}
+        assigned = {group: split_of(percent, options) for group, percent in percents.items()}
     classes = [{groups[path] for path in paths} for paths in photos.values()]
     shared = {group for group, count in Counter(g for c in classes for g in c).items() if count > 1}
     for in_class in classes:
-        _fill_empty_splits(sorted(in_class, key=place.__getitem__), shared, chosen, options)
-    return {path: chosen[groups[path]] for path in keys}
+        _fill_empty_splits(sorted(in_class, key=percents.__getitem__), shared, assigned, options)
+    return {path: assigned[groups[path]] for path in keys}
 
 
 def _stratified(
     photos: Mapping[str, Sequence[str]],
     groups: Mapping[str, str],
-    place: Mapping[str, float],
+    percents: Mapping[str, float],
     options: SplitOptions,
 ) -> dict[str, str]:
     """Returns {subject: split}: sorts each class by its subjects' hashes and cuts it by its quotas.
@@ -91,18 +93,18 @@ def _stratified(
     A subject of several photos goes where it still fits. A subject that an earlier class shares
     stays where that class put it.
     """
-    chosen: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     for paths in photos.values():
         sizes = Counter(groups[path] for path in paths)
         left = _quotas(len(paths), options)
         for group in sizes:
-            if group in chosen:
-                left[chosen[group]] -= sizes[group]
-        for group in sorted(sizes.keys() - chosen.keys(), key=place.__getitem__):
+            if group in assigned:
+                left[assigned[group]] -= sizes[group]
+        for group in sorted(sizes.keys() - assigned.keys(), key=percents.__getitem__):
             fitting = (part for part in (VALIDATION, TESTING) if 0 < sizes[group] <= left[part])
-            chosen[group] = next(fitting, TRAINING)
-            left[chosen[group]] -= sizes[group]
-    return chosen
+            assigned[group] = next(fitting, TRAINING)
+            left[assigned[group]] -= sizes[group]
+    return assigned
 
 
 def _quotas(count: int, options: SplitOptions) -> dict[str, int]:
@@ -140,7 +142,7 @@ def _subjects(keys: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fill_empty_splits(
-    in_class: Sequence[str], shared: Set[str], chosen: dict[str, str], options: SplitOptions
+    in_class: Sequence[str], shared: Set[str], assigned: dict[str, str], options: SplitOptions
 ) -> None:
     """Gives a class at least one subject in each wanted split, if it has enough of them.
 
@@ -151,12 +153,18 @@ def _fill_empty_splits(
     shares = {TRAINING: 100, TESTING: options.testing, VALIDATION: options.validation}
     wanted = [split for split, share in shares.items() if share > 0][: len(in_class)]
     for split in wanted:
-        counts = Counter(chosen[group] for group in in_class)
+        counts = Counter(assigned[group] for group in in_class)
         movable = [group for group in in_class if group not in shared or split == TRAINING]
         if counts[split] or not movable:
             continue
         # Take from the largest split, or else from one that this class need not have.
-        worth = {group: (counts[chosen[group]], chosen[group] not in wanted) for group in movable}
+        worth = {
+            group: (counts[assigned[group]], assigned[group] not in wanted) for group in movable
+        }
         donors = [group for group in movable if worth[group] == max(worth.values())]
-        if counts[chosen[donors[0]]] > 1 or chosen[donors[0]] not in wanted or split == TRAINING:
-            chosen[donors[-1 if split == TRAINING else 0]] = split
+        if (
+            counts[assigned[donors[0]]] > 1
+            or assigned[donors[0]] not in wanted
+            or split == TRAINING
+        ):
+            assigned[donors[-1 if split == TRAINING else 0]] = split

@@ -63,7 +63,7 @@ def next_steps(record: Record) -> list[Advice]:
 
 def _on_test(record: Record) -> Advice | None:
     if not record["test"]["photos"]:
-        return "Hold out some photos", "Run again with a --testing_percentage above 0."
+        return "Hold out some photos", "Run again with a percentage of photos for testing."
     return None
 
 

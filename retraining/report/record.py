@@ -21,7 +21,7 @@ from retraining.evaluation.learning_curve import SizePoint
 from retraining.export.verify import HeldOutResult
 from retraining.metrics import classification
 from retraining.photos.dataset import Example
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.training.loop import Step
 
 FORMAT = 1  # of the record; increases when a field changes its meaning or is removed

@@ -215,4 +215,6 @@ def _new_folder(parent: Path) -> Path:
             continue
         except OSError as error:
             raise ReportError(f"cannot make a folder in {parent}: {error.strerror}") from error
-    raise ReportError(f"{parent} is a file or full of folders; choose another --summaries_dir")
+    raise ReportError(
+        f"{parent} is a file or full of folders; choose another `OutputSettings.summaries_folder`"
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.compute import Bottlenecks, export_content
 from retraining.bottlenecks.extract import Extractor, VectorSource
 from retraining.evaluation import label_audit
 from retraining.evaluation.learning_curve import SizePoint
@@ -15,7 +15,7 @@ from retraining.export.build import labels_bytes
 from retraining.export.formats import Made
 from retraining.export.verify import HeldOutResult
 from retraining.metrics.classification import choose_rows
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
@@ -31,7 +31,7 @@ from retraining.report.tensorboard import Projected, write_confusion, write_proj
 from retraining.run.export import Exported
 from retraining.run.fine_tuning import Tuned, comparison_contents
 from retraining.run.notes import RunContext
-from retraining.run.photos import list_bad_images
+from retraining.run.photos import bad_images_contents, log_bad_images
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import Content, write_files
 from retraining.training.methods import Attempt
@@ -55,68 +55,79 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a run finds out beside the model: suspicious labels, and what more photos would do."""
+class Diagnostics:
+    """What a run tells of its photos: labels that look wrong, and whether more photos help."""
 
-    audit: list[label_audit.Finding] | None
+    audit: list[label_audit.Finding] | None  # None: without an audit
     sizes: list[SizePoint]
 
 
 def deliver(
-    tuned: Tuned, exported: Exported, others: list[Made], findings: Findings, run: RunContext
+    tuned: Tuned, exported: Exported, others: list[Made], diagnostics: Diagnostics, run: RunContext
 ) -> Results:
     """Makes the record and the report, writes all outputs together, and returns the Results.
 
     Raises:
         WriteError: an output cannot be written; then none is replaced.
     """
-    outputs, bottlenecks, trained = run.settings.outputs, tuned.bottlenecks, tuned.trained
-    trusted = trust_scores(exported.result, exported.model.trusted.temperature)
-    outcome = Outcome(
-        labels=bottlenecks.labels,
-        examples=bottlenecks.examples,
-        result=trusted,
-        course=trained.course,
-        sizes=findings.sizes,
-        bad_images=bottlenecks.bad,
-        audit=findings.audit,
-        comparison=tuned.comparison,
-    )
+    outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
+    outcome = make_outcome(tuned, exported, diagnostics)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails()
-    contents: dict[str, Content] = {**comparison_contents(tuned, run.settings)}
-    contents |= make_outputs(record, findings.audit, bottlenecks.labels, thumbnails, outputs)
+    contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}
+    if vectors_file := run.settings.bottlenecks.export_file:
+        contents[vectors_file] = export_content(bottlenecks, tuned.extractor)
+    contents |= comparison_contents(tuned, run.settings)
+    contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
     write_files({**contents, outputs.graph: exported.graph})
     tuned.remove_checkpoints()
+    if vectors_file:
+        count = sum(map(len, bottlenecks.examples.values()))
+        log.info(f"the vectors of {count} photos: {vectors_file}")
     projected = choose_projected(bottlenecks, outputs.projector_photos)
-    write_summaries(trained.log_folder, record, projected, thumbnails)
-    list_bad_images(bottlenecks.bad, outputs)
+    write_summaries(tuned.trained.log_folder, record, projected, thumbnails)
+    log_bad_images(bottlenecks.bad, outputs)
     return Results(
-        run.settings,
-        bottlenecks.labels,
-        exported.result,
-        record,
-        others,
-        list(tuned.attempts),
-        tuned.comparison,
-        bottlenecks.bad,
-        run.notes.caveats,
+        settings=run.settings,
+        labels=bottlenecks.labels,
+        test=exported.result,
+        record=record,
+        formats=others,
+        attempts=list(tuned.attempts),
+        comparison=tuned.comparison,
+        bad_images=bottlenecks.bad,
+        caveats=run.notes.caveats,
+    )
+
+
+def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> Outcome:
+    """Returns what came of the run, as an Outcome."""
+    bottlenecks = tuned.bottlenecks
+    return Outcome(
+        labels=bottlenecks.labels,
+        examples=bottlenecks.examples,
+        result=calibrated(exported.result, exported.model.trusted.temperature),
+        course=tuned.trained.course,
+        sizes=diagnostics.sizes,
+        bad_images=bottlenecks.bad,
+        audit=diagnostics.audit,
+        comparison=tuned.comparison,
     )
 
 
 def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
     """Returns what the run used, as a Setting."""
-    about = describe_network(extractor.parts[0])
+    network = describe_network(extractor.parts[0])
     for second in extractor.parts[1:]:
-        about |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
+        network |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
     options = {**run.settings.record, "excluded_photos": run.notes.excluded_photos}
     notes = run.notes
-    return Setting(about, options, notes.watch.seconds, notes.caveats, notes.warnings)
+    return Setting(network, options, notes.watch.seconds, notes.caveats, notes.warnings)
 
 
 def describe_network(extractor: Extractor) -> dict[str, Any]:
-    """Returns what the record says about one network."""
+    """Returns the part of the record on one network."""
     network = extractor.network
     return {
         "name": network.name,
@@ -127,7 +138,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
     }
 
 
-def trust_scores(result: HeldOutResult, temperature: float) -> HeldOutResult:
+def calibrated(result: HeldOutResult, temperature: float) -> HeldOutResult:
     """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
     return replace(result, probabilities=scores)
@@ -162,9 +173,9 @@ def write_summaries(
 
 def choose_projected(bottlenecks: Bottlenecks, most: int) -> list[Projected]:
     """Returns at most `most` photos with their vectors, test photos first."""
-    chosen: list[Projected] = []
+    projected: list[Projected] = []
     for part in (TESTING, VALIDATION, TRAINING):
         examples, vectors = bottlenecks.examples[part], bottlenecks.labelled[part].vectors
-        rows = choose_rows(len(examples), most - len(chosen))
-        chosen += [Projected(examples[row], vectors[row]) for row in rows]
-    return chosen
+        rows = choose_rows(len(examples), most - len(projected))
+        projected += [Projected(examples[row], vectors[row]) for row in rows]
+    return projected

@@ -1,4 +1,4 @@
-"""Writes the graph of a run aside, tests it on held-out photos, converts it to other formats."""
+"""Tests the graph of a run on held-out photos, and converts it to other formats."""
 
 import logging
 from dataclasses import dataclass
@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from numpy import float32
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.compute import Bottlenecks, export_vectors
+from retraining.bottlenecks.compute import Bottlenecks
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
 from retraining.export.build import features_node, metadata_bytes
 from retraining.graphs.session import return_free_memory
 from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
+from retraining.photos.dataset import Example
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
 from retraining.run.notes import RunContext
-from retraining.run.outputs import formats_of
+from retraining.run.settings import EvaluationSettings
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -36,50 +37,81 @@ class Exported:
 
 
 def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
-    """Calibrates the head, writes its graph aside and tests the file on the held-out photos.
+    """Calibrates the head, writes its graph to a temporary file and tests that on held-out photos.
 
     Raises:
         ExportError: the file does not answer as the head does, or too few answers are right.
     """
-    bottlenecks, extractor, head = tuned.bottlenecks, tuned.extractor, tuned.trained.head
-    if run.settings.bottlenecks.export_file:
-        export_vectors(bottlenecks, extractor, run.settings.bottlenecks.export_file)
+    bottlenecks, head = tuned.bottlenecks, tuned.trained.head
     model = Model(head, fit_trust(head, bottlenecks), bottlenecks.factors)
-    labels, outputs = bottlenecks.labels, run.settings.outputs
-    held_out = bottlenecks.examples[TESTING]
-    most = run.settings.evaluation.test_photos
-    most = verify.MOST_TESTED if most == -1 else min(most, verify.MOST_TESTED)
-    rows = choose_rows(len(held_out), most)
+    graph, result = write_and_evaluate(model, tuned, run)
+    verify.check_agreement(result, head.probabilities(expected_vectors(result, bottlenecks)))
+    verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
+    log_test(result, model, bottlenecks, run.settings.outputs.graph)
+    return Exported(model, result, (graph, describe_tested(model, result, tuned, run)))
+
+
+def write_and_evaluate(
+    model: Model, tuned: Tuned, run: RunContext
+) -> tuple[bytes, verify.HeldOutResult]:
+    """Writes the graph to a temporary file and tests that; returns (bytes, result).
+
+    The bytes lack the final description, which contains the result.
+
+    Raises:
+        ExportError: the file differs from the base network and the head.
+    """
+    extractor, outputs = tuned.extractor, run.settings.outputs
+    examples = choose_held_out(tuned.bottlenecks, run.settings.evaluation)
     graph = build(model, extractor, outputs.tensor_name)
-    untested = metadata_bytes(describe_model(labels, extractor, run))
+    untested = metadata_bytes(describe_model(tuned.bottlenecks.labels, extractor, run))
     bar = run.observer.progress("final test", "img")
     size = len(graph)
     with verify.candidate(outputs.graph, graph, untested) as path:
         del graph  # as large as the network; the test needs its memory
-        result = verify.test_exported(path, [held_out[row] for row in rows], extractor, bar)
+        result = verify.evaluate_exported(path, examples, extractor, bar)
         return_free_memory()
         graph = verify.read_start(path, size)
-    if result.total < len(rows):
-        lost = counted(len(rows) - result.total, "test photo has", "test photos have")
-        log.warning(f"{lost} vanished or changed meanwhile")
-    expected = model.head.probabilities(expected_vectors(result, bottlenecks))
-    verify.check_agreement(result, expected)
-    verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
+    if lost := len(examples) - result.total:
+        log.warning(
+            f"{counted(lost, 'test photo has', 'test photos have')} vanished or changed meanwhile"
+        )
+    return graph, result
+
+
+def choose_held_out(bottlenecks: Bottlenecks, settings: EvaluationSettings) -> list[Example]:
+    """Returns the test photos that test the exported file: at most verify.MOST_TESTED."""
+    examples, most = bottlenecks.examples[TESTING], settings.test_photos
+    most = verify.MOST_TESTED if most == -1 else min(most, verify.MOST_TESTED)
+    return [examples[row] for row in choose_rows(len(examples), most)]
+
+
+def describe_tested(
+    model: Model, result: verify.HeldOutResult, tuned: Tuned, run: RunContext
+) -> bytes:
+    """Returns the description of a tested graph, with the constants of its score for unknowns."""
     facts = {
-        "features": features_node(extractor.network, model.head),
+        "features": features_node(tuned.extractor.network, model.head),
         "results": verify.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
     }
-    description = describe_model(labels, extractor, run, **facts)
-    tested = metadata_bytes(description, trust.constants(model.unknown))
-    before = changes.read_description(outputs.graph)
-    if result.total < len(held_out):
-        log.info(f"{result.total} of {len(held_out)} test photos were tested")
-    for line in (describe_test(result), *changes.describe_changes(before, result, labels)):
+    description = describe_model(tuned.bottlenecks.labels, tuned.extractor, run, **facts)
+    return metadata_bytes(description, trust.constants(model.unknown))
+
+
+def log_test(
+    result: verify.HeldOutResult, model: Model, bottlenecks: Bottlenecks, replaced: str
+) -> None:
+    """Logs how the test went; `replaced` is the path of an earlier graph, to compare with."""
+    held_out = len(bottlenecks.examples[TESTING])
+    if result.total < held_out:
+        log.info(f"{result.total} of {held_out} test photos were tested")
+    log.info(describe_test(result))
+    before = changes.read_description(replaced)
+    for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
-    return Exported(model, result, (graph, tested))
 
 
 def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> NDArray[float32]:
@@ -89,11 +121,11 @@ def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> 
     computed in the test take their place.
     """
     factors = 1 if bottlenecks.factors is None else bottlenecks.factors
-    rows = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
-    vectors = bottlenecks.labelled[TESTING].vectors[[rows[key] for key in result.keys]]
-    for place, key in enumerate(result.keys):
+    stored = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
+    vectors = bottlenecks.labelled[TESTING].vectors[[stored[key] for key in result.keys]]
+    for row, key in enumerate(result.keys):
         if key in bottlenecks.imported:
-            vectors[place] = result.vectors[place] * factors
+            vectors[row] = result.vectors[row] * factors
     return vectors
 
 
@@ -118,16 +150,16 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
-    """Converts the graph to each Format that the settings ask for, and tests it on photos."""
-    wanted, examples = formats_of(run.settings.outputs), tuned.bottlenecks.examples
-    if not wanted:
+    """Converts the graph to the other formats in the settings, and tests each on photos."""
+    paths, examples = run.settings.outputs.formats, tuned.bottlenecks.examples
+    if not paths:
         return []
-    log.info(f"converting to {', '.join(each.kind for each in wanted)}")
+    log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
     photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
-    paths = [photos[row].path for row in rows]
-    made = formats.make(wanted, b"".join(exported.graph), paths, run.settings.photos.max_pixels)
-    for each in made:
-        log.info(f"{each.agreement}")
+    samples = [photos[row].path for row in rows]
+    made = formats.make(paths, b"".join(exported.graph), samples, run.settings.photos.max_pixels)
+    for other in made:
+        log.info(other.agreement)
     return made

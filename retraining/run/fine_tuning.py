@@ -51,7 +51,9 @@ def check_fine_tuning(network: BaseNetwork | NetworkPair, settings: FineTuningSe
     if not settings.methods:
         return
     if isinstance(network, NetworkPair):
-        raise TrainingError("fine-tuning is for one network; name one --architecture")
+        raise TrainingError(
+            "fine-tuning is for one network; name one `NetworkSettings.architecture`"
+        )
     folded = tuning_graph.fold_network(network)
     tuning_graph.find_weights(folded, settings.tuning.freeze_until)
 
@@ -64,7 +66,7 @@ class Tuned:
     bottlenecks: Bottlenecks
     trained: Trained
     attempts: Sequence[methods.Attempt] = ()
-    comparison: list[dict[str, Any]] | None = None  # of --compare, as methods.describe returns it
+    comparison: list[dict[str, Any]] | None = None  # as methods.describe returns it
 
     def remove_checkpoints(self) -> None:
         """Removes the checkpoints of this run, once its outputs are written."""
@@ -206,19 +208,23 @@ def attempt_of(
 
 
 def recompute(bottlenecks: Bottlenecks, extractor: Extractor, observer: Observer) -> Bottlenecks:
-    """Computes the Bottlenecks of another network, in memory, without distorted views."""
+    """Computes the Bottlenecks of another network, in memory, without distorted views.
+
+    Photos that can no longer be read join the bad ones.
+    """
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     bar = observer.progress("bottlenecks anew", "img")
     answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
-    kept, vectors = collect.collect(answers, examples, extractor.network.width)
-    chosen: dict[str, list[Example]] = {}
+    kept, vectors, lost = collect.collect(answers, examples, extractor.network.width)
+    split: dict[str, list[Example]] = {}
     labelled: dict[str, Labelled] = {}
     for part in SPLITS:
         rows = [row for row, example in enumerate(kept) if example.split == part]
-        chosen[part] = [kept[row] for row in rows]
-        names = [example.label for example in chosen[part]]
+        split[part] = [kept[row] for row in rows]
+        names = [example.label for example in split[part]]
         labelled[part] = Labelled.of(vectors[rows], names, bottlenecks.labels)
-    return replace(bottlenecks, examples=chosen, labelled=labelled, imported=set())
+    bad = [*bottlenecks.bad, *lost]
+    return replace(bottlenecks, examples=split, labelled=labelled, bad=bad, imported=set())
 
 
 def comparison_contents(tuned: Tuned, settings: RunSettings) -> dict[str, bytes]:

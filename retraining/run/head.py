@@ -86,7 +86,10 @@ def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
     with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
         for step in course:
             tensorboard.add(step)
-    log.info(f"--l2 {best.options.l2:.3g} has the lowest validation cross entropy and is taken")
+    log.info(
+        f"`TrainingOptions.l2` {best.options.l2:.3g} has the lowest validation cross entropy and "
+        f"is taken"
+    )
     seconds = time.perf_counter() - started
     return Trained(best.head, course, tensorboard.folder, best.options, seconds)
 
@@ -95,8 +98,8 @@ def describe_candidate(candidate: search.Candidate) -> str:
     """Returns one line on a Candidate."""
     found = candidate.validation
     return (
-        f"--l2 {candidate.options.l2:.3g}: validation accuracy {found.accuracy:.1%}, cross "
-        f"entropy {found.cross_entropy:.3f}"
+        f"`TrainingOptions.l2` {candidate.options.l2:.3g}: validation accuracy "
+        f"{found.accuracy:.1%}, cross entropy {found.cross_entropy:.3f}"
     )
 
 
@@ -109,7 +112,8 @@ def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
     log.warning(
         f"the cross entropy {held_out.cross_entropy:.2f} on the validation photos is far above "
         f"that of guessing, {guessing:.2f}: wrong answers are given as sure; train "
-        f"{shorter_or_longer}, lower --learning_rate, or give --head auto"
+        f"{shorter_or_longer}, lower `TrainingOptions.learning_rate`, or give "
+        f"`HeadSettings.search`"
     )
 
 
@@ -150,6 +154,6 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
         f"a score for unknown images fitted on {count} validation photos"
         if unknown
         else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos; see "
-        "--validation_percentage"
+        "`SplitOptions.validation`"
     )
     return Trusted(temperature, unknown)

@@ -21,6 +21,7 @@ from retraining.run.fine_tuning import check_fine_tuning
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.outputs import check_outputs
 from retraining.run.settings import NetworkSettings
+from retraining.system.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def read_network(run: RunContext) -> VectorSource:
         GraphError: its file is not that network.
         ExportError, WriteError, TrainingError: see check_outputs and check_fine_tuning.
     """
-    chosen = choose_networks(run.settings.network, run.notes, run.observer.quiet)
+    chosen = choose_networks(run.settings.network, run.notes, run.observer)
     check_outputs([path for _, path in chosen], run.settings)
     extractor = make_extractor(chosen, run)
     check_fine_tuning(extractor.network, run.settings.fine_tuning)
@@ -41,18 +42,18 @@ def read_network(run: RunContext) -> VectorSource:
 
 
 def choose_networks(
-    settings: NetworkSettings, notes: RunNotes, quiet: bool
+    settings: NetworkSettings, notes: RunNotes, observer: Observer
 ) -> list[tuple[Network, str | Path]]:
     """Returns [(Network, its file)] of one network, or of the two in the settings."""
     if len(settings.names) < 2:
-        return [choose_network(settings, notes, quiet)]
-    places = settings.model_dir, quiet, settings.offline
+        return [choose_network(settings, notes, observer)]
+    places = settings.model_dir, observer, settings.offline
     both = [registry.find(name, settings.choice_for(name)) for name in settings.names]
     return [(known, obtain(known, *places, by_file=False)) for known in both]
 
 
 def choose_network(
-    settings: NetworkSettings, notes: RunNotes, quiet: bool
+    settings: NetworkSettings, notes: RunNotes, observer: Observer
 ) -> tuple[Network, str | Path]:
     """Returns (Network, its file): as set, or Inception-v3, or else the embedded network."""
     name = settings.architecture or registry.DEFAULT
@@ -61,13 +62,13 @@ def choose_network(
         return wanted, settings.model_file
     folder, offline = settings.model_dir, settings.offline
     try:
-        return wanted, obtain(wanted, folder, quiet, offline)
+        return wanted, obtain(wanted, folder, observer, offline)
     except NetworkError as error:
         if settings.architecture:
             raise
         notes.add_caveat(f"{registry.EMBEDDED} is used, since {error}")
     embedded = registry.find(registry.EMBEDDED)
-    return embedded, obtain(embedded, folder, quiet, offline)
+    return embedded, obtain(embedded, folder, observer, offline)
 
 
 def make_extractor(chosen: list[tuple[Network, str | Path]], run: RunContext) -> VectorSource:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from retraining.run.settings import RunSettings
@@ -27,9 +28,11 @@ class Stopwatch:
 class RunNotes:
     """Notes on a run: what limits its result, the number of excluded photos, timings.
 
-    `caveats` are told again at the end; `warnings` are those of the photos.
+    `worded` puts texts that are kept into the words of the user. `caveats` are told again at the
+    end; `warnings` are those of the photos.
     """
 
+    worded: Callable[[str], str] = str
     caveats: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     excluded_photos: int = 0
@@ -37,7 +40,7 @@ class RunNotes:
 
     def add_caveat(self, text: str) -> None:
         """Logs a caveat on the result as a warning, and keeps it for the end of the run."""
-        self.caveats.append(text)
+        self.caveats.append(self.worded(text))
         log.warning(text)
 
 

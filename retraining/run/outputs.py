@@ -1,4 +1,4 @@
-"""What a run is to write: checked before hours are spent."""
+"""Checks that a run can write its outputs, before it spends hours."""
 
 import os
 from collections.abc import Iterable
@@ -6,21 +6,9 @@ from pathlib import Path
 
 from retraining.export import formats
 from retraining.export.build import ExportError
-from retraining.run.settings import OutputSettings, RunSettings
+from retraining.export.registry import CONVERTERS
+from retraining.run.settings import RunSettings
 from retraining.system.atomic import check_writable
-
-
-def formats_of(outputs: OutputSettings) -> list[formats.Format]:
-    """Returns the Formats that the settings ask for besides the frozen graph."""
-    wanted = []
-    if outputs.saved_model_folder:
-        wanted.append(formats.Format("saved_model", outputs.saved_model_folder))
-    if outputs.tflite_file:
-        kind = formats.INT8 if outputs.tflite_int8 else "tflite"
-        wanted.append(formats.Format(kind, outputs.tflite_file))
-    if outputs.onnx_file:
-        wanted.append(formats.Format("onnx", outputs.onnx_file))
-    return wanted
 
 
 def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) -> None:
@@ -30,18 +18,17 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
         ExportError: an output is, or may become, the file of a base network.
         WriteError: an output is a folder, or lies in a folder that cannot be written to.
     """
-    taken, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
+    networks, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
     for path in settings.output_files.values():
-        if os.path.realpath(path) in taken:
+        if os.path.realpath(path) in networks:
             raise ExportError(f"{path} is the base network; choose another output")
         check_writable(path)
-    formats.check_possible(formats_of(outputs))
+    formats.check_installed(outputs.formats)
     folders = [outputs.summaries_folder]
-    if outputs.saved_model_folder:
-        folders.append(outputs.saved_model_folder)
+    folders += [path for kind, path in outputs.formats.items() if CONVERTERS[kind].is_folder]
     if settings.head.intermediate_steps:
         folders.append(settings.head.intermediate_folder)
-        if os.path.realpath(folders[-1]) in map(os.path.dirname, taken):
+        if os.path.realpath(folders[-1]) in map(os.path.dirname, networks):
             raise ExportError(f"{folders[-1]} holds the base network; choose another folder")
     for folder in folders:
         check_writable(os.path.join(folder, "any file"))

@@ -19,20 +19,12 @@ from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
 from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
-from retraining.photos.listing import list_url
-from retraining.photos.places import facts_of as facts_of_file
-from retraining.photos.places import is_url
-from retraining.photos.scan import (
-    BadImage,
-    DatasetError,
-    ScanOptions,
-    hash_file,
-    holds_images,
-    list_photos,
-)
+from retraining.photos.folder import FolderSource
+from retraining.photos.registry import open_source
+from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
-from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
+from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import write_files
 from retraining.system.package import project_folder
 from retraining.system.text import counted, table
@@ -45,11 +37,9 @@ MOST_LISTED = 20  # bad files that the log names; a file lists all of them
 def provide_example_images(run: RunContext) -> None:
     """Fills the example folder if it is wanted and empty; notes if its pictures are drawings."""
     folder = run.settings.photos.image_dir
-    if provide.is_example_folder(folder, project_folder()) and not holds_images(folder):
-        bar = run.observer.progress("drawing", "img")
-        reason = provide.provide(
-            folder, run.settings.network.offline, bar, quiet=run.observer.quiet
-        )
+    wanted = provide.is_example_folder(folder, project_folder())
+    if wanted and not FolderSource(folder).holds_images():
+        reason = provide.provide(folder, run.settings.network.offline, run.observer)
         if reason:
             log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
     if caveat := provide.caveat(folder):
@@ -57,104 +47,84 @@ def provide_example_images(run: RunContext) -> None:
 
 
 @dataclass(frozen=True)
-class FoundPhotos:
-    """The photos of a run; `dataset` is None where they are read once, for keys and vectors."""
+class RunPhotos:
+    """The photos of a run; `dataset` is None if each is read only once, for key and vector."""
 
-    scan: ScanOptions
+    source: PhotoSource
     dataset: Dataset | None
 
 
-def find_photos(run: RunContext) -> FoundPhotos:
-    """Finds the photos, and reads and splits them unless they are read later, once for all.
+def find_photos(run: RunContext) -> RunPhotos:
+    """Finds the photos; reads and splits them unless they are remote, or Ray reads them.
 
     Raises:
         DatasetError: there are too few of them; see photos.dataset.load_dataset.
-        PlaceError: their URL cannot be listed.
+        SourceError: their source cannot be listed.
     """
     provide_example_images(run)
-    scan = look_at_photos(run.settings.photos)
-    return FoundPhotos(scan, None if reads_once(run.settings) else read_photos(scan, run))
+    source, scan = open_source(run.settings.photos.image_dir), scan_options(run.settings)
+    if source.remote:
+        source.scan(scan)  # fails before anything else happens
+    once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
+    return RunPhotos(source, None if once else read_photos(source, scan, run))
 
 
-def compute_vectors(photos: FoundPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
-    """Gathers the vectors of all photos: imports, looks up or computes them; tells bad photos.
+def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
+    """Gathers the vectors of all photos: imports, looks up or computes them; lists bad photos.
 
     Raises:
         DatasetError: too many photos cannot be read.
     """
     import_exported(extractor, run.settings.bottlenecks, run.observer)
-    dataset = photos.dataset or read_photos_once(photos.scan, extractor, run)
+    dataset = photos.dataset or read_photos_once(photos.source, extractor, run)
     bottlenecks = compute_bottlenecks(dataset, extractor, run.settings.bottlenecks, run.observer)
-    report_bad_images(bottlenecks, dataset, run.settings)
+    bad = [replace(image, reason=run.notes.worded(image.reason)) for image in bottlenecks.bad]
+    bottlenecks = replace(bottlenecks, bad=bad)
+    check_bad_images(bottlenecks, dataset, run.settings)
     return bottlenecks
 
 
-def reads_once(settings: RunSettings) -> bool:
-    """Returns whether a photo is read only once, for key and vector: at a URL, or by Ray."""
-    return is_url(settings.photos.image_dir) or isinstance(settings.bottlenecks.engine, Ray)
+def scan_options(settings: RunSettings) -> ScanOptions:
+    """Returns which photos of the source a run takes."""
+    photos = settings.photos
+    return ScanOptions(photos.recursive, photos.max_pixels, photos.excluded)
 
 
-def look_at_photos(settings: PhotoSettings) -> ScanOptions:
-    """Returns the ScanOptions of the photos, with a listing if they are at a URL.
-
-    Raises:
-        PlaceError: the URL cannot be listed.
-        DatasetError: `list_photos` raises it for the URL.
-    """
-    scan = ScanOptions(settings.recursive, settings.max_pixels, settings.excluded)
-    if is_url(settings.image_dir):
-        scan = replace(scan, listing=list_url(settings.image_dir))
-        list_photos(settings.image_dir, scan)  # fails before anything else happens
-    return scan
-
-
-def file_keys(scan: ScanOptions, folder: str) -> FileKeys:
-    """Returns the FileKeys of the photos, which are stored in the folder of bottlenecks."""
-    facts_of = scan.listing.facts.__getitem__ if scan.listing else facts_of_file
-    return FileKeys(folder, hash_file, facts_of)
-
-
-def read_photos_once(
-    scan: ScanOptions,
-    extractor: VectorSource,
-    run: RunContext,
-) -> Dataset:
+def read_photos_once(source: PhotoSource, extractor: VectorSource, run: RunContext) -> Dataset:
     """Does as `read_photos`, but first fetches each photo without a known key or vector, once."""
-    image_dir, vectors = run.settings.photos.image_dir, run.settings.bottlenecks
-    photos, _, _ = list_photos(image_dir, scan)
-    photos, _, _ = without(photos, scan.listed, image_dir)
-    paths = [path for of_class in photos.values() for path in of_class]
+    scan, folder = scan_options(run.settings), run.settings.bottlenecks.folder
+    left, _, _ = without(source.scan(scan).photos, scan.excluded, source)
+    photos = [photo for of_class in left.values() for photo in of_class]
     bar = run.observer.progress("bottlenecks", "img")
     first, *_ = extractor.parts  # a second network reads the photos again
-    with file_keys(scan, vectors.folder) as files, open_store(first, vectors.folder) as store:
-        if vectors.import_file:  # the keys tell which vectors are there now
-            learn_keys(paths, files, run.observer.progress("hashing photos", "img"))
-        filled = prefill(paths, files, store, first.read, bar)
+    with FileKeys(folder) as files, open_store(first, folder) as store:
+        if run.settings.bottlenecks.import_file:  # the keys tell which vectors are there now
+            learn_keys(photos, files, run.observer.progress("hashing photos", "img"))
+        filled = prefill(photos, files, store, first.read, bar)
         tell_notes([store])
-    if scan.listing:
-        reasons = {**scan.listing.reasons, **filled.no_images}
-        scan = replace(scan, listing=replace(scan.listing, reasons=reasons))
-    dataset = read_photos(scan, run, filled.keys)
+    scan = replace(scan, not_images=filled.not_images)
+    dataset = read_photos(source, scan, run, filled.keys)
     return replace(dataset, broken=filled.broken)
 
 
 def read_photos(
+    source: PhotoSource,
     scan: ScanOptions,
     run: RunContext,
     keys: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Reads the Dataset in the image folder and logs its oddities; `keys` are known {path: key}."""
+    """Reads the Dataset of the source and logs its oddities; `keys` are known {name: key}."""
     photos, known = run.settings.photos, keys or {}
-    with file_keys(scan, run.settings.bottlenecks.folder) as files:
-        dataset = load_dataset(
-            photos.image_dir,
-            photos.split,
-            lambda path: known.get(path) or files.key_of(path),
-            scan,
-        )
+    with FileKeys(run.settings.bottlenecks.folder) as files:
+
+        def key_of(photo: Photo) -> str:
+            return known.get(photo.name) or files.key_of(photo)
+
+        dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
         log.warning(warning)
-    run.notes.excluded_photos, run.notes.warnings = dataset.excluded, dataset.warnings
+    run.notes.excluded_photos = dataset.excluded
+    run.notes.warnings = list(map(run.notes.worded, dataset.warnings))
     if photos.excluded_by:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
@@ -163,7 +133,9 @@ def read_photos(
         )
     describe_photos(dataset)
     if run.settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
-        raise DatasetError("no photo is held out, which --assert_accuracy_at_least needs; add some")
+        raise DatasetError(
+            "no photo is held out, which `EvaluationSettings.least_accuracy` needs; add some"
+        )
     return dataset
 
 
@@ -174,8 +146,8 @@ def describe_photos(dataset: Dataset) -> None:
     )
     copies = len(dataset.examples) - len({example.key for example in dataset.examples})
     if copies:
-        said = counted(copies, "photo is a copy of another", "photos are copies of others")
-        log.info(f"{said}; each content is computed once")
+        copied = counted(copies, "photo is a copy of another", "photos are copies of others")
+        log.info(f"{copied}; each content is computed once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
 
 
@@ -193,29 +165,39 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
             log.warning(f"only {counted(sum(left.values()), 'readable image')} of {label} left")
 
 
-def report_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
-    """Writes the list of bad images that were left out.
+def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
+    """Checks that the bad images leave enough photos; writes the list of them if they do not.
 
     Raises:
-        DatasetError: they are too many.
+        DatasetError: they are too many, or leave no training images of a class.
     """
-    bad, path = bottlenecks.bad, settings.outputs.bad_images
-    if bad or os.path.exists(path):
-        text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
-        write_files({path: text.encode("utf-8", "surrogateescape")})
+    bad, outputs = bottlenecks.bad, settings.outputs
     claimed = sum(image.claimed for image in bad)
     images = claimed + sum(len(examples) for examples in bottlenecks.examples.values())
-    if claimed > settings.photos.max_bad_fraction * images:
-        list_bad_images(bad, settings.outputs)
-        raise DatasetError(
-            f"{claimed} of {images} images cannot be read, more than --max_bad_fraction "
-            f"{settings.photos.max_bad_fraction:g} allows; see {path}"
-        )
-    if len(bad) > len(dataset.bad):
-        check_classes(bottlenecks.examples, bottlenecks.labels)
+    try:
+        if claimed > settings.photos.max_bad_fraction * images:
+            log_bad_images(bad, outputs)
+            raise DatasetError(
+                f"{claimed} of {images} images cannot be read, more than "
+                f"`PhotoSettings.max_bad_fraction` {settings.photos.max_bad_fraction:g} allows; "
+                f"see {outputs.bad_images}"
+            )
+        if len(bad) > len(dataset.bad):
+            check_classes(bottlenecks.examples, bottlenecks.labels)
+    except DatasetError:
+        write_files(bad_images_contents(bad, outputs))
+        raise
 
 
-def list_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
+def bad_images_contents(bad: Sequence[BadImage], outputs: OutputSettings) -> dict[str, bytes]:
+    """Returns {path: bytes} of the list of bad images; without any, an earlier list gets empty."""
+    if not bad and not os.path.exists(outputs.bad_images):
+        return {}
+    text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
+    return {outputs.bad_images: text.encode("utf-8", "surrogateescape")}
+
+
+def log_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
     """Logs the first bad images that were left out, with the reasons."""
     for image in bad[:MOST_LISTED]:
         log.warning(f"left out: {image.path} {image.reason}")

@@ -1,25 +1,34 @@
 """The run: photos, network, vectors, head, evaluation, export, report, results."""
 
+from collections.abc import Callable
+
 from retraining.run.audit import audit_photos
-from retraining.run.delivery import Findings, Results, deliver
+from retraining.run.delivery import Diagnostics, Results, deliver
 from retraining.run.export import export_and_test, make_other_formats
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
 from retraining.run.network import read_network
-from retraining.run.notes import RunContext
+from retraining.run.notes import RunContext, RunNotes
 from retraining.run.photos import compute_vectors, find_photos
 from retraining.run.settings import RunSettings
 from retraining.system.observer import Observer, Silent
 
 
-def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
+def retrain(
+    settings: RunSettings,
+    observer: Observer | None = None,
+    worded: Callable[[str], str] = str,
+) -> Results:
     """Retrains a classifier on a folder of photos, tests it, and writes it.
 
+    `worded` may reword the texts that the files keep, and the caveats: they name settings as
+    `Class.field`.
+
     Raises:
-        RetrainingError: a problem that the user can solve. No graph, labels, report or metrics
-            of an earlier run were replaced.
+        RetrainingError: a problem that the user can solve. No output of an earlier run was
+            replaced, but for the list of bad images if these end the run.
     """
-    run = RunContext(settings, observer or Silent())
+    run = RunContext(settings, observer or Silent(), RunNotes(worded))
     photos = find_photos(run)
     run.lap("reading photos")
     extractor = read_network(run)
@@ -28,7 +37,7 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     run.lap("bottlenecks")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
-    suspicious = audit_photos(bottlenecks, trained.head, settings)
+    findings = audit_photos(bottlenecks, trained.head, settings)
     run.lap("label audit")
     sizes = try_fewer_photos(bottlenecks, trained)
     run.lap("trying fewer photos")
@@ -38,4 +47,4 @@ def retrain(settings: RunSettings, observer: Observer | None = None) -> Results:
     run.lap("export and test")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
-    return deliver(tuned, exported, others, Findings(suspicious, sizes), run)
+    return deliver(tuned, exported, others, Diagnostics(findings, sizes), run)

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.decode import MAX_PIXELS
-from retraining.photos.places import local
 from retraining.photos.split import SplitOptions
+from retraining.photos.url import local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
@@ -133,13 +134,16 @@ class OutputSettings:
     tensor_name: str = "final_result"
     summaries_folder: str = "retrain_logs"
     projector_photos: int = PROJECTED
-    saved_model_folder: str | None = None
-    tflite_file: str | None = None
-    tflite_int8: bool = False
-    onnx_file: str | None = None
+    # Further formats: {kind of export.converter.Converter: path}; of saved_model, the folder of its
+    # versions.
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         spell_paths(self)
+        paths = {kind: os.fspath(path) for kind, path in self.formats.items()}
+        object.__setattr__(self, "formats", paths)
+        for kind in self.formats:
+            check_choice("formats", kind, CONVERTERS)
         for name, file in BESIDE_THE_GRAPH.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.beside(file))
@@ -199,36 +203,45 @@ class RunSettings:
     def _check_together(self) -> None:
         """Raises SettingsError if settings of different steps contradict each other."""
         needs_validation = {
-            "head.search": self.head.search,
-            "early_stopping": self.head.training.early_stopping,
-            "fine_tuning.compare": self.fine_tuning.compare,
+            "HeadSettings.search": self.head.search,
+            "TrainingOptions.early_stopping": self.head.training.early_stopping,
+            "FineTuningSettings.compare": self.fine_tuning.compare,
         }
         for name, value in needs_validation.items():
             if value and not self.photos.split.validation:
-                raise SettingsError(f"{name} needs validation photos")
+                raise SettingsError(
+                    f"`{name}` needs validation photos; raise `SplitOptions.validation`"
+                )
         if self.evaluation.least_accuracy is not None and not self.photos.split.testing:
-            raise SettingsError("least_accuracy needs test photos")
+            raise SettingsError(
+                "`EvaluationSettings.least_accuracy` needs test photos; raise "
+                "`SplitOptions.testing`"
+            )
         if self.fine_tuning.methods and len(self.network.names) > 1:
-            raise SettingsError("fine-tuning is for one network, not for two")
+            raise SettingsError(
+                "fine-tuning is for one network; name one `NetworkSettings.architecture`"
+            )
 
     @property
     def output_files(self) -> dict[str, str]:
-        """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes."""
+        """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes.
+
+        Files of other formats are named by their kind.
+        """
         outputs = self.outputs
         files = {"graph": outputs.graph, "labels": outputs.labels, "metrics": outputs.metrics}
         optional = {
             "export_file": self.bottlenecks.export_file,
             "report": outputs.report,
             "label_audit": outputs.label_audit,
-            "tflite_file": outputs.tflite_file,
-            "onnx_file": outputs.onnx_file,
+            **{k: path for k, path in outputs.formats.items() if not CONVERTERS[k].is_folder},
             "comparison": outputs.comparison if self.fine_tuning.compare else None,
         }
         files |= {name: path for name, path in optional.items() if path}
         return files | {"bad_images": outputs.bad_images}
 
 
-APART = ("record", "seed")  # not told as `step.setting`
+APART = ("record", "seed")  # not recorded as `step.setting`
 
 
 def recorded(settings: RunSettings) -> dict[str, Any]:
@@ -236,12 +249,12 @@ def recorded(settings: RunSettings) -> dict[str, Any]:
 
     `image_dir`, `seed` and `label_audit` are named as the flags are, the others as `step.setting`.
     """
-    about = {
+    named = {
         "image_dir": settings.photos.image_dir,
         "seed": settings.seed,
         "label_audit": settings.outputs.label_audit,
     }
-    return about | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
+    return named | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

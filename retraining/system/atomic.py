@@ -5,15 +5,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
 from retraining.errors import RetrainingError
 
 AnyPath = TypeVar("AnyPath", str, Path)
-# A file, a file in parts, or a new folder: {path in it: bytes}.
-Content: TypeAlias = bytes | tuple[bytes, ...] | dict[str, bytes]
+# A file, a file in parts, what writes a file, or a new folder: {path in it: bytes}.
+Content: TypeAlias = bytes | tuple[bytes, ...] | Callable[[BinaryIO], None] | dict[str, bytes]
 
 LEFTOVER_SECONDS = 86_400.0  # the age at which no run can still use a temporary file
 
@@ -26,7 +26,8 @@ def write_files(contents: Mapping[AnyPath, Content]) -> None:
     """Writes {path: bytes} under temporary names, flushes all to disk, and only then renames them.
 
     To create a folder, give its content as {path in it: bytes}. A tuple holds the parts of a file;
-    joining them would take their memory twice.
+    joining them would take their memory twice. A function writes a file that would take too much
+    memory as a whole.
 
     Raises:
         WriteError: a file cannot be written; then none of them is replaced.
@@ -47,7 +48,8 @@ def write_files(contents: Mapping[AnyPath, Content]) -> None:
             for name in names.values():
                 _remove(name)
     except OSError as error:
-        raise WriteError(f"cannot write {error.filename or path}: {error.strerror}") from error
+        reason = error.strerror or error
+        raise WriteError(f"cannot write {error.filename or path}: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -80,7 +82,10 @@ def _write_flushed(path: Path, content: Content) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        file.writelines(content if isinstance(content, tuple) else (content,))
+        if callable(content):
+            content(file)
+        else:
+            file.writelines(content if isinstance(content, tuple) else (content,))
         file.flush()
         os.fsync(file.fileno())
 

@@ -5,7 +5,6 @@ import ipaddress
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from retraining.errors import RetrainingError
 from retraining.system.locks import lock
+from retraining.system.observer import Observer, Silent
 
 if TYPE_CHECKING:
     from requests import Response
@@ -54,7 +54,7 @@ class Remote:
     sha256: str | None = None  # hexadecimal
 
 
-def fetch(remote: Remote, target: Path, quiet: bool = False) -> Path:
+def fetch(remote: Remote, target: Path, observer: Observer | None = None) -> Path:
     """Downloads `remote` to `target` unless that exists; returns `target`.
 
     Keeps a partial download in `target`.part, so that a later call can resume it. If several calls,
@@ -66,12 +66,13 @@ def fetch(remote: Remote, target: Path, quiet: bool = False) -> Path:
     """
     if target.is_file():
         return target
+    observer = observer or Silent()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with lock(target, quiet):
+        with lock(target, observer):
             if not target.is_file():
                 part = _Part(target)
-                _fetch_from_any(remote, part, quiet)
+                _fetch_from_any(remote, part, observer)
                 part.publish()
     except OSError as error:
         raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
@@ -121,7 +122,7 @@ class _Part:
         self.mark_path.unlink(missing_ok=True)
 
 
-def _fetch_from_any(remote: Remote, part: _Part, quiet: bool) -> None:
+def _fetch_from_any(remote: Remote, part: _Part, observer: Observer) -> None:
     """Fills `part` from the first address that has the file. Raises DownloadError if none has."""
     errors: dict[str, DownloadError] = {}
     spoilt = set()
@@ -133,7 +134,7 @@ def _fetch_from_any(remote: Remote, part: _Part, quiet: bool) -> None:
             continue
         try:
             knocks[address].wait(deadline)
-            _download(address, remote, part, quiet)
+            _download(address, remote, part, observer)
             _verify(part, remote)
             return
         except DownloadError as error:
@@ -214,7 +215,7 @@ def _first_hop(url: str) -> tuple[str, int]:
     return parts.hostname or "", port
 
 
-def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
+def _download(url: str, remote: Remote, part: _Part, observer: Observer) -> None:
     """Completes `part` from `url`; retries as long as that makes progress.
 
     Raises DownloadError if the server has no such file, or after TRIES tries without progress.
@@ -222,7 +223,7 @@ def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
     failed, furthest, reached = 0, part.size(), False
     while remote.size is None or part.size() != remote.size:
         try:
-            _receive(url, remote, part, quiet)
+            _receive(url, remote, part, observer)
             return
         except (_BrokenOffError, UnreachableError) as error:
             failed = 1 if part.size() > furthest else failed + 1
@@ -233,7 +234,7 @@ def _download(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
         time.sleep(BACKOFF * 2 ** (failed - 1))
 
 
-def _receive(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
+def _receive(url: str, remote: Remote, part: _Part, observer: Observer) -> None:
     """Requests the missing rest of `part` from `url` once, and appends it.
 
     Raises _BrokenOffError if another try may help, otherwise DownloadError.
@@ -246,7 +247,7 @@ def _receive(url: str, remote: Remote, part: _Part, quiet: bool) -> None:
             raise _WrongContentError(f"{total} bytes instead of {remote.size}")
         if offset == 0:
             part.restart(_mark(response))
-        _append(response, part, total or remote.size, quiet)
+        _append(response, part, total or remote.size, observer)
     if total is not None and part.size() < total:
         raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
 
@@ -301,22 +302,11 @@ def _mark(response: "Response") -> str | None:
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _append(response: "Response", part: _Part, total: int | None, quiet: bool) -> None:
+def _append(response: "Response", part: _Part, total: int | None, observer: Observer) -> None:
     """Appends the body of `response` to `part`, but stops soon after `total` bytes."""
-    from tqdm import tqdm
-
-    bar = tqdm(
-        desc=part.target.name,
-        total=total,
-        initial=part.size(),
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        mininterval=0.5,
-        file=sys.stderr,
-        disable=quiet,
-    )
+    bar = observer.progress(part.target.name, "B")(total=total)
     with bar, open(part.path, "ab") as file:
+        bar.update(part.size())
         # Raw bytes: some servers label a .tgz file as a compressed transfer of a .tar.
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             file.write(chunk)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from retraining.system.observer import Observer
+
 LOCK_POLL = 0.1  # seconds
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
 
 
 @contextmanager
-def lock(target: Path, quiet: bool) -> Iterator[None]:
-    """Holds `target`.lock. Waits while another thread or process holds it, and says so once.
+def lock(target: Path, observer: Observer) -> Iterator[None]:
+    """Holds `target`.lock. Waits while another thread or process holds it, and tells the observer.
 
     Goes on without a lock on a file system that has none.
     """
@@ -23,8 +25,7 @@ def lock(target: Path, quiet: bool) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout:
-        if not quiet:
-            print(f"waiting for another run that downloads {target}", file=sys.stderr)
+        observer.tell(f"waiting for another run that downloads {target}")
         held.acquire()
     except OSError as error:
         if error.errno not in NO_LOCKS:

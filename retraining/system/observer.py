@@ -43,16 +43,18 @@ class Bar(Protocol):
 class Observer(Protocol):
     """Shows how far a run has come. The command line has its own; a program may pass another."""
 
-    quiet: bool  # also hides the progress of downloads
-
     def progress(self, label: str, unit: str) -> Bar:
-        """Returns a function that starts a progress display for steps counted in `unit`."""
+        """Returns a function that starts a progress display for steps counted in `unit`.
+
+        The unit `B` stands for bytes.
+        """
+
+    def tell(self, text: str) -> None:
+        """Shows one line on what the run waits for."""
 
 
 class Silent:
     """An Observer that shows nothing."""
-
-    quiet = True
 
     def progress(self, label: str, unit: str) -> Bar:
         """See Observer."""
@@ -62,3 +64,6 @@ class Silent:
             return tqdm(iterable, total=total, disable=True)
 
         return bar
+
+    def tell(self, text: str) -> None:
+        """See Observer."""

@@ -282,11 +282,8 @@ class Tuner:
         self._graph = TuningGraph(
             self._folded, self.state.weights, options.precision, max(1, cores // shards)
         )
-        preprocessing = material.network.preprocessing
         limit = () if material.max_pixels is None else (material.max_pixels,)
-        self._reader = ImageReader(
-            preprocessing.size, preprocessing.mean, preprocessing.std, *limit
-        )
+        self._reader = ImageReader(material.network.preprocessing, *limit)
         self._training = Pixels(material.training, self._reader, material.distortions)
         self._validation = Pixels(material.validation, self._reader)
         self._shares = shares_of(material.training.targets, len(material.head.bias))
@@ -424,7 +421,7 @@ class Tuner:
         if not all(np.isfinite(value).all() for value in state.weights.values()):
             raise TrainingError(
                 f"fine-tuning went astray in epoch {state.epoch + 1}: the weights are no longer "
-                f"finite; lower --base_learning_rate and --head_learning_rate"
+                f"finite; lower `TuningOptions.base_rate` and `TuningOptions.head_rate`"
             )
         state.epoch += 1
         state.course.append((training, self.evaluate()))

@@ -151,7 +151,9 @@ def train(
             validation photos.
     """
     if options.early_stopping and not len(validation.targets):
-        raise TrainingError("--early_stopping needs validation photos; add some to each class")
+        raise TrainingError(
+            "`TrainingOptions.early_stopping` needs validation photos; add some to each class"
+        )
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
     steps: Iterable[Step]
@@ -326,8 +328,9 @@ def check_use(head: Head, training: Labelled, options: TrainingOptions) -> None:
 
 def _remedy(options: TrainingOptions) -> str:
     if options.optimizer == LBFGS:
-        return "use another --optimizer"
-    return f"lower --learning_rate, which is {options.rate:g}" + (", or --l2" * bool(options.l2))
+        return "use another `TrainingOptions.optimizer`"
+    lower_l2 = ", or `TrainingOptions.l2`" * bool(options.l2)
+    return f"lower `TrainingOptions.learning_rate`, which is {options.rate:g}{lower_l2}"
 
 
 @dataclass(frozen=True)

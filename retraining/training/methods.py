@@ -1,4 +1,4 @@
-"""The training methods that --compare compares, their results, and the table of them."""
+"""The training methods that a run can compare, their results, and the table of them."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""`--head auto`: fits softmax layers with several strengths of L2, picks the best on validation."""
+"""Fits softmax layers with several strengths of L2, picks the best on validation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ def candidates(
     """
     if not len(validation.targets):
         raise TrainingError(
-            "--head auto chooses by validation photos, and there are none; add some"
+            "`HeadSettings.search` chooses by validation photos, and there are none; add some"
         )
     head = _zeros(training.vectors.shape[1], classes)
     rows = choose_rows(len(training.targets), MOST_EVALUATED)

@@ -105,7 +105,7 @@ def find_weights(network: BaseNetwork, freeze_until: str | None = None) -> dict[
     frozen = others | (_needed_by(part, nodes, freeze_until) if freeze_until else set())
     trainable = {name: kind for name, kind in kinds.items() if name not in frozen}
     if not trainable:
-        after = f" after {freeze_until}; choose an earlier layer for --freeze_until"
+        after = f" after {freeze_until}; choose an earlier layer for `TuningOptions.freeze_until`"
         what = after if freeze_until else "; it cannot be fine-tuned"
         raise TrainingError(f"{network.name} has no weights{what}")
     return trainable
@@ -159,7 +159,7 @@ def _nodes_of(layer: str, nodes: Nodes) -> set[str]:
         known = {"/".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
         like = difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(like)}?" if like else f"it has {_some_layers(nodes)} ..."
-        raise GraphError(f"--freeze_until: the network has no layer {layer}; {hint}")
+        raise GraphError(f"`TuningOptions.freeze_until`: the network has no layer {layer}; {hint}")
     return own
 
 

@@ -22,7 +22,7 @@ from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 
 
 class SumRunner:

@@ -11,7 +11,7 @@ import pytest
 
 from retraining.bottlenecks import parquet
 from retraining.photos.dataset import Example
-from retraining.system.atomic import WriteError
+from retraining.system.atomic import WriteError, write_files
 
 arrow = pytest.importorskip("pyarrow.parquet")
 
@@ -30,7 +30,9 @@ def test_rows_types_and_facts(tmp_path):
     vectors = np.arange(15, dtype=np.float32).reshape(5, 3)
     path = str(tmp_path / "new" / "vectors.parquet")
     parts = [(examples(2), vectors[:4]), (examples(1, "testing"), vectors[4:]), ([], vectors[:0])]
-    parquet.write_vectors(path, parts, 3, {"network": "inception_v3", "fingerprint": "ab"})
+    write_files(
+        {path: parquet.vectors_content(parts, 3, {"network": "inception_v3", "fingerprint": "ab"})}
+    )
     table = arrow.read_table(path)
     assert str(table.schema.field("vector").type).startswith("fixed_size_list<element: float")
     assert table.schema.field("vector").type.list_size == 3
@@ -51,7 +53,7 @@ def test_many_rows_go_into_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 3 * 100)
     vectors = np.random.default_rng(0).random((250, 3), dtype=np.float32)
     path = str(tmp_path / "vectors.parquet")
-    parquet.write_vectors(path, [(examples(250), vectors)], 3, {})
+    write_files({path: parquet.vectors_content([(examples(250), vectors)], 3, {})})
     file = arrow.ParquetFile(path)
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [100, 100, 50]
     found = file.read()["vector"].combine_chunks().flatten().to_numpy()
@@ -62,7 +64,7 @@ def test_many_rows_go_into_groups(tmp_path, monkeypatch):
 def test_names_that_are_no_text(tmp_path):
     odd = Example(os.fsdecode(b"a/\xff.jpg"), "a", "training", "0" * 40)
     path = str(tmp_path / "vectors.parquet")
-    parquet.write_vectors(path, [([odd], np.zeros((1, 3), np.float32))], 3, {})
+    write_files({path: parquet.vectors_content([([odd], np.zeros((1, 3), np.float32))], 3, {})})
     assert arrow.read_table(path)["path"].to_pylist() == ["a/\\xff.jpg"]
 
 
@@ -75,7 +77,7 @@ def test_what_was_there_stays_until_the_new_file_is_complete(tmp_path, monkeypat
 
     monkeypatch.setattr(parquet, "_table", fail)
     with pytest.raises(WriteError, match=r"^cannot write .*vectors.parquet: No space left"):
-        parquet.write_vectors(str(path), [(examples(1), np.zeros((1, 3), "f4"))], 3, {})
+        write_files({path: parquet.vectors_content([(examples(1), np.zeros((1, 3), "f4"))], 3, {})})
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["vectors.parquet"]
 
@@ -98,6 +100,13 @@ def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
     assert store.name == f"inception_v3-{facts[b'fingerprint'].decode()[:16]}.sqlite"
 
 
+def test_a_run_that_fails_exports_nothing(tmp_path, photos, run_retrain):
+    path = tmp_path / "vectors.parquet"
+    flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
+    assert run_retrain(tmp_path, photos, "--export_vectors", path, *flags) == 1
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("flag", ["--export_vectors", "--import_vectors"])
 def test_without_the_package_it_is_refused_at_once(
     tmp_path, run_retrain, monkeypatch, capsys, flag
@@ -116,7 +125,13 @@ TWO = {"network": "a+b", "fingerprint": "aa+bb", "precision": "float32", "width"
 
 def written(tmp_path, vectors, facts=TWO):
     path = str(tmp_path / "vectors.parquet")
-    parquet.write_vectors(path, [(examples(len(vectors)), vectors)], vectors.shape[1], facts)
+    write_files(
+        {
+            path: parquet.vectors_content(
+                [(examples(len(vectors)), vectors)], vectors.shape[1], facts
+            )
+        }
+    )
     return path
 
 

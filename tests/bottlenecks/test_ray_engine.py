@@ -35,7 +35,7 @@ from retraining.networks.network import load_network
 from retraining.networks.registry import find
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_an_address_where_nobody_answers_is_one_line(network, paths, scheme):
 def test_more_cpus_than_this_machine_has(network, paths):
     pytest.importorskip("ray")
     extractor = RayExtractor(network, ExtractionSettings(), Ray("local", None, 9999))
-    with pytest.raises(RayEngineError, match="this machine has no 9999 CPUs; see --ray_resources"):
+    with pytest.raises(RayEngineError, match=r"this machine has no 9999 CPUs; see `Ray.cpus`"):
         list(extractor.read(paths))
 
 
@@ -408,7 +408,7 @@ def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
     work = Work.of(network, ExtractionSettings("bfloat16"), 1)
     check_machine(work)
     monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "float32")
-    with pytest.raises(WorkerError, match="use --precision float32"):
+    with pytest.raises(WorkerError, match=r"use `NetworkSettings.precision` float32"):
         check_machine(work)
     check_machine(Work.of(network, ExtractionSettings("float32"), 1))
 
@@ -443,4 +443,4 @@ def test_flags_without_ray_name_its_requirements(photos, capsys, monkeypatch):
 def test_resources_are_cpus_and_gpus(photos):
     pytest.importorskip("ray")
     given = ["--image_dir", photos, "--engine", "ray", "--ray_resources", "4,0.5"]
-    assert flags.parse_flags(given, "").ray_resources == (4, 0.5)
+    assert flags.parse_flags(given, "")[0].ray_resources == (4, 0.5)

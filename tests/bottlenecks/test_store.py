@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from retraining.bottlenecks import database
 from retraining.bottlenecks import store as store_module
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.store import BottleneckStore, CacheError
+from retraining.photos.folder import facts_of
+from retraining.photos.source import Photo
 
 FINGERPRINT = "0123456789abcdef" * 2
 
@@ -361,7 +364,12 @@ class Hasher:
 
     def __call__(self, path):
         self.hashed.append(os.path.basename(path))
-        return path.read_text()
+        return Path(path).read_text()
+
+
+def photo(path):
+    """The Photo of a file as it is now."""
+    return Photo(str(path), facts=facts_of(os.stat(path)))
 
 
 def write_old(path, text, age=100):
@@ -375,12 +383,12 @@ def test_a_file_is_hashed_again_only_if_its_size_or_time_changed(tmp_path):
     write_old(b, "two")
     for _ in range(2):
         with FileKeys(tmp_path / "cache", hasher) as files:
-            assert (files.key_of(a), files.key_of(b)) == ("one", "two")
+            assert (files.key_of(photo(a)), files.key_of(photo(b))) == ("one", "two")
     assert len(hasher.hashed) == 2
     write_old(a, "new", age=50)  # the same size, another time
     write_old(b, "longer")  # another size
     with FileKeys(tmp_path / "cache", hasher) as files:
-        assert (files.key_of(a), files.key_of(b)) == ("new", "longer")
+        assert (files.key_of(photo(a)), files.key_of(photo(b))) == ("new", "longer")
     assert len(hasher.hashed) == 4
 
 
@@ -389,7 +397,7 @@ def test_a_file_that_has_just_changed_is_not_trusted(tmp_path):
     for text in ("one", "two"):
         (tmp_path / "a").write_text(text)
         with FileKeys(tmp_path / "cache", hasher) as files:
-            assert files.key_of(tmp_path / "a") == text
+            assert files.key_of(photo(tmp_path / "a")) == text
     assert len(hasher.hashed) == 2
 
 
@@ -399,7 +407,7 @@ def test_without_its_own_file_every_file_is_hashed(tmp_path):
     (tmp_path / "cache").write_text("in the way")
     for _ in range(2):
         with FileKeys(tmp_path / "cache", hasher) as files:
-            assert files.key_of(tmp_path / "a") == "one"
+            assert files.key_of(photo(tmp_path / "a")) == "one"
     assert len(hasher.hashed) == 2
 
 
@@ -408,7 +416,7 @@ def test_a_damaged_memory_of_files_is_never_believed(tmp_path, damage):
     hasher = Hasher()
     write_old(tmp_path / "a", "one")
     with FileKeys(tmp_path / "cache", hasher) as files:
-        files.key_of(tmp_path / "a")
+        files.key_of(photo(tmp_path / "a"))
     path = tmp_path / "cache" / "file_keys.sqlite"
     if damage:
         path.write_text(damage)
@@ -417,5 +425,5 @@ def test_a_damaged_memory_of_files_is_never_believed(tmp_path, damage):
             other.execute("UPDATE files SET key = 'two'")
     for _ in range(2):
         with FileKeys(tmp_path / "cache", hasher) as files:
-            assert files.key_of(tmp_path / "a") == "one"
+            assert files.key_of(photo(tmp_path / "a")) == "one"
     assert len(hasher.hashed) == 2

@@ -17,6 +17,7 @@ from retraining.cli import label_image as cli
 from retraining.evaluation.temperature import apply_temperature
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.photos.reader import ImageReader, read_file
@@ -472,7 +473,7 @@ def mobilenet_answer(path, mean, std, size=(128, 128)):
     from retraining.graphs.run import Runner
 
     runner = Runner(tiny.tiny_mobilenet(), "input", "MobilenetV1/Predictions/Softmax")
-    return runner.run(ImageReader(size, mean, std).read(path))[0]
+    return runner.run(ImageReader(Preprocessing(size, mean, std)).read(path))[0]
 
 
 @pytest.mark.parametrize(

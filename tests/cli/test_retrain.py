@@ -26,7 +26,7 @@ from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.photos.dataset import load_dataset
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
 from retraining.run import audit, delivery, head
 from retraining.training.head import Evaluation
@@ -337,11 +337,13 @@ def outputs(folder):
 
 
 def test_an_accuracy_that_is_missed_leaves_the_outputs(tmp_path, run_retrain, photos, capsys):
-    assert run_retrain(tmp_path, photos, "--assert_accuracy_at_least", 1) == 0
+    work = shutil.copytree(photos, tmp_path / "photos")
+    assert run_retrain(tmp_path, work, "--assert_accuracy_at_least", 1) == 0
     before = outputs(tmp_path)
     capsys.readouterr()
+    (work / "red" / "bad.jpg").write_bytes(b"\xff\xd8\xff bad")
     flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
-    assert run_retrain(tmp_path, photos, *flags, "--quiet") == 1
+    assert run_retrain(tmp_path, work, *flags, "--quiet") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -559,11 +561,11 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
 
 def test_outputs_go_beside_the_graph_unless_they_are_named():
     given = ["--image_dir", "photos", "--output_graph", os.path.join("elsewhere", "flowers.pb")]
-    options = parse_flags([*given, "--metrics", "metrics.json"], "")
+    options = parse_flags([*given, "--metrics", "metrics.json"], "")[0]
     assert options.output_labels == os.path.join("elsewhere", "retrained_labels.txt")
     assert options.report == os.path.join("elsewhere", "retrained_report.html")
     assert options.metrics == "metrics.json"
-    assert parse_flags([*given, "--output_labels", "l.txt"], "").output_labels == "l.txt"
+    assert parse_flags([*given, "--output_labels", "l.txt"], "")[0].output_labels == "l.txt"
 
 
 OUTPUTS = ("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics")
@@ -694,7 +696,8 @@ def test_without_inception_the_embedded_network_is_used_and_said(
     assert captured.err.splitlines()[-1] == said[1]
     about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
     assert about["network"] == "efficientnet_lite0"
-    assert "efficientnet_lite0 is used" in about["caveats"][0]
+    assert "--offline forbids fetching it" in about["caveats"][0]
+    assert about["caveats"][0] in said[1]
 
 
 def test_inception_is_preferred_where_it_is(tmp_path, run_retrain, photos, capsys):

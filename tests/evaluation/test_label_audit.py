@@ -10,7 +10,7 @@ from retraining.evaluation import label_audit
 from retraining.evaluation.label_audit import AuditedPhotos, Finding
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import read_listed
-from retraining.photos.scan import ScanOptions
+from retraining.photos.source import ScanOptions
 
 
 def clusters(counts, width=40, seed=0):
@@ -240,7 +240,7 @@ def test_the_table_can_be_read_back_as_a_list(tmp_path):
     assert lines[0] == b"path\tgiven\tsuggested\tscore\treason"
     assert lines[1] == os.fsencode(f"{folder}/a/plain.jpg\ta\tb\t0.9877\tlabel")
     assert [line.count(b"\t") for line in lines] == [4, 4, 4, 4, 4, 0]
-    dataset = load_dataset(str(folder), scan=ScanOptions(listed=read_listed(table)))
+    dataset = load_dataset(str(folder), scan=ScanOptions(excluded=read_listed(table)))
     assert dataset.excluded == 4
     assert [os.path.basename(e.path) for e in dataset.examples if e.label == "a"] == ["kept.jpg"]
 

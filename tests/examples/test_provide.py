@@ -5,21 +5,16 @@ import http.server
 import os
 import tarfile
 import threading
-from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
 from retraining.examples import provide
 from retraining.photos.dataset import load_dataset
-from retraining.photos.scan import holds_images
+from retraining.photos.folder import FolderSource
 from retraining.system.download import Remote
+from retraining.system.observer import Silent
 from tests import tiny
-
-
-def bar(total):
-    return nullcontext(SimpleNamespace(update=lambda: None))
 
 
 @pytest.fixture
@@ -56,7 +51,7 @@ def test_the_photos_are_fetched_and_the_archive_removed(tmp_path, archive):
     folder = tmp_path / "flower_photos"
     folder.mkdir()
     (folder / "README.md").write_text("mine")
-    assert provide.provide(folder, False, bar, archive) is None
+    assert provide.provide(folder, False, Silent(), archive) is None
     assert len(load_dataset(str(folder)).examples) == 8
     assert sorted(os.listdir(folder)) == ["README.md", "blue", "red"]
     assert (folder / "README.md").read_text() == "mine"
@@ -67,14 +62,14 @@ def test_what_is_there_stays(tmp_path, archive):
     folder = tmp_path / "flower_photos"
     (folder / "red").mkdir(parents=True)
     (folder / "red" / "photo_00.jpg").write_text("mine")
-    assert provide.provide(folder, False, bar, archive) is None
+    assert provide.provide(folder, False, Silent(), archive) is None
     assert (folder / "red" / "photo_00.jpg").read_text() == "mine"
     assert len(os.listdir(folder / "red")) == 4
 
 
 def test_without_a_network_flowers_are_drawn_and_marked(tmp_path, few):
     folder = tmp_path / "flower_photos"
-    assert "127.0.0.1:9" in provide.provide(folder, False, bar, NOWHERE)
+    assert "127.0.0.1:9" in provide.provide(folder, False, Silent(), NOWHERE)
     dataset = load_dataset(str(folder))
     assert dataset.labels == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
     assert len(dataset.examples) == 15
@@ -84,14 +79,14 @@ def test_without_a_network_flowers_are_drawn_and_marked(tmp_path, few):
 
 def test_offline_draws_without_asking(tmp_path, few, archive):
     folder = tmp_path / "flower_photos"
-    assert provide.provide(folder, True, bar, archive) == "--offline was given"
+    assert provide.provide(folder, True, Silent(), archive) == "`NetworkSettings.offline` was given"
     assert (folder / "THESE_ARE_DRAWINGS.txt").exists()
 
 
 def test_a_wrong_archive_is_not_unpacked(tmp_path, few, archive):
     wrong = Remote(archive.urls, archive.size, "0" * 64)
     folder = tmp_path / "flower_photos"
-    assert "SHA-256" in provide.provide(folder, False, bar, wrong)
+    assert "SHA-256" in provide.provide(folder, False, Silent(), wrong)
     assert not (folder / "red").exists()
     assert (folder / "daisy").exists()
 
@@ -106,9 +101,9 @@ def test_an_interrupted_drawing_leaves_nothing_half_done(tmp_path, few, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(provide, "draw_flower_photos", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            provide.provide(folder, True, bar, NOWHERE)
-    assert not holds_images(folder)
-    provide.provide(folder, True, bar, NOWHERE)
+            provide.provide(folder, True, Silent(), NOWHERE)
+    assert not FolderSource(folder).holds_images()
+    provide.provide(folder, True, Silent(), NOWHERE)
     assert len(load_dataset(str(folder)).examples) == 15
 
 
@@ -123,12 +118,12 @@ def test_which_folder_is_the_example(tmp_path, monkeypatch):
 
 
 def test_holds_images(tmp_path):
-    assert not holds_images(tmp_path / "missing")
+    assert not FolderSource(tmp_path / "missing").holds_images()
     (tmp_path / "daisy").mkdir()
     (tmp_path / "daisy" / "notes.txt").write_text("x")
-    assert not holds_images(tmp_path)
+    assert not FolderSource(tmp_path).holds_images()
     (tmp_path / "daisy" / "photo").write_bytes(b"\xff\xd8\xff")
-    assert holds_images(tmp_path)
+    assert FolderSource(tmp_path).holds_images()
 
 
 def test_the_public_archive_is_pinned():

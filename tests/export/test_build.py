@@ -1,5 +1,7 @@
 """build.py, verify.py: the written graph, used as others use it, and its checks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,8 +13,10 @@ from retraining.export.build import ExportError
 from retraining.graphs import description, read, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
+from retraining.labelling.classifier import load_classifier
 from retraining.metrics import classification
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
@@ -77,7 +81,7 @@ def test_bytes_in_probabilities_out(written, examples, expected):
 def test_a_tf1_program_feeds_any_batch_by_the_classics_names(written, examples, expected, base):
     """Exactly what an old label_image.py does, with more than one image."""
     about = base.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     pixels = np.concatenate([reader.read(e.path) for e in examples])
     graph_def = tf.compat.v1.GraphDef()
     with open(written, "rb") as file:
@@ -137,7 +141,7 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     base = load_network(path, NETWORKS["mobilenet_0.25_128"])
     head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
     graph_def = build.build_graph(base, head, "final_result")
-    reader = ImageReader((128, 128), 127.5, 127.5)
+    reader = ImageReader(Preprocessing((128, 128), 127.5, 127.5))
     pixels = np.concatenate([reader.read(e.path) for e in examples[:3]])
     with tf.compat.v1.Session(graph=read.import_graph(graph_def)) as session:
         batch = session.run("final_result:0", {"input:0": pixels})
@@ -149,6 +153,23 @@ def test_a_mobilenet_gets_a_decoder_and_keeps_its_input(tmp_path, examples):
     np.testing.assert_allclose(batch[:1], head.probabilities(vectors), atol=1e-4)
     np.testing.assert_allclose(single[0], batch[1], atol=1e-4)
     assert "input_1/BottleneckInputPlaceholder" in nodes_by_name(graph_def)
+
+
+def test_a_network_may_take_pixels_scaled_per_channel(tmp_path, examples):
+    path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
+    pixels = Preprocessing((128, 128), (123.7, 116.0, 103.5), (58.4, 57.1, 57.4))
+    base = replace(load_network(path, NETWORKS["mobilenet_0.25_128"]), preprocessing=pixels)
+    head = Head(np.random.default_rng(0).normal(size=(8, 2)).astype("f4"), np.zeros(2, "f4"))
+    content = write.graph_bytes(build.build_graph(base, head, "final_result"))
+    described = build.metadata_bytes(build.describe(base, LABELS, "final_result", {}))
+    write_files({tmp_path / "graph.pb": content + described})
+    graph_def = read_graph(tmp_path / "graph.pb")
+    verify.check_base(graph_def, read_metadata(graph_def), base)
+    classifier = load_classifier(tmp_path / "graph.pb")
+    assert classifier.preprocessing == pixels
+    from_bytes = BytesRunner(graph_def, "final_result")
+    for path, answer in classifier.classify([e.path for e in examples]):
+        np.testing.assert_allclose(answer, from_bytes.run(read_file(path))[0], atol=1e-4)
 
 
 def test_hidden_layers_are_nodes_before_the_classics(base, examples, tmp_path):
@@ -195,7 +216,7 @@ def test_the_nodes_of_a_linear_head_are_the_classics_and_no_others(base, head, w
 
 @pytest.mark.parametrize("name", ["Mul", "final_training_ops/Wx_plus_b/add", "retraining/metadata"])
 def test_a_taken_tensor_name_is_refused(base, head, name):
-    with pytest.raises(ExportError, match=f"--final_tensor_name {name} is already"):
+    with pytest.raises(ExportError, match=f"`OutputSettings.tensor_name` {name} is already"):
         build.build_graph(base, head, name)
 
 
@@ -204,7 +225,7 @@ def plain(items, total):
 
 
 def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
-    result = verify.test_exported(written, examples, extractor, plain)
+    result = verify.evaluate_exported(written, examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
     assert result.targets.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
@@ -213,11 +234,11 @@ def test_the_held_out_test_reads_the_file(written, extractor, examples, expected
 
 
 def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path):
-    result = verify.test_exported(written, [], extractor, plain)
+    result = verify.evaluate_exported(written, [], extractor, plain)
     assert result.probabilities.shape == (0, 2)
     (tmp_path / "cut.pb").write_bytes(b"no graph")
     with pytest.raises(GraphError):
-        verify.test_exported(tmp_path / "cut.pb", [], extractor, plain)
+        verify.evaluate_exported(tmp_path / "cut.pb", [], extractor, plain)
 
 
 def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path):
@@ -225,7 +246,7 @@ def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, 
     zeros = np.zeros((tiny.WIDTH, 2), "f4")
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
     write_files({tmp_path / "zeros.pb": write.graph_bytes(graph_def)})
-    result = verify.test_exported(tmp_path / "zeros.pb", examples, extractor, plain)
+    result = verify.evaluate_exported(tmp_path / "zeros.pb", examples, extractor, plain)
     np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-4)
 
 
@@ -236,7 +257,7 @@ def test_a_file_with_another_base_network_fails(written, extractor, examples, tm
     set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
@@ -244,11 +265,11 @@ def test_a_file_that_describes_other_pixels_fails(base, head, extractor, example
     about = {**build.describe(base, LABELS, "final_result", {}), "mean": 127.0}
     write_files({tmp_path / "wrong.pb": content + build.metadata_bytes(about)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_disagreement_fails(written, extractor, examples, expected):
-    result = verify.test_exported(written, examples, extractor, plain)
+    result = verify.evaluate_exported(written, examples, extractor, plain)
     with pytest.raises(ExportError, match="nothing was replaced"):
         verify.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
@@ -262,7 +283,7 @@ def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, t
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        verify.test_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
 
 
 def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_path, expected):
@@ -288,6 +309,6 @@ def test_tested_photos_are_spread_evenly(count, most, rows):
 
 def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
     gone = Example("nowhere.jpg", LABELS[0], "testing", "")
-    result = verify.test_exported(written, [gone, *examples], extractor, plain)
+    result = verify.evaluate_exported(written, [gone, *examples], extractor, plain)
     assert result.paths == [example.path for example in examples]
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)

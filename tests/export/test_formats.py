@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +21,16 @@ import pytest
 import tensorflow as tf
 from flatbuffers.table import Table
 
-from retraining.export import build, convert, formats, to_onnx
+from retraining.cli import flags as cli_flags
+from retraining.export import build, convert, formats, to_saved_model
 from retraining.export.convert import convert_and_run, read_samples
 from retraining.export.pixels_graph import Source
+from retraining.export.registry import CONVERTERS
 from retraining.export.to_tflite import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import mirror_average
@@ -38,7 +42,7 @@ from retraining.training.head import Head
 from tests import ROOT, tiny
 
 LABELS = ["blue", "green", "red"]
-HAS_ONNX = all(map(importlib.util.find_spec, to_onnx.PACKAGES))
+HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what --onnx_file needs is not installed")
 
 
@@ -74,7 +78,7 @@ def some(photos):
 @pytest.fixture(scope="module")
 def pixels(run, some):
     about = read_metadata(run.graph)
-    reader = ImageReader(about["size"], about["mean"], about["std"])
+    reader = ImageReader(Preprocessing.of(about))
     return np.concatenate([reader.read(path) for path in some])
 
 
@@ -306,7 +310,7 @@ def test_int8_weights_are_a_quarter_of_the_size(tmp_path):
     b.const(description.METADATA, json.dumps(about).encode())
     source = Source.of(b.graph_def)
     for kind in ("tflite", "tflite_int8"):
-        convert.FORMATS[kind][1](source, str(tmp_path / kind))
+        CONVERTERS[kind].save(source, str(tmp_path / kind))
     sizes = [
         os.path.getsize(tmp_path / kind) - 48_000 for kind in ("tflite", "tflite_int8")
     ]  # less the labels
@@ -338,15 +342,15 @@ def in_this_process(command, **_):
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp_path):
-    file, save, read = convert.FORMATS["tflite"]
+    tflite = CONVERTERS["tflite"]
 
     def save_wrongly(source, path):
         weights = nodes_by_name(source.graph_def)["final_training_ops/weights/final_weights"]
         values = tf.make_ndarray(weights.attr["value"].tensor)
         set_constant(weights, values[:, ::-1].copy())
-        save(source, path)
+        tflite.save(source, path)
 
-    monkeypatch.setitem(convert.FORMATS, "tflite", (file, save_wrongly, read))
+    monkeypatch.setitem(CONVERTERS, "tflite", replace(tflite, save=save_wrongly))
     monkeypatch.setattr(formats.subprocess, "run", in_this_process)
     (tmp_path / "m.tflite").write_bytes(b"the one before")
     code, said = failing("--tflite_file", tmp_path / "m.tflite")
@@ -375,16 +379,16 @@ def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
     monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
-        formats.make([formats.Format("tflite", "x")], b"", [], 1)
+        formats.make({"tflite": "x"}, b"", [], 1)
 
 
 def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path):
     """A WebP file, which Pillow reads and TensorFlow's DecodeJpeg does not."""
     graph_def = retrained(networks[1])
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
-    wanted = formats.Format("saved_model", str(tmp_path / "saved"))
+    wanted = {"saved_model": str(tmp_path / "saved")}
     content = write.graph_bytes(graph_def)
-    (made,) = formats.make([wanted], content, [tmp_path / "photo.webp"], 10**6)
+    (made,) = formats.make(wanted, content, [tmp_path / "photo.webp"], 10**6)
     assert "from pixels the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
         "; from files' bytes not checked, as TensorFlow reads none of these photos"
@@ -423,24 +427,43 @@ def test_unwritable_places_are_said_at_the_start(failing, tmp_path):
 
 
 def test_versions_are_counted_on(tmp_path):
-    assert formats.next_version(tmp_path / "absent") == str(tmp_path / "absent" / "1")
+    assert to_saved_model.next_version(tmp_path / "absent") == str(tmp_path / "absent" / "1")
     for name in ("1", "12", "notes", "x13"):
         (tmp_path / name).mkdir()
-    assert formats.next_version(tmp_path) == str(tmp_path / "13")
+    assert to_saved_model.next_version(tmp_path) == str(tmp_path / "13")
 
 
-def test_judging():
-    wanted = formats.Format("tflite", "x")
-    assert formats._judge(wanted, 50, 1.0, 0.0123) == (
+def test_the_tolerance():
+    tflite, quantized = CONVERTERS["tflite"], CONVERTERS["tflite_int8"]
+    assert formats._check(tflite, (50, 1.0, 0.0123)) == (
         "the same first label for 50 of 50 photos, probabilities up to 0.012 apart"
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
         with pytest.raises(build.ExportError, match="does not answer"):
-            formats._judge(wanted, 50, same, difference)
-    quantized = formats.Format("tflite_int8", "x")
-    assert formats._judge(quantized, 50, 0.9, 0.5)
+            formats._check(tflite, (50, same, difference))
+    assert formats._check(quantized, (50, 0.9, 0.5))
     with pytest.raises(build.ExportError):
-        formats._judge(quantized, 50, 0.7, 0.5)
+        formats._check(quantized, (50, 0.7, 0.5))
+
+
+def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, failing, tmp_path):
+    """Its flag, the check of its packages, its result on stdout and its file."""
+    onnx = CONVERTERS["onnx"]
+    other = replace(
+        CONVERTERS["tflite"], kind="other", name="other", option="other_file", variants={}
+    )
+    monkeypatch.setitem(CONVERTERS, "other", other)
+    monkeypatch.setattr(cli_flags, "FORMATS", (*cli_flags.FORMATS, other))
+    monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "--other_file")
+    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    assert failing("--other_file", tmp_path / "models" / "retrained_graph.pb")[0] == 2
+    missing = replace(other, packages=("no_such_package",), requirements=onnx.requirements)
+    monkeypatch.setitem(CONVERTERS, "other", missing)
+    code, said = failing("--other_file", tmp_path / "m.other")
+    assert (code, "--other_file needs no_such_package: pip install -r" in said) == (1, True)
+    monkeypatch.setitem(CONVERTERS, "other", other)
+    assert failing("--other_file", tmp_path / "m.other")[0] == 0
+    assert (tmp_path / "m.other").read_bytes()[4:8] == b"TFL3"
 
 
 def test_retrain_does_not_load_what_it_is_not_asked_for():
@@ -454,5 +477,5 @@ def test_photos_at_urls_keep_their_names(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "_convert", lambda *request: asked.append(request) or {})
     monkeypatch.setattr(formats, "_made", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    formats.make([formats.Format("onnx", "x.onnx")], b"", ["s3://b/a.jpg", "here.jpg"], 9)
+    formats.make({"onnx": "x.onnx"}, b"", ["s3://b/a.jpg", "here.jpg"], 9)
     assert asked[0][2]["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from retraining.graphs import description, precision, read, surgery
 from retraining.graphs import fold as fold_module
+from retraining.graphs import precision, read, surgery
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.networks import registry
@@ -43,7 +44,7 @@ def untouched(base, some_paths):
 @pytest.fixture(scope="module")
 def pixels(base, some_paths):
     about = base.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     return np.concatenate([reader.read(path) for path in some_paths])
 
 
@@ -277,13 +278,13 @@ def test_batch_norm_of_shared_weights_is_left_alone():
 
 def test_the_graph_tells_its_own_facts(base):
     assert base.width == tiny.WIDTH
-    assert base.preprocessing == description.Preprocessing((tiny.SIZE, tiny.SIZE), 128.0, 128.0)
+    assert base.preprocessing == Preprocessing((tiny.SIZE, tiny.SIZE), 128.0, 128.0)
 
 
 def test_a_placeholder_tells_its_size(tmp_path):
     path = tiny.write_graph(str(tmp_path / "m" / "frozen_graph.pb"), tiny.tiny_mobilenet())
     network = load_network(path, MOBILENET)
-    assert network.preprocessing == description.Preprocessing((128, 128), 127.5, 127.5)
+    assert network.preprocessing == Preprocessing((128, 128), 127.5, 127.5)
     assert network.width == 8
     images = np.random.default_rng(0).normal(size=(3, 128, 128, 3)).astype("f4")
     runner = Runner(network.graph_def, network.input, network.bottleneck)

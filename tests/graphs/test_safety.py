@@ -12,8 +12,9 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.description import METADATA, PartialPreprocessing, read_preprocessing
+from retraining.graphs.description import METADATA, read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
+from retraining.graphs.preprocessing import PartialPreprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import (
@@ -183,7 +184,7 @@ def with_writer(needed):
 def test_ops_that_touch_files_are_refused_by_name(path, needed):
     line = refusal(path, with_writer(needed))
     assert "it holds 'WriteFile' (node 'writer'), 'ReadFile' (node 'reader')" in line
-    assert "--allow_unsafe_ops" in line
+    assert "`Choice.allow_unsafe_ops`" in line
 
 
 @pytest.mark.parametrize(

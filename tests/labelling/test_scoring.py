@@ -8,7 +8,7 @@ import pytest
 from retraining.cli import rows
 from retraining.labelling import scoring
 from retraining.photos.reader import ImageError
-from retraining.photos.scan import DatasetError
+from retraining.photos.source import DatasetError
 from tests import tiny
 
 

@@ -146,7 +146,7 @@ def test_where_there_are_no_links_a_copy_is_renamed(tmp_path, image, monkeypatch
     path = image("a.jpg", b"one")
     Sorter(tmp_path / "out", ["red"]).place(path, "red")
     assert contents(tmp_path / "out") == {"red/a.jpg": b"one"}
-    with pytest.raises(SortError, match=r"cannot be linked .*--sort_by copy"):
+    with pytest.raises(SortError, match=r"cannot be linked .*`Sorter.by` copy"):
         Sorter(tmp_path / "links", ["red"], "link").place(path, "red")
 
 

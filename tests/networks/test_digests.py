@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks.store import BottleneckStore
-from retraining.graphs.description import Preprocessing
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions

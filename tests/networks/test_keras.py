@@ -29,7 +29,7 @@ from retraining.networks.keras import (
     random_weights,
 )
 from retraining.networks.network import load_network
-from retraining.networks.recipes import Choice, ChoiceError, Place
+from retraining.networks.recipes import Choice, ChoiceError, ModelFiles
 from retraining.networks.registry import NetworkError, find, obtain
 from retraining.training.head import Head
 from retraining.training.tuning_graph import (
@@ -76,7 +76,7 @@ def vectors(base, pixels):
 
 def frozen(name, model_dir, **chosen):
     network = find(name, Choice(**chosen))
-    return load_network(obtain(network, model_dir, quiet=True, offline=True), network)
+    return load_network(obtain(network, model_dir, offline=True), network)
 
 
 def assert_close(found, expected, tolerance=1e-4):
@@ -230,7 +230,7 @@ def test_weights_of_imagenet_come_from_kerass_cache(whole, pixels, tmp_path, mon
     with pytest.raises(NetworkError) as error:
         frozen(name, tmp_path / "models")
     assert str(error.value).startswith("mobilenet_2_5_128_tf_no_top.h5 is not in Keras's cache")
-    assert "--offline" in str(error.value)
+    assert "`NetworkSettings.offline`" in str(error.value)
     assert str(tmp_path / "home" / "models") in str(error.value)
     file = tmp_path / "home" / "models" / "mobilenet_2_5_128_tf_no_top.h5"
     whole.bare.save(file)
@@ -322,11 +322,11 @@ def label_image_pixels(file):
 
 def test_a_graph_that_was_frozen_is_a_classifier_for_anyone(whole, tmp_path):
     recipe = KerasRecipe.named(SMALL, Choice(str(whole.folder / "whole.weights.h5")), True)
-    graph_def = recipe.build(Place(tmp_path, offline=True))
+    graph_def = recipe.build(ModelFiles(tmp_path, offline=True))
     path = tmp_path / "graph.pb"
     path.write_bytes(graph_def.SerializeToString())
     assert {"input", "softmax"} <= set(nodes_by_name(read_graph(path)))
-    with pytest.raises(ChoiceError, match="--input_mean has no meaning"):
+    with pytest.raises(ChoiceError, match=r"`Choice.mean` has no meaning"):
         KerasRecipe.named(SMALL, Choice(mean=1.0))
 
 
@@ -367,7 +367,7 @@ def freeze_settled(recipe, pixels, keras, monkeypatch):
     settle(model, prepared)
     expected = model.predict(prepared[:2], verbose=0)
     monkeypatch.setattr(KerasRecipe, "_model", lambda _: model)
-    graph_def = recipe.build(Place(Path(), offline=True))
+    graph_def = recipe.build(ModelFiles(Path(), offline=True))
     monkeypatch.undo()
     return graph_def, expected
 

@@ -35,7 +35,7 @@ def paths(photos):
 @pytest.fixture(scope="module")
 def pixels(plain, paths):
     about = plain.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     return np.concatenate([reader.read(path) for path in paths])
 
 

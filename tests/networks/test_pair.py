@@ -87,7 +87,7 @@ def paths(photos):
 
 def vectors_of(network, paths):
     about = network.preprocessing
-    read = ImageReader(about.size, about.mean, about.std).read
+    read = ImageReader(about).read
     runner = Runner(network.graph_def, network.input, network.bottleneck)
     return runner.run(np.concatenate([read(path) for path in paths]))
 
@@ -265,7 +265,7 @@ def test_wrong_flags_are_one_line(run_retrain, photos, tmp_path, capsys, flags, 
 
 def test_fine_tuning_two_networks_is_refused_without_the_command_line_too(both):
     check_fine_tuning(NetworkPair(*both), FineTuningSettings())
-    with pytest.raises(TrainingError, match="is for one network; name one --architecture"):
+    with pytest.raises(TrainingError, match=r"for one network; name one `NetworkSettings.archi"):
         check_fine_tuning(NetworkPair(*both), FineTuningSettings(("two_rates",)))
 
 

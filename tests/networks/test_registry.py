@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from retraining.graphs.description import Preprocessing
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.networks.efficientnet_lite import WeightsError
 from retraining.networks.network import load_network
 from retraining.networks.registry import (
@@ -102,12 +102,12 @@ def write_zip(path, members):
 def test_an_absent_network_is_fetched_once(server, tmp_path, graph_bytes):
     write_zip(tmp_path / "www" / "a.zip", {"graph.pb": graph_bytes, "LICENSE": b"free"})
     network, models = network_at(server, "a.zip"), tmp_path / "models"
-    path = obtain(network, models, quiet=True)
+    path = obtain(network, models)
     assert path == models / "folder" / "graph.pb"
     assert path.read_bytes() == graph_bytes
     assert sorted(p.name for p in models.rglob("*")) == ["LICENSE", "folder", "graph.pb"]
     (tmp_path / "www" / "a.zip").unlink()
-    assert obtain(network, models, quiet=True) == path
+    assert obtain(network, models) == path
 
 
 def test_the_second_source_is_tried(server, tmp_path, graph_bytes):
@@ -115,7 +115,7 @@ def test_the_second_source_is_tried(server, tmp_path, graph_bytes):
         info = tarfile.TarInfo("inside/graph.pb")
         info.size = len(graph_bytes)
         archive.addfile(info, io.BytesIO(graph_bytes))
-    path = obtain(network_at(server, "absent.zip", "b.tgz"), tmp_path / "models", quiet=True)
+    path = obtain(network_at(server, "absent.zip", "b.tgz"), tmp_path / "models")
     assert path.read_bytes() == graph_bytes
 
 
@@ -130,14 +130,14 @@ def test_the_second_source_is_tried(server, tmp_path, graph_bytes):
 def test_a_wrong_archive_leaves_nothing_behind(server, tmp_path, members, reason):
     write_zip(tmp_path / "www" / "a.zip", members)
     with pytest.raises(NetworkError, match=reason):
-        obtain(network_at(server, "a.zip"), tmp_path / "models", quiet=True)
+        obtain(network_at(server, "a.zip"), tmp_path / "models")
     assert not list(tmp_path.rglob("*.pb"))
 
 
 def test_no_network_says_which_file_to_put_where(tmp_path):
     network = network_at("http://127.0.0.1:9", "a.zip")
     with pytest.raises(NetworkError) as error:
-        obtain(network, tmp_path / "models", quiet=True)
+        obtain(network, tmp_path / "models")
     text = str(error.value)
     assert "put graph.pb (in http://127.0.0.1:9/a.zip) into" in text
     assert "cannot be fetched without a network" in text
@@ -147,8 +147,8 @@ def test_no_network_says_which_file_to_put_where(tmp_path):
 
 def test_offline_asks_nobody(server, tmp_path, graph_bytes):
     write_zip(tmp_path / "www" / "a.zip", {"graph.pb": graph_bytes})
-    with pytest.raises(NetworkError, match="--offline forbids"):
-        obtain(network_at(server, "a.zip"), tmp_path / "models", quiet=True, offline=True)
+    with pytest.raises(NetworkError, match=r"`NetworkSettings.offline` forbids"):
+        obtain(network_at(server, "a.zip"), tmp_path / "models", offline=True)
     assert not (tmp_path / "models").exists()
 
 

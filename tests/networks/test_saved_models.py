@@ -94,9 +94,11 @@ def test_signatures_of_several_outputs_any_size_and_bytes(tmp_path):
 
     module = Module()
     tf.saved_model.save(module, str(tmp_path / "m"), {"serving_default": module.call})
-    with pytest.raises(NetworkError, match="has the outputs means, twice; name one with --bottle"):
+    with pytest.raises(
+        NetworkError, match=r"the outputs means, twice; name one with `Choice.layer`"
+    ):
         frozen(tmp_path / "m", tmp_path, height=16, width=20)
-    with pytest.raises(NetworkError, match="image size; give --input_height and --input_width"):
+    with pytest.raises(NetworkError, match=r"image size; give `Choice.height` and `Choice.width`"):
         frozen(tmp_path / "m", tmp_path, layer="twice")
     base = frozen(tmp_path / "m", tmp_path, layer="twice", height=16, width=20)
     pixels = np.full((2, 16, 20, 3), [10, 20, 30], np.float32)
@@ -115,7 +117,7 @@ def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path):
 
     tf.saved_model.save(Module(), str(tmp_path / "m"))
     (tmp_path / "evil").unlink(missing_ok=True)
-    with pytest.raises(NetworkError, match=r"holds WriteFile; .*--allow_unsafe_ops"):
+    with pytest.raises(NetworkError, match=r"holds WriteFile; .*`Choice.allow_unsafe_ops`"):
         frozen(tmp_path / "m", tmp_path / "models")
     assert not (tmp_path / "evil").exists()
 

@@ -117,7 +117,7 @@ def test_the_graph_gives_what_numpy_gives(layers, vector, last):
 
 def test_it_is_found_built_once_and_named(layers, tmp_path, monkeypatch):
     monkeypatch.setattr(vgg16, "build_graph", lambda found, *_: build_graph(found, SIDE))
-    with pytest.raises(NetworkError, match=r"no vgg16.npy in .*put it there or name it with --wei"):
+    with pytest.raises(NetworkError, match=r"no vgg16.npy in .*there or name it with `Choice.wei"):
         obtain(find("vgg16"), tmp_path)
     save(tmp_path / "vgg16.npy", layers)
     path = obtain(find("vgg16"), tmp_path, offline=True)
@@ -142,4 +142,4 @@ def test_wrong_layers_are_named(layers, tmp_path):
         NetworkError, match=r"vgg16\.npy is not a usable vgg16.npy: it lacks"
     ) as error:
         obtain(find("vgg16"), tmp_path)
-    assert str(error.value).endswith("there, or use --architecture keras:VGG16")
+    assert str(error.value).endswith("there, or use `NetworkSettings.architecture` keras:VGG16")

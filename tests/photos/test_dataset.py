@@ -9,7 +9,8 @@ import pytest
 
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import read_listed
-from retraining.photos.scan import BadImage, DatasetError, ScanOptions, hash_file, list_photos
+from retraining.photos.registry import hash_file, open_source
+from retraining.photos.source import BadImage, DatasetError, ScanOptions
 from retraining.photos.split import SplitOptions, percentage
 
 JPEG = b"\xff\xd8\xff\xe0"
@@ -80,7 +81,8 @@ def test_only_visible_image_files_count(tmp_path):
     (tmp_path / "a" / "folder.jpg").mkdir()
     (tmp_path / "a" / "list.txt").write_text("text")
     (tmp_path / "a" / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
-    photos, bad, warnings = list_photos(str(tmp_path))
+    scan = open_source(str(tmp_path)).scan()
+    photos, bad, warnings = scan.names, scan.bad, scan.warnings
     assert sorted(photos) == ["a", "b"]
     assert len(photos["a"]) == 21
     assert photos["a"][-1].endswith("picture.txt")
@@ -89,7 +91,8 @@ def test_only_visible_image_files_count(tmp_path):
     ]
     assert warnings == [
         f"1 file in {tmp_path / 'a'} is no image: list.txt",
-        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); --recursive takes photos "
+        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); "
+        "`PhotoSettings.recursive` takes photos "
         "there, too",
     ]
 
@@ -98,11 +101,13 @@ def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
     fill(tmp_path, {"a": 20, "b": 20, "a/deep/er": 3, "a/.hidden": 2})
     (tmp_path / "a" / "deep" / "loop").symlink_to(tmp_path / "a")
     (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "deep" / "er")
-    photos, bad, warnings = list_photos(str(tmp_path), ScanOptions(recursive=True))
+    scan = open_source(str(tmp_path)).scan(ScanOptions(recursive=True))
+    photos, bad, warnings = scan.names, scan.bad, scan.warnings
     assert [len(photos[label]) for label in ("a", "b")] == [23, 23]
     assert photos["a"][-1].endswith("a/deep/er/002.jpg")
     assert (bad, warnings) == ([], [])
-    photos, _, warnings = list_photos(str(tmp_path))
+    scan = open_source(str(tmp_path)).scan()
+    photos, warnings = scan.names, scan.warnings
     assert [len(photos[label]) for label in ("a", "b")] == [20, 20]
     assert len(warnings) == 2
 
@@ -124,7 +129,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
         ("empty.jpg", "is not an image of a known format"),
         (
             "huge.bmp",
-            "has 1099511627776 bytes, more than any image that --max_image_pixels allows",
+            "has 1099511627776 bytes, more than any image that `max_pixels` allows",
         ),
         ("loop.jpg", "cannot be read: Too many levels of symbolic links"),
         ("pipe.jpg", "is a pipe, a socket or a device, not an image file"),
@@ -136,10 +141,10 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
 def test_a_file_that_vanishes_while_it_is_hashed_is_left_out(tmp_path):
     fill(tmp_path, {"a": 20, "b": 20})
 
-    def key_of(path):
-        if path.endswith("a/003.jpg"):
-            os.remove(path)
-        return hash_file(path)
+    def key_of(photo):
+        if photo.name.endswith("a/003.jpg"):
+            os.remove(photo.name)
+        return hash_file(photo.name)
 
     dataset = load_dataset(str(tmp_path), key_of=key_of)
     assert len(dataset.examples) == 39
@@ -378,7 +383,7 @@ def test_listed_photos_are_left_out_however_they_are_spelled(tmp_path, monkeypat
         "b/no.jpg",
     ]
     for folder in ("photos", str(photos), "link"):
-        dataset = load_dataset(folder, scan=ScanOptions(listed=listed))
+        dataset = load_dataset(folder, scan=ScanOptions(excluded=listed))
         left = sorted(os.path.basename(e.path) for e in dataset.examples if e.label == "b")
         assert left == [f"{n:03d}.jpg" for n in range(5, 25)]
         assert dataset.excluded == 5
@@ -387,17 +392,19 @@ def test_listed_photos_are_left_out_however_they_are_spelled(tmp_path, monkeypat
 
 def test_a_class_that_becomes_small_is_warned_of_and_an_empty_one_refused(tmp_path):
     fill(tmp_path, {"a": 20, "b": 20})
-    (warning,) = load_dataset(str(tmp_path), scan=ScanOptions(listed=["a/000.jpg"])).warnings
+    (warning,) = load_dataset(str(tmp_path), scan=ScanOptions(excluded=["a/000.jpg"])).warnings
     assert warning.startswith("a has only 19 images")
     with pytest.raises(DatasetError, match="all photos of a are excluded"):
-        load_dataset(str(tmp_path), scan=ScanOptions(listed=[f"a/{n:03d}.jpg" for n in range(20)]))
+        load_dataset(
+            str(tmp_path), scan=ScanOptions(excluded=[f"a/{n:03d}.jpg" for n in range(20)])
+        )
 
 
 def test_excluding_moves_no_other_photo_to_another_split(tmp_path):
     fill(tmp_path, {"a": 40, "b": 40})
     before, after = (
         load_dataset(str(tmp_path)),
-        load_dataset(str(tmp_path), scan=ScanOptions(listed=["a/001.jpg"])),
+        load_dataset(str(tmp_path), scan=ScanOptions(excluded=["a/001.jpg"])),
     )
     assert [e for e in before.examples if not e.path.endswith("a/001.jpg")] == after.examples
 
@@ -425,7 +432,7 @@ def test_escaped_and_literal_names_are_found(tmp_path):
     write(tmp_path, "a", names)
     write(tmp_path, "b", ["1.jpg"])
     listed = ["a/tab\\there.jpg", "a/back\\there.jpg", "a/lin\\ne\\\\.jpg"]
-    dataset = load_dataset(str(tmp_path), scan=ScanOptions(listed=listed))
+    dataset = load_dataset(str(tmp_path), scan=ScanOptions(excluded=listed))
     assert dataset.excluded == 3
     left = {os.path.basename(e.path) for e in dataset.examples if e.label == "a"}
     assert left == {"plain.jpg", "other.jpg"}

@@ -17,10 +17,10 @@ from retraining.photos.decode import (
     check_regular,
     decode,
     jpeg_header,
-    looks_like_image,
     named_like_image,
     upright,
 )
+from retraining.photos.folder import look_at_image
 
 
 def encoded(image, **settings):
@@ -195,7 +195,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
     bomb = bytearray(encoded(picture(), format="PNG"))
     bomb[16:24] = struct.pack(">2I", 60_000, 60_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
-    with pytest.raises(ImageFileError, match="60000 x 60000 pixels, more than --max_image_pixels"):
+    with pytest.raises(ImageFileError, match="60000 x 60000 pixels, more than `max_pixels`"):
         decode(bytes(bomb))
     small = encoded(picture(), format="PNG")
     assert decode(small, most=96).shape == (8, 12, 3)
@@ -206,8 +206,10 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
 def test_content_counts_not_the_name(tmp_path):
     (tmp_path / "picture.txt").write_bytes(encoded(picture(), format="PPM"))
     (tmp_path / "text.jpg").write_text("no image")
-    assert looks_like_image(str(tmp_path / "picture.txt"))
-    assert not looks_like_image(str(tmp_path / "text.jpg"))
+    size = (tmp_path / "picture.txt").stat().st_size
+    assert look_at_image(str(tmp_path / "picture.txt")).size == size
+    with pytest.raises(NotAnImageError):
+        look_at_image(str(tmp_path / "text.jpg"))
     assert named_like_image("x/text.JPG")
     assert not named_like_image("x/notes.txt")
 
@@ -217,7 +219,7 @@ def test_pipes_and_folders_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(ImageFileError, match="is a pipe"):
-        looks_like_image(str(tmp_path / "pipe.jpg"))
+        look_at_image(str(tmp_path / "pipe.jpg"))
     with pytest.raises(ImageFileError, match="is a folder"):
         check_regular(str(tmp_path / "folder.jpg"))
 

@@ -1,21 +1,24 @@
 """reader.py: decoding, resizing, distortions."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from retraining.photos.reader import Distortions, ImageError, ImageReader, resize_bilinear
-from retraining.photos.scan import hash_file
+from retraining.graphs.preprocessing import Preprocessing, PreprocessingError, resize_bilinear
+from retraining.photos.reader import Distortions, ImageError, ImageReader
+from retraining.photos.registry import hash_file
 
+PIXELS = Preprocessing((20, 30), 128.0, 64.0)
 KEY = "da39a3ee5e6b4b0d3255bfef95601890afd80709"  # of no image: for what needs no file
 
 
 @pytest.fixture(scope="module")
 def reader():
-    return ImageReader((20, 30), mean=128.0, std=64.0)
+    return ImageReader(PIXELS)
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +241,7 @@ def test_a_large_image_is_resized_as_a_small_one(reader, tmp_path, monkeypatch):
 
 
 def test_too_large_an_image_is_refused(tmp_path):
-    small = ImageReader((20, 30), 128.0, 64.0, max_pixels=160 * 120 - 1)
+    small = ImageReader(PIXELS, max_pixels=160 * 120 - 1)
     for name in ("a.jpg", "a.png"):
         photo().save(tmp_path / name)
         with pytest.raises(ImageError, match="160 x 120 pixels, more than"):
@@ -303,3 +306,29 @@ def mutations(content, rng, count):
             changed = np.frombuffer(content, np.uint8).copy()
             changed[rng.integers(len(content), size=4)] ^= rng.integers(1, 256, 4, np.uint8)
             yield changed.tobytes()
+
+
+def test_pixels_may_be_scaled_per_channel(reader, jpeg, tmp_path):
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    per_channel = ImageReader(Preprocessing((20, 30), mean, std))
+    Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(tmp_path / "grey.png")
+    for path in (jpeg, tmp_path / "grey.png"):
+        pixels = reader.read(path) * np.float32(64) + np.float32(128)
+        np.testing.assert_allclose(per_channel.read(path), (pixels - mean) / std, atol=1e-5)
+
+
+def test_three_equal_numbers_are_as_one(reader, jpeg):
+    per_channel = ImageReader(Preprocessing((20, 30), (128.0,) * 3, (64.0,) * 3))
+    np.testing.assert_array_equal(per_channel.read(jpeg), reader.read(jpeg))
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("kernel", "resizes images by legacy_bilinear, not by bicubic"),
+        ("orientation", "turns images by exif, not bicubic"),
+    ],
+)
+def test_pixels_that_cannot_be_made_are_refused(field, reason):
+    with pytest.raises(PreprocessingError, match=reason):
+        ImageReader(replace(PIXELS, **{field: "bicubic"}))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
 from retraining.report import advice, html
 from retraining.training import methods

@@ -11,7 +11,7 @@ from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.metrics import classification
 from retraining.photos.dataset import Example
-from retraining.photos.scan import BadImage
+from retraining.photos.source import BadImage
 from retraining.report import record
 from retraining.training.head import Evaluation
 from retraining.training.loop import Step

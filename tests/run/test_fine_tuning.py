@@ -9,17 +9,24 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import label_image
-from retraining.cli.flags import parse_flags, settings_of
+from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.vectors import Labelled
+from retraining.cli.flags import parse_flags
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
-from retraining.photos.reader import Distortions
-from retraining.run.fine_tuning import Tuned, views_of
+from retraining.photos.dataset import Example
+from retraining.photos.reader import Distortions, ImageError
+from retraining.photos.source import BadImage
+from retraining.photos.split import SPLITS
+from retraining.run.fine_tuning import Tuned, recompute, views_of
+from retraining.system.observer import Silent
 from retraining.training.fine_tune import RANDOM_VIEWS
 from tests import ROOT
 
@@ -77,6 +84,25 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     table.write_text("method\tsomeone else's")
     assert run_retrain(tmp_path, photos) == 0
     assert table.read_text() == "method\tsomeone else's"
+
+
+def test_photos_that_vanish_before_the_tuned_network_reads_them_are_bad():
+    examples = [Example(f"{n}.jpg", "red", "training", str(n)) for n in range(3)]
+    vectors = np.eye(3, 2, dtype=np.float32)
+    parts = {part: [] for part in SPLITS} | {"training": examples}
+    labelled = {part: Labelled.of(vectors[: len(parts[part])], [], ["red"]) for part in SPLITS}
+    before = Bottlenecks(["red"], parts, labelled, [BadImage("x", "is broken")], {"0"})
+
+    def run(jobs):
+        for job in jobs:
+            gone = job.example.path == "1.jpg"
+            yield job, ImageError("cannot be read: gone") if gone else np.ones((1, 2), "f4")
+
+    tuned = SimpleNamespace(run=run, network=SimpleNamespace(width=2))
+    after = recompute(before, tuned, Silent())
+    assert [example.path for example in after.examples["training"]] == ["0.jpg", "2.jpg"]
+    assert after.labelled["training"].vectors.tolist() == [[1, 1], [1, 1]]
+    assert after.bad == [BadImage("x", "is broken"), BadImage("1.jpg", "cannot be read: gone")]
 
 
 def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
@@ -141,7 +167,7 @@ def test_flags_that_make_no_sense_are_refused(
 )
 def test_views_are_random_unless_flags_say_otherwise(flags, expected):
     given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
-    assert views_of(settings_of(parse_flags(given, ""))) == expected
+    assert views_of(parse_flags(given, "")[1]) == expected
 
 
 def test_a_damaged_checkpoint_is_named_and_begun_anew(

@@ -19,3 +19,10 @@ def test_a_caveat_is_kept_and_warned_of(caplog):
         notes.add_caveat("drawings, not photos")
     assert notes.caveats == ["drawings, not photos"]
     assert caplog.messages == ["drawings, not photos"]
+
+
+def test_what_is_kept_is_in_the_users_words(caplog):
+    notes = RunNotes(worded=str.upper)
+    with caplog.at_level(logging.WARNING):
+        notes.add_caveat("drawings")
+    assert (notes.caveats, caplog.messages) == (["DRAWINGS"], ["drawings"])

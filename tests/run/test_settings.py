@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
-from retraining.cli.flags import parse_flags, settings_of
+from retraining.cli.flags import parse_flags
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SplitOptions
 from retraining.run.settings import (
@@ -29,7 +29,7 @@ from retraining.training.optimizers import RATES
     [
         (lambda: PhotoSettings("x", max_pixels=0), "max_pixels must be 1 or more, not 0"),
         (lambda: PhotoSettings("x", max_bad_fraction=1.5), "must be from 0 to 1, not 1.5"),
-        (lambda: SplitOptions(60, 40), "leave no photos for training"),
+        (lambda: SplitOptions(60, 40), "leave no training images"),
         (lambda: SplitOptions(by="luck"), "by must be one of content, path, not 'luck'"),
         (lambda: BottleneckSettings(batch_size=0), "batch_size must be from 1 to 256, not 0"),
         (lambda: Distortions(random_crop=101), "random_crop must be from 0 to 100, not 101"),
@@ -39,6 +39,10 @@ from retraining.training.optimizers import RATES
         (lambda: TuningOptions(epochs=0), "epochs must be from 1 to 10000, not 0"),
         (lambda: EvaluationSettings(least_accuracy=2), "least_accuracy must be from 0 to 1"),
         (lambda: NetworkSettings(precision="float8"), "precision must be one of auto"),
+        (
+            lambda: OutputSettings(formats={"gif": "x"}),
+            "formats must be one of saved_model",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused(make, error):
@@ -49,10 +53,10 @@ def test_a_value_out_of_range_is_refused(make, error):
 @pytest.mark.parametrize(
     ("parts", "error"),
     [
-        ({"head": HeadSettings(search=True)}, "head.search needs validation photos"),
+        ({"head": HeadSettings(search=True)}, "`HeadSettings.search` needs validation photos"),
         (
             {"head": HeadSettings(TrainingOptions(early_stopping=3))},
-            "early_stopping needs validation photos",
+            "`TrainingOptions.early_stopping` needs validation photos",
         ),
         ({"evaluation": EvaluationSettings(least_accuracy=0.5)}, "needs test photos"),
         (
@@ -91,7 +95,7 @@ def test_outputs_lie_beside_the_graph_unless_they_are_named():
 
 
 def test_the_defaults_are_those_of_the_flags():
-    by_flags = settings_of(parse_flags(["--image_dir", "x"], ""))
+    _, by_flags = parse_flags(["--image_dir", "x"], "")
     by_hand = RunSettings(
         PhotoSettings("x"), head=HeadSettings(TrainingOptions(learning_rate=RATES["sgd"]))
     )
@@ -112,8 +116,22 @@ def test_paths_may_be_paths(tmp_path):
         PhotoSettings(tmp_path),
         NetworkSettings("saved_model", model_file=tmp_path / "model"),
         BottleneckSettings(tmp_path / "cache"),
-        outputs=OutputSettings(tmp_path / "graph.pb"),
+        outputs=OutputSettings(tmp_path / "graph.pb", formats={"tflite": tmp_path / "m.tflite"}),
     )
     json.dumps(settings.record)
     assert settings.outputs.labels == f"{tmp_path}/retrained_labels.txt"
+    assert settings.outputs.formats == {"tflite": f"{tmp_path}/m.tflite"}
     assert settings.network.choice_for("saved_model").model_file == f"{tmp_path}/model"
+
+
+def test_flags_choose_formats_in_one_order():
+    flags = ["--onnx_file", "m.onnx", "--tflite_quantize", "dynamic", "--tflite_file", "m.tflite"]
+    _, settings = parse_flags(["--image_dir", "x", "--saved_model_dir", "s", *flags], "")
+    formats = {"saved_model": "s", "tflite_int8": "m.tflite", "onnx": "m.onnx"}
+    assert list(settings.outputs.formats.items()) == list(formats.items())
+    assert settings.record["tflite_quantize"] == "dynamic"
+    files = settings.output_files
+    assert {name: files[name] for name in files if name in formats} == {
+        "tflite_int8": "m.tflite",
+        "onnx": "m.onnx",
+    }

@@ -19,10 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from retraining.cli.console import ConsoleObserver
 from retraining.errors import RetrainingError
 from retraining.system import archives, download, locks
 from retraining.system.archives import ArchiveError, unpack
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
+from retraining.system.observer import Silent
 from tests import ROOT
 
 CHUNK = 1000  # bytes, instead of the module's own size, so that small files have many
@@ -188,14 +190,15 @@ def test_existing_target_is_left_alone(server, target):
     assert server.requests == []
 
 
-def test_progress_goes_to_stderr_unless_quiet(server, target, capsys):
-    fetch(server.remote(), target)
+def test_the_observer_shows_progress(server, target, capsys):
+    fetch(server.remote(), target, ConsoleObserver(quiet=False))
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "net.zip" in shown.err
     assert "10.0k/10.0k" in shown.err
 
-    fetch(server.remote(), target.with_name("again.zip"), quiet=True)
+    fetch(server.remote(), target.with_name("again.zip"), ConsoleObserver(quiet=True))
+    fetch(server.remote(), target.with_name("silent.zip"))
     assert capsys.readouterr() == ("", "")
 
 
@@ -573,7 +576,9 @@ def slowly(handler):
 
 def test_two_threads_fetch_once(server, target, capsys):
     server.replies = [slowly]
-    threads = [threading.Thread(target=fetch, args=(server.remote(), target)) for _ in range(4)]
+    shown = ConsoleObserver(quiet=False)
+    arguments = server.remote(), target, shown
+    threads = [threading.Thread(target=fetch, args=arguments) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -610,7 +615,7 @@ def test_lock_of_a_file_that_its_holder_removed_is_none(tmp_path):
 
     def hold_often():
         for _ in range(50):
-            with locks.lock(tmp_path / "net.zip", quiet=True):
+            with locks.lock(tmp_path / "net.zip", Silent()):
                 holders.append(1)
                 most.append(len(holders))
                 time.sleep(0)

@@ -12,7 +12,7 @@ from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageReader
-from retraining.photos.scan import hash_file
+from retraining.photos.registry import hash_file
 from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
@@ -84,7 +84,7 @@ def finish(tuner):
 
 def pixels_of(network, photos):
     about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(about)
     return np.concatenate([reader.read(example.path) for example in photos.examples])
 
 
@@ -129,7 +129,7 @@ def test_freezing_a_layer_like_none_names_some_that_there_are(network):
 
 
 def test_freezing_everything_is_refused(network):
-    with pytest.raises(TrainingError, match="choose an earlier layer for --freeze_until"):
+    with pytest.raises(TrainingError, match=r"an earlier layer for `TuningOptions.freeze_until`"):
         find_weights(fold_network(network), "mixed")
 
 
@@ -148,7 +148,7 @@ def test_a_prefix_ends_where_a_number_does():
 
 
 def load_like(input_name, output, graph_def):
-    from retraining.graphs.description import Preprocessing
+    from retraining.graphs.preprocessing import Preprocessing
     from retraining.networks.network import BaseNetwork
 
     return BaseNetwork("x", graph_def, input_name, output, Preprocessing((8, 8), 0, 1), 3, "")
@@ -309,7 +309,7 @@ def test_without_validation_photos_the_last_weights_are_kept(network, splits):
 
 def test_weights_that_are_not_finite_are_an_error(network, splits):
     tuner = make_tuner(network, splits, replace(OPTIONS, base_rate=1e38, head_rate=1e38))
-    with pytest.raises(TrainingError, match=r"in epoch 1: .* lower --base_learning_rate"):
+    with pytest.raises(TrainingError, match=r"in epoch 1: .* lower `TuningOptions.base_rate`"):
         finish(tuner)
 
 

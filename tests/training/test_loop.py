@@ -108,7 +108,7 @@ def test_evaluations_come_at_their_steps():
 def test_weights_that_explode_are_an_error():
     data = clusters(30)
     large = Labelled(data.vectors * 1e4, data.targets)
-    with pytest.raises(TrainingError, match="lower --learning_rate"):
+    with pytest.raises(TrainingError, match=r"lower `TrainingOptions.learning_rate`"):
         list(train(large, clusters(9), 3, TrainingOptions(steps=50, learning_rate=1e38)))
 
 
@@ -233,7 +233,7 @@ def test_the_cross_entropy_of_a_head_is_exact_where_probabilities_underflow():
 
 
 def test_early_stopping_needs_validation_photos():
-    with pytest.raises(TrainingError, match="--early_stopping needs validation photos"):
+    with pytest.raises(TrainingError, match=r"`TrainingOptions.early_stopping` needs validation"):
         list(train(clusters(30), clusters(9).first(0), 3, TrainingOptions(early_stopping=1)))
 
 
@@ -243,14 +243,14 @@ def test_a_rate_that_makes_the_head_useless_is_an_error(optimizer, hidden_units)
     options = TrainingOptions(
         steps=50, learning_rate=1e30, optimizer=optimizer, hidden_units=hidden_units
     )
-    with pytest.raises(TrainingError, match=r"lower --learning_rate, which is 1e\+30"):
+    with pytest.raises(TrainingError, match=r"`TrainingOptions.learning_rate`, which is 1e\+30"):
         list(train(noisy(60), noisy(60), 2, options))
 
 
 def test_vectors_that_lbfgs_cannot_bear_are_an_error():
     data = noisy(60)
     broken = Labelled(data.vectors * np.float32(np.inf), data.targets)
-    with pytest.raises(TrainingError, match="another --optimizer"):
+    with pytest.raises(TrainingError, match=r"another `TrainingOptions.optimizer`"):
         list(train(broken, data, 2, TrainingOptions(optimizer="lbfgs")))
 
 

@@ -1,4 +1,4 @@
-"""Places: URLs, listings, one reading per photo. Against a real S3 server where moto is there."""
+"""url.py: URLs, listings, one reading per photo. Against a real S3 server where moto is there."""
 
 import hashlib
 import io
@@ -16,22 +16,34 @@ from PIL import Image
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import NoImageError, Reading, prefill
 from retraining.bottlenecks.store import BottleneckStore
-from retraining.photos import places
+from retraining.photos import url as url_module
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import without
-from retraining.photos.listing import Listing, list_url
-from retraining.photos.places import Facts, PlaceError
 from retraining.photos.reader import ImageError, read_file
-from retraining.photos.scan import DatasetError, ScanOptions, hash_file, list_photos
+from retraining.photos.registry import hash_file, kind_of, open_source
+from retraining.photos.source import DatasetError, Facts, Photo, ScanOptions, SourceError
+from retraining.photos.url import UrlSource, is_url, local
 from tests import tiny
 
 SETTLED = Facts(5, 1, True)
 
 
-def listing(*names, **facts):
-    """A Listing of s3://b/p, of files of 5 bytes."""
-    found = {f"s3://b/p/{name}": facts.get(name, SETTLED) for name in names}
-    return Listing("s3://b/p", found)
+@pytest.fixture
+def listed(monkeypatch):
+    """Makes the UrlSource of s3://b/p from the names of its files, of 5 bytes if not told."""
+
+    def source(*names, **facts):
+        files = {name: (facts.get(name, SETTLED), True) for name in names}
+        monkeypatch.setattr(url_module, "list_files", lambda url: files)
+        return UrlSource("s3://b/p")
+
+    return source
+
+
+def names_at(url):
+    """The URLs of the files that lie there."""
+    source = UrlSource(url)
+    return [source.path_of(name) for name in source.files]
 
 
 def plain(items, total):
@@ -43,72 +55,88 @@ def plain(items, total):
 
 @pytest.mark.parametrize("path", ["s3://b/x", "gs://b", "memory://", "HTTPS://host/a"])
 def test_urls(path):
-    assert places.is_url(path)
+    assert is_url(path)
 
 
 @pytest.mark.parametrize("path", ["/a/b", "a", "C://x", "C:\\x", "a:b", "s3:/b", "", Path("x")])
 def test_other_paths_are_no_urls(path):
-    assert not places.is_url(path)
+    assert not is_url(path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="paths of POSIX")
 def test_a_file_url_is_a_path_of_this_machine():
-    assert places.local("file:///a%20b/ü?#c") == "/a b/ü?#c"
-    assert places.local("file://localhost/a") == "/a"
-    assert places.local("s3://b/a%20b") == "s3://b/a%20b"
-    assert places.local("a/b") == "a/b"
+    assert local("file:///a%20b/ü?#c") == "/a b/ü?#c"
+    assert local("file://localhost/a") == "/a"
+    assert local("s3://b/a%20b") == "s3://b/a%20b"
+    assert local("a/b") == "a/b"
 
 
-def test_join():
-    assert places.join("s3://b/p", "x") == "s3://b/p/x"
-    assert places.join("memory://", "x") == "memory://x"
-    assert places.join("a", "x") == os.path.join("a", "x")
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("s3://b/p", "s3://b/p/x"),
+        ("s3://b/p/", "s3://b/p/x"),
+        ("memory://", "memory://x"),
+        ("a", os.path.join("a", "x")),
+    ],
+)
+def test_paths_below_a_location(location, path):
+    source = open_source(location)
+    assert source.path_of("x") == path
+    assert type(source) is kind_of(path)
 
 
 # -- listings ---------------------------------------------------------------------------------
 
 
-def test_a_listing_is_read_by_the_rules_for_folders():
-    found = listing("a/1.jpg", "a/2.jpg", "a/in/3.jpg", "a/in/", "b/", "b/4.jpg", "LICENSE")
-    photos, bad, warnings = list_photos("s3://b/p", ScanOptions(listing=found))
-    assert photos == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
-    assert bad == []
-    assert warnings == [
-        "1 folder in s3://b/p/a is not looked into (in); --recursive takes photos there, too"
+def test_a_url_is_read_by_the_rules_for_folders(listed):
+    source = listed("a/1.jpg", "a/2.jpg", "a/in/3.jpg", "a/in/", "b/", "b/4.jpg", "LICENSE")
+    scan = source.scan()
+    assert scan.names == {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg"], "b": ["s3://b/p/b/4.jpg"]}
+    assert scan.photos["b"] == [Photo("s3://b/p/b/4.jpg", "b", None, SETTLED)]
+    assert scan.bad == []
+    assert scan.warnings == [
+        "1 folder in s3://b/p/a is not looked into (in); "
+        "`PhotoSettings.recursive` takes photos there, too"
     ]
-    photos, _, warnings = list_photos("s3://b/p", ScanOptions(recursive=True, listing=found))
-    assert photos["a"][2:] == ["s3://b/p/a/in/3.jpg"]
-    assert warnings == []
+    scan = source.scan(ScanOptions(recursive=True))
+    assert scan.names["a"][2:] == ["s3://b/p/a/in/3.jpg"]
+    assert scan.warnings == []
 
 
-def test_a_listing_of_one_class_or_none_is_refused():
-    scan = ScanOptions(listing=listing("a/1.jpg"))
+def test_a_url_of_one_class_or_none_is_refused(listed):
     with pytest.raises(DatasetError, match=r"s3://b/p must hold .* has only one \(a\)"):
-        list_photos("s3://b/p", scan)
-    scan = ScanOptions(listing=listing())
+        listed("a/1.jpg").scan()
     with pytest.raises(DatasetError, match=r"s3://b/p must hold .* has none"):
-        list_photos("s3://b/p", scan)
+        listed(".hidden/1.jpg").scan()
+    with pytest.raises(DatasetError, match=r"has only one \(a\); it holds images itself"):
+        listed("a/1.jpg", "2.jpg").scan()
 
 
-def test_a_class_folder_without_photos_is_refused():
-    scan = ScanOptions(listing=listing("a/1.jpg", "b/"))
+def test_a_class_folder_without_photos_is_refused(listed):
     with pytest.raises(DatasetError, match="the class folder s3://b/p/b holds no images"):
-        load_dataset("s3://b/p", None, lambda path: "0" * 40, scan)
+        load_dataset(listed("a/1.jpg", "b/"), None, lambda photo: "0" * 40)
 
 
-def test_an_object_too_large_is_left_out_unread():
+def test_an_object_too_large_is_left_out_unread(listed):
     facts = {"a/large.tif": Facts(10 * 8 + (1 << 20) + 1, 1, True)}
-    found = listing("a/large.tif", "a/1.jpg", "b/2.jpg", **facts)
-    photos, bad, _ = list_photos("s3://b/p", ScanOptions(max_pixels=10, listing=found))
-    assert photos["a"] == ["s3://b/p/a/1.jpg"]
-    assert [(i.path, i.claimed) for i in bad] == [("s3://b/p/a/large.tif", True)]
-    assert "more than any image that --max_image_pixels allows" in bad[0].reason
+    scan = listed("a/large.tif", "a/1.jpg", "b/2.jpg", **facts).scan(ScanOptions(max_pixels=10))
+    assert scan.names["a"] == ["s3://b/p/a/1.jpg"]
+    assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/large.tif", True)]
+    assert "more than any image that `max_pixels` allows" in scan.bad[0].reason
 
 
-def test_urls_are_excluded_as_printed_or_from_the_place():
-    photos = {"a": ["s3://b/p/a/1.jpg", "s3://b/p/a/2.jpg", "s3://b/p/a/3.jpg"]}
-    left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], "s3://b/p")
-    assert left == {"a": ["s3://b/p/a/2.jpg"]}
+def test_a_file_that_turned_out_to_be_no_image_is_left_out(listed):
+    scan = listed("a/1", "a/2.jpg", "b/3.jpg").scan(ScanOptions(not_images={"s3://b/p/a/1"}))
+    assert scan.names["a"] == ["s3://b/p/a/2.jpg"]
+    assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/1", False)]
+    assert scan.warnings == ["1 file in s3://b/p/a is no image: 1"]
+
+
+def test_urls_are_excluded_as_printed_or_from_the_location():
+    photos = {"a": [Photo(f"s3://b/p/a/{n}.jpg") for n in (1, 2, 3)]}
+    left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], UrlSource("s3://b/p"))
+    assert left == {"a": [Photo("s3://b/p/a/2.jpg")]}
     assert count == 2
 
 
@@ -116,7 +144,7 @@ def test_urls_are_excluded_as_printed_or_from_the_place():
 
 
 def test_keys_of_urls_are_remembered_by_size_and_stamp(tmp_path):
-    facts, hashed = {"s3://b/x": SETTLED}, []
+    hashed = []
 
     def hash_url(path):
         hashed.append(path)
@@ -129,9 +157,8 @@ def test_keys_of_urls_are_remembered_by_size_and_stamp(tmp_path):
         (Facts(6, 2, False), "3"),
         (Facts(6, 2, False), "4"),  # whose changes may not show
     ]:
-        facts["s3://b/x"] = now
-        with FileKeys(tmp_path, hash_url, facts.__getitem__) as files:
-            assert files.key_of("s3://b/x") == key
+        with FileKeys(tmp_path, hash_url) as files:
+            assert files.key_of(Photo("s3://b/x", facts=now)) == key
 
 
 # -- one reading per photo --------------------------------------------------------------------
@@ -157,7 +184,7 @@ def store(tmp_path):
 
 def test_prefill_reads_what_is_unknown_once(tmp_path, store):
     names = ["one", "two", "broken", "text", "gone"]
-    facts = {f"s3://b/{name}": SETTLED for name in names}
+    photos = [Photo(f"s3://b/{name}", facts=SETTLED) for name in names]
     vector = np.array([1, 2, 3], np.float32)
     read = Reader(
         one=("1" * 40, vector),
@@ -166,12 +193,15 @@ def test_prefill_reads_what_is_unknown_once(tmp_path, store):
         text=("4" * 40, NoImageError("is not an image")),
         gone=(None, ImageError("cannot be read: No such file")),
     )
-    for wanted in (list(facts), ["s3://b/broken", "s3://b/text", "s3://b/gone"]):
-        with FileKeys(tmp_path, hash_file, facts.__getitem__) as files:
-            filled = prefill(list(facts), files, store, read, plain)
+    for wanted in (
+        [photo.name for photo in photos],
+        ["s3://b/broken", "s3://b/text", "s3://b/gone"],
+    ):
+        with FileKeys(tmp_path) as files:
+            filled = prefill(photos, files, store, read, plain)
         assert read.asked.pop() == wanted
         assert filled.broken == {"3" * 40: "is a broken image"}
-        assert filled.no_images == {"s3://b/text": "is not an image"}
+        assert filled.not_images == {"s3://b/text"}
         assert filled.keys == {
             path: read.answers[path.rpartition("/")[2]][0] for path in wanted if "gone" not in path
         }
@@ -181,16 +211,16 @@ def test_prefill_reads_what_is_unknown_once(tmp_path, store):
 def test_prefill_keeps_vectors_that_are_there(tmp_path, store):
     store.put("1" * 40, np.zeros(3, np.float32), imported=True)
     read = Reader(one=("1" * 40, np.ones(3, np.float32)))
-    with FileKeys(tmp_path, hash_file, {"s3://b/one": SETTLED}.__getitem__) as files:
-        prefill(["s3://b/one"], files, store, read, plain)
+    with FileKeys(tmp_path) as files:
+        prefill([Photo("s3://b/one", facts=SETTLED)], files, store, read, plain)
     assert store.read(["1" * 40]).tolist() == [[0, 0, 0]]
 
 
 def test_prefill_does_not_trip_over_files_that_have_vanished(tmp_path, store):
-    read = Reader()
-    with FileKeys(tmp_path / "keys", hash_file) as files:
-        prefill([str(tmp_path / "gone.jpg")], files, store, read, plain)
-    assert read.asked == []
+    gone = Photo(str(tmp_path / "gone.jpg"), facts=SETTLED)
+    read = Reader(**{"gone.jpg": (None, ImageError("cannot be read: No such file"))})
+    with FileKeys(tmp_path / "keys") as files:
+        assert prefill([gone], files, store, read, plain).keys == {}
 
 
 # -- against a server -------------------------------------------------------------------------
@@ -200,18 +230,14 @@ def test_the_listing_tells_sizes_and_etags(object_store):
     for name in ("a/1.jpg", "a/odd #?%20 ü.jpg", ".hidden/2.jpg", "a/Thumbs.db", "c/"):
         object_store.put(f"listed/{name}", b"hello")
     object_store.asked.clear()
-    found = list_url("s3://photos/listed/")
-    assert list(found.facts) == [
-        "s3://photos/listed/a/1.jpg",
-        "s3://photos/listed/a/odd #?%20 ü.jpg",
-        "s3://photos/listed/c/",
-    ]
-    assert found.folders() == ["a", "c"]
-    before = found.facts["s3://photos/listed/a/1.jpg"]
+    source = UrlSource("s3://photos/listed/")
+    assert list(source.files) == ["a/1.jpg", "a/odd #?%20 ü.jpg", "c/"]
+    assert source.class_folders() == ["a", "c"]
+    before, _ = source.files["a/1.jpg"]
     assert (before.size, before.settled) == (5, True)
     assert sum(object_store.asked.values()) == 1  # no request for any object
     object_store.put("listed/a/1.jpg", b"world")
-    after = list_url("s3://photos/listed").facts["s3://photos/listed/a/1.jpg"]
+    after, _ = UrlSource("s3://photos/listed").files["a/1.jpg"]
     assert after.size == before.size
     assert after.stamp != before.stamp
     assert read_file("s3://photos/listed/a/odd #?%20 ü.jpg") == b"hello"
@@ -219,7 +245,7 @@ def test_the_listing_tells_sizes_and_etags(object_store):
 
 def test_reading_is_one_request(object_store):
     object_store.put("read/1", b"hello")
-    assert places.read("s3://photos/read/1") == b"hello"
+    assert UrlSource.read("s3://photos/read/1") == b"hello"
     object_store.asked.clear()
     assert hash_file("s3://photos/read/1") == hashlib.sha1(b"hello").hexdigest()
     assert object_store.asked == {("GET", "/photos/read/1"): 1}
@@ -243,21 +269,21 @@ def one_line(error):
 
 
 def test_a_missing_bucket(object_store):
-    with pytest.raises(PlaceError, match=r"cannot list s3://nosuch/p: .*exist.*check") as error:
-        list_url("s3://nosuch/p")
+    with pytest.raises(SourceError, match=r"cannot list s3://nosuch/p: .*exist.*check") as error:
+        names_at("s3://nosuch/p")
     assert one_line(error)
 
 
 def test_wrong_credentials(object_store):
-    with pytest.raises(PlaceError, match=r"cannot list s3://closed/p: .*not for.*check") as error:
-        list_url("s3://closed/p")
+    with pytest.raises(SourceError, match=r"cannot list s3://closed/p: .*not for.*check") as error:
+        names_at("s3://closed/p")
     assert one_line(error)
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "ExpiredToken", "SignatureDoesNotMatch"])
 def test_credentials_that_are_not_valid_are_no_fault_of_a_photo(object_store, monkeypatch, code):
     monkeypatch.setitem(object_store.refused, "/photos/later/1.jpg", code)
-    with pytest.raises(PlaceError, match=r"cannot read s3://photos/later/1.jpg: .*credentials"):
+    with pytest.raises(SourceError, match=r"cannot read s3://photos/later/1.jpg: .*credentials"):
         read_file("s3://photos/later/1.jpg", None)
 
 
@@ -270,7 +296,7 @@ def test_an_object_that_must_not_be_read_is_a_bad_photo(object_store, monkeypatc
 def test_names_with_an_empty_part_are_passed_over(object_store):
     for key in ("empty/red/1.jpg", "empty//2.jpg", "empty/red//3.jpg"):
         object_store.put(key, b"hello")
-    assert list(list_url("s3://photos/empty").facts) == ["s3://photos/empty/red/1.jpg"]
+    assert names_at("s3://photos/empty") == ["s3://photos/empty/red/1.jpg"]
 
 
 def test_no_server(object_store, monkeypatch):
@@ -280,9 +306,9 @@ def test_no_server(object_store, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(PlaceError, match=r"cannot read s3://photos/p: .*127.0.0.1:9.*check"):
-        list_url("s3://photos/p")
-    with pytest.raises(PlaceError, match=r"cannot read s3://photos/p/1.jpg: "):
+    with pytest.raises(SourceError, match=r"cannot read s3://photos/p: .*127.0.0.1:9.*check"):
+        names_at("s3://photos/p")
+    with pytest.raises(SourceError, match=r"cannot read s3://photos/p/1.jpg: "):
         read_file("s3://photos/p/1.jpg", None)
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -296,22 +322,22 @@ def test_no_server(object_store, monkeypatch):
 )
 def test_urls_that_are_not_understood(url, remedy):
     pytest.importorskip("fsspec")
-    with pytest.raises(PlaceError, match=f"^{url}: .*{remedy}") as error:
-        list_url(url)
+    with pytest.raises(SourceError, match=f"^{url}: .*{remedy}") as error:
+        names_at(url)
     assert one_line(error)
 
 
 @pytest.mark.parametrize("name", ["fsspec", "gcsfs"])
 def test_a_package_that_is_not_there(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(PlaceError, match=r"pip install -r requirements-remote.txt$"):
-        list_url("gs://photos/p")
+    with pytest.raises(SourceError, match=r"pip install -r requirements-remote.txt$"):
+        names_at("gs://photos/p")
 
 
 def test_a_name_with_two_colons_is_a_name(object_store):
     object_store.put("colons/a::b.jpg", b"hello")
-    assert list(list_url("s3://photos/colons").facts) == ["s3://photos/colons/a::b.jpg"]
-    assert places.read("s3://photos/colons/a::b.jpg") == b"hello"
+    assert names_at("s3://photos/colons") == ["s3://photos/colons/a::b.jpg"]
+    assert UrlSource.read("s3://photos/colons/a::b.jpg") == b"hello"
 
 
 # -- a web server -----------------------------------------------------------------------------
@@ -354,12 +380,12 @@ def web(request):
 
 
 def test_a_web_page_of_links_is_a_folder(web):
-    assert list(list_url(f"{web}/photos").facts) == [f"{web}/photos/red/1.jpg"]
+    assert names_at(f"{web}/photos") == [f"{web}/photos/red/1.jpg"]
 
 
 def test_a_folder_that_cannot_be_listed_is_not_passed_over(web):
-    with pytest.raises(PlaceError, match=f"{web}/torn/no".replace("[", r"\[")) as error:
-        list_url(f"{web}/torn")
+    with pytest.raises(SourceError, match=f"{web}/torn/no".replace("[", r"\[")) as error:
+        names_at(f"{web}/torn")
     assert one_line(error)
 
 
@@ -372,14 +398,14 @@ def test_what_a_web_server_refuses_is_said(web):
 
 
 def test_a_url_where_nothing_lies(object_store):
-    with pytest.raises(PlaceError, match=r"^nothing lies at s3://photos/nothing; check its name$"):
-        list_url("s3://photos/nothing")
+    with pytest.raises(SourceError, match=r"^nothing lies at s3://photos/nothing; check its name$"):
+        names_at("s3://photos/nothing")
 
 
 def test_a_web_server_that_does_not_answer_is_no_empty_folder():
     pytest.importorskip("aiohttp")
-    with pytest.raises(PlaceError, match=r"cannot read http://127.0.0.1:9/photos: .*onnect"):
-        list_url("http://127.0.0.1:9/photos")
+    with pytest.raises(SourceError, match=r"cannot read http://127.0.0.1:9/photos: .*onnect"):
+        names_at("http://127.0.0.1:9/photos")
 
 
 # -- whole runs -------------------------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""Records how an image becomes the pixels that a network takes, and builds the nodes that do it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.errors import RetrainingError
+from retraining.graphs.nodes import ANY_BATCH, IMAGE_BYTES, add_constant, add_node
+from retraining.graphs.tensorflow import GraphDef
+
+Size: TypeAlias = tuple[int, int]  # (height, width) in pixels
+PerChannel: TypeAlias = float | tuple[float, float, float]  # for all channels, or for R, G and B
+
+LEGACY_BILINEAR = "legacy_bilinear"  # the kernel of the 2015 graph
+EXIF = "exif"  # turn images upright by their EXIF orientation
+
+
+class PreprocessingError(RetrainingError):
+    """A network takes pixels that this version cannot make. The text says which."""
+
+
+@dataclass(frozen=True)
+class PartialPreprocessing:
+    """A Preprocessing with None for its unknown parts."""
+
+    size: Size | None
+    mean: PerChannel | None
+    std: PerChannel | None
+    fixed_size: bool = field(default=False, compare=False)  # the shape of the input fixes the size
+
+
+@dataclass(frozen=True)
+class Preprocessing(PartialPreprocessing):
+    """Feed `(pixel - mean) / std`, float32 [n, *size, 3]; `size` is (height, width).
+
+    `kernel` names how images are resized, `orientation` how they are turned. Fingerprints and
+    descriptions name these two only where they differ from the defaults, as older ones do not.
+    """
+
+    size: Size
+    mean: PerChannel
+    std: PerChannel
+    kernel: str = LEGACY_BILINEAR
+    orientation: str = EXIF
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> "Preprocessing":
+        """Returns the Preprocessing in the description of a network; see `describe`."""
+        height, width = description["size"]
+        return cls(
+            (height, width),
+            per_channel(description["mean"]),
+            per_channel(description["std"]),
+            kernel=str(description.get("kernel", LEGACY_BILINEAR)),
+            orientation=str(description.get("orientation", EXIF)),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the part of a network's description that tells how to feed it."""
+        return {
+            "size": list(self.size),
+            "mean": self.mean,
+            "std": self.std,
+            **dict(self._differences()),
+        }
+
+    def facts(self) -> tuple[Any, ...]:
+        """Returns all that pixels depend on besides the image, for fingerprints."""
+        return (self.size, self.mean, self.std, *self._differences())
+
+    def _differences(self) -> list[tuple[str, str]]:
+        usual = {"kernel": LEGACY_BILINEAR, "orientation": EXIF}
+        return [(n, getattr(self, n)) for n, value in usual.items() if getattr(self, n) != value]
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """What to subtract from pixels: float32, [] or [3]."""
+        return np.asarray(self.mean, np.float32)
+
+    @property
+    def factor(self) -> NDArray[np.float32]:
+        """What to multiply the difference by: float32, [] or [3]."""
+        return np.asarray(1 / np.asarray(self.std, np.float64), np.float32)
+
+    def resizing(self) -> "Kernel":
+        """Returns how to resize images.
+
+        Raises:
+            PreprocessingError: this version does not know the kernel or the orientation.
+        """
+        if self.orientation != EXIF:
+            raise PreprocessingError(f"this version turns images by {EXIF}, not {self.orientation}")
+        if self.kernel not in KERNELS:
+            raise PreprocessingError(
+                f"this version resizes images by {', '.join(KERNELS)}, not by {self.kernel}"
+            )
+        return KERNELS[self.kernel]
+
+
+def per_channel(value: Any) -> PerChannel:
+    """Returns a number, or three of a sequence, as read from a description.
+
+    Raises:
+        ValueError, TypeError: it is neither.
+    """
+    if not isinstance(value, list | tuple):
+        return float(value)
+    red, green, blue = map(float, value)
+    return red, green, blue
+
+
+def channels(value: PerChannel) -> tuple[float, ...]:
+    """Returns the number for all channels alone, or those of each."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def spelled(value: PerChannel) -> str:
+    """Returns the number or numbers as short text."""
+    numbers = [f"{number:g}" for number in channels(value)]
+    return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
+
+
+def can_scale(mean: PerChannel, std: PerChannel) -> bool:
+    """Returns whether pixels can be scaled by these numbers: finite ones, and no division by 0."""
+    return all(map(math.isfinite, (*channels(mean), *channels(std)))) and 0 not in channels(std)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to resize images.
+
+    `op` is the one that does it in graphs: its inputs are images, float32 [n, height, width, 3],
+    and a size. `resize` gives the same for one image, uint8 [height, width, 3], in less memory.
+    """
+
+    op: str
+    resize: Callable[[NDArray[np.uint8], Size], NDArray[np.float32]]
+
+
+def resize_bilinear(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    """Resizes uint8 [height, width, 3] to float32 [*size, 3] as TensorFlow's legacy ResizeBilinear.
+
+    Converts only the four neighbours of each sample to floats, so that a large image takes no more
+    memory than its bytes (tensorflow/core/kernels/image/resize_bilinear_op.cc).
+    """
+    (top, bottom, down), (left, right, across) = (
+        _samples(old, new) for old, new in zip(pixels.shape, size, strict=False)
+    )
+    down, across = down[:, None, None], across[None, :, None]
+    rows = []
+    for line in (top, bottom):
+        sampled = pixels[line]
+        start, end = sampled[:, left].astype(np.float32), sampled[:, right].astype(np.float32)
+        rows.append(start + (end - start) * across)
+    return rows[0] + (rows[1] - rows[0]) * down
+
+
+def _samples(
+    old: int, new: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Returns both neighbours' indices of each sample along an axis, and the second's weight."""
+    position = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    first = position.astype(np.int64)
+    return first, np.minimum(first + 1, old - 1), position - first.astype(np.float32)
+
+
+# The legacy kernel is TensorFlow's op with neither of its two options set.
+KERNELS = {LEGACY_BILINEAR: Kernel("ResizeBilinear", resize_bilinear)}
+
+
+def add_front_end(graph_def: GraphDef, preprocessing: Preprocessing) -> str:
+    """Appends the 2015 graph's nodes from an image's bytes to the network; returns `Mul`.
+
+    `DecodeJpeg/contents:0` takes the bytes of one image. `DecodeJpeg:0` holds its pixels, uint8
+    [height, width, 3]. `Mul:0` is `(pixel - mean) / std`, float32 [1, *size, 3]. The node that
+    resizes is named after its op. Subtraction and scaling are float32, and the scaling multiplies
+    by the reciprocal, as in the 2015 graph, so that the bits agree.
+
+    Raises:
+        PreprocessingError: this version does not know the kernel or the orientation.
+    """
+    resize = preprocessing.resizing().op
+    content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
+    add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
+    add_node(graph_def, "Cast", "Cast", ["DecodeJpeg"], SrcT="uint8", DstT="float32")
+    axis = add_constant(graph_def, "ExpandDims/dim", np.int32(0))
+    add_node(graph_def, "ExpandDims", "ExpandDims", ["Cast", axis], T="float32")
+    add_any_batch(graph_def, "ExpandDims")
+    size = add_constant(graph_def, f"{resize}/size", np.array(preprocessing.size, np.int32))
+    add_node(graph_def, resize, resize, [ANY_BATCH, size], T="float32")
+    offset = add_constant(graph_def, "Sub/y", preprocessing.offset)
+    add_node(graph_def, "Sub", "Sub", [resize, offset], T="float32")
+    factor = add_constant(graph_def, "Mul/y", preprocessing.factor)
+    return add_node(graph_def, "Mul", "Mul", ["Sub", factor], T="float32")
+
+
+def add_any_batch(graph_def: GraphDef, source: str) -> str:
+    """Appends a node that passes on `source` as a batch of unknown size.
+
+    `ExpandDims` fixes the batch size of everything up to `Mul:0` to 1, and TensorFlow's Python
+    refuses to feed `Mul:0` with any other size.
+    """
+    shape = (-1, -1, -1, 3)
+    op = "PlaceholderWithDefault"
+    return add_node(graph_def, ANY_BATCH, op, [source], dtype="float32", shape=shape)

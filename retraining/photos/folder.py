@@ -1,0 +1,167 @@
+"""Photos in a folder of this machine."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from retraining.photos.class_folders import scan_class_folders
+from retraining.photos.decode import (
+    MAX_PIXELS,
+    ImageFileError,
+    NotAnImageError,
+    begins_like_image,
+    check_regular,
+    reason_of,
+)
+from retraining.photos.source import (
+    RACY_SECONDS,
+    DatasetError,
+    Facts,
+    Scan,
+    ScanOptions,
+    passed_over,
+)
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A PhotoSource: a folder with a sub-folder for each class."""
+
+    location: str
+    remote: ClassVar[bool] = False
+
+    def scan(self, options: ScanOptions | None = None, least_classes: int = 2) -> Scan:
+        """Finds the photos; see PhotoSource.scan."""
+        return scan_class_folders(self, options or ScanOptions(), least_classes)
+
+    def path_of(self, relative: str) -> str:
+        """Returns the path of what lies at a path relative to the folder."""
+        return os.path.join(self.location, relative)
+
+    @staticmethod
+    def claims(text: str) -> bool:
+        """Returns True: any text can be a path."""
+        return True
+
+    @staticmethod
+    def check(name: str, max_pixels: int | None) -> None:
+        """Raises ImageFileError if it is not a regular file, or larger than such an image."""
+        check_regular(name, max_pixels)
+
+    @staticmethod
+    def read(name: str) -> bytes:
+        """Reads a file's bytes. Raises OSError if it cannot be read."""
+        with open(name, "rb") as file:
+            return file.read()
+
+    @staticmethod
+    def absolute(name: str) -> str:
+        """Returns the absolute path."""
+        return os.path.abspath(name)
+
+    @staticmethod
+    def canonical(name: str) -> str:
+        """Returns one spelling for all paths to a file; a link counts as a file of its own."""
+        folder, file = os.path.split(name)
+        return os.path.join(os.path.normcase(os.path.realpath(folder)), os.path.normcase(file))
+
+    def class_folders(self) -> list[str]:
+        """Returns the names of the sub-folders that are not hidden, sorted.
+
+        Raises:
+            DatasetError: the folder cannot be read.
+        """
+        try:
+            names = sorted(os.listdir(self.location))
+        except OSError as error:
+            raise DatasetError(
+                f"cannot read the image folder {self.location} ({error.strerror}); it must be a "
+                f"folder with one sub-folder of photos per class"
+            ) from error
+        return [n for n in names if not n.startswith(".") and os.path.isdir(self.path_of(n))]
+
+    def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
+        """Yields (path, whether it is a folder not entered); see `files_below`."""
+        return files_below(folder, recursive)
+
+    def look_at(self, name: str, max_pixels: int) -> Facts:
+        """Returns the Facts of an image file; see `look_at_image`."""
+        return look_at_image(name, max_pixels)
+
+    def holds_images(self) -> bool:
+        """Returns whether any sub-folder holds an image."""
+        try:
+            folders = [entry.path for entry in os.scandir(self.location) if entry.is_dir()]
+            files = (file for folder in folders for file in files_below(folder, recursive=False))
+            return any(not is_folder and _is_image(path) for path, is_folder in files)
+        except OSError:
+            return False
+
+
+def files_below(
+    folder: str, recursive: bool = True, left_out: str | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Yields (path, whether it is a folder not entered) for the content of a folder, sorted.
+
+    Skips hidden files and folders, and the folder whose real path is `left_out`. Enters a folder
+    once, however many links lead to it.
+    """
+    entered, waiting = {left_out}, [folder]
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(here)
+        if real in entered:
+            continue
+        entered.add(real)
+        inner: list[str] = []
+        try:
+            names = sorted(os.listdir(here))
+        except OSError:
+            if here == folder:
+                raise
+            yield here, False  # reported as an unreadable image
+            continue
+        for name in names:
+            path = os.path.join(here, name)
+            if passed_over(name):
+                continue
+            if not os.path.isdir(path):
+                yield path, False
+            elif recursive:
+                inner.append(path)
+            else:
+                yield path, True
+        waiting += reversed(inner)
+
+
+def look_at_image(path: str, max_pixels: int = MAX_PIXELS) -> Facts:
+    """Returns the Facts of an image file, judged by its size and first bytes.
+
+    Raises:
+        NotAnImageError: its content does not begin like an image.
+        ImageFileError: it cannot be read, is not a regular file, or is too large.
+    """
+    status = check_regular(path, max_pixels)
+    try:
+        with open(path, "rb") as file:
+            if not begins_like_image(file):
+                raise NotAnImageError
+    except OSError as error:
+        raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
+    return facts_of(status)
+
+
+def facts_of(status: os.stat_result) -> Facts:
+    """Returns the Facts in a file's status."""
+    settled = time.time() - status.st_mtime > RACY_SECONDS
+    return Facts(status.st_size, status.st_mtime_ns, settled)
+
+
+def _is_image(path: str) -> bool:
+    try:
+        look_at_image(path)
+    except ImageFileError:
+        return False
+    return True
