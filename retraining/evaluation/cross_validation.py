@@ -160,7 +160,7 @@ def estimate(
     of_fold = [right[folds[known] == fold].mean() for fold in np.unique(folds[known])]
     accuracy = float(right.mean()) if len(right) else np.nan
     count = effective_count(groups[known]) / INFLATION
-    low, high = wilson_interval(accuracy * count, count)
+    low, high = wilson_interval(accuracy * count, count) if count else (0.0, 1.0)
     deviation = float(np.std(of_fold, ddof=1)) if len(of_fold) > 1 else np.nan
     return CrossValidated(accuracy, low, high, deviation, int(right.sum()), len(right))
 

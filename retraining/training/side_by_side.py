@@ -241,6 +241,7 @@ class Stacked:
         for weights, bias in others:
             self.parameters += [np.tile(weights, (count, 1, 1)), np.tile(bias, (count, 1, 1))]
 
+    @np.errstate(over="ignore", invalid="ignore")  # `check` tells whether the weights stay finite
     def forward(
         self, vectors: NDArray[np.float32], dropout: float, rng: np.random.Generator | None
     ) -> tuple[list[NDArray[np.float32]], list[Mask]]:
@@ -307,11 +308,14 @@ class Descent:
         larger = replace(options, train_batch_size=size)
         self._draw = drawer(parts.photos.truth, parts.classes, larger, rng)
 
-    @np.errstate(over="ignore", invalid="ignore")  # `check` tells whether the weights stay finite
     def __iter__(self) -> Iterator[int]:
         for number in range(self.steps):
-            self._optimizer.update(self._gradients(self._draw()))
+            self._step()
             yield number
+
+    @np.errstate(over="ignore", invalid="ignore")  # `check` tells whether the weights stay finite
+    def _step(self) -> None:
+        self._optimizer.update(self._gradients(self._draw()))
 
     def _gradients(self, rows: NDArray[np.integer]) -> list[NDArray[np.float32]]:
         """Returns the gradients of loss.Objective for each head, times the optimizer's scale."""
