@@ -116,6 +116,7 @@ def _alone(parts: Parts, head: int, options: TrainingOptions) -> NDArray[np.floa
     return step.head.logits(photos.vectors)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `check` tells whether the weights stay finite
 def validation_losses(
     logits: NDArray[np.float32], truth: NDArray[np.integer], held_out: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
@@ -217,7 +218,7 @@ def _until_none_is_better(
         heads.check(number, options)
         logits = heads.logits(descent.vectors)
         losses = validation_losses(logits, parts.photos.truth, parts.held_out)
-        better = (since < patience) & (losses < lowest)
+        better = (since < patience) & ((losses < lowest) | np.isinf(lowest))
         best[:, better], lowest[better] = logits[:, better], losses[better]
         since = np.where(better, 0, np.where(since < patience, since + 1, since))
         if (since >= patience).all():

@@ -17,7 +17,7 @@ def photo(kind="JPEG", time=None, fraction=None):
         if value is not None:
             exif.get_ifd(0x8769)[tag] = value
     file = io.BytesIO()
-    Image.new("RGB", (8, 6)).save(file, kind, exif=exif)
+    Image.new("RGB", (8, 6)).save(file, kind, exif=exif.tobytes())
     file.seek(0)
     return file
 
