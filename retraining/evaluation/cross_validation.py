@@ -16,9 +16,9 @@ from retraining.training.side_by_side import Parts, search_heads, train_heads
 
 FEWEST_FOLDS, MOST_FOLDS = 2, 20
 AUTOMATIC_FOLDS = 5
-# Variance of (estimate - accuracy on new photos) as a multiple of that of independent photos: the
-# head itself varies with its training photos, and heads of different folds share theirs. Measured
-# by benchmarks/coverage.py.
+# Variance of (estimate - accuracy of the exported head on new photos) as a multiple of that of
+# independent photos: that head varies with its training photos, and the heads of the folds share
+# theirs. benchmarks/coverage.py gives 1.2 to 1.7 for 100 photos, by network and head.
 INFLATION = 1.5
 
 
