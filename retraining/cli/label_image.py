@@ -189,9 +189,7 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
         if getattr(options, name) is not None:
             parser.error(f"--{name} has no meaning with --evaluate")
     if options.raw_scores and not options.print_misclassified:
-        parser.error(
-            "--raw_scores changes no answer; --evaluate takes it for --print_misclassified"
-        )
+        parser.error("--raw_scores changes no answer; it needs --print_misclassified here")
     options.format = options.format or "tsv"
     if options.format not in SCORE_LINES:
         parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")

@@ -10,7 +10,7 @@ Duplicates: pairs of photos whose vectors have nearly the same direction.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -325,6 +325,22 @@ def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) ->
     class, if they are near enough. `unit` is float [n, width], as `normalised` returns them.
     """
     pairs: list[RowPair] = []
+    for row, cosines, near in near_earlier(unit, targets):
+        same = targets[:row] == targets[row]
+        for candidates in (near & same, near & ~same):
+            if candidates.any():
+                other = int(np.where(candidates, cosines, -1).argmax())
+                pairs.append((row, other, float(cosines[other])))
+    return pairs
+
+
+def near_earlier(
+    unit: NDArray[np.floating], targets: NDArray[np.integer]
+) -> Iterator[tuple[int, NDArray[np.floating], NDArray[np.bool_]]]:
+    """Yields the rows with near-duplicates among earlier rows: (row, cosines, which are near).
+
+    Both arrays are [row]. Takes the arguments of `near_duplicates`.
+    """
     least = least_cosines(unit, targets)[targets]
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
@@ -333,12 +349,8 @@ def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) ->
         for row in np.flatnonzero(cosines.max(axis=1) >= SAME_PHOTO) + start:
             found = cosines[row - start, :row]
             near = found >= np.maximum(least[row], least[:row])
-            same = targets[:row] == targets[row]
-            for chosen in (near & same, near & ~same):
-                if chosen.any():
-                    other = int(np.where(chosen, found, -1).argmax())
-                    pairs.append((int(row), other, float(found[other])))
-    return pairs
+            if near.any():
+                yield int(row), found, near
 
 
 def least_cosines(unit: NDArray[np.floating], targets: NDArray[np.integer]) -> NDArray[np.floating]:

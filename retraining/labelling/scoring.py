@@ -215,9 +215,10 @@ def describe_seen(result: Score) -> str:
 def tsv_lines(result: Score) -> Iterator[str]:
     """Yields lines of fields between tabs; the first field names the content of the line.
 
-    `accuracy`, `interval` (low, high), `photos`, `correct`; `unseen_photos` and `unseen_accuracy` if
-    the graph tells its training photos; `class` (label, photos, precision,
-    recall, F1) for each class; `confusion` (class, answer, photos) for each pair that occurs.
+    `accuracy`, `interval` (low, high), `photos`, `correct`; `unseen_photos` and `unseen_accuracy`
+    if the graph tells its training photos; `answered`, `coverage` and `answered_accuracy` if photos
+    may be unknown; `class` (label, photos, precision, recall, F1) for each class; `confusion`
+    (class, answer, photos) for each pair that occurs.
     """
     low, high = result.interval
     yield f"accuracy\t{result.accuracy:.4f}"

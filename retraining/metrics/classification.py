@@ -15,7 +15,7 @@ Z = 1.959964  # standard deviations on each side of a 95 % interval
 SHORTFALL = 0.05  # of an accuracy that is far below another
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+def wilson_interval(correct: float, total: float) -> tuple[float, float]:
     """Returns the 95 % Wilson score interval (low, high) of `correct / total`.
 
     The interval is (0, 1) if `total` is 0. Wilson (1927), doi:10.1080/01621459.1927.10502953.

@@ -69,7 +69,7 @@ def splits_by_content(
     photos: Mapping[str, Sequence[str]], keys: Mapping[str, str], options: SplitOptions
 ) -> dict[str, str]:
     """Returns {path: split} by the hash of each photo's subject."""
-    groups = _subjects(keys)
+    groups = subjects(keys)
     percents = {group: percentage(group.encode()) for group in set(groups.values())}
     if options.stratified:
         assigned = _stratified(photos, groups, percents, options)
@@ -119,7 +119,7 @@ def _quotas(count: int, options: SplitOptions) -> dict[str, int]:
     return quotas
 
 
-def _subjects(keys: Mapping[str, str]) -> dict[str, str]:
+def subjects(keys: Mapping[str, str]) -> dict[str, str]:
     """Returns {path: name of its subject}. Photos of one subject must share a split.
 
     A subject is one content (key), or all variants `NAME_nohash_*` of one NAME. A copy of a variant
