@@ -487,12 +487,21 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     training("steps", help="steps to train; of --optimizer lbfgs iterations, at most")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     training("learning_rate", help=f"step size of the optimizer; default: {rates}")
-    for kind, name, unit in (
-        (TrainingOptions, "train_batch_size", "a training step"),
-        (TrainingOptions, "validation_batch_size", "an evaluation while training"),
-        (EvaluationSettings, "test_photos", "the final test, and never more than 200"),
-    ):
-        field(add, kind, name, type=batch_size, help=f"images in {unit}; -1 for all there are")
+    whole = " -1 for all there are"
+    training("train_batch_size", type=batch_size, help=f"images in a training step;{whole}")
+    training(
+        "validation_batch_size",
+        type=batch_size,
+        help="images of an evaluation while training, drawn class by class as in the classic;"
+        f"{whole}. Default: every validation image, once",
+    )
+    field(
+        add,
+        EvaluationSettings,
+        "test_photos",
+        type=batch_size,
+        help=f"images in the final test;{whole}",
+    )
     training("eval_step_interval", help="steps between evaluations")
     training("seed", help="the same seed gives the same result")
 

@@ -124,7 +124,7 @@ def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
         "correct": result.correct,
         "accuracy": result.accuracy,
         "interval": [low, high] if result.total else None,
-        "cross_entropy": classification.cross_entropy(result.probabilities, result.targets),
+        "cross_entropy": classification.cross_entropy_of_logits(result.logits, result.targets),
         "guessing": {"label": labels[largest], "accuracy": float(share)} if result.total else None,
     }
 

@@ -141,7 +141,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
 def calibrated(result: HeldOutResult, temperature: float) -> HeldOutResult:
     """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
-    return replace(result, probabilities=scores)
+    return replace(result, probabilities=scores, logits=result.logits / temperature)
 
 
 def make_outputs(

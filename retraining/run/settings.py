@@ -110,7 +110,7 @@ class FineTuningSettings:
 class EvaluationSettings:
     """How a run judges the model."""
 
-    test_photos: int = -1  # at most; -1: as many as the final test uses
+    test_photos: int = -1  # at most; -1: all
     least_accuracy: float | None = None  # below this, the run writes nothing
 
     RANGES: ClassVar[Mapping[str, Range]] = {

@@ -22,6 +22,7 @@ import tensorflow as tf
 from flatbuffers.table import Table
 
 from retraining.cli import flags as cli_flags
+from retraining.cli import settings as cli_settings
 from retraining.export import build, convert, formats, to_saved_model
 from retraining.export.convert import convert_and_run, read_samples
 from retraining.export.pixels_graph import Source
@@ -453,8 +454,9 @@ def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, fail
         CONVERTERS["tflite"], kind="other", name="other", option="other_file", variants={}
     )
     monkeypatch.setitem(CONVERTERS, "other", other)
-    monkeypatch.setattr(cli_flags, "FORMATS", (*cli_flags.FORMATS, other))
-    monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "--other_file")
+    for module in (cli_flags, cli_settings):
+        monkeypatch.setattr(module, "FORMATS", (*module.FORMATS, other))
+    monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "other_file")
     monkeypatch.setattr(formats.subprocess, "run", in_this_process)
     assert failing("--other_file", tmp_path / "models" / "retrained_graph.pb")[0] == 2
     missing = replace(other, packages=("no_such_package",), requirements=onnx.requirements)

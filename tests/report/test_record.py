@@ -29,6 +29,7 @@ def held_out(targets, probabilities):
         paths=[f"photos/{LABELS[label]}/{row}.jpg" for row, label in enumerate(targets)],
         targets=targets,
         probabilities=probabilities,
+        logits=np.log(np.maximum(probabilities, 1e-30)),
         correct=int(right.sum()),
         total=len(targets),
         accuracy=float(right.mean()) if len(targets) else math.nan,
