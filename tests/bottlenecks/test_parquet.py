@@ -98,17 +98,6 @@ def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
     assert store.name == f"inception_v3-{facts[b'fingerprint'].decode()[:16]}.sqlite"
 
 
-@pytest.mark.parametrize("flag", ["--export_vectors", "--import_vectors"])
-def test_without_the_package_it_is_refused_at_once(
-    tmp_path, run_retrain, monkeypatch, capsys, flag
-):
-    monkeypatch.setattr(parquet.importlib.util, "find_spec", lambda name: None)
-    (tmp_path / "x.parquet").touch()
-    assert run_retrain(tmp_path, tmp_path, flag, tmp_path / "x.parquet") == 2
-    error = capsys.readouterr().err
-    assert f"{flag} needs the package pyarrow: pip install -r requirements-" in error
-
-
 # -- reading back -----------------------------------------------------------------------------
 
 TWO = {"network": "a+b", "fingerprint": "aa+bb", "precision": "float32", "width": "2+1"}
@@ -292,15 +281,3 @@ def test_vectors_of_another_network_are_refused(tmp_path, photos, run_retrain, e
     error = capsys.readouterr().err.splitlines()[-1]
     assert "holds vectors of inception_v3 in float32, this run needs" in error
     assert not (tmp_path / "models" / "retrained_graph.pb").exists()
-
-
-def test_a_file_to_import_that_is_not_there(tmp_path, photos, run_retrain, capsys):
-    assert run_retrain(tmp_path, photos, "--import_vectors", tmp_path / "no.parquet") == 2
-    assert "no.parquet is no file" in capsys.readouterr().err
-
-
-def test_the_file_that_is_imported_is_not_replaced(tmp_path, photos, run_retrain, exported, capsys):
-    path = exported / "vectors.parquet"
-    flags = ("--import_vectors", path, "--export_vectors", path)
-    assert run_retrain(tmp_path, photos, *flags) == 2
-    assert "would replace the file of --import_vectors" in capsys.readouterr().err

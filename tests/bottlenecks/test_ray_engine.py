@@ -30,7 +30,6 @@ from retraining.bottlenecks.ray_worker import (
     check_machine,
     versions,
 )
-from retraining.cli import flags
 from retraining.networks.network import load_network
 from retraining.networks.registry import find
 from retraining.photos.dataset import Example
@@ -411,36 +410,3 @@ def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
     with pytest.raises(WorkerError, match="use --precision float32"):
         check_machine(work)
     check_machine(Work.of(network, Settings("float32"), 1))
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--ray_actors", "2"], "--ray_actors needs --engine ray"),
-        (
-            ["--engine", "ray", "--ray_address", "nonsense"],
-            "must be auto, local, [ray://]HOST:PORT",
-        ),
-        (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be from 1 to 10000"),
-        (["--engine", "ray", "--ray_resources", "1,x"], "must be CPUS or CPUS,GPUS, not 1,x"),
-    ],
-)
-def test_bad_flags_are_refused(given, message, photos, capsys, monkeypatch):
-    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: "something")
-    with pytest.raises(SystemExit) as stop:
-        flags.parse_flags(["--image_dir", photos, *given], "")
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_flags_without_ray_name_its_requirements(photos, capsys, monkeypatch):
-    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit):
-        flags.parse_flags(["--image_dir", photos, "--engine", "ray"], "")
-    assert "pip install -r requirements-ray.txt" in capsys.readouterr().err
-
-
-def test_resources_are_cpus_and_gpus(photos):
-    pytest.importorskip("ray")
-    given = ["--image_dir", photos, "--engine", "ray", "--ray_resources", "4,0.5"]
-    assert flags.parse_flags(given, "").ray_resources == (4, 0.5)

@@ -20,7 +20,6 @@ import tensorflow as tf
 import label_image
 import retrain
 from retraining.bottlenecks.store import BottleneckStore
-from retraining.cli.flags import parse_flags
 from retraining.evaluation.label_audit import DOUBT, DUPLICATE, LABEL, Finding
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
@@ -192,12 +191,6 @@ def test_a_classic_cache_of_something_else_is_refused(
     assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 1
     assert "are not those of this network and these photos" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
-
-
-def test_a_classic_cache_that_is_not_there_is_a_wrong_flag(tmp_path, run_retrain, photos, capsys):
-    flags = ("--import_classic_bottlenecks", tmp_path / "nowhere")
-    assert run_retrain(tmp_path, photos, *flags) == 2
-    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_misclassified_photos_are_listed(tmp_path, run_retrain, photos, capsys):
@@ -473,62 +466,6 @@ def test_scores_worse_than_guessing_are_warned_of(caplog):
 # -- refusals --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (["--no_such_flag"], "unknown flag --no_such_flag (see"),
-        (["--image_di", "x"], "did you mean --image_dir?"),
-        (["--testing_percentage", "60", "--validation_percentage", "40"], "no training images"),
-        (["--testing_percentage", "-1"], "must be from 0 to 100"),
-        (["--how_many_training_steps", "0"], "must be 1 or more"),
-        (["--how_many_training_steps", "many"], "invalid whole number value: 'many'"),
-        (["--learning_rate", "nan"], "finite"),
-        (["--learning_rate", "-1"], "must be 0 or more"),
-        (["--final_tensor_name", "a//b"], "cannot name a tensor"),
-        (["--train_batch_size", "0"], "or -1 for all"),
-        (["--architecture", "inception_v4"], "no network known here; did you mean inception_v3?"),
-        (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
-        (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
-        (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
-        (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
-        (["--report", "same", "--metrics", "same"], "--metrics and --report name the same file"),
-        (["--metrics", ""], "--metrics must name a file"),
-        (["--projector_photos", "-1"], "must be from 0 to 10000"),
-        (["--output_labels", "anywhere/daisy/1.jpg"], "is in --image_dir, where each folder"),
-        (["--bottleneck_dir", "anywhere/cache"], "is in --image_dir, where each folder"),
-        (["--output_graph", "bottleneck_cache/x.sqlite"], "is in --bottleneck_dir"),
-        (["--label_audit", "models/bad_images.tsv"], "name the same file"),
-        (["--batch_size", "100000"], "must be from 1 to 256"),
-        (["--train_batch_size", "999999999999"], "must be from 1 to 100000, or -1 for all"),
-        (["--distorted_views", "1000000000"], "must be from 1 to 1000"),
-        (["--final_tensor_name", "two words"], "cannot name a tensor"),
-        (["--assert_accuracy_at_least", "80"], "must be from 0 to 1"),
-        (["--hidden_units", "256,0"], "must be numbers from 1 to 16384, not 256,0"),
-        (["--hidden_units", "1e3"], "must be whole numbers, as 256 or 256,64, not 1e3"),
-        (["--dropout", "1"], "must be from 0 to 0.99"),
-        (["--dropout", "0.5"], "--dropout is for hidden layers; add --hidden_units"),
-        (["--optimizer", "adamw"], "invalid choice: 'adamw'"),
-        (["--epochs", "3", "--how_many_training_steps=4000"], "both say how long"),
-        (["--optimizer", "lbfgs", "--learning_rate", "1"], "--learning_rate cannot go with it"),
-        (["--optimizer", "lbfgs", "--epochs", "1"], "takes all photos at once; --epochs cannot"),
-        (["--head", "auto", "--hidden_units", "9"], "by itself; --hidden_units cannot go with it"),
-        (
-            ["--head", "auto", "--optimizer=sgd", "--how_many_training_steps", "9"],
-            "--optimizer, --how_many_training_steps cannot go with it",
-        ),
-        (["--head", "auto", "--validation_percentage", "0"], "--head auto needs validation photos"),
-        (["--early_stopping", "3", "--validation_percentage", "0"], "needs validation photos"),
-        (["--stratified", "--split_by", "path"], "drop --split_by path"),
-    ],
-)
-def test_bad_flags_are_refused_with_one_line(flags, reason, capsys):
-    assert retrain.main(["--image_dir", "anywhere", *flags]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert reason in captured.err
-
-
 def run_script(*arguments, **settings):
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -551,15 +488,6 @@ def test_bad_folders_are_refused_before_tensorflow_is_imported(tmp_path):
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1
-
-
-def test_outputs_go_beside_the_graph_unless_they_are_named():
-    given = ["--image_dir", "photos", "--output_graph", os.path.join("elsewhere", "flowers.pb")]
-    options = parse_flags([*given, "--metrics", "metrics.json"], "")
-    assert options.output_labels == os.path.join("elsewhere", "retrained_labels.txt")
-    assert options.report == os.path.join("elsewhere", "retrained_report.html")
-    assert options.metrics == "metrics.json"
-    assert parse_flags([*given, "--output_labels", "l.txt"], "").output_labels == "l.txt"
 
 
 OUTPUTS = ("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics")

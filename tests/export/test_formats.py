@@ -399,20 +399,6 @@ def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypa
     assert not list((tmp_path / "bottleneck_cache").glob("inception*"))
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tflite_quantize", "dynamic"], "--tflite_quantize needs --tflite_file"),
-        (["--tflite_file", "a/x", "--onnx_file", "a/x"], "name the same file"),
-        (["--onnx_file", "{photos}/red/x.onnx"], "is in --image_dir"),
-        (["--saved_model_dir", "{photos}/saved"], "is in --image_dir"),
-    ],
-)
-def test_bad_flags_are_usage_errors(failing, photos, flags, message):
-    code, said = failing(*(flag.format(photos=photos) for flag in flags))
-    assert (code, message in said) == (2, True)
-
-
 def test_unwritable_places_are_said_at_the_start(failing, tmp_path):
     (tmp_path / "file").write_text("")
     code, said = failing("--saved_model_dir", tmp_path / "file")

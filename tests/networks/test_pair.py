@@ -248,21 +248,6 @@ def test_mirror_images_are_averaged_in_both(run_pair, photos, tmp_path, capsys):
     assert score == pytest.approx(answer.max(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (["--architecture", "inception_v3+inception_v3"], "not one network or two different ones"),
-        (["--architecture", "inception_v3+nothing"], "'nothing' is no network known here"),
-        (["--architecture", BOTH, "--model_file", "x.pb"], "--model_file names one network's file"),
-        (["--architecture", BOTH, "--import_classic_bottlenecks", "."], "is for one network"),
-        (["--mirror_average", "--import_classic_bottlenecks", "."], "is for one network"),
-    ],
-)
-def test_wrong_flags_are_one_line(run_retrain, photos, tmp_path, capsys, flags, reason):
-    assert run_retrain(tmp_path, photos, *flags) == 2
-    assert reason in capsys.readouterr().err
-
-
 def test_fine_tuning_two_networks_is_refused_without_the_command_line_too(both):
     check_fine_tuning(NetworkPair(*both), FineTuningSettings())
     with pytest.raises(TrainingError, match="is for one network; name one --architecture"):

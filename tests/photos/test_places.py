@@ -480,25 +480,6 @@ def test_a_file_url_needs_nothing(tmp_path, photos, run_retrain, monkeypatch, ca
     assert "test_accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        *("--output_graph", "--output_labels", "--report", "--metrics", "--label_audit"),
-        *("--export_vectors", "--summaries_dir", "--bottleneck_dir", "--model_file"),
-    ],
-)
-def test_a_url_as_an_output_is_refused(flag, tmp_path, run_retrain, capsys):
-    assert run_retrain(tmp_path, "s3://b/p", flag, "s3://b/out") == 2
-    error = capsys.readouterr().err
-    assert f"{flag} s3://b/out is a URL; only --image_dir may be one" in error
-    assert error.count("\n") == 1
-
-
-def test_classic_vectors_do_not_go_with_a_url(tmp_path, run_retrain, capsys):
-    assert run_retrain(tmp_path, "s3://b/p", "--import_classic_bottlenecks", tmp_path) == 2
-    assert "needs the photos in a folder of this machine" in capsys.readouterr().err
-
-
 def test_sorting_takes_no_urls(tmp_path, finished, capsys):
     import label_image
 

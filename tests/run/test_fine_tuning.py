@@ -7,20 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import label_image
-from retraining.cli.flags import parse_flags, settings_of
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
-from retraining.photos.reader import Distortions
-from retraining.run.fine_tuning import Tuned, views_of
-from retraining.training.fine_tune import RANDOM_VIEWS
+from retraining.run.fine_tuning import Tuned
 from tests import ROOT
 
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
@@ -79,15 +75,6 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     assert table.read_text() == "method\tsomeone else's"
 
 
-def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
-    assert run_retrain(tmp_path, photos, "--saved_model_dir", photos) == 2
-    assert "is in --image_dir" in capsys.readouterr().err
-    assert run_retrain(tmp_path, photos, "--saved_model_dir", tmp_path / "bottleneck_cache") == 2
-    assert "is in --bottleneck_dir" in capsys.readouterr().err
-    assert run_retrain(tmp_path, photos, "--fine_tune", "all", "--compare", "head,all") == 2
-    assert "drop --fine_tune all" in capsys.readouterr().err
-
-
 def test_an_unknown_layer_is_refused_before_vectors_are_computed(
     tmp_path, run_retrain, photos, capsys
 ):
@@ -96,52 +83,6 @@ def test_an_unknown_layer_is_refused_before_vectors_are_computed(
     err = capsys.readouterr().err
     assert "no layer mixed/towr; did you mean mixed/tower" in err
     assert "bottlenecks:" not in err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--fine_tune_epochs", "3"], "--fine_tune_epochs needs --fine_tune all or --compare"),
-        (["--freeze_until", "conv"], "--freeze_until needs --fine_tune all or --compare"),
-        (["--fine_tune", "some"], "invalid choice: 'some'"),
-        (["--fine_tune", "all", "--freeze_until", ""], "must be the name of a layer"),
-        (["--fine_tune", "all", "--base_learning_rate", "-1"], "must be 0 or more, not -1"),
-        (["--fine_tune", "all", "--fine_tune_epochs", "0"], "must be from 1 to"),
-        (["--compare", "head,half"], "'half' is none of head, two_rates, all, scratch"),
-        (["--compare", "all,all"], "names a method twice"),
-        (["--compare", "head"], "or only head"),
-        (["--compare", "all", "--validation_percentage", "0"], "--compare needs validation"),
-        (
-            ["--fine_tune", "all", "--base_learning_rate", "0", "--head_learning_rate", "0"],
-            "are both 0: nothing is trained",
-        ),
-        (["--compare", "all", "--base_learning_rate", "0"], "need a --base_learning_rate above 0"),
-        (["--fine_tune_views", "plain"], "--fine_tune_views needs --fine_tune all or --compare"),
-        (
-            ["--fine_tune", "all", "--architecture", "inception_v3+efficientnet_lite0"],
-            "fine-tuning is for one network; name one --architecture",
-        ),
-        (["--compare", "all", "--metrics", "{}/models/comparison.tsv"], "name the same file"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(
-    tmp_path, run_retrain, photos, capsys, flags, message
-):
-    assert run_retrain(tmp_path, photos, *(flag.format(tmp_path) for flag in flags)) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], replace(RANDOM_VIEWS, seed=3)),
-        (["--random_brightness", "20"], Distortions(random_brightness=20, seed=3)),
-        (["--fine_tune_views", "plain", "--random_brightness", "20"], Distortions()),
-    ],
-)
-def test_views_are_random_unless_flags_say_otherwise(flags, expected):
-    given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
-    assert views_of(settings_of(parse_flags(given, ""))) == expected
 
 
 def test_a_damaged_checkpoint_is_named_and_begun_anew(
