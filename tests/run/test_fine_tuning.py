@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,11 @@ import label_image
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
-from retraining.run.fine_tuning import Tuned
+from retraining.run.fine_tuning import Tuned, comparison_contents
+from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
+from retraining.training import methods
 from tests import ROOT
+from tests.records import COMPARISON
 
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
 
@@ -65,14 +69,19 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     assert [row["method"] for row in told if row["exported"]] == [exported]
     assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
     assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
-    table, header = Path(out["comparison"]), "\t".join(rows["head"]) + "\n"
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
-    assert run_retrain(tmp_path, photos) == 0  # another graph, of which the table tells nothing
-    assert table.read_text() == header
+
+
+def test_a_table_of_another_graph_is_emptied_and_other_files_stay(tmp_path):
+    outputs = OutputSettings(graph=str(tmp_path / "graph.pb"))
+    settings = RunSettings(PhotoSettings("photos"), outputs=outputs)
+    tuned, table = Tuned(None, None, None), tmp_path / "comparison.tsv"
+    assert comparison_contents(tuned, settings) == {}
+    table.write_bytes(methods.table_bytes(COMPARISON))
+    assert comparison_contents(tuned, settings) == {str(table): methods.table_bytes(())}
     table.write_text("method\tsomeone else's")
-    assert run_retrain(tmp_path, photos) == 0
-    assert table.read_text() == "method\tsomeone else's"
+    assert comparison_contents(tuned, settings) == {}
 
 
 def test_an_unknown_layer_is_refused_before_vectors_are_computed(
@@ -99,42 +108,45 @@ def test_a_damaged_checkpoint_is_named_and_begun_anew(
     err = capsys.readouterr().err
     assert f"{path} is damaged or cannot be read; fine-tuning two_rates begins anew" in err
     assert "goes on after epoch" not in err
-    assert run_retrain(tmp_path, photos, *flags) == 0
-    err = capsys.readouterr().err
-    assert "fine-tuning two_rates goes on after epoch 3" in err
-    assert "begins anew" not in err
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):
-    def command(folder):
-        rates = ("--base_learning_rate", "0.001", "--fine_tune_epochs", "4")
-        return [
-            *(sys.executable, str(ROOT / "retrain.py"), "--image_dir", str(photos)),
-            *("--model_file", inception_file, "--bottleneck_dir", f"{folder}/cache"),
-            *("--output_graph", str(folder / "graph.pb"), "--fine_tune", "all", *rates),
-            *("--output_labels", f"{folder}/labels.txt", "--summaries_dir", f"{folder}/logs"),
-            *("--how_many_training_steps", "100", "--no_report"),
-        ]
+def test_a_killed_run_goes_on_and_gives_the_same_graph(
+    tmp_path, run_retrain, photos, inception_file, capsys
+):
+    rates = ("--base_learning_rate", 0.001, "--fine_tune_epochs", 4)
+    flags = ("--fine_tune", "all", *rates, "--no_report", "--label_audit", "")
 
     def weights(folder):
-        nodes = nodes_by_name(read_graph(folder / "graph.pb"))
+        nodes = nodes_by_name(read_graph(folder / "models" / "retrained_graph.pb"))
         return {name: constant(nodes, name) for name in nodes if nodes[name].op == "Const"}
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run(command(whole), capture_output=True).returncode == 0
-    run = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(killed.glob("cache/fine_tuning/*.npz")):
+    assert run_retrain(whole, photos, *flags) == 0
+    shutil.copytree(whole / "bottleneck_cache", killed / "bottleneck_cache")
+    command = [
+        *(sys.executable, ROOT / "retrain.py", "--image_dir", photos),
+        *("--model_file", inception_file, "--bottleneck_dir", killed / "bottleneck_cache"),
+        *("--output_graph", killed / "models" / "retrained_graph.pb"),
+        *("--summaries_dir", killed / "retrain_logs"),
+        *("--how_many_training_steps", 100, "--learning_rate", 0.1, *flags),
+    ]
+    run = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(killed.glob("bottleneck_cache/fine_tuning/*.npz")):
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     run.wait()
-    if (killed / "graph.pb").exists():
+    if (killed / "models" / "retrained_graph.pb").exists():
         pytest.skip("it had ended before it could be killed")
-    done = subprocess.run(command(killed), capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "fine-tuning two_rates goes on after epoch" in done.stderr
+    capsys.readouterr()
+    assert run_retrain(killed, photos, *flags) == 0
+    err = capsys.readouterr().err
+    assert "fine-tuning two_rates goes on after epoch" in err
+    assert "begins anew" not in err
     expected, found = weights(whole), weights(killed)
     trained = [name for name in expected if not name.startswith("retraining/")]
     for name in trained:
         np.testing.assert_array_equal(found[name], expected[name])
-    assert not list(killed.glob("cache/fine_tuning/*"))
+    assert not list(killed.glob("bottleneck_cache/fine_tuning/*"))
