@@ -541,14 +541,6 @@ def test_without_inception_the_embedded_network_is_used_and_said(
     assert "efficientnet_lite0 is used" in about["caveats"][0]
 
 
-def test_an_architecture_asked_for_is_that_or_an_error(tmp_path, run_retrain, photos, capsys):
-    for name in ("inception_v3", "mobilenet_1.0_224"):
-        flags = ("--offline", "--model_dir", tmp_path / "nets", "--architecture", name)
-        assert run_retrain(tmp_path, photos, *flags) == 1
-        assert f"{name} is not in {tmp_path}/nets" in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "models").exists()
-
-
 def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(provide, "PER_CLASS", 4)
