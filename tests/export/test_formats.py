@@ -416,18 +416,40 @@ def test_versions_are_counted_on(tmp_path):
     assert formats.next_version(tmp_path) == str(tmp_path / "13")
 
 
-def test_judging():
-    wanted = formats.Format("tflite", "x")
-    assert formats._judge(wanted, 50, 1.0, 0.0123) == (
-        "the same first label for 50 of 50 photos, probabilities up to 0.012 apart"
+@pytest.fixture
+def converted(monkeypatch):
+    """Makes one format by a converter that gives these answers to pixels; also the request."""
+
+    def make(kind, answers, photos=("here.jpg",)):
+        requests = []
+
+        def run(command, **_):
+            folder = Path(command[-1])
+            requests.append(json.loads((folder / "request.json").read_text()))
+            (folder / convert.FORMATS[kind][0]).write_bytes(b"a model")
+            (folder / "answers.json").write_text(json.dumps({"pixels": answers}))
+            return SimpleNamespace(returncode=0)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        (made,) = formats.make([formats.Format(kind, "x")], b"", photos, 9)
+        return made, requests[0]
+
+    return make
+
+
+def test_answers_must_be_those_of_the_graph(converted):
+    made, _ = converted("tflite", (50, 1.0, 0.0123))
+    assert (made.name, made.path, made.content) == ("tflite", "x", b"a model")
+    assert made.agreement == (
+        "tflite, 0.0 MB: from pixels the same first label for 50 of 50 photos, probabilities up "
+        "to 0.012 apart"
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
         with pytest.raises(build.ExportError, match="does not answer"):
-            formats._judge(wanted, 50, same, difference)
-    quantized = formats.Format("tflite_int8", "x")
-    assert formats._judge(quantized, 50, 0.9, 0.5)
+            converted("tflite", (50, same, difference))
+    assert converted("tflite_int8", (50, 0.9, 0.5))[0].name == "tflite"
     with pytest.raises(build.ExportError):
-        formats._judge(quantized, 50, 0.7, 0.5)
+        converted("tflite_int8", (50, 0.7, 0.5))
 
 
 def test_retrain_does_not_load_what_it_is_not_asked_for():
@@ -436,10 +458,8 @@ def test_retrain_does_not_load_what_it_is_not_asked_for():
     assert done.stdout == "set()\n"
 
 
-def test_photos_at_urls_keep_their_names(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(formats, "_convert", lambda *request: asked.append(request) or {})
-    monkeypatch.setattr(formats, "_made", lambda *_: None)
+def test_photos_at_urls_keep_their_names(converted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    formats.make([formats.Format("onnx", "x.onnx")], b"", ["s3://b/a.jpg", "here.jpg"], 9)
-    assert asked[0][2]["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]
+    _, request = converted("onnx", (2, 1.0, 0.0), ["s3://b/a.jpg", "here.jpg"])
+    assert request["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]
+    assert (request["format"], request["max_image_pixels"]) == ("onnx", 9)

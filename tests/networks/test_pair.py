@@ -11,6 +11,7 @@ import pytest
 
 import label_image
 from retraining.bottlenecks.extract import FLUSH, side_by_side
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.evaluation import trust
 from retraining.evaluation.unknown import fit_unknown
 from retraining.export import build, verify
@@ -118,9 +119,7 @@ def test_a_run_tells_the_classes_apart_and_describes_both(done):
 def test_each_network_is_cached_on_its_own(done, run_pair, photos, tmp_path, monkeypatch):
     shutil.copytree(done.folder / "bottleneck_cache", tmp_path / "bottleneck_cache")
     before = written(tmp_path)
-    monkeypatch.setattr(
-        "retraining.bottlenecks.store.BottleneckStore.put", None
-    )  # a use of it would fail
+    monkeypatch.setattr(BottleneckStore, "put", None)  # a use of it would fail
     for name in BOTH.split("+"):
         assert run_pair(tmp_path, photos, architecture=name) == 0
     assert written(tmp_path) == before

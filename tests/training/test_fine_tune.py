@@ -17,6 +17,7 @@ from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
     Photos,
+    Pixels,
     Tuner,
     TuningOptions,
     read_state,
@@ -319,29 +320,52 @@ def test_a_photo_that_is_gone_is_named(network, splits):
         finish(make_tuner(network, (training, splits[1])))
 
 
-def test_photos_beyond_the_memory_are_decoded_anew_with_the_same_result(
-    network, splits, monkeypatch
-):
-    plain, scarce = make_tuner(network, splits), make_tuner(network, splits)
-    scarce._training = fine_tune.Pixels(splits[0], scarce._reader, memory=5 * 12 * tiny.SIZE**2)
-    finish(plain)
-    finish(scarce)
-    assert len(scarce._training._kept) == 5
-    for name, value in plain.state.weights.items():
-        np.testing.assert_array_equal(scarce.state.weights[name], value)
+class CountingReader(ImageReader):
+    """Counts the photos that it reads."""
+
+    count = 0
+
+    def read(self, *arguments):
+        object.__setattr__(self, "count", self.count + 1)
+        return super().read(*arguments)
+
+
+def reader_of(network, kind=ImageReader):
+    about = network.preprocessing
+    return kind(about.size, about.mean, about.std)
+
+
+def test_photos_beyond_the_memory_are_decoded_anew_with_the_same_result(network, splits):
+    reader = reader_of(network, CountingReader)
+    scarce = Pixels(splits[0], reader, memory=5 * 12 * tiny.SIZE**2)
+    expected = pixels_of(network, splits[0])
+    for epoch, decoded in ((0, 36), (1, 36 + 31)):  # five of them are kept
+        np.testing.assert_array_equal(scarce.read(range(36), epoch), expected)
+        assert reader.count == decoded
 
 
 @pytest.mark.parametrize("scale", [0, 20])  # whether photos can be kept to crop views from
 def test_distorted_views_differ_from_epoch_to_epoch(network, splits, scale):
     distortions = Distortions(random_brightness=50, random_scale=scale)
-    tuner = make_tuner(network, splits, distortions=distortions)
-    one, same, other = (tuner._training.read([0, 1], epoch) for epoch in (0, 0, 1))
+    pixels = Pixels(splits[0], reader_of(network), distortions)
+    one, same, other = (pixels.read([0, 1], epoch) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any(axis=(1, 2, 3)).all()
-    again = tuner._training.read([0, 1], 0)  # from what was kept
+    again = pixels.read([0, 1], 0)  # from what was kept
     np.testing.assert_array_equal(one, again)
-    plain = tuner._validation.read([0], 0)
-    np.testing.assert_array_equal(plain, tuner._validation.read([0], 1))
+
+
+def test_only_training_photos_are_distorted(network, splits):
+    options = replace(OPTIONS, epochs=1)
+    tuners = [
+        make_tuner(network, splits, options, distortions=distortions)
+        for distortions in (Distortions(), Distortions(random_brightness=50))
+    ]
+    for tuner in tuners:
+        finish(tuner)
+    (before, after), (distorted_before, distorted_after) = (tuner.state.course for tuner in tuners)
+    assert distorted_before[1] == before[1]  # on the validation photos
+    assert distorted_after != after
 
 
 # -- checkpoints -----------------------------------------------------------------------------
