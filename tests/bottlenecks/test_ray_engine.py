@@ -7,19 +7,18 @@ import socket
 import sqlite3
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from retraining.bottlenecks import ray_engine
 from retraining.bottlenecks.extract import Extractor, Job, Settings
 from retraining.bottlenecks.fetch import NoImageError
 from retraining.bottlenecks.ray_engine import (
     Ray,
     RayEngineError,
     RayExtractor,
-    _Health,
-    _room,
-    _undisturbed,
 )
 from retraining.bottlenecks.ray_worker import (
     ENDED,
@@ -308,20 +307,6 @@ def test_more_cpus_than_this_machine_has(network, paths):
         list(extractor.read(paths))
 
 
-def test_a_signal_waits_for_the_end():
-    done = []
-
-    def work():
-        with _undisturbed():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.raise_signal(number)
-                done.append(number)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert done == [signal.SIGINT, signal.SIGTERM]
-
-
 def test_nothing_to_compute_needs_no_cluster(network):
     extractor = RayExtractor(network, Settings(), Ray("127.0.0.1:1"))
     assert list(extractor.read([])) == []
@@ -335,48 +320,182 @@ def test_missing_ray_is_one_line(network, paths, monkeypatch):
         list(extractor.read(paths))
 
 
-def test_room_for_actors():
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
-        {"Alive": True, "Resources": {"CPU": 3.0}},
-        {"Alive": True, "Resources": {"memory": 1.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0}},
-    ]
-
-    def room(chosen):
-        return [_room(node, chosen) for node in nodes]
-
-    assert room(Ray(cpus=1)) == [8, 3, 0, 0]
-    assert room(Ray(cpus=2)) == [4, 1, 0, 0]
-    assert room(Ray(cpus=1, gpus=0.5)) == [2, 0, 0, 0]
+# -- without a cluster -----------------------------------------------------------------------
 
 
-def test_more_actors_than_room_is_said(network, caplog):
-    node = {"Alive": True, "Resources": {"CPU": 3.0}}
-    extractor = RayExtractor(network, Settings(), Ray("", 5))
-    assert extractor._count_actors([node]) == 5
+class Pool:
+    """Stands in for ray.util.ActorPool: each call is answered at once."""
+
+    def __init__(self, actors):
+        self.actors, self.answers = actors, []
+
+    def submit(self, ask, call):
+        self.answers.append(ask(self.actors[0], call))
+
+    def has_next(self):
+        return bool(self.answers)
+
+    def get_next_unordered(self):
+        return self.answers.pop(0)
+
+    def pop_idle(self):
+        return None
+
+
+class FakeRay:
+    """Stands in for the module ray: a cluster of these nodes, whose actors are objects here."""
+
+    util = SimpleNamespace(ActorPool=Pool)
+
+    def __init__(self, *nodes):
+        self.resources, self.workers = nodes, []
+
+    def nodes(self):
+        return [
+            {"NodeID": str(n), "Alive": True, "Resources": has} | has.pop("node", {})
+            for n, has in enumerate(map(dict, self.resources))
+        ]
+
+    def put(self, value):
+        return value
+
+    def remote(self, **_):
+        return lambda kind: SimpleNamespace(remote=lambda *arguments: self.start(kind, arguments))
+
+    def start(self, kind, arguments):
+        actor = kind(*arguments)
+        if isinstance(actor, Recorder):
+            self.workers.append(actor)
+        return SimpleNamespace(answer=SimpleNamespace(remote=getattr(actor, "answer", None)))
+
+
+class Recorder:
+    """A worker that computes nothing and remembers what it was asked for."""
+
+    found = (None, np.zeros(1, "f4"))
+
+    def __init__(self, *_):
+        self.asked = []
+
+    def answer(self, kind, number, items):
+        self.asked.append(items)
+        return number, [self.found] * len(items)
+
+
+@pytest.fixture
+def fake(network, monkeypatch):
+    """Makes (a FakeRay of these nodes, a RayExtractor on it)."""
+
+    def make(settings, *nodes, worker=Recorder, batch_size=None):
+        ray = FakeRay(*nodes)
+        monkeypatch.setattr(ray_engine, "connected", lambda *_: contextlib.nullcontext(ray))
+        extractor = RayExtractor(network, Settings(batch_size=batch_size), settings)
+        extractor.worker = worker
+        return ray, extractor
+
+    return make
+
+
+NODES = (
+    {"CPU": 8.0, "GPU": 1.0},
+    {"CPU": 3.0},
+    {"memory": 1.0},
+    {"CPU": 64.0, "node": {"Alive": False}},
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "actors"),
+    [
+        (Ray(cpus=1), 8 + 3),
+        (Ray(cpus=2), 4 + 1),
+        (Ray(cpus=1, gpus=0.5), 2),
+        (Ray(actors=3), 3),
+    ],
+)
+def test_as_many_actors_start_as_fit_or_as_set(fake, settings, actors):
+    ray, extractor = fake(settings, *NODES)
+    list(extractor.read(["a.jpg"]))
+    assert len(ray.workers) == actors
+
+
+def test_more_actors_than_room_is_said(fake, caplog):
+    ray, extractor = fake(Ray(actors=5), {"CPU": 3.0})
+    list(extractor.read(["a.jpg"]))
+    assert len(ray.workers) == 5
     assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
+    _, extractor = fake(Ray(cpus=4), {"CPU": 3.0})
     with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
-        RayExtractor(network, Settings(), Ray("", None, 4))._count_actors([node])
+        list(extractor.read(["a.jpg"]))
 
 
-def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
-    one = RayExtractor(network, Settings(), Ray())
-    assert one._images_per_call(10_000) == 64
-    assert one._images_per_call(70) == 16
-    assert one._images_per_call(3) == 8
-    four = RayExtractor(network, Settings(batch_size=10), Ray(cpus=4))
-    assert four._images_per_call(100_000) == 320
+@pytest.mark.parametrize(
+    ("settings", "batch_size", "photos", "calls"),
+    [
+        (Ray(), None, 10_000, [64] * 156 + [16]),
+        (Ray(), None, 70, [16] * 4 + [6]),
+        (Ray(), None, 3, [3]),
+        (Ray(cpus=4), 10, 20_000, [320] * 62 + [160]),
+    ],
+)
+def test_calls_hold_whole_batches_and_less_where_there_is_little(
+    fake, settings, batch_size, photos, calls
+):
+    ray, extractor = fake(settings, {"CPU": float(settings.cpus)}, batch_size=batch_size)
+    paths = [f"{n}.jpg" for n in range(photos)]
+    assert [reading.path for reading in extractor.read(paths)] == paths
+    (worker,) = ray.workers
+    assert [len(items) for items in worker.asked] == calls
+    assert worker.asked[0][0] == os.path.abspath("0.jpg")  # workers run in another folder
 
 
-def test_workers_that_end_at_many_photos_are_at_fault():
-    health = _Health()
-    for number in range(20):
-        health.check(f"photo{number}", (None, ImageError(ENDED)))
+def test_workers_that_end_at_many_photos_are_at_fault(fake):
+    class Mortal(Recorder):
+        found = (None, ImageError(ENDED))
+
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Mortal)
+    answers = extractor.read([f"{n}.jpg" for n in range(30)])
+    assert [next(answers).path for _ in range(20)] == [f"{n}.jpg" for n in range(20)]
     with pytest.raises(RayEngineError, match="21 of 21 photos ended the Ray workers"):
-        health.check("photo20", (None, ImageError(ENDED)))
+        next(answers)
 
 
-def test_a_file_that_nobody_can_read_is_a_bad_image(tmp_path):
-    error = UnreadableHereError("cannot be read: no such file", "node7")
-    _Health().check(str(tmp_path / "gone.jpg"), (None, error))
+class Elsewhere(Recorder):
+    found = (None, UnreadableHereError("cannot be read: no such file", "node7"))
+
+
+def test_a_file_that_nobody_can_read_is_a_bad_image(fake, tmp_path):
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Elsewhere)
+    (reading,) = extractor.read([str(tmp_path / "gone.jpg")])
+    assert str(reading.vector) == "cannot be read: no such file"
+
+
+def test_a_file_that_this_machine_can_read_is_none(fake, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Elsewhere)
+    with pytest.raises(RayEngineError, match=r"on node7 cannot read .*a.jpg, but this machine can"):
+        list(extractor.read([str(tmp_path / "a.jpg")]))
+
+
+def test_a_signal_waits_until_ray_has_shut_down(monkeypatch):
+    done = []
+
+    def shut_down():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            done.append(number)
+
+    errors = ("RayTaskError", "ActorDiedError", "RayError")
+    known = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in errors})
+    ray = ModuleType("ray")
+    ray.init, ray.shutdown, ray.exceptions = lambda **_: None, shut_down, known
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.util", ModuleType("ray.util"))
+
+    def run():
+        with ray_engine.connected(Ray("local"), 0) as connected:
+            assert connected is ray
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert done == [signal.SIGINT, signal.SIGTERM]

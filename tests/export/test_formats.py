@@ -42,6 +42,22 @@ HAS_ONNX = all(map(importlib.util.find_spec, to_onnx.PACKAGES))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what --onnx_file needs is not installed")
 
 
+START = subprocess.run  # whatever takes its place in a test
+
+
+def in_this_process(command, **_):
+    """In place of subprocess.run: the same converters, so that a test can break them."""
+    convert.main(command[-1])
+    return SimpleNamespace(returncode=0)
+
+
+def mostly_here(command, **settings):
+    """In place of subprocess.run: only the SavedModel is made in a process of its own."""
+    request = json.loads(Path(command[-1], "request.json").read_text())
+    run = START if request["format"] == "saved_model" else in_this_process
+    return run(command, **settings)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, run_retrain, photos):
     """One run that writes every format: its folder, paths, stdout and stderr."""
@@ -52,7 +68,9 @@ def run(tmp_path_factory, run_retrain, photos):
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(subprocess, "run", mostly_here)
         assert run_retrain(folder, photos, "--precision", "float32", *flags) == 0
     return SimpleNamespace(
         folder=folder,
@@ -330,12 +348,6 @@ def failing(tmp_path, run_retrain, photos, capsys):
     return run
 
 
-def in_this_process(command, **_):
-    """In place of subprocess.run: the same converters, so that a test can break them."""
-    convert.main(command[-1])
-    return SimpleNamespace(returncode=0)
-
-
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp_path):
     file, save, read = convert.FORMATS["tflite"]
@@ -358,11 +370,9 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
 
 
 def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
-    started = subprocess.run
-
     def run_without_graph(command, **settings):
         os.remove(os.path.join(command[-1], "graph.pb"))
-        return started(command, **settings)
+        return START(command, **settings)
 
     monkeypatch.setattr(subprocess, "run", run_without_graph)
     code, said = failing("--saved_model_dir", tmp_path / "saved")
