@@ -19,17 +19,13 @@ from hypothesis import strategies as st
 
 import label_image
 import retrain
-from retraining.bottlenecks import store as cache
-from retraining.bottlenecks.extract import Extractor, Job, fill_store
-from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli import flags
 from retraining.cli import label_image as labelling_command
 from retraining.cli.retrain import INTERRUPTED
-from retraining.networks.network import load_network
-from retraining.networks.registry import NETWORKS
-from retraining.photos.dataset import Example, load_dataset
-from retraining.photos.scan import DatasetError, ScanOptions, hash_file
+from retraining.photos.dataset import load_dataset
+from retraining.photos.scan import DatasetError, ScanOptions
 from tests import ROOT, hostile, tiny
+from tests.extraction import extract_all
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")
 
@@ -125,29 +121,6 @@ def many_photos(tmp_path_factory, photos):
     return str(folder)
 
 
-def extract_all(network_file, photo_folder, store_folder, reached=None, photos=0):
-    """What a run does up to its vectors, committing often; sets `reached` after so many photos."""
-    cache.COMMIT_SECONDS = 0.02
-    network = load_network(network_file, NETWORKS["inception_v3"])
-    names = sorted(os.listdir(photo_folder))
-    paths = [os.path.join(photo_folder, name) for name in names]
-    jobs = [Job(Example(path, "red", "training", hash_file(path))) for path in paths]
-
-    def progress(answers, total):
-        for number, answer in enumerate(answers):
-            if number == photos and reached:
-                reached.set()
-            yield answer
-
-    with store_of(network, store_folder) as store:
-        fill_store(store, jobs, Extractor(network), progress)
-        store.read([job.example.key for job in jobs])
-
-
-def store_of(network, folder):
-    return BottleneckStore(folder, "net", network.fingerprint("float32"), network.width)
-
-
 def rows_of(folder):
     """{key: (vector, imported, check sum)} of the one store in a folder."""
     (path,) = Path(folder).glob("*.sqlite")
@@ -241,7 +214,9 @@ def rows_of_store(folder):
         return [key for (key,) in connection.execute("SELECT key FROM vectors")]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, many_photos, photos, inception_file):
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    tmp_path, run_retrain, many_photos, photos, inception_file
+):
     work = tmp_path / "photos"
     work.mkdir()
     os.symlink(many_photos, work / "red")
@@ -257,12 +232,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, many_photos, photos
     assert "Traceback" not in run.stderr
     assert "the bottleneck store" in run.stderr.splitlines()[-1]
     assert "cannot be used" in run.stderr.splitlines()[-1]
-    done = subprocess.run(
-        [python, script, *flags, "--how_many_training_steps", "5", "--label_audit", ""],
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 0
+    again = ("--bottleneck_dir", tmp_path / "cache", "--label_audit", "")
+    assert run_retrain(tmp_path, work, *again, steps=5) == 0
     assert len(rows_of_store(tmp_path / "cache")) == 1530
 
 
