@@ -71,11 +71,20 @@ def worker_that(ends, folder, times):
     """A Worker that ends, so many times, before it computes a photo whose path holds `ends`."""
 
     class Mortal(Worker):
-        def _compute(self, kind, items):
-            if any(ends in item for item in items) and len(os.listdir(folder)) < times:
-                Path(folder, str(os.getpid())).touch()
-                os._exit(1)
-            return super()._compute(kind, items)
+        def answer(self, *call):
+            read = Extractor.read
+
+            def mortal(extractor, paths):
+                if any(ends in path for path in paths) and len(os.listdir(folder)) < times:
+                    Path(folder, str(os.getpid())).touch()
+                    os._exit(1)
+                return read(extractor, paths)
+
+            Extractor.read = mortal
+            try:
+                return super().answer(*call)
+            finally:
+                Extractor.read = read
 
     return Mortal
 
@@ -142,8 +151,8 @@ def test_a_worker_that_dies_costs_no_photo(cluster, network, paths, here, tmp_pa
 @pytest.mark.slow
 def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, paths):
     class Elsewhere(Worker):
-        def _compute(self, kind, items):
-            return super()._compute(kind, [f"/not/mounted{item}" for item in items])
+        def answer(self, kind, number, items):
+            return super().answer(kind, number, [f"/not/mounted{item}" for item in items])
 
     with pytest.raises(RayEngineError, match=r"cannot read .*photo_00.jpg, but this machine can"):
         list(extractor_on(cluster, network, worker=Elsewhere).read(paths[:1]))
@@ -152,11 +161,11 @@ def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, path
 @pytest.mark.slow
 def test_an_error_in_a_worker_is_one_line(cluster, network, paths):
     class Failing(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *_):
             raise WorkerError("is out of order; mend it")
 
     class Surprising(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *_):
             raise KeyError("surprise")
 
     with pytest.raises(RayEngineError) as failure:
@@ -218,11 +227,11 @@ def test_a_node_that_dies_costs_no_photo(network, paths, here):
         _, doomed = three.add_node(**about), three.add_node(**about)
 
         class Slow(Worker):
-            def _compute(self, kind, items):
+            def answer(self, *call):
                 import time
 
                 time.sleep(1)
-                return super()._compute(kind, items)
+                return super().answer(*call)
 
         readings = []
         for reading in extractor_on(three, network, actors=3, worker=Slow).read(paths):
@@ -256,17 +265,26 @@ def test_a_photo_that_takes_all_memory(network, paths, here, tmp_path, monkeypat
     folder, greedy = str(tmp_path), paths[7]
 
     class Greedy(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *call):
             import time
 
-            if greedy in items and len(os.listdir(folder)) < times:
-                Path(folder, str(os.getpid())).touch()
-                taken = []
-                for _ in range(50):
-                    taken.append(np.ones(1 << 27, np.uint8))
-                    time.sleep(0.05)
-                time.sleep(60)  # until it is ended
-            return super()._compute(kind, items)
+            read = Extractor.read
+
+            def take_all(extractor, paths):
+                if greedy in paths and len(os.listdir(folder)) < times:
+                    Path(folder, str(os.getpid())).touch()
+                    taken = []
+                    for _ in range(50):
+                        taken.append(np.ones(1 << 27, np.uint8))
+                        time.sleep(0.05)
+                    time.sleep(60)  # until it is ended
+                return read(extractor, paths)
+
+            Extractor.read = take_all
+            try:
+                return super().answer(*call)
+            finally:
+                Extractor.read = read
 
     about = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20}
     small = utils.Cluster(initialize_head=True, head_node_args=about)
