@@ -162,8 +162,10 @@ def test_ctrl_c_within_a_finalizer_ends_the_program(capsys):
 
     def main(argv=None):
         Interrupted()  # goes at once; Python drops what its finalizer raises
-        time.sleep(10)
+        time.sleep(60)
         return 0
 
+    started = time.monotonic()
     assert reports_errors(main)() == INTERRUPTED
+    assert time.monotonic() - started < 50  # the call that blocks was woken
     assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")
