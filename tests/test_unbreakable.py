@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,18 +20,13 @@ from hypothesis import strategies as st
 
 import label_image
 import retrain
-from retraining.bottlenecks import store as cache
-from retraining.bottlenecks.extract import Extractor, Job, fill_store
-from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli import flags
 from retraining.cli import label_image as labelling_command
 from retraining.cli.retrain import INTERRUPTED
-from retraining.networks.network import load_network
-from retraining.networks.registry import NETWORKS
-from retraining.photos.dataset import Example, load_dataset
-from retraining.photos.registry import hash_file
+from retraining.photos.dataset import load_dataset
 from retraining.photos.source import DatasetError, ScanOptions
 from tests import ROOT, hostile, tiny
+from tests.extraction import extract_all
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals, pipes and odd names")
 
@@ -117,36 +113,13 @@ def test_a_class_that_bad_images_have_made_small_is_warned_of(
 
 @pytest.fixture(scope="module")
 def many_photos(tmp_path_factory, photos):
-    """A class folder of 2,500 files of different bytes."""
+    """A class folder of 1,500 files of different bytes."""
     folder = tmp_path_factory.mktemp("many") / "red"
     folder.mkdir()
     source = (Path(photos) / "red" / "photo_00.jpg").read_bytes()
-    for number in range(2500):
+    for number in range(1500):
         (folder / f"{number:04d}.jpg").write_bytes(source + number.to_bytes(2, "big"))
     return str(folder)
-
-
-def extract_all(network_file, photo_folder, store_folder, begun=None):
-    """What a run does up to its vectors, committing often."""
-    cache.COMMIT_SECONDS = 0.02
-    network = load_network(network_file, NETWORKS["inception_v3"])
-    names = sorted(os.listdir(photo_folder))
-    paths = [os.path.join(photo_folder, name) for name in names]
-    jobs = [Job(Example(path, "red", "training", hash_file(path))) for path in paths]
-
-    def progress(answers, total):
-        for number, answer in enumerate(answers):
-            if number == 0 and begun:
-                begun.set()
-            yield answer
-
-    with store_of(network, store_folder) as store:
-        fill_store(store, jobs, Extractor(network), progress)
-        store.read([job.example.key for job in jobs])
-
-
-def store_of(network, folder):
-    return BottleneckStore(folder, "net", network.fingerprint("float32"), network.width)
 
 
 def rows_of(folder):
@@ -164,12 +137,12 @@ def kill_often(inception_file, many_photos, tmp_path, kills, seed):
     before, in_the_middle = {}, 0
     store = tmp_path / "killed"
     for _ in range(kills):
-        begun = context.Event()
-        arguments = (inception_file, many_photos, store, begun)
+        reached, photos = context.Event(), rng.randrange(len(expected) - len(before))
+        arguments = (inception_file, many_photos, store, reached, photos)
         child = context.Process(target=extract_all, args=arguments)
         child.start()
-        begun.wait(60)
-        time.sleep(rng.uniform(0, 0.15))
+        assert reached.wait(60)
+        time.sleep(rng.uniform(0, 0.03))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         found = rows_of(store)
@@ -186,7 +159,7 @@ def kill_often(inception_file, many_photos, tmp_path, kills, seed):
 
 
 def test_kills_lose_no_vector_and_leave_no_wrong_one(inception_file, many_photos, tmp_path):
-    assert kill_often(inception_file, many_photos, tmp_path, kills=4, seed=0) >= 2
+    assert kill_often(inception_file, many_photos, tmp_path, kills=2, seed=0) >= 1
 
 
 @pytest.mark.slow
@@ -206,8 +179,7 @@ def command(folder, photos, inception_file, *flags):
     ]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, sent):
+def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path, photos, inception_file):
     (tmp_path / "graph.pb").write_bytes(b"of before")
     steps = ("--how_many_training_steps", "100000000")
     run = subprocess.Popen(
@@ -216,7 +188,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, 
     seen = ""
     while "training:" not in seen:
         seen += run.stderr.read(1)
-    run.send_signal(sent)
+    run.send_signal(signal.SIGTERM)
     _, rest = run.communicate(timeout=30)
     assert run.returncode == 130
     last = rest.splitlines()[-1]
@@ -243,7 +215,9 @@ def rows_of_store(folder):
         return [key for (key,) in connection.execute("SELECT key FROM vectors")]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, many_photos, photos, inception_file):
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    tmp_path, run_retrain, many_photos, photos, inception_file
+):
     work = tmp_path / "photos"
     work.mkdir()
     os.symlink(many_photos, work / "red")
@@ -259,24 +233,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, many_photos, photos
     assert "Traceback" not in run.stderr
     assert "the bottleneck store" in run.stderr.splitlines()[-1]
     assert "cannot be used" in run.stderr.splitlines()[-1]
-    done = subprocess.run(
-        [python, script, *flags, "--how_many_training_steps", "5"], capture_output=True, timeout=120
-    )
-    assert done.returncode == 0
-    assert len(rows_of_store(tmp_path / "cache")) == 2530
+    again = ("--bottleneck_dir", tmp_path / "cache", "--label_audit", "")
+    assert run_retrain(tmp_path, work, *again, steps=5) == 0
+    assert len(rows_of_store(tmp_path / "cache")) == 1530
 
 
 def test_runs_side_by_side_share_a_store(tmp_path, photos, inception_file):
     flags = ("--how_many_training_steps", "50")
-    runs = []
-    for name in ("one", "two", "three"):
+    runs, names = [], ("one", "two")
+    for name in names:
         (tmp_path / name).mkdir()
         shared = ("--bottleneck_dir", f"{tmp_path}/cache", *flags)
         line = command(tmp_path / name, photos, inception_file, *shared)
         runs.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0, 0]
+    assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0]
     assert len(rows_of_store(tmp_path / "cache")) == 90
-    graphs = {(tmp_path / name / "labels.txt").read_bytes() for name in ("one", "two", "three")}
+    graphs = {(tmp_path / name / "labels.txt").read_bytes() for name in names}
     assert graphs == {b"blue\ngreen\nred\n"}
 
 
@@ -325,14 +297,14 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     script=st.sampled_from([flags, labelling_command]),
     choices=st.lists(st.tuples(st.integers(0, 60), VALUES), max_size=4),
 )
 def test_any_flags_are_taken_or_refused_with_code_2(script, choices):
     parser = script.build_parser()
-    names = [flag for flag in parser._option_string_actions if flag not in ("-h", "--help")]
+    names = re.findall(r"^  (--\w+)", parser.format_help(), flags=re.M)
     argv = ["--image_dir", "x"] if script is flags else ["x.jpg"]
     for number, value in choices:
         argv += [names[number % len(names)], value]

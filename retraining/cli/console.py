@@ -1,10 +1,10 @@
 """Exit codes, one-line errors, log lines and progress bars of both commands."""
 
-import _thread
 import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -139,7 +139,7 @@ def _terminable(stopped: threading.Event) -> Iterator[None]:
 
     def unraisable(dropped: "sys.UnraisableHookArgs", /) -> None:
         if dropped.exc_type is KeyboardInterrupt:
-            timers.append(threading.Timer(AGAIN_SECONDS, _thread.interrupt_main))
+            timers.append(threading.Timer(AGAIN_SECONDS, _interrupt_main_thread))
             timers[-1].start()
         else:
             hook(dropped)
@@ -153,6 +153,14 @@ def _terminable(stopped: threading.Event) -> Iterator[None]:
         sys.unraisablehook = hook
         for timer in timers:
             timer.cancel()
+
+
+def _interrupt_main_thread() -> None:
+    """Sends SIGINT to the main thread, which ends a call that blocks it."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:  # on Windows
+        signal.raise_signal(signal.SIGINT)
 
 
 def say(message: object) -> None:

@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks import parquet
+from retraining.bottlenecks.extract import Extractor
 from retraining.photos.dataset import Example
 from retraining.system.atomic import WriteError, write_files
 
 arrow = pytest.importorskip("pyarrow.parquet")
-
-
-def stored_in(path):
-    """{key: the vector's bytes} of a store."""
-    with contextlib.closing(sqlite3.connect(path)) as store:
-        return dict(store.execute("SELECT key, vector FROM vectors"))
 
 
 def examples(count, split="training"):
@@ -68,54 +63,18 @@ def test_names_that_are_no_text(tmp_path):
     assert arrow.read_table(path)["path"].to_pylist() == ["a/\\xff.jpg"]
 
 
-def test_what_was_there_stays_until_the_new_file_is_complete(tmp_path, monkeypatch):
+def test_what_was_there_stays_until_the_new_file_is_complete(tmp_path):
     path = tmp_path / "vectors.parquet"
     path.write_text("before")
 
-    def fail(*_):
+    def parts():
+        yield examples(1), np.zeros((1, 3), "f4")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parquet, "_table", fail)
     with pytest.raises(WriteError, match=r"^cannot write .*vectors.parquet: No space left"):
-        write_files({path: parquet.vectors_content([(examples(1), np.zeros((1, 3), "f4"))], 3, {})})
+        write_files({path: parquet.vectors_content(parts(), 3, {})})
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["vectors.parquet"]
-
-
-def test_a_run_exports_what_its_store_holds(tmp_path, photos, run_retrain):
-    path = tmp_path / "vectors.parquet"
-    flags = ("--export_vectors", path, "--no_report", "--precision", "float32")
-    distorted = ("--flip_left_right", "--distorted_views", 1)
-    assert run_retrain(tmp_path, photos, *flags, *distorted) == 0
-    rows = arrow.read_table(path).to_pylist()
-    assert len(rows) == 90
-    assert {row["split"] for row in rows} == {"training", "validation", "testing"}
-    assert all(row["path"].split(os.sep)[-2] == row["label"] for row in rows)
-    (store,) = (tmp_path / "bottleneck_cache").glob("inception_v3-*.sqlite")
-    stored = stored_in(store)
-    for row in rows:
-        assert row["vector"] == np.frombuffer(stored[row["key"]], "<f4").tolist()
-    facts = arrow.read_schema(path).metadata
-    assert facts[b"network"] == b"inception_v3"
-    assert store.name == f"inception_v3-{facts[b'fingerprint'].decode()[:16]}.sqlite"
-
-
-def test_a_run_that_fails_exports_nothing(tmp_path, photos, run_retrain):
-    path = tmp_path / "vectors.parquet"
-    flags = ("--assert_accuracy_at_least", 0.95, "--learning_rate", 0)  # learns nothing
-    assert run_retrain(tmp_path, photos, "--export_vectors", path, *flags) == 1
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("flag", ["--export_vectors", "--import_vectors"])
-def test_without_the_package_it_is_refused_at_once(
-    tmp_path, run_retrain, monkeypatch, capsys, flag
-):
-    monkeypatch.setattr(parquet.importlib.util, "find_spec", lambda name: None)
-    (tmp_path / "x.parquet").touch()
-    assert run_retrain(tmp_path, tmp_path, flag, tmp_path / "x.parquet") == 2
-    error = capsys.readouterr().err
-    assert f"{flag} needs the package pyarrow: pip install -r requirements-" in error
 
 
 # -- reading back -----------------------------------------------------------------------------
@@ -235,8 +194,7 @@ def test_what_is_no_parquet_file_is_refused(tmp_path):
 def test_a_flipped_bit_is_found(tmp_path):
     path = written(tmp_path, np.random.default_rng(0).random((100, 3), dtype=np.float32))
     content = bytearray(Path(path).read_bytes())
-    with parquet.VectorFile(path) as file:
-        column = file._file.metadata.row_group(0).column(4)
+    column = arrow.read_metadata(path).row_group(0).column(4)
     content[column.data_page_offset + column.total_compressed_size - 50] ^= 4
     Path(path).write_bytes(content)
     with pytest.raises(parquet.VectorFileError, match="CRC"):
@@ -244,8 +202,10 @@ def test_a_flipped_bit_is_found(tmp_path):
 
 
 def stored(folder):
-    """{store's name: {key: vector}} of the bottleneck cache in a folder."""
-    return {path.name: stored_in(path) for path in (folder / "bottleneck_cache").glob("*-*.sqlite")}
+    """{key: the vector's bytes} of the one store in a run's folder."""
+    (path,) = (folder / "bottleneck_cache").glob("*-*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        return dict(store.execute("SELECT key, vector FROM vectors"))
 
 
 @pytest.fixture(scope="module")
@@ -257,65 +217,13 @@ def exported(tmp_path_factory, photos, run_retrain):
     return folder
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    """No vector can be computed for the store."""
-
-    def fail(*_):
-        raise AssertionError("a vector is computed")
-
-    monkeypatch.setattr("retraining.bottlenecks.extract.Extractor.compute", fail)
-    monkeypatch.setattr("retraining.bottlenecks.extract.Extractor.read", fail)
-
-
-def test_imported_vectors_are_not_computed(
-    tmp_path, photos, run_retrain, exported, no_network, capsys
-):
-    flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
-    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
-    assert "90 vectors taken over from" in capsys.readouterr().err
-    assert stored(tmp_path) == stored(exported)
-    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
-    assert "\n0 vectors taken over from" in (error := capsys.readouterr().err)
-    assert "vectors.parquet, 90 known before\n" in error
-
-
 def test_photos_at_a_url_are_only_hashed_where_vectors_are_imported(
-    tmp_path, photos, run_retrain, exported, no_network, object_store
+    tmp_path, photos, run_retrain, exported, object_store, monkeypatch
 ):
+    monkeypatch.setattr(Extractor, "compute", None)  # a use of it would fail
+    monkeypatch.setattr(Extractor, "read", None)
     url = object_store.upload(photos, "imported")
     flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
     flags = (*flags, "--projector_photos", 0, "--precision", "float32")
     assert run_retrain(tmp_path, url, *flags) == 0
     assert stored(tmp_path) == stored(exported)
-
-
-def test_a_damaged_store_is_told_when_vectors_come_into_a_new_one(
-    tmp_path, photos, run_retrain, exported, no_network, capsys
-):
-    (store,) = stored(exported)
-    (tmp_path / "bottleneck_cache").mkdir()
-    (tmp_path / "bottleneck_cache" / store).write_text("no store at all")
-    flags = ("--import_vectors", exported / "vectors.parquet", "--no_report")
-    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 0
-    assert f"{store} was damaged or something else; moved to" in capsys.readouterr().err
-
-
-def test_vectors_of_another_network_are_refused(tmp_path, photos, run_retrain, exported, capsys):
-    flags = ("--import_vectors", exported / "vectors.parquet", "--mirror_average")
-    assert run_retrain(tmp_path, photos, *flags, "--precision", "float32") == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "holds vectors of inception_v3 in float32, this run needs" in error
-    assert not (tmp_path / "models" / "retrained_graph.pb").exists()
-
-
-def test_a_file_to_import_that_is_not_there(tmp_path, photos, run_retrain, capsys):
-    assert run_retrain(tmp_path, photos, "--import_vectors", tmp_path / "no.parquet") == 2
-    assert "no.parquet is no file" in capsys.readouterr().err
-
-
-def test_the_file_that_is_imported_is_not_replaced(tmp_path, photos, run_retrain, exported, capsys):
-    path = exported / "vectors.parquet"
-    flags = ("--import_vectors", path, "--export_vectors", path)
-    assert run_retrain(tmp_path, photos, *flags) == 2
-    assert "would replace the file of --import_vectors" in capsys.readouterr().err

@@ -7,30 +7,25 @@ import socket
 import sqlite3
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from retraining.bottlenecks import ray_engine
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job
 from retraining.bottlenecks.fetch import NoImageError
 from retraining.bottlenecks.ray_engine import (
     Ray,
     RayEngineError,
     RayExtractor,
-    _Health,
-    _room,
-    _undisturbed,
 )
 from retraining.bottlenecks.ray_worker import (
     ENDED,
     UnreadableHereError,
-    Work,
     Worker,
     WorkerError,
-    check_machine,
-    versions,
 )
-from retraining.cli import flags
 from retraining.networks.network import load_network
 from retraining.networks.registry import find
 from retraining.photos.dataset import Example
@@ -76,11 +71,20 @@ def worker_that(ends, folder, times):
     """A Worker that ends, so many times, before it computes a photo whose path holds `ends`."""
 
     class Mortal(Worker):
-        def _compute(self, kind, items):
-            if any(ends in item for item in items) and len(os.listdir(folder)) < times:
-                Path(folder, str(os.getpid())).touch()
-                os._exit(1)
-            return super()._compute(kind, items)
+        def answer(self, *call):
+            read = Extractor.read
+
+            def mortal(extractor, paths):
+                if any(ends in path for path in paths) and len(os.listdir(folder)) < times:
+                    Path(folder, str(os.getpid())).touch()
+                    os._exit(1)
+                return read(extractor, paths)
+
+            Extractor.read = mortal
+            try:
+                return super().answer(*call)
+            finally:
+                Extractor.read = read
 
     return Mortal
 
@@ -93,7 +97,8 @@ def check(readings, here):
         np.testing.assert_allclose(reading.vector, here[reading.path].vector, atol=1e-4)
 
 
-@pytest.mark.parametrize("actors", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [1, 2])
 def test_the_vectors_are_those_of_the_local_engine(cluster, network, paths, here, actors, capfd):
     check(list(extractor_on(cluster, network, actors).read(paths)), here)
     assert capfd.readouterr() == ("", "")
@@ -126,7 +131,7 @@ def test_bad_images_come_back_with_their_keys_and_reasons(cluster, network, path
     broken.write_bytes(Path(paths[0]).read_bytes()[:300])
     text.write_text("no image at all")
     bad = [str(broken), str(text)]
-    found = {r.path: r for r in extractor_on(cluster, network).read([*paths[:3], *bad])}
+    found = {r.path: r for r in extractor_on(cluster, network, 1).read([*paths[:3], *bad])}
     expected = {r.path: r for r in Extractor(network).read(bad)}
     for path in bad:
         assert type(found[path].vector) is type(expected[path].vector)
@@ -143,22 +148,11 @@ def test_a_worker_that_dies_costs_no_photo(cluster, network, paths, here, tmp_pa
     assert len(os.listdir(tmp_path)) == 1
 
 
-def test_a_photo_that_ends_every_worker_is_given_up(cluster, network, paths, here, tmp_path):
-    mortal = worker_that(paths[7], str(tmp_path), times=100)
-    readings = list(extractor_on(cluster, network, worker=mortal).read(paths))
-    (lost,) = [reading for reading in readings if isinstance(reading.vector, ImageError)]
-    assert (lost.path, str(lost.vector)) == (paths[7], ENDED)
-    assert lost.key == hash_file(paths[7])
-    rest = {path: reading for path, reading in here.items() if path != paths[7]}
-    check([reading for reading in readings if reading is not lost], rest)
-    assert len(os.listdir(tmp_path)) == 4  # in its batch twice, twice alone
-
-
 @pytest.mark.slow
 def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, paths):
     class Elsewhere(Worker):
-        def _compute(self, kind, items):
-            return super()._compute(kind, [f"/not/mounted{item}" for item in items])
+        def answer(self, kind, number, items):
+            return super().answer(kind, number, [f"/not/mounted{item}" for item in items])
 
     with pytest.raises(RayEngineError, match=r"cannot read .*photo_00.jpg, but this machine can"):
         list(extractor_on(cluster, network, worker=Elsewhere).read(paths[:1]))
@@ -167,11 +161,11 @@ def test_a_file_that_only_the_driver_sees_is_no_bad_image(cluster, network, path
 @pytest.mark.slow
 def test_an_error_in_a_worker_is_one_line(cluster, network, paths):
     class Failing(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *_):
             raise WorkerError("is out of order; mend it")
 
     class Surprising(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *_):
             raise KeyError("surprise")
 
     with pytest.raises(RayEngineError) as failure:
@@ -205,7 +199,8 @@ def stored(folder):
 def test_retrain_ends_as_with_the_local_engine(
     cluster, run_retrain, finished, photos, tmp_path, capsys
 ):
-    chosen = ("--engine", "ray", "--ray_address", cluster.address, "--precision", "float32")
+    chosen = ("--engine", "ray", "--ray_address", cluster.address, "--ray_actors", 1)
+    chosen += ("--precision", "float32")
     assert run_retrain(tmp_path, photos, *chosen) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in printed[:3]] == [
@@ -232,11 +227,11 @@ def test_a_node_that_dies_costs_no_photo(network, paths, here):
         _, doomed = three.add_node(**about), three.add_node(**about)
 
         class Slow(Worker):
-            def _compute(self, kind, items):
+            def answer(self, *call):
                 import time
 
                 time.sleep(1)
-                return super()._compute(kind, items)
+                return super().answer(*call)
 
         readings = []
         for reading in extractor_on(three, network, actors=3, worker=Slow).read(paths):
@@ -270,17 +265,26 @@ def test_a_photo_that_takes_all_memory(network, paths, here, tmp_path, monkeypat
     folder, greedy = str(tmp_path), paths[7]
 
     class Greedy(Worker):
-        def _compute(self, kind, items):
+        def answer(self, *call):
             import time
 
-            if greedy in items and len(os.listdir(folder)) < times:
-                Path(folder, str(os.getpid())).touch()
-                taken = []
-                for _ in range(50):
-                    taken.append(np.ones(1 << 27, np.uint8))
-                    time.sleep(0.05)
-                time.sleep(60)  # until it is ended
-            return super()._compute(kind, items)
+            read = Extractor.read
+
+            def take_all(extractor, paths):
+                if greedy in paths and len(os.listdir(folder)) < times:
+                    Path(folder, str(os.getpid())).touch()
+                    taken = []
+                    for _ in range(50):
+                        taken.append(np.ones(1 << 27, np.uint8))
+                        time.sleep(0.05)
+                    time.sleep(60)  # until it is ended
+                return read(extractor, paths)
+
+            Extractor.read = take_all
+            try:
+                return super().answer(*call)
+            finally:
+                Extractor.read = read
 
     about = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20}
     small = utils.Cluster(initialize_head=True, head_node_args=about)
@@ -321,20 +325,6 @@ def test_more_cpus_than_this_machine_has(network, paths):
         list(extractor.read(paths))
 
 
-def test_a_signal_waits_for_the_end():
-    done = []
-
-    def work():
-        with _undisturbed():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.raise_signal(number)
-                done.append(number)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert done == [signal.SIGINT, signal.SIGTERM]
-
-
 def test_nothing_to_compute_needs_no_cluster(network):
     extractor = RayExtractor(network, ExtractionSettings(), Ray("127.0.0.1:1"))
     assert list(extractor.read([])) == []
@@ -348,99 +338,182 @@ def test_missing_ray_is_one_line(network, paths, monkeypatch):
         list(extractor.read(paths))
 
 
-def test_room_for_actors():
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
-        {"Alive": True, "Resources": {"CPU": 3.0}},
-        {"Alive": True, "Resources": {"memory": 1.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0}},
-    ]
-
-    def room(chosen):
-        return [_room(node, chosen) for node in nodes]
-
-    assert room(Ray(cpus=1)) == [8, 3, 0, 0]
-    assert room(Ray(cpus=2)) == [4, 1, 0, 0]
-    assert room(Ray(cpus=1, gpus=0.5)) == [2, 0, 0, 0]
+# -- without a cluster -----------------------------------------------------------------------
 
 
-def test_more_actors_than_room_is_said(network, caplog):
-    node = {"Alive": True, "Resources": {"CPU": 3.0}}
-    extractor = RayExtractor(network, ExtractionSettings(), Ray("", 5))
-    assert extractor._count_actors([node]) == 5
-    assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
-    with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
-        RayExtractor(network, ExtractionSettings(), Ray("", None, 4))._count_actors([node])
+class Pool:
+    """Stands in for ray.util.ActorPool: each call is answered at once."""
+
+    def __init__(self, actors):
+        self.actors, self.answers = actors, []
+
+    def submit(self, ask, call):
+        self.answers.append(ask(self.actors[0], call))
+
+    def has_next(self):
+        return bool(self.answers)
+
+    def get_next_unordered(self):
+        return self.answers.pop(0)
+
+    def pop_idle(self):
+        return None
 
 
-def test_calls_hold_whole_batches_and_less_where_there_is_little(network):
-    one = RayExtractor(network, ExtractionSettings(), Ray())
-    assert one._images_per_call(10_000) == 64
-    assert one._images_per_call(70) == 16
-    assert one._images_per_call(3) == 8
-    four = RayExtractor(network, ExtractionSettings(batch_size=10), Ray(cpus=4))
-    assert four._images_per_call(100_000) == 320
+class FakeRay:
+    """Stands in for the module ray: a cluster of these nodes, whose actors are objects here."""
+
+    util = SimpleNamespace(ActorPool=Pool)
+
+    def __init__(self, *nodes):
+        self.resources, self.workers = nodes, []
+
+    def nodes(self):
+        return [
+            {"NodeID": str(n), "Alive": True, "Resources": has} | has.pop("node", {})
+            for n, has in enumerate(map(dict, self.resources))
+        ]
+
+    def put(self, value):
+        return value
+
+    def remote(self, **_):
+        return lambda kind: SimpleNamespace(remote=lambda *arguments: self.start(kind, arguments))
+
+    def start(self, kind, arguments):
+        actor = kind(*arguments)
+        if isinstance(actor, Recorder):
+            self.workers.append(actor)
+        return SimpleNamespace(answer=SimpleNamespace(remote=getattr(actor, "answer", None)))
 
 
-def test_workers_that_end_at_many_photos_are_at_fault():
-    health = _Health()
-    for number in range(20):
-        health.check(f"photo{number}", (None, ImageError(ENDED)))
-    with pytest.raises(RayEngineError, match="21 of 21 photos ended the Ray workers"):
-        health.check("photo20", (None, ImageError(ENDED)))
+class Recorder:
+    """A worker that computes nothing and remembers what it was asked for."""
+
+    found = (None, np.zeros(1, "f4"))
+
+    def __init__(self, *_):
+        self.asked = []
+
+    def answer(self, kind, number, items):
+        self.asked.append(items)
+        return number, [self.found] * len(items)
 
 
-def test_a_file_that_nobody_can_read_is_a_bad_image(tmp_path):
-    error = UnreadableHereError("cannot be read: no such file", "node7")
-    _Health().check(str(tmp_path / "gone.jpg"), (None, error))
+@pytest.fixture
+def fake(network, monkeypatch):
+    """Makes (a FakeRay of these nodes, a RayExtractor on it)."""
+
+    def make(settings, *nodes, worker=Recorder, batch_size=None):
+        ray = FakeRay(*nodes)
+        monkeypatch.setattr(ray_engine, "connected", lambda *_: contextlib.nullcontext(ray))
+        extractor = RayExtractor(network, ExtractionSettings(batch_size=batch_size), settings)
+        extractor.worker = worker
+        return ray, extractor
+
+    return make
 
 
-def test_another_version_on_a_worker_is_refused(network):
-    work = Work.of(network, ExtractionSettings(), 1)
-    check_machine(work)
-    work.versions["numpy"] = "0.1"
-    with pytest.raises(WorkerError, match=f"has numpy {versions()['numpy']} and this machine 0.1"):
-        check_machine(work)
-
-
-def test_a_worker_without_bfloat16_is_refused(network, monkeypatch):
-    monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "bfloat16")
-    work = Work.of(network, ExtractionSettings("bfloat16"), 1)
-    check_machine(work)
-    monkeypatch.setattr("retraining.bottlenecks.ray_worker.native_precision", lambda: "float32")
-    with pytest.raises(WorkerError, match=r"use `NetworkSettings.precision` float32"):
-        check_machine(work)
-    check_machine(Work.of(network, ExtractionSettings("float32"), 1))
+NODES = (
+    {"CPU": 8.0, "GPU": 1.0},
+    {"CPU": 3.0},
+    {"memory": 1.0},
+    {"CPU": 64.0, "node": {"Alive": False}},
+)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "actors"),
     [
-        (["--ray_actors", "2"], "--ray_actors needs --engine ray"),
-        (
-            ["--engine", "ray", "--ray_address", "nonsense"],
-            "must be auto, local, [ray://]HOST:PORT",
-        ),
-        (["--engine", "ray", "--ray_resources", "0"], "--ray_resources: must be from 1 to 10000"),
-        (["--engine", "ray", "--ray_resources", "1,x"], "must be CPUS or CPUS,GPUS, not 1,x"),
+        (Ray(cpus=1), 8 + 3),
+        (Ray(cpus=2), 4 + 1),
+        (Ray(cpus=1, gpus=0.5), 2),
+        (Ray(actors=3), 3),
     ],
 )
-def test_bad_flags_are_refused(given, message, photos, capsys, monkeypatch):
-    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: "something")
-    with pytest.raises(SystemExit) as stop:
-        flags.parse_flags(["--image_dir", photos, *given], "")
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+def test_as_many_actors_start_as_fit_or_as_set(fake, settings, actors):
+    ray, extractor = fake(settings, *NODES)
+    list(extractor.read(["a.jpg"]))
+    assert len(ray.workers) == actors
 
 
-def test_flags_without_ray_name_its_requirements(photos, capsys, monkeypatch):
-    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit):
-        flags.parse_flags(["--image_dir", photos, "--engine", "ray"], "")
-    assert "pip install -r requirements-ray.txt" in capsys.readouterr().err
+def test_more_actors_than_room_is_said(fake, caplog):
+    ray, extractor = fake(Ray(actors=5), {"CPU": 3.0})
+    list(extractor.read(["a.jpg"]))
+    assert len(ray.workers) == 5
+    assert "room for 3 of 5 actors with 1 CPU each" in caplog.text
+    _, extractor = fake(Ray(cpus=4), {"CPU": 3.0})
+    with pytest.raises(RayEngineError, match="no node of the Ray cluster has 4 CPUs"):
+        list(extractor.read(["a.jpg"]))
 
 
-def test_resources_are_cpus_and_gpus(photos):
-    pytest.importorskip("ray")
-    given = ["--image_dir", photos, "--engine", "ray", "--ray_resources", "4,0.5"]
-    assert flags.parse_flags(given, "")[0].ray_resources == (4, 0.5)
+@pytest.mark.parametrize(
+    ("settings", "batch_size", "photos", "calls"),
+    [
+        (Ray(), None, 10_000, [64] * 156 + [16]),
+        (Ray(), None, 70, [16] * 4 + [6]),
+        (Ray(), None, 3, [3]),
+        (Ray(cpus=4), 10, 20_000, [320] * 62 + [160]),
+    ],
+)
+def test_calls_hold_whole_batches_and_less_where_there_is_little(
+    fake, settings, batch_size, photos, calls
+):
+    ray, extractor = fake(settings, {"CPU": float(settings.cpus)}, batch_size=batch_size)
+    paths = [f"{n}.jpg" for n in range(photos)]
+    assert [reading.path for reading in extractor.read(paths)] == paths
+    (worker,) = ray.workers
+    assert [len(items) for items in worker.asked] == calls
+    assert worker.asked[0][0] == os.path.abspath("0.jpg")  # workers run in another folder
+
+
+def test_workers_that_end_at_many_photos_are_at_fault(fake):
+    class Mortal(Recorder):
+        found = (None, ImageError(ENDED))
+
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Mortal)
+    answers = extractor.read([f"{n}.jpg" for n in range(30)])
+    assert [next(answers).path for _ in range(20)] == [f"{n}.jpg" for n in range(20)]
+    with pytest.raises(RayEngineError, match="21 of 21 photos ended the Ray workers"):
+        next(answers)
+
+
+class Elsewhere(Recorder):
+    found = (None, UnreadableHereError("cannot be read: no such file", "node7"))
+
+
+def test_a_file_that_nobody_can_read_is_a_bad_image(fake, tmp_path):
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Elsewhere)
+    (reading,) = extractor.read([str(tmp_path / "gone.jpg")])
+    assert str(reading.vector) == "cannot be read: no such file"
+
+
+def test_a_file_that_this_machine_can_read_is_none(fake, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    _, extractor = fake(Ray(), {"CPU": 1.0}, worker=Elsewhere)
+    with pytest.raises(RayEngineError, match=r"on node7 cannot read .*a.jpg, but this machine can"):
+        list(extractor.read([str(tmp_path / "a.jpg")]))
+
+
+def test_a_signal_waits_until_ray_has_shut_down(monkeypatch):
+    done = []
+
+    def shut_down():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            done.append(number)
+
+    errors = ("RayTaskError", "ActorDiedError", "RayError")
+    known = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in errors})
+    ray = ModuleType("ray")
+    ray.init, ray.shutdown, ray.exceptions = lambda **_: None, shut_down, known
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.util", ModuleType("ray.util"))
+
+    def run():
+        with ray_engine.connected(Ray("local"), 0) as connected:
+            assert connected is ray
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert done == [signal.SIGINT, signal.SIGTERM]

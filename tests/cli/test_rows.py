@@ -73,3 +73,9 @@ def test_csv_and_json_give_names_back(capfdbinary):
     assert [(row["path"], row["label"]) for row in found] == [(ODD, r[0]) for r in RANKING]
     lines = written(capfdbinary, "jsonl").decode().splitlines()
     assert [json.loads(line)["path"] for line in lines] == [ODD, ODD, "bad.jpg"]
+
+
+def test_undecodable_bytes_are_escaped_in_json(capfdbinary):
+    make_writer("jsonl", ("path",))("a\udcff.jpg", None, RANKING[:1])
+    print(end="", flush=True)
+    assert capfdbinary.readouterr().out == b'{"path": "a\\udcff.jpg"}\n'

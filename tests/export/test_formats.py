@@ -47,6 +47,22 @@ HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what --onnx_file needs is not installed")
 
 
+START = subprocess.run  # whatever takes its place in a test
+
+
+def in_this_process(command, **_):
+    """In place of subprocess.run: the same converters, so that a test can break them."""
+    convert.main(command[-1])
+    return SimpleNamespace(returncode=0)
+
+
+def mostly_here(command, **settings):
+    """In place of subprocess.run: only the SavedModel is made in a process of its own."""
+    request = json.loads(Path(command[-1], "request.json").read_text())
+    run = START if request["format"] == "saved_model" else in_this_process
+    return run(command, **settings)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, run_retrain, photos):
     """One run that writes every format: its folder, paths, stdout and stderr."""
@@ -57,7 +73,9 @@ def run(tmp_path_factory, run_retrain, photos):
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
+        pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setattr(subprocess, "run", mostly_here)
         assert run_retrain(folder, photos, "--precision", "float32", *flags) == 0
     return SimpleNamespace(
         folder=folder,
@@ -335,12 +353,6 @@ def failing(tmp_path, run_retrain, photos, capsys):
     return run
 
 
-def in_this_process(command, **_):
-    """In place of subprocess.run: the same converters, so that a test can break them."""
-    convert.main(command[-1])
-    return SimpleNamespace(returncode=0)
-
-
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp_path):
     tflite = CONVERTERS["tflite"]
@@ -352,7 +364,7 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
         tflite.save(source, path)
 
     monkeypatch.setitem(CONVERTERS, "tflite", replace(tflite, save=save_wrongly))
-    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     (tmp_path / "m.tflite").write_bytes(b"the one before")
     code, said = failing("--tflite_file", tmp_path / "m.tflite")
     assert code == 1
@@ -363,13 +375,11 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
 
 
 def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
-    started = subprocess.run
-
     def run_without_graph(command, **settings):
         os.remove(os.path.join(command[-1], "graph.pb"))
-        return started(command, **settings)
+        return START(command, **settings)
 
-    monkeypatch.setattr(formats.subprocess, "run", run_without_graph)
+    monkeypatch.setattr(subprocess, "run", run_without_graph)
     code, said = failing("--saved_model_dir", tmp_path / "saved")
     assert code == 1
     assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
@@ -378,13 +388,14 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
 
 def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
-    monkeypatch.setattr(formats.subprocess, "run", lambda *_, **__: killed)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
         formats.make({"tflite": "x"}, b"", [], 1)
 
 
-def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path):
+def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monkeypatch):
     """A WebP file, which Pillow reads and TensorFlow's DecodeJpeg does not."""
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     graph_def = retrained(networks[1])
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = {"saved_model": str(tmp_path / "saved")}
@@ -404,20 +415,6 @@ def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypa
     assert not list((tmp_path / "bottleneck_cache").glob("inception*"))
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tflite_quantize", "dynamic"], "--tflite_quantize needs --tflite_file"),
-        (["--tflite_file", "a/x", "--onnx_file", "a/x"], "name the same file"),
-        (["--onnx_file", "{photos}/red/x.onnx"], "is in --image_dir"),
-        (["--saved_model_dir", "{photos}/saved"], "is in --image_dir"),
-    ],
-)
-def test_bad_flags_are_usage_errors(failing, photos, flags, message):
-    code, said = failing(*(flag.format(photos=photos) for flag in flags))
-    assert (code, message in said) == (2, True)
-
-
 def test_unwritable_places_are_said_at_the_start(failing, tmp_path):
     (tmp_path / "file").write_text("")
     code, said = failing("--saved_model_dir", tmp_path / "file")
@@ -434,17 +431,40 @@ def test_versions_are_counted_on(tmp_path):
     assert to_saved_model.next_version(tmp_path) == str(tmp_path / "13")
 
 
-def test_the_tolerance():
-    tflite, quantized = CONVERTERS["tflite"], CONVERTERS["tflite_int8"]
-    assert formats._check(tflite, (50, 1.0, 0.0123)) == (
-        "the same first label for 50 of 50 photos, probabilities up to 0.012 apart"
+@pytest.fixture
+def converted(monkeypatch):
+    """Makes one format by a converter that gives these answers to pixels; also the request."""
+
+    def make(kind, answers, photos=("here.jpg",)):
+        requests = []
+
+        def run(command, **_):
+            folder = Path(command[-1])
+            requests.append(json.loads((folder / "request.json").read_text()))
+            (folder / kind).write_bytes(b"a model")
+            (folder / "answers.json").write_text(json.dumps({"pixels": answers}))
+            return SimpleNamespace(returncode=0)
+
+        monkeypatch.setattr(subprocess, "run", run)
+        (made,) = formats.make({kind: "x"}, b"", photos, 9)
+        return made, requests[0]
+
+    return make
+
+
+def test_answers_must_be_those_of_the_graph(converted):
+    made, _ = converted("tflite", (50, 1.0, 0.0123))
+    assert (made.name, made.path, made.content) == ("tflite", "x", b"a model")
+    assert made.agreement == (
+        "tflite, 0.0 MB: from pixels the same first label for 50 of 50 photos, probabilities up "
+        "to 0.012 apart"
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
         with pytest.raises(build.ExportError, match="does not answer"):
-            formats._check(tflite, (50, same, difference))
-    assert formats._check(quantized, (50, 0.9, 0.5))
+            converted("tflite", (50, same, difference))
+    assert converted("tflite_int8", (50, 0.9, 0.5))[0].name == "tflite"
     with pytest.raises(build.ExportError):
-        formats._check(quantized, (50, 0.7, 0.5))
+        converted("tflite_int8", (50, 0.7, 0.5))
 
 
 def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, failing, tmp_path):
@@ -457,7 +477,7 @@ def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, fail
     for module in (cli_flags, cli_settings):
         monkeypatch.setattr(module, "FORMATS", (*module.FORMATS, other))
     monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "other_file")
-    monkeypatch.setattr(formats.subprocess, "run", in_this_process)
+    monkeypatch.setattr(subprocess, "run", in_this_process)
     assert failing("--other_file", tmp_path / "models" / "retrained_graph.pb")[0] == 2
     missing = replace(other, packages=("no_such_package",), requirements=onnx.requirements)
     monkeypatch.setitem(CONVERTERS, "other", missing)
@@ -474,10 +494,8 @@ def test_retrain_does_not_load_what_it_is_not_asked_for():
     assert done.stdout == "set()\n"
 
 
-def test_photos_at_urls_keep_their_names(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(formats, "_convert", lambda *request: asked.append(request) or {})
-    monkeypatch.setattr(formats, "_made", lambda *_: None)
+def test_photos_at_urls_keep_their_names(converted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    formats.make({"onnx": "x.onnx"}, b"", ["s3://b/a.jpg", "here.jpg"], 9)
-    assert asked[0][2]["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]
+    _, request = converted("onnx", (2, 1.0, 0.0), ["s3://b/a.jpg", "here.jpg"])
+    assert request["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]
+    assert (request["format"], request["max_image_pixels"]) == ("onnx", 9)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_no_two_labels_share_a_folder():
         "tulip",
     ]
     names = folder_names(labels)
-    assert len({sorting._as_some_systems_see(name) for name in names.values()}) == len(labels)
+    seen = {normalize("NFC", normalize("NFC", name).casefold()) for name in names.values()}
+    assert len(seen) == len(labels)  # where neither case nor the form of accents counts
     assert names["tulip"] == "tulip"
     assert names["rose"].startswith("rose~")
     assert names == folder_names(reversed(labels))

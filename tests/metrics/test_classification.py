@@ -1,5 +1,7 @@
 """classification.py: the metrics of classes."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,39 @@ def test_the_cross_entropy_of_logits_is_that_of_their_softmax():
     far = np.array([[0.0, 2000.0]])
     assert classification.cross_entropy_of_logits(far, np.array([0])) == 2000
     assert np.isnan(classification.cross_entropy_of_logits(logits[:0], targets[:0]))
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        # Published values of the Wilson interval at 95 %.
+        (81, 263, 0.2553, 0.3662),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (10, 10, 0.7225, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval(correct, total, low, high):
+    assert classification.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_softmax_and_its_figures():
+    logits = np.log(np.array([[1.0, 1.0, 2.0], [7.0, 2.0, 1.0]]))
+    answer = classification.softmax(logits)
+    np.testing.assert_allclose(answer, [[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]])
+    np.testing.assert_allclose(classification.softmax(logits + 1000), answer)
+    targets = np.array([2, 1])
+    assert classification.accuracy(answer, targets) == 0.5
+    expected = -(math.log(0.5) + math.log(0.2)) / 2
+    assert classification.cross_entropy(answer, targets) == pytest.approx(expected)
+
+
+def test_cross_entropy_stays_finite():
+    assert classification.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 1000
+
+
+def test_agreement():
+    one = np.array([[0.6, 0.4], [0.1, 0.9]])
+    other = np.array([[0.45, 0.55], [0.1, 0.9]])
+    assert classification.agreement(one, other) == (0.5, pytest.approx(0.15))

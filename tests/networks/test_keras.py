@@ -4,14 +4,13 @@ import gc
 import json
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import label_image
-from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.nodes import constant, nodes_by_name, read_notes
 from retraining.graphs.read import read_graph
@@ -77,6 +76,21 @@ def vectors(base, pixels):
 def frozen(name, model_dir, **chosen):
     network = find(name, Choice(**chosen))
     return load_network(obtain(network, model_dir, offline=True), network)
+
+
+@pytest.fixture(scope="module")
+def bare_network(whole, tmp_path_factory):
+    """(the frozen network of the bare model, its --model_dir); do not change them."""
+    folder = tmp_path_factory.mktemp("bare")
+    return frozen(SMALL, folder, weights=str(whole.folder / "bare.weights.h5")), folder
+
+
+@pytest.fixture
+def base(bare_network):
+    """The bare network, with a GraphDef of its own."""
+    graph_def = type(bare_network[0].graph_def)()
+    graph_def.CopyFrom(bare_network[0].graph_def)
+    return replace(bare_network[0], graph_def=graph_def)
 
 
 def assert_close(found, expected, tolerance=1e-4):
@@ -157,19 +171,25 @@ def test_the_table_is_that_of_the_installed_keras(keras):
     assert names - seen <= {"MobileNetV3Small", "MobileNetV3Large"}
 
 
-@pytest.mark.parametrize("file", ["whole.weights.h5", "bare.weights.h5"])
-def test_weights_from_a_file_with_or_without_the_classes(whole, pixels, tmp_path, file, capfd):
-    base = frozen(SMALL, tmp_path, weights=str(whole.folder / file))
-    assert (base.input, base.bottleneck, base.width) == ("input", "bottleneck", 256)
-    assert base.preprocessing.size == (32, 32)
-    expected = whole.bare.predict(pixels / 127.5 - 1, verbose=0)
-    capfd.readouterr()
-    assert_close(vectors(base, pixels), expected)
+@pytest.fixture(params=["bare.weights.h5", "whole.weights.h5"])
+def of_a_file(request, whole, bare_network, tmp_path, capfd):
+    """The network with the weights of a file; nothing is printed on the way."""
+    if request.param.startswith("bare"):
+        return bare_network[0]
+    base = frozen(SMALL, tmp_path, weights=str(whole.folder / request.param))
     assert capfd.readouterr().out == ""
+    return base
 
 
-def test_the_graph_is_plain_and_folds(whole, tmp_path):
-    base = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+def test_weights_from_a_file_with_or_without_the_classes(whole, pixels, of_a_file):
+    assert (of_a_file.input, of_a_file.bottleneck, of_a_file.width) == ("input", "bottleneck", 256)
+    assert of_a_file.preprocessing.size == (32, 32)
+    assert read_notes(of_a_file.graph_def) == []
+    expected = whole.bare.predict(pixels / 127.5 - 1, verbose=0)
+    assert_close(vectors(of_a_file, pixels), expected)
+
+
+def test_the_graph_is_plain_and_folds(base):
     assert describe_unsafe(base.graph_def) == ""
     assert not base.graph_def.library.function
     fold(base.graph_def, "bottleneck")
@@ -177,12 +197,12 @@ def test_the_graph_is_plain_and_folds(whole, tmp_path):
     assert not ops & {"Mul", "Rsqrt", "Sub", "AddV2", "Reshape", "FusedBatchNormV3"}
 
 
-def test_it_is_frozen_once(whole, tmp_path, monkeypatch):
-    chosen = {"weights": str(whole.folder / "bare.weights.h5")}
-    first = frozen(SMALL, tmp_path, **chosen)
+def test_it_is_frozen_once(whole, bare_network, monkeypatch):
+    first, folder = bare_network
     monkeypatch.setattr(KerasRecipe, "build", None)
-    assert frozen(SMALL, tmp_path, **chosen).file_sha1 == first.file_sha1
-    assert len(list(tmp_path.rglob("*"))) == 2  # a folder, a file
+    again = frozen(SMALL, folder, weights=str(whole.folder / "bare.weights.h5"))
+    assert again.file_sha1 == first.file_sha1
+    assert len(list(folder.rglob("*"))) == 2  # a folder, a file
 
 
 def test_a_layer_can_be_the_bottleneck(keras, whole, pixels, tmp_path):
@@ -209,8 +229,7 @@ def test_files_that_are_not_the_networks_weights_are_one_line(whole, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-def test_all_layers_of_a_keras_network_can_be_fine_tuned(whole, pixels, tmp_path):
-    base = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
+def test_all_layers_of_a_keras_network_can_be_fine_tuned(base, pixels):
     folded = fold_network(base)
     kinds, nodes = find_weights(folded), nodes_by_name(folded.graph_def)
     # 27 convolutions, with a batch norm folded into each.
@@ -275,17 +294,9 @@ def test_random_weights_are_the_same_each_time(whole):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_run_on_random_weights_says_so(whole, tmp_path, run_retrain, photos, capsys):
-    trained = frozen(SMALL, tmp_path, weights=str(whole.folder / "bare.weights.h5"))
-    assert read_notes(trained.graph_def) == []
-    flags = ("--architecture", SMALL, "--weights", "random", "--model_dir", tmp_path / "models")
-    assert run_retrain(tmp_path, photos, *flags) == 0
-    said = capsys.readouterr()
-    out = dict(line.split("\t", 1) for line in said.out.splitlines())
-    (caveat,) = json.loads(Path(out["metrics"]).read_text())["caveats"]
-    assert caveat.startswith(f"the weights of {SMALL} are random")
-    assert caveat in said.err
-    assert read_metadata(read_graph(out["graph"]))["caveats"] == [caveat]
+def test_random_weights_are_noted_in_the_graph(tmp_path):
+    (note,) = read_notes(frozen(SMALL, tmp_path, weights="random").graph_def)
+    assert note.startswith(f"the weights of {SMALL} are random")
 
 
 def test_label_image_names_imagenets_classes(whole, tmp_path, capsys, monkeypatch):
@@ -349,27 +360,28 @@ def settle(model, pixels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STOCK)
-def test_every_network_gives_what_keras_gives(name, keras, monkeypatch):
+def test_every_network_gives_what_keras_gives(name, keras, tmp_path):
     """At 96 x 96 pixels, with random weights."""
-    recipe = KerasRecipe.named(name, Choice("random", height=96, width=96))
     pixels = np.random.default_rng(1).uniform(0, 255, (8, 96, 96, 3)).astype(np.float32)
-    graph_def, expected = freeze_settled(recipe, pixels, keras, monkeypatch)
+    weights, expected = settled_weights(name, pixels, keras, tmp_path)
+    recipe = KerasRecipe.named(name, Choice(weights, height=96, width=96))
+    graph_def = recipe.build(ModelFiles(tmp_path, offline=True))
     forget_models(keras)
     scaled = (pixels[:2] - recipe.mean) / np.float32(recipe.std)
     assert_close(Runner(graph_def, "input", "bottleneck").run(scaled), expected)
 
 
-def freeze_settled(recipe, pixels, keras, monkeypatch):
-    """(the GraphDef of a settled model, what the model itself gives for two images)."""
-    modules = [m for m in vars(keras.applications).values() if hasattr(m, recipe.stock)]
+def settled_weights(name, pixels, keras, folder):
+    """(a file of a settled model's weights, what the model itself gives for two images)."""
+    modules = [m for m in vars(keras.applications).values() if hasattr(m, name)]
     prepared = modules[0].preprocess_input(pixels.copy()) if modules else pixels
-    model = recipe._model()
+    options = {"include_top": False, "pooling": "avg", "weights": None}
+    model = getattr(keras.applications, name)(input_shape=pixels.shape[1:], **options)
+    model.set_weights(random_weights(model.weights))
     settle(model, prepared)
-    expected = model.predict(prepared[:2], verbose=0)
-    monkeypatch.setattr(KerasRecipe, "_model", lambda _: model)
-    graph_def = recipe.build(ModelFiles(Path(), offline=True))
-    monkeypatch.undo()
-    return graph_def, expected
+    path = str(folder / "settled.weights.h5")
+    model.save_weights(path)
+    return path, model.predict(prepared[:2], verbose=0)
 
 
 def forget_models(keras):

@@ -11,6 +11,7 @@ import pytest
 
 import label_image
 from retraining.bottlenecks.extract import FLUSH, side_by_side
+from retraining.bottlenecks.store import BottleneckStore
 from retraining.evaluation import trust
 from retraining.evaluation.unknown import fit_unknown
 from retraining.export import build, verify
@@ -118,9 +119,7 @@ def test_a_run_tells_the_classes_apart_and_describes_both(done):
 def test_each_network_is_cached_on_its_own(done, run_pair, photos, tmp_path, monkeypatch):
     shutil.copytree(done.folder / "bottleneck_cache", tmp_path / "bottleneck_cache")
     before = written(tmp_path)
-    monkeypatch.setattr(
-        "retraining.bottlenecks.store.BottleneckStore.put", None
-    )  # a use of it would fail
+    monkeypatch.setattr(BottleneckStore, "put", None)  # a use of it would fail
     for name in BOTH.split("+"):
         assert run_pair(tmp_path, photos, architecture=name) == 0
     assert written(tmp_path) == before
@@ -246,21 +245,6 @@ def test_mirror_images_are_averaged_in_both(run_pair, photos, tmp_path, capsys):
     )
     score = float(capsys.readouterr().out.splitlines()[0].split("\t")[2])
     assert score == pytest.approx(answer.max(), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (["--architecture", "inception_v3+inception_v3"], "not one network or two different ones"),
-        (["--architecture", "inception_v3+nothing"], "'nothing' is no network known here"),
-        (["--architecture", BOTH, "--model_file", "x.pb"], "--model_file names one network's file"),
-        (["--architecture", BOTH, "--import_classic_bottlenecks", "."], "is for one network"),
-        (["--mirror_average", "--import_classic_bottlenecks", "."], "is for one network"),
-    ],
-)
-def test_wrong_flags_are_one_line(run_retrain, photos, tmp_path, capsys, flags, reason):
-    assert run_retrain(tmp_path, photos, *flags) == 2
-    assert reason in capsys.readouterr().err
 
 
 def test_fine_tuning_two_networks_is_refused_without_the_command_line_too(both):

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from retraining.graphs.preprocessing import Preprocessing
+from retraining.networks import efficientnet_lite
 from retraining.networks.efficientnet_lite import WeightsError
 from retraining.networks.network import load_network
 from retraining.networks.registry import (
@@ -161,7 +162,7 @@ def test_the_embedded_network_is_built_once(tmp_path, monkeypatch):
     path = obtain(network, tmp_path, offline=True)
     assert path == tmp_path / "efficientnet_lite0" / "efficientnet_lite0.pb"
     assert [p.name for p in tmp_path.rglob("*.pb")] == [path.name]
-    monkeypatch.setattr("retraining.networks.efficientnet_lite.build_graph", None)
+    monkeypatch.setattr(efficientnet_lite, "build_graph", None)
     assert obtain(network, tmp_path) == path
     base = load_network(path, network)
     assert base.width == 1280

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from retraining.graphs.preprocessing import Preprocessing, PreprocessingError, resize_bilinear
+from retraining.photos import reader as reader_module
 from retraining.photos.reader import Distortions, ImageError, ImageReader
 from retraining.photos.registry import hash_file
 
@@ -234,7 +235,7 @@ def test_a_large_image_is_resized_as_a_small_one(reader, tmp_path, monkeypatch):
     photo(601, 403).save(tmp_path / "a.jpg")
     key, views = hash_file(tmp_path / "a.jpg"), Distortions(True, 10, 10, 10)
     small = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
-    monkeypatch.setattr("retraining.photos.reader.LARGE", 1000)
+    monkeypatch.setattr(reader_module, "LARGE", 1000)
     large = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
     for one, other in zip(small, large, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

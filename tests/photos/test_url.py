@@ -9,13 +9,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from retraining.bottlenecks.file_keys import FileKeys
-from retraining.bottlenecks.prefill import NoImageError, Reading, prefill
-from retraining.bottlenecks.store import BottleneckStore
 from retraining.photos import url as url_module
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import without
@@ -44,10 +40,6 @@ def names_at(url):
     """The URLs of the files that lie there."""
     source = UrlSource(url)
     return [source.path_of(name) for name in source.files]
-
-
-def plain(items, total):
-    return items
 
 
 # -- paths and URLs ---------------------------------------------------------------------------
@@ -138,89 +130,6 @@ def test_urls_are_excluded_as_printed_or_from_the_location():
     left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], UrlSource("s3://b/p"))
     assert left == {"a": [Photo("s3://b/p/a/2.jpg")]}
     assert count == 2
-
-
-# -- keys -------------------------------------------------------------------------------------
-
-
-def test_keys_of_urls_are_remembered_by_size_and_stamp(tmp_path):
-    hashed = []
-
-    def hash_url(path):
-        hashed.append(path)
-        return f"{len(hashed)}"
-
-    for now, key in [
-        (SETTLED, "1"),
-        (SETTLED, "1"),
-        (Facts(5, 2, True), "2"),  # another version of the same size
-        (Facts(6, 2, False), "3"),
-        (Facts(6, 2, False), "4"),  # whose changes may not show
-    ]:
-        with FileKeys(tmp_path, hash_url) as files:
-            assert files.key_of(Photo("s3://b/x", facts=now)) == key
-
-
-# -- one reading per photo --------------------------------------------------------------------
-
-
-class Reader:
-    """Answers with Readings, and remembers of what."""
-
-    def __init__(self, **answers):
-        self.answers, self.asked = answers, []
-
-    def __call__(self, paths):
-        self.asked.append(paths)
-        for path in reversed(paths):  # any order will do
-            yield Reading(path, *self.answers[path.rpartition("/")[2]])
-
-
-@pytest.fixture
-def store(tmp_path):
-    with BottleneckStore(tmp_path, "network", "f" * 40, 3) as store:
-        yield store
-
-
-def test_prefill_reads_what_is_unknown_once(tmp_path, store):
-    names = ["one", "two", "broken", "text", "gone"]
-    photos = [Photo(f"s3://b/{name}", facts=SETTLED) for name in names]
-    vector = np.array([1, 2, 3], np.float32)
-    read = Reader(
-        one=("1" * 40, vector),
-        two=("1" * 40, vector),
-        broken=("3" * 40, ImageError("is a broken image")),
-        text=("4" * 40, NoImageError("is not an image")),
-        gone=(None, ImageError("cannot be read: No such file")),
-    )
-    for wanted in (
-        [photo.name for photo in photos],
-        ["s3://b/broken", "s3://b/text", "s3://b/gone"],
-    ):
-        with FileKeys(tmp_path) as files:
-            filled = prefill(photos, files, store, read, plain)
-        assert read.asked.pop() == wanted
-        assert filled.broken == {"3" * 40: "is a broken image"}
-        assert filled.not_images == {"s3://b/text"}
-        assert filled.keys == {
-            path: read.answers[path.rpartition("/")[2]][0] for path in wanted if "gone" not in path
-        }
-    assert store.read(["1" * 40]).tolist() == [[1, 2, 3]]
-
-
-def test_prefill_keeps_vectors_that_are_there(tmp_path, store):
-    store.put("1" * 40, np.zeros(3, np.float32), imported=True)
-    read = Reader(one=("1" * 40, np.ones(3, np.float32)))
-    with FileKeys(tmp_path) as files:
-        prefill([Photo("s3://b/one", facts=SETTLED)], files, store, read, plain)
-    assert store.read(["1" * 40]).tolist() == [[0, 0, 0]]
-
-
-def test_prefill_does_not_trip_over_files_that_have_vanished(tmp_path, store):
-    gone = Photo(str(tmp_path / "gone.jpg"), facts=SETTLED)
-    read = Reader(**{"gone.jpg": (None, ImageError("cannot be read: No such file"))})
-    with FileKeys(tmp_path / "keys") as files:
-        assert prefill([gone], files, store, read, plain).keys == {}
 
 
 # -- against a server -------------------------------------------------------------------------
@@ -504,25 +413,6 @@ def test_a_file_url_needs_nothing(tmp_path, photos, run_retrain, monkeypatch, ca
     monkeypatch.setitem(sys.modules, "fsspec", None)
     assert run_retrain(tmp_path, Path(photos).as_uri(), "--no_report") == 0
     assert "test_accuracy" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "flag",
-    [
-        *("--output_graph", "--output_labels", "--report", "--metrics", "--label_audit"),
-        *("--export_vectors", "--summaries_dir", "--bottleneck_dir", "--model_file"),
-    ],
-)
-def test_a_url_as_an_output_is_refused(flag, tmp_path, run_retrain, capsys):
-    assert run_retrain(tmp_path, "s3://b/p", flag, "s3://b/out") == 2
-    error = capsys.readouterr().err
-    assert f"{flag} s3://b/out is a URL; only --image_dir may be one" in error
-    assert error.count("\n") == 1
-
-
-def test_classic_vectors_do_not_go_with_a_url(tmp_path, run_retrain, capsys):
-    assert run_retrain(tmp_path, "s3://b/p", "--import_classic_bottlenecks", tmp_path) == 2
-    assert "needs the photos in a folder of this machine" in capsys.readouterr().err
 
 
 def test_sorting_takes_no_urls(tmp_path, finished, capsys):

@@ -14,7 +14,7 @@ from PIL import Image
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
 from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
-from retraining.report import advice, html
+from retraining.report import html
 from retraining.training import methods
 from retraining.training.head import Evaluation
 from tests.records import COMPARISON, made_up
@@ -197,25 +197,6 @@ def test_without_test_photos_it_says_that_nothing_is_known():
     assert "Would more photos help? Unknown." in text
     assert "Class by class" not in text
     assert "nan" not in text.lower()
-
-
-@pytest.mark.parametrize(
-    ("interval", "answer"),
-    [([0.01, 0.05], "Yes, probably"), ([-0.02, 0.005], "Hardly"), ([-0.01, 0.03], "It cannot be")],
-)
-def test_would_more_photos_help(interval, answer):
-    gain = {"from": 500, "to": 1000, "accuracy": 0.01, "interval": interval}
-    short, why = advice.more_photos(gain)
-    assert short.startswith(answer)
-    assert "from 500 to 1,000 training photos changed the accuracy by +1.0 points" in why
-
-
-@pytest.mark.parametrize(
-    ("confidence", "said"), [(0.9, "too sure"), (0.5, "too modest"), (0.74, "neither")]
-)
-def test_trust_in_its_probabilities(record, confidence, said):
-    record["calibration"]["mean_confidence"] = confidence
-    assert said in advice.trust(record)
 
 
 # -- names of any kind -----------------------------------------------------------------------

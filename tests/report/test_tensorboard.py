@@ -50,6 +50,17 @@ def test_curves_of_both_parts(tmp_path):
         assert found == {"accuracy": accuracy, "cross_entropy": entropy}
 
 
+def test_each_run_has_a_folder_of_its_own(tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    folders = []
+    for number in range(3):
+        with TensorBoardLog(tmp_path) as log:
+            log.add(Step(number, None, Evaluation(0.5, 1.25, 10), None))
+        folders.append(log.folder)
+    assert sorted(tmp_path.iterdir()) == sorted([*folders, tmp_path / "mine.txt"])
+    assert all(len(list(values(folder / "train"))) == 2 for folder in folders)
+
+
 def test_the_confusion_matrix_is_an_image(tmp_path):
     write_confusion(tmp_path, np.array([[3, 1], [0, 2]]), ["cat", "dog \udcff"])
     (value,) = values(tmp_path / "test")

@@ -3,11 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,18 +17,19 @@ import pytest
 import label_image
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
-from retraining.cli.flags import parse_flags
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.photos.dataset import Example
-from retraining.photos.reader import Distortions, ImageError
+from retraining.photos.reader import ImageError
 from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS
-from retraining.run.fine_tuning import Tuned, recompute, views_of
+from retraining.run.fine_tuning import Tuned, comparison_contents, recompute
+from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
 from retraining.system.observer import Silent
-from retraining.training.fine_tune import RANDOM_VIEWS
+from retraining.training import methods
 from tests import ROOT
+from tests.records import COMPARISON
 
 RATES = ("--base_learning_rate", 0.01, "--head_learning_rate", 0.01, "--fine_tune_epochs", 3)
 
@@ -76,14 +77,8 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     assert [row["method"] for row in told if row["exported"]] == [exported]
     assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
     assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
-    table, header = Path(out["comparison"]), "\t".join(rows["head"]) + "\n"
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
-    assert run_retrain(tmp_path, photos) == 0  # another graph, of which the table tells nothing
-    assert table.read_text() == header
-    table.write_text("method\tsomeone else's")
-    assert run_retrain(tmp_path, photos) == 0
-    assert table.read_text() == "method\tsomeone else's"
 
 
 def test_photos_that_vanish_before_the_tuned_network_reads_them_are_bad():
@@ -105,13 +100,15 @@ def test_photos_that_vanish_before_the_tuned_network_reads_them_are_bad():
     assert after.bad == [BadImage("x", "is broken"), BadImage("1.jpg", "cannot be read: gone")]
 
 
-def test_photos_and_vectors_are_kept_apart_from_saved_models(tmp_path, run_retrain, photos, capsys):
-    assert run_retrain(tmp_path, photos, "--saved_model_dir", photos) == 2
-    assert "is in --image_dir" in capsys.readouterr().err
-    assert run_retrain(tmp_path, photos, "--saved_model_dir", tmp_path / "bottleneck_cache") == 2
-    assert "is in --bottleneck_dir" in capsys.readouterr().err
-    assert run_retrain(tmp_path, photos, "--fine_tune", "all", "--compare", "head,all") == 2
-    assert "drop --fine_tune all" in capsys.readouterr().err
+def test_a_table_of_another_graph_is_emptied_and_other_files_stay(tmp_path):
+    outputs = OutputSettings(graph=str(tmp_path / "graph.pb"))
+    settings = RunSettings(PhotoSettings("photos"), outputs=outputs)
+    tuned, table = Tuned(None, None, None), tmp_path / "comparison.tsv"
+    assert comparison_contents(tuned, settings) == {}
+    table.write_bytes(methods.table_bytes(COMPARISON))
+    assert comparison_contents(tuned, settings) == {str(table): methods.table_bytes(())}
+    table.write_text("method\tsomeone else's")
+    assert comparison_contents(tuned, settings) == {}
 
 
 def test_an_unknown_layer_is_refused_before_vectors_are_computed(
@@ -122,52 +119,6 @@ def test_an_unknown_layer_is_refused_before_vectors_are_computed(
     err = capsys.readouterr().err
     assert "no layer mixed/towr; did you mean mixed/tower" in err
     assert "bottlenecks:" not in err
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--fine_tune_epochs", "3"], "--fine_tune_epochs needs --fine_tune all or --compare"),
-        (["--freeze_until", "conv"], "--freeze_until needs --fine_tune all or --compare"),
-        (["--fine_tune", "some"], "invalid choice: 'some'"),
-        (["--fine_tune", "all", "--freeze_until", ""], "must be the name of a layer"),
-        (["--fine_tune", "all", "--base_learning_rate", "-1"], "must be 0 or more, not -1"),
-        (["--fine_tune", "all", "--fine_tune_epochs", "0"], "must be from 1 to"),
-        (["--compare", "head,half"], "'half' is none of head, two_rates, all, scratch"),
-        (["--compare", "all,all"], "names a method twice"),
-        (["--compare", "head"], "or only head"),
-        (["--compare", "all", "--validation_percentage", "0"], "--compare needs validation"),
-        (
-            ["--fine_tune", "all", "--base_learning_rate", "0", "--head_learning_rate", "0"],
-            "are both 0: nothing is trained",
-        ),
-        (["--compare", "all", "--base_learning_rate", "0"], "need a --base_learning_rate above 0"),
-        (["--fine_tune_views", "plain"], "--fine_tune_views needs --fine_tune all or --compare"),
-        (
-            ["--fine_tune", "all", "--architecture", "inception_v3+efficientnet_lite0"],
-            "fine-tuning is for one network; name one --architecture",
-        ),
-        (["--compare", "all", "--metrics", "{}/models/comparison.tsv"], "name the same file"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(
-    tmp_path, run_retrain, photos, capsys, flags, message
-):
-    assert run_retrain(tmp_path, photos, *(flag.format(tmp_path) for flag in flags)) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ([], replace(RANDOM_VIEWS, seed=3)),
-        (["--random_brightness", "20"], Distortions(random_brightness=20, seed=3)),
-        (["--fine_tune_views", "plain", "--random_brightness", "20"], Distortions()),
-    ],
-)
-def test_views_are_random_unless_flags_say_otherwise(flags, expected):
-    given = ["--image_dir", "photos", "--fine_tune", "all", "--seed", "3", *flags]
-    assert views_of(parse_flags(given, "")[1]) == expected
 
 
 def test_a_damaged_checkpoint_is_named_and_begun_anew(
@@ -184,42 +135,45 @@ def test_a_damaged_checkpoint_is_named_and_begun_anew(
     err = capsys.readouterr().err
     assert f"{path} is damaged or cannot be read; fine-tuning two_rates begins anew" in err
     assert "goes on after epoch" not in err
-    assert run_retrain(tmp_path, photos, *flags) == 0
-    err = capsys.readouterr().err
-    assert "fine-tuning two_rates goes on after epoch 3" in err
-    assert "begins anew" not in err
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_graph(tmp_path, photos, inception_file):
-    def command(folder):
-        rates = ("--base_learning_rate", "0.001", "--fine_tune_epochs", "4")
-        return [
-            *(sys.executable, str(ROOT / "retrain.py"), "--image_dir", str(photos)),
-            *("--model_file", inception_file, "--bottleneck_dir", f"{folder}/cache"),
-            *("--output_graph", str(folder / "graph.pb"), "--fine_tune", "all", *rates),
-            *("--output_labels", f"{folder}/labels.txt", "--summaries_dir", f"{folder}/logs"),
-            *("--how_many_training_steps", "100", "--no_report"),
-        ]
+def test_a_killed_run_goes_on_and_gives_the_same_graph(
+    tmp_path, run_retrain, photos, inception_file, capsys
+):
+    rates = ("--base_learning_rate", 0.001, "--fine_tune_epochs", 4)
+    flags = ("--fine_tune", "all", *rates, "--no_report", "--label_audit", "")
 
     def weights(folder):
-        nodes = nodes_by_name(read_graph(folder / "graph.pb"))
+        nodes = nodes_by_name(read_graph(folder / "models" / "retrained_graph.pb"))
         return {name: constant(nodes, name) for name in nodes if nodes[name].op == "Const"}
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run(command(whole), capture_output=True).returncode == 0
-    run = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(killed.glob("cache/fine_tuning/*.npz")):
+    assert run_retrain(whole, photos, *flags) == 0
+    shutil.copytree(whole / "bottleneck_cache", killed / "bottleneck_cache")
+    command = [
+        *(sys.executable, ROOT / "retrain.py", "--image_dir", photos),
+        *("--model_file", inception_file, "--bottleneck_dir", killed / "bottleneck_cache"),
+        *("--output_graph", killed / "models" / "retrained_graph.pb"),
+        *("--summaries_dir", killed / "retrain_logs"),
+        *("--how_many_training_steps", 100, "--learning_rate", 0.1, *flags),
+    ]
+    run = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(killed.glob("bottleneck_cache/fine_tuning/*.npz")):
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     run.wait()
-    if (killed / "graph.pb").exists():
+    if (killed / "models" / "retrained_graph.pb").exists():
         pytest.skip("it had ended before it could be killed")
-    done = subprocess.run(command(killed), capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "fine-tuning two_rates goes on after epoch" in done.stderr
+    capsys.readouterr()
+    assert run_retrain(killed, photos, *flags) == 0
+    err = capsys.readouterr().err
+    assert "fine-tuning two_rates goes on after epoch" in err
+    assert "begins anew" not in err
     expected, found = weights(whole), weights(killed)
     trained = [name for name in expected if not name.startswith("retraining/")]
     for name in trained:
         np.testing.assert_array_equal(found[name], expected[name])
-    assert not list(killed.glob("cache/fine_tuning/*"))
+    assert not list(killed.glob("bottleneck_cache/fine_tuning/*"))

@@ -535,20 +535,33 @@ def test_https_first_then_http_through_the_proxy(server, target, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "addresses"),
+    ("url", "by_https"),
     [
-        ("http://example.org/f?a=b", ["https://example.org/f?a=b", "http://example.org/f?a=b"]),
-        ("http://8.8.8.8/f", ["https://8.8.8.8/f", "http://8.8.8.8/f"]),
-        ("https://example.org/f", ["https://example.org/f"]),
-        ("http://example.org:8080/f", ["http://example.org:8080/f"]),
-        ("http://192.168.1.4/f", ["http://192.168.1.4/f"]),
-        ("http://[::1]/f", ["http://[::1]/f"]),
-        ("http://nas/f", ["http://nas/f"]),
-        ("http://nas.local/f", ["http://nas.local/f"]),
+        ("http://example.org/f?a=b", "example.org:443"),
+        ("http://8.8.8.8/f", "8.8.8.8:443"),
+        ("http://example.org:8080/f", None),
+        ("http://192.168.1.4/f", None),
+        ("http://[::1]/f", None),
+        ("http://nas/f", None),
+        ("http://nas.local/f", None),
     ],
 )
-def test_https_first_on_public_hosts(url, addresses):
-    assert download._https_first(url) == addresses
+def test_https_is_tried_first_on_public_hosts(server, target, monkeypatch, url, by_https):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.replies = [status(502)] * bool(by_https) + [whole()]
+    assert fetch(Remote((url,)), target).read_bytes() == BODY
+    asked = [("CONNECT", by_https)] * bool(by_https) + [("GET", url)]
+    assert [request[:2] for request in server.requests] == asked
+
+
+def test_http_is_never_tried_where_https_was_asked_for(server, target, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.replies = [status(502), whole()]
+    with pytest.raises(DownloadError):
+        fetch(Remote(("https://example.org/f",)), target)
+    assert [request[:2] for request in server.requests] == [("CONNECT", "example.org:443")]
 
 
 def test_proxy_that_refuses(server, target, monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retraining.graphs.nodes import GraphError, constant, nodes_by_name
+from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.run import Runner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
@@ -16,6 +16,7 @@ from retraining.photos.registry import hash_file
 from retraining.training import fine_tune
 from retraining.training.fine_tune import (
     Material,
+    Pixels,
     SplitPhotos,
     Tuner,
     TuningOptions,
@@ -24,17 +25,10 @@ from retraining.training.fine_tune import (
 )
 from retraining.training.head import Head
 from retraining.training.loop import TrainingError
-from retraining.training.methods import ALL, SCRATCH, TWO_RATES, options_of, tops
 from retraining.training.tuning_graph import (
-    OWN,
-    Batch,
-    TuningGraph,
     find_weights,
     fold_network,
-    head_weights,
     random_weights,
-    weight_sizes,
-    with_weights,
 )
 from tests import tiny
 
@@ -97,132 +91,9 @@ def constants_of(network):
     return {name: constant(nodes, name) for name in nodes if nodes[name].op == "Const"}
 
 
-# -- what is trained, and its gradient -------------------------------------------------------
-
-
-def test_weights_and_biases_of_the_convolutions_are_trained(network):
-    assert set(find_weights(fold_network(network))) == {
-        *("conv/conv2d_params", "mixed/conv/conv2d_params", "mixed/tower/conv2d_params"),
-        *("conv/batchnorm/bias", "mixed/conv/batchnorm/bias", "mixed/tower/batchnorm/bias"),
-    }
-
-
-def test_freezing_leaves_a_layer_and_all_it_depends_on(network):
-    folded = fold_network(network)
-    mixed = {
-        *("mixed/conv/conv2d_params", "mixed/tower/conv2d_params"),
-        *("mixed/conv/batchnorm/bias", "mixed/tower/batchnorm/bias"),
-    }
-    assert set(find_weights(folded, "conv")) == mixed
-    tower = {"mixed/tower/conv2d_params", "mixed/tower/batchnorm/bias"}
-    assert set(find_weights(folded, "mixed/conv/")) == tower
-
-
-def test_freezing_an_unknown_layer_names_what_is_alike(network):
-    with pytest.raises(GraphError, match="no layer mixed/towr; did you mean mixed/tower"):
-        find_weights(fold_network(network), "mixed/towr")
-
-
-def test_freezing_a_layer_like_none_names_some_that_there_are(network):
-    with pytest.raises(GraphError, match="no layer block7; it has conv, mixed/conv, mixed/tower"):
-        find_weights(fold_network(network), "block7")
-
-
-def test_freezing_everything_is_refused(network):
-    with pytest.raises(TrainingError, match=r"an earlier layer for `TuningOptions.freeze_until`"):
-        find_weights(fold_network(network), "mixed")
-
-
-def test_a_prefix_ends_where_a_number_does():
-    b = tiny.GraphBuilder(producer=0)
-    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 8, 8, 3))
-    source = "input"
-    for name in ("c_1_deep", "c_1_wide", "c_10_deep"):
-        weights = b.const(f"{name}/weights", np.ones((1, 1, 3, 3), "f4"))
-        source = b.float_op(
-            f"net/{name}", "Conv2D", source, weights, strides=[1, 1, 1, 1], padding="SAME"
-        )
-    about = load_like("input", source, b.graph_def)
-    # The layer's weights alone are named so: what uses them counts as the layer.
-    assert set(find_weights(about, "c_1")) == {"c_10_deep/weights"}
-
-
-def load_like(input_name, output, graph_def):
-    from retraining.graphs.preprocessing import Preprocessing
-    from retraining.networks.network import BaseNetwork
-
-    return BaseNetwork("x", graph_def, input_name, output, Preprocessing((8, 8), 0, 1), 3, "")
-
-
-def test_scales_behind_a_convolution_are_trained_and_arithmetic_before_it_is_not():
-    b = tiny.GraphBuilder(producer=0)
-    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 8, 8, 3))
-    b.float_op("mean", "Sub", "input", b.const("mean/y", np.ones(3, "f4")))
-    weights = b.const("weights", np.ones((1, 1, 3, 3), "f4"))
-    b.float_op("conv", "Conv2D", "mean", weights, strides=[1, 1, 1, 1], padding="SAME")
-    b.float_op("relu", "Relu", "conv")
-    b.float_op("scaled", "Mul", "relu", b.const("scale", np.ones(3, "f4")))
-    b.float_op("moved", "AddV2", b.const("shift", np.ones(3, "f4")), "scaled")
-    b.float_op("half", "Mul", "moved", b.const("half/y", np.float32(0.5)))
-    found = find_weights(load_like("input", "half", b.graph_def))
-    assert found == {"weights": "weights", "scale": "scale", "shift": "shift"}
-
-
-@pytest.mark.parametrize("hidden", [(), (7,)])
-def test_gradients_are_those_of_finite_differences(network, hidden):
-    folded = fold_network(network)
-    nodes = nodes_by_name(folded.graph_def)
-    weights = {name: constant(nodes, name) for name in find_weights(folded)}
-    weights |= head_weights(first_head(hidden=hidden))
-    graph = TuningGraph(folded, weights)
-    rng = np.random.default_rng(0)  # noise: in plain colours all pixels pass a ReLU's kink at once
-    images = rng.uniform(-1, 1, (12, tiny.SIZE, tiny.SIZE, 3)).astype("f4")
-    targets, shares = np.arange(12) % 3, rng.uniform(0.1, 1, 12).astype("f4")
-    batch = Batch(images, targets.astype("i4"), shares)
-
-    def loss(moved):
-        answers = graph.probabilities(moved, images).astype(float)
-        return -(shares * np.log(answers[np.arange(len(targets)), targets])).sum()
-
-    _, slopes = graph.gradients(weights, batch)
-    assert set(slopes) == set(weights)
-    for name, slope in slopes.items():
-        # Along the gradient itself, where float32 tells most of a small step.
-        length = float(np.linalg.norm(slope))
-        step = np.float32(3e-4) * slope / length
-        ahead, behind = (loss({**weights, name: weights[name] + s}) for s in (step, -step))
-        assert (ahead - behind) / 6e-4 == pytest.approx(length, rel=0.03), name
-
-
 def test_rare_classes_count_as_much_as_frequent_ones():
     shares = shares_of(np.array([0, 0, 0, 2]), 3)
     np.testing.assert_allclose(shares, [2 / 3, 2 / 3, 2 / 3, 2])
-
-
-def test_steps_are_sized_by_each_output_channel():
-    b = tiny.GraphBuilder(producer=0)
-    b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, 8, 8, 3))
-    wide = np.stack([np.full((1, 1, 3), 2.0), np.full((1, 1, 3), 0.01)], axis=-1).astype("f4")
-    ones = {"strides": [1, 1, 1, 1], "padding": "SAME"}
-    b.float_op("conv", "Conv2D", "input", b.const("wide", wide), **ones)
-    deep = np.reshape([[3.0, 4.0], [3.0, 4.0]], (2, 1, 2, 1)).astype("f4")
-    b.float_op("deep", "DepthwiseConv2dNative", "conv", b.const("deep/weights", deep), **ones)
-    b.float_op("biased", "BiasAdd", "deep", b.const("bias", np.array([3.0, 4.0], "f4")))
-    moved = b.float_op("moved", "BiasAdd", "biased", b.const("zeros", np.zeros(2, "f4")))
-    weights = {"wide": wide, "deep/weights": deep, "zeros": np.zeros(2, "f4")}
-    weights |= head_weights(Head(np.array([[3.0, 0.1], [4.0, 0.1]], "f4"), np.zeros(2, "f4")))
-    weights["bias"] = np.array([3.0, 4.0], "f4")
-    sizes = weight_sizes(load_like("input", moved, b.graph_def), weights)
-    np.testing.assert_allclose(sizes["wide"], [[[[2.0, 0.01]]]], rtol=1e-5)
-    np.testing.assert_allclose(sizes["deep/weights"], [[[[3.0], [4.0]]]], rtol=1e-5)
-    assert sizes["bias"] == pytest.approx(np.sqrt(12.5))
-    assert sizes["zeros"] == 1
-    head, bias = (sizes[f"{OWN}/0/{part}"] for part in ("weights", "bias"))
-    np.testing.assert_allclose(head, [[np.sqrt(12.5), 0.1]], rtol=1e-6)
-    assert bias == 1
-
-
-# -- training --------------------------------------------------------------------------------
 
 
 def test_training_lowers_the_loss_and_the_network_gives_the_sessions_answers(network, splits):
@@ -319,29 +190,51 @@ def test_a_photo_that_is_gone_is_named(network, splits):
         finish(make_tuner(network, (training, splits[1])))
 
 
-def test_photos_beyond_the_memory_are_decoded_anew_with_the_same_result(
-    network, splits, monkeypatch
-):
-    plain, scarce = make_tuner(network, splits), make_tuner(network, splits)
-    scarce._training = fine_tune.Pixels(splits[0], scarce._reader, memory=5 * 12 * tiny.SIZE**2)
-    finish(plain)
-    finish(scarce)
-    assert len(scarce._training._kept) == 5
-    for name, value in plain.state.weights.items():
-        np.testing.assert_array_equal(scarce.state.weights[name], value)
+class CountingReader(ImageReader):
+    """Counts the photos that it reads."""
+
+    count = 0
+
+    def read(self, *arguments):
+        object.__setattr__(self, "count", self.count + 1)
+        return super().read(*arguments)
+
+
+def reader_of(network, kind=ImageReader):
+    return kind(network.preprocessing)
+
+
+def test_photos_beyond_the_memory_are_decoded_anew_with_the_same_result(network, splits):
+    reader = reader_of(network, CountingReader)
+    scarce = Pixels(splits[0], reader, memory=5 * 12 * tiny.SIZE**2)
+    expected = pixels_of(network, splits[0])
+    for epoch, decoded in ((0, 36), (1, 36 + 31)):  # five of them are kept
+        np.testing.assert_array_equal(scarce.read(range(36), epoch), expected)
+        assert reader.count == decoded
 
 
 @pytest.mark.parametrize("scale", [0, 20])  # whether photos can be kept to crop views from
 def test_distorted_views_differ_from_epoch_to_epoch(network, splits, scale):
     distortions = Distortions(random_brightness=50, random_scale=scale)
-    tuner = make_tuner(network, splits, distortions=distortions)
-    one, same, other = (tuner._training.read([0, 1], epoch) for epoch in (0, 0, 1))
+    pixels = Pixels(splits[0], reader_of(network), distortions)
+    one, same, other = (pixels.read([0, 1], epoch) for epoch in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any(axis=(1, 2, 3)).all()
-    again = tuner._training.read([0, 1], 0)  # from what was kept
+    again = pixels.read([0, 1], 0)  # from what was kept
     np.testing.assert_array_equal(one, again)
-    plain = tuner._validation.read([0], 0)
-    np.testing.assert_array_equal(plain, tuner._validation.read([0], 1))
+
+
+def test_only_training_photos_are_distorted(network, splits):
+    options = replace(OPTIONS, epochs=1)
+    tuners = [
+        make_tuner(network, splits, options, distortions=distortions)
+        for distortions in (Distortions(), Distortions(random_brightness=50))
+    ]
+    for tuner in tuners:
+        finish(tuner)
+    (before, after), (distorted_before, distorted_after) = (tuner.state.course for tuner in tuners)
+    assert distorted_before[1] == before[1]  # on the validation photos
+    assert distorted_after != after
 
 
 # -- checkpoints -----------------------------------------------------------------------------
@@ -398,17 +291,6 @@ def test_the_digest_tells_what_leads_to_other_weights(network, splits):
     assert len(others - {digest}) == 5
 
 
-# -- methods ---------------------------------------------------------------------------------
-
-
-def test_methods_differ_in_their_rates_and_their_start():
-    flags = TuningOptions(base_rate=1.0, head_rate=2.0, freeze_until="conv")
-    assert options_of(TWO_RATES, flags) == flags
-    assert options_of(ALL, flags) == replace(flags, head_rate=1.0)
-    expected = replace(flags, scratch=True, freeze_until=None)
-    assert options_of(SCRATCH, flags) == expected
-
-
 def test_scratch_starts_from_random_weights_of_all_layers(network, splits):
     tuner = make_tuner(network, splits, replace(OPTIONS, scratch=True, freeze_until="conv"))
     folded = fold_network(network)
@@ -422,19 +304,3 @@ def test_scratch_starts_from_random_weights_of_all_layers(network, splits):
         random_weights(folded, find_weights(folded), 1)["conv/conv2d_params"]
         != again["conv/conv2d_params"]
     ).any()
-
-
-def test_random_weights_have_hes_deviation(network):
-    folded = fold_network(network)
-    wide = np.zeros((3, 3, 8, 4000), "f4")
-    widened = with_weights(folded, {"mixed/tower/conv2d_params": wide})
-    made = random_weights(widened, {"mixed/tower/conv2d_params": "weights"}, 0)
-    deviation = made["mixed/tower/conv2d_params"].std()
-    assert deviation == pytest.approx(np.sqrt(2 / (3 * 3 * 8)), rel=0.01)
-
-
-def test_top_5_of_fewer_classes_is_always_right():
-    scores = np.eye(3)[[0, 1, 1]]
-    assert tops(scores, np.array([0, 1, 2])) == (pytest.approx(2 / 3), 1.0)
-    many = np.arange(8.0)[None].repeat(2, axis=0)
-    assert tops(many, np.array([3, 2])) == (0, 0.5)

@@ -1,4 +1,4 @@
-"""loop.py and classification.py: the softmax layer and its figures, against plain arithmetic."""
+"""loop.py: training the softmax layer, against plain arithmetic."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks.vectors import Labelled
-from retraining.evaluation.learning_curve import compare_sizes
 from retraining.metrics import classification
 from retraining.training.head import Head, evaluate, first_head
 from retraining.training.loop import Descender, TrainingError, TrainingOptions, train
@@ -22,6 +21,13 @@ def clusters(count, classes=3, width=6, seed=0):
     centres = np.eye(classes, width) * 3
     vectors = centres[targets] + rng.normal(size=(count, width)) * 0.3
     return Labelled(vectors.astype("f4"), targets)
+
+
+def noisy(rows, classes=2, width=8, seed=1):
+    """Labelled vectors that are told apart the better, the more of them there are."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(rows) % classes
+    return Labelled((rng.normal(size=(rows, width)) + 0.8 * targets[:, None]).astype("f4"), targets)
 
 
 def last(steps):
@@ -117,11 +123,6 @@ def test_no_validation_images_give_nan():
     step = last(train(clusters(30), nothing, 3, TrainingOptions(steps=2)))
     assert math.isnan(step.validation.accuracy)
     assert math.isnan(step.validation.cross_entropy)
-
-
-def test_labelled_of_names():
-    found = Labelled.of(np.zeros((3, 2)), ["b", "a", "b"], ["a", "b"])
-    assert found.targets.tolist() == [1, 0, 1]
 
 
 # -- other ways to train ---------------------------------------------------------------------
@@ -265,109 +266,3 @@ def test_lbfgs_tells_of_its_course():
     losses = [step.training.cross_entropy for step in steps]
     assert losses[-1] < losses[0]
     assert (steps[-1].training.count, steps[-1].validation.count) == (100, 50)
-
-
-# -- classification.py -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [
-        # Published values of the Wilson interval at 95 %.
-        (81, 263, 0.2553, 0.3662),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (10, 10, 0.7225, 1.0),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval(correct, total, low, high):
-    assert classification.wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_softmax_and_its_figures():
-    logits = np.log(np.array([[1.0, 1.0, 2.0], [7.0, 2.0, 1.0]]))
-    answer = classification.softmax(logits)
-    np.testing.assert_allclose(answer, [[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]])
-    np.testing.assert_allclose(classification.softmax(logits + 1000), answer)
-    targets = np.array([2, 1])
-    assert classification.accuracy(answer, targets) == 0.5
-    expected = -(math.log(0.5) + math.log(0.2)) / 2
-    assert classification.cross_entropy(answer, targets) == pytest.approx(expected)
-
-
-def test_cross_entropy_stays_finite():
-    assert classification.cross_entropy(np.array([[1.0, 0.0]]), np.array([1])) < 1000
-
-
-def test_agreement():
-    one = np.array([[0.6, 0.4], [0.1, 0.9]])
-    other = np.array([[0.45, 0.55], [0.1, 0.9]])
-    assert classification.agreement(one, other) == (0.5, pytest.approx(0.15))
-
-
-# -- with fewer photos -----------------------------------------------------------------------
-
-
-def noisy(rows, classes=2, width=8, seed=1):
-    """Labelled vectors that are told apart the better, the more of them there are."""
-    rng = np.random.default_rng(seed)
-    targets = np.arange(rows) % classes
-    return Labelled((rng.normal(size=(rows, width)) + 0.8 * targets[:, None]).astype("f4"), targets)
-
-
-def test_fewer_photos_give_points_of_an_eighth_to_all():
-    training, held_out = noisy(400), noisy(300, seed=2)
-    points = compare_sizes(training, held_out, 2, TrainingOptions(learning_rate=0.1))
-    assert [point.photos for point in points] == [50, 100, 200, 400]
-    assert all(point.right.shape == (300,) for point in points)
-    assert points[-1].right.mean() > 0.8
-    again = compare_sizes(training, held_out, 2, TrainingOptions(learning_rate=0.1))
-    assert [(a.right == b.right).all() for a, b in zip(points, again, strict=True)] == [True] * 4
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"optimizer": "adam", "learning_rate": 0.01, "hidden_units": (16,), "epochs": 5},
-        {"optimizer": "lbfgs", "l2": 0.01},
-    ],
-)
-def test_fewer_photos_are_tried_with_heads_of_the_same_kind(settings):
-    points = compare_sizes(noisy(400), noisy(300, seed=2), 2, TrainingOptions(**settings))
-    assert [point.photos for point in points] == [50, 100, 200, 400]
-    assert points[-1].right.mean() > 0.8
-
-
-def test_each_class_keeps_its_share_in_the_smallest_subset():
-    """With one class of 8 and one of 792, an eighth must still know the rare one."""
-    targets = np.array([0] * 792 + [1] * 8)
-    vectors = np.eye(2, dtype="f4")[targets]
-    points = compare_sizes(
-        Labelled(vectors, targets),
-        Labelled(vectors, targets),
-        2,
-        TrainingOptions(learning_rate=0.1),
-    )
-    assert [point.right.all() for point in points] == [True] * 4
-
-
-def test_with_very_few_photos_no_class_is_without_one():
-    data = Labelled(np.eye(5, dtype="f4"), np.arange(5))
-    points = compare_sizes(data, data, 5, TrainingOptions(learning_rate=0.1))
-    assert [point.photos for point in points] == [5]
-    assert points[0].right.all()
-
-
-def test_sizes_are_not_compared_where_training_goes_astray():
-    data = Labelled(np.full((8, 2), 1e30, "f4"), np.arange(8) % 2)
-    assert compare_sizes(data, data, 2, TrainingOptions(learning_rate=1e30)) == []
-
-
-def test_labelled_parts_are_joined_and_thinned():
-    joined = Labelled.join([noisy(10), noisy(6)])
-    assert joined.vectors.shape == (16, 8)
-    assert joined.targets.tolist() == [0, 1] * 8
-    assert noisy(100).thinned(3).targets.tolist() == [0, 1, 1]
-    assert len(noisy(5).thinned(9).targets) == 5
-    assert noisy(9).first(4).targets.tolist() == [0, 1, 0, 1]

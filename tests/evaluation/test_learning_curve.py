@@ -1,0 +1,63 @@
+"""learning_curve.py: whether more photos would help."""
+
+import numpy as np
+import pytest
+
+from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation.learning_curve import compare_sizes
+from retraining.training.loop import TrainingOptions
+
+
+def noisy(rows, classes=2, width=8, seed=1):
+    """Labelled vectors that are told apart the better, the more of them there are."""
+    rng = np.random.default_rng(seed)
+    targets = np.arange(rows) % classes
+    return Labelled((rng.normal(size=(rows, width)) + 0.8 * targets[:, None]).astype("f4"), targets)
+
+
+def test_fewer_photos_give_points_of_an_eighth_to_all():
+    training, held_out = noisy(400), noisy(300, seed=2)
+    points = compare_sizes(training, held_out, 2, TrainingOptions(learning_rate=0.1))
+    assert [point.photos for point in points] == [50, 100, 200, 400]
+    assert all(point.right.shape == (300,) for point in points)
+    assert points[-1].right.mean() > 0.8
+    again = compare_sizes(training, held_out, 2, TrainingOptions(learning_rate=0.1))
+    assert [(a.right == b.right).all() for a, b in zip(points, again, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "learning_rate": 0.01, "hidden_units": (16,), "epochs": 5},
+        {"optimizer": "lbfgs", "l2": 0.01},
+    ],
+)
+def test_fewer_photos_are_tried_with_heads_of_the_same_kind(settings):
+    points = compare_sizes(noisy(400), noisy(300, seed=2), 2, TrainingOptions(**settings))
+    assert [point.photos for point in points] == [50, 100, 200, 400]
+    assert points[-1].right.mean() > 0.8
+
+
+def test_each_class_keeps_its_share_in_the_smallest_subset():
+    """With one class of 8 and one of 792, an eighth must still know the rare one."""
+    targets = np.array([0] * 792 + [1] * 8)
+    vectors = np.eye(2, dtype="f4")[targets]
+    points = compare_sizes(
+        Labelled(vectors, targets),
+        Labelled(vectors, targets),
+        2,
+        TrainingOptions(learning_rate=0.1),
+    )
+    assert [point.right.all() for point in points] == [True] * 4
+
+
+def test_with_very_few_photos_no_class_is_without_one():
+    data = Labelled(np.eye(5, dtype="f4"), np.arange(5))
+    points = compare_sizes(data, data, 5, TrainingOptions(learning_rate=0.1))
+    assert [point.photos for point in points] == [5]
+    assert points[0].right.all()
+
+
+def test_sizes_are_not_compared_where_training_goes_astray():
+    data = Labelled(np.full((8, 2), 1e30, "f4"), np.arange(8) % 2)
+    assert compare_sizes(data, data, 2, TrainingOptions(learning_rate=1e30)) == []

@@ -1,0 +1,139 @@
+"""advice.py: how good a model is in words, and what to do next."""
+
+import pytest
+
+from retraining.evaluation.label_audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL, Finding
+from retraining.report import advice
+from tests.records import made_up
+
+LABELS = ["cat", "dog", "owl"]
+PATHS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+def plain(text):
+    return text.translate(
+        dict.fromkeys(map(ord, "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}"))
+    )
+
+
+@pytest.fixture
+def record():
+    """Four tested photos: three right, and a cat taken for a dog."""
+    return made_up(LABELS, PATHS, [0, 0, 1, 2], [0, 1, 1, 2])
+
+
+@pytest.fixture
+def good():
+    """A record that leaves nothing to do."""
+    found = made_up(LABELS, PATHS, [0, 0, 1, 2], [0, 0, 1, 2], sizes=[])
+    found["photos"] = [row | {"training": 100} for row in found["photos"]]
+    found["test"]["interval"] = [0.95, 1.0]
+    found["calibration"]["expected_calibration_error"] = 0.0
+    return found
+
+
+def steps(record):
+    return [plain(what) for what, _ in advice.next_steps(record)]
+
+
+@pytest.mark.parametrize(
+    ("interval", "compared"),
+    [
+        ([0.6, 0.9], "in 60 to 90 of a hundred: better than always guessing cat"),
+        ([0.3, 0.9], "in 30 to 90 of a hundred: not certainly better than always"),
+        ([0.1, 0.4], "in 10 to 40 of a hundred: worse than always guessing cat"),
+    ],
+)
+def test_the_accuracy_is_set_beside_guessing(record, interval, compared):
+    said = plain(advice.verdict(record["test"] | {"interval": interval}))
+    assert said.startswith("Of 4 photos it had never seen, the model named 3 rightly.")
+    assert compared in said
+    assert said.endswith("which would be right in 50.")
+
+
+def test_without_test_photos_the_accuracy_is_unknown():
+    record = made_up(LABELS, [], [], [])
+    assert "is unknown: no photos were held out" in advice.verdict(record["test"])
+    assert steps(record)[0] == "Hold out some photos"
+    assert advice.trust(record) == "Unknown: no photos were tested."
+
+
+def test_a_good_model_leaves_nothing_to_do(good):
+    assert steps(good) == []
+
+
+def test_labels_that_may_be_wrong_are_counted(good):
+    reasons = (LABEL, ELSEWHERE, DOUBT, DUPLICATE)
+    findings = [Finding("a.jpg", "cat", "dog", 0.9, reason, "b.jpg") for reason in reasons]
+    audited = made_up(LABELS, ["a.jpg"], [0], [0], audit=findings)
+    assert steps(good | {"audit": audited["audit"]}) == [
+        "Look at 2 photos whose label may be wrong"
+    ]
+
+
+def test_two_photos_confused_the_same_way_are_worth_a_look(good):
+    for truth, answered, expected in (
+        ([0, 0, 1, 2], [0, 1, 1, 2], []),
+        ([0, 0, 1, 2], [1, 1, 0, 2], ["Compare cat with dog"]),
+    ):
+        confused = made_up(LABELS, PATHS, truth, answered)
+        assert steps(good | {"confusion": confused["confusion"]}) == expected
+
+
+def test_the_smallest_class_is_named(good):
+    good["photos"][1]["training"] = 19
+    assert steps(good) == ["Add photos of dog"]
+    good["photos"][2]["training"] = 1
+    ((what, why),) = advice.next_steps(good)
+    assert plain(what) == "Add photos of owl and of 1 more"
+    assert plain(why) == "It learnt owl from 1 photo only."
+
+
+def test_more_photos_are_advised_where_they_have_helped(good):
+    gain = {"from": 500, "to": 1000, "accuracy": 0.03, "interval": [0.01, 0.05]}
+    assert steps(good | {"sizes": {"points": [], "gain": gain}}) == ["Add more photos"]
+
+
+def test_a_wide_interval_asks_for_more_test_photos(good):
+    good["test"]["interval"] = [0.9, 1.0]
+    ((what, why),) = advice.next_steps(good)
+    assert what == "Test on more photos"
+    assert why == "A test on 4 photos leaves the accuracy uncertain by 10 points."
+
+
+def test_probabilities_that_mislead_are_warned_of(good):
+    good["calibration"]["expected_calibration_error"] = 0.1
+    assert steps(good) == ["Do not take its probabilities at their word"]
+
+
+def test_five_pieces_of_advice_are_enough(good):
+    confused = made_up(LABELS, PATHS, [0, 0, 1, 2], [1, 1, 0, 2])
+    findings = [Finding("a.jpg", "cat", "dog", 0.9, LABEL)]
+    bad = good | {"confusion": confused["confusion"]}
+    bad["audit"] = made_up(LABELS, ["a.jpg"], [0], [0], audit=findings)["audit"]
+    bad["photos"][0]["training"] = 1
+    gain = {"from": 500, "to": 1000, "accuracy": 0.03, "interval": [0.01, 0.05]}
+    bad["sizes"] = {"points": [], "gain": gain}
+    bad["test"]["interval"] = [0.5, 1.0]
+    bad["calibration"]["expected_calibration_error"] = 0.5
+    assert len(steps(bad)) == advice.MOST_ADVICE == 5
+    assert steps(bad)[0].startswith("Look at 1 photo whose")
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [([0.01, 0.05], "Yes, probably"), ([-0.02, 0.005], "Hardly"), ([-0.01, 0.03], "It cannot be")],
+)
+def test_would_more_photos_help(interval, answer):
+    gain = {"from": 500, "to": 1000, "accuracy": 0.01, "interval": interval}
+    short, why = advice.more_photos(gain)
+    assert short.startswith(answer)
+    assert "from 500 to 1,000 training photos changed the accuracy by +1.0 points" in why
+
+
+@pytest.mark.parametrize(
+    ("confidence", "said"), [(0.9, "too sure"), (0.5, "too modest"), (0.74, "neither")]
+)
+def test_trust_in_its_probabilities(record, confidence, said):
+    record["calibration"]["mean_confidence"] = confidence
+    assert said in advice.trust(record)

@@ -1,0 +1,59 @@
+"""outputs.py: outputs that cannot be written are refused before the work."""
+
+from dataclasses import fields
+
+import pytest
+
+from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.export.build import ExportError
+from retraining.run.outputs import check_outputs
+from retraining.run.settings import HeadSettings, OutputSettings, PhotoSettings, RunSettings
+from retraining.system.atomic import WriteError
+
+FILES = ("graph", "labels", "label_audit", "report", "metrics")
+
+
+def check(folder, network="network.pb", **outputs):
+    given = {"graph": folder / "graph.pb", "summaries_folder": folder / "logs", **outputs}
+    names = {field.name for field in fields(OutputSettings)}
+    own = {name: value for name, value in given.items() if name in names}
+    others = {name: path for name, path in given.items() if name not in names}
+    settings = RunSettings(PhotoSettings("photos"), outputs=OutputSettings(**own), **others)
+    check_outputs([folder / network], settings)
+
+
+def test_outputs_may_lie_in_folders_that_are_not_there_yet(tmp_path):
+    check(tmp_path, labels=tmp_path / "new" / "labels.txt")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_is_no_file_to_write(tmp_path, name):
+    with pytest.raises(WriteError, match="it is a folder"):
+        check(tmp_path, **{name: tmp_path})
+
+
+def test_vectors_are_not_exported_to_a_folder(tmp_path):
+    with pytest.raises(WriteError, match="it is a folder"):
+        check(tmp_path, bottlenecks=BottleneckSettings(export_file=str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["tflite", "tflite_int8", "onnx"])
+def test_a_folder_is_no_file_of_another_format(tmp_path, kind):
+    with pytest.raises(WriteError, match="it is a folder"):
+        check(tmp_path, formats={kind: tmp_path})
+
+
+def test_a_file_is_no_folder_to_write_into(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    for outputs in ({"summaries_folder": path}, {"formats": {"saved_model": path}}):
+        with pytest.raises(WriteError, match="cannot write into"):
+            check(tmp_path, **outputs)
+
+
+def test_the_base_network_is_never_overwritten(tmp_path):
+    with pytest.raises(ExportError, match="is the base network; choose another output"):
+        check(tmp_path, network="graph.pb")
+    between = HeadSettings(intermediate_steps=10, intermediate_folder=str(tmp_path))
+    with pytest.raises(ExportError, match="holds the base network; choose another folder"):
+        check(tmp_path, head=between)
