@@ -691,6 +691,16 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
     )
+    evaluation(
+        "folds",
+        metavar="K",
+        help="cross-validate: divide all photos into K parts (2 to 20) and predict each by a layer "
+        "trained on the others. Default: 5 if fewer than 200 photos test the model, else none",
+    )
+    evaluation(
+        "least_cross_validated",
+        help="the same for cross_validated_accuracy",
+    )
 
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:

@@ -44,6 +44,10 @@ def print_results(results: Results) -> None:
     settings, outputs = results.settings, results.settings.outputs
     print(f"test_accuracy\t{results.test.accuracy:.4f}")
     print(f"test_photos\t{results.test.total}")
+    if validated := results.validated:
+        print(f"cross_validated_accuracy\t{validated.accuracy:.4f}")
+        print(f"cross_validated_interval\t{validated.low:.4f}\t{validated.high:.4f}")
+        print(f"cross_validated_deviation\t{validated.deviation:.4f}")
     print(f"graph\t{escaped(outputs.graph)}")
     print(f"labels\t{escaped(outputs.labels)}")
     if outputs.report:

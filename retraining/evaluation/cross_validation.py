@@ -57,6 +57,25 @@ class CrossValidated:
     total: int
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the photos say, each predicted by a head that did not see it.
+
+    `targets` are the class indexes of all photos, int [n], and `logits` float32 [n, classes]; NaN
+    for a photo that has no prediction. `twins` are the keys of test photos that show the same as a
+    photo that the exported head saw. `leads` tells that the test alone has too few photos.
+    """
+
+    result: CrossValidated
+    folds: int
+    groups: int
+    paths: list[str]
+    targets: NDArray[np.integer]
+    logits: NDArray[np.float32]
+    twins: frozenset[str]
+    leads: bool
+
+
 def assign_folds(
     targets: NDArray[np.integer], groups: NDArray[np.integer], count: int, seed: int = 0
 ) -> NDArray[np.int_]:

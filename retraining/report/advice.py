@@ -1,5 +1,6 @@
 """Puts a record into words: how good the model is, and what to do next."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -34,6 +35,15 @@ def verdict(test: Mapping[str, Any]) -> str:
         f"rightly. On photos like these it is, with 95% certainty, right in {certain}: "
         f"{compared} always guessing {isolated(guess['label'])}, which would be right in "
         f"{guess['accuracy'] * 100:.0f}."
+    )
+
+
+def expectation(validated: Mapping[str, Any]) -> str:
+    """Returns a sentence on a record's `cross_validation`, in whole photos."""
+    low, high = validated["interval"]
+    return (
+        f"Of 100 new photos like these, expect {math.floor(low * 100)} to {math.ceil(high * 100)} "
+        f"to be right."
     )
 
 
@@ -108,6 +118,8 @@ def _on_sizes(record: Record) -> Advice | None:
 
 
 def _on_interval(record: Record) -> Advice | None:
+    if (record["cross_validation"] or {}).get("leads"):
+        return None  # all photos count already
     interval = record["test"]["interval"]
     if interval and interval[1] - interval[0] > WIDE:
         return (

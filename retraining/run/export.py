@@ -159,8 +159,8 @@ def describe_test(result: verify.HeldOutResult) -> str:
         return "no test photos: the accuracy of this model is unknown"
     low, high = wilson_interval(result.correct, result.total)
     return (
-        f"final test accuracy = {result.accuracy:.1%} (N={result.total}, 95 % interval "
-        f"{low:.1%} to {high:.1%}), measured on the exported graph"
+        f"final test accuracy = {result.accuracy:.1%} ({result.correct} of {result.total} photos, "
+        f"95 % interval {low:.1%} to {high:.1%}), measured on the exported graph"
     )
 
 

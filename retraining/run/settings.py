@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
@@ -111,11 +112,15 @@ class EvaluationSettings:
     """How a run judges the model."""
 
     test_photos: int = -1  # at most; -1: all
-    least_accuracy: float | None = None  # below this, the run writes nothing
+    least_accuracy: float | None = None  # of the test; below this, the run writes nothing
+    folds: int | None = None  # of a cross-validation; None: 5 if few photos test the model
+    least_cross_validated: float | None = None  # as least_accuracy, of the cross-validation
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "test_photos": (-1, math.inf),
         "least_accuracy": (0, 1),
+        "folds": (FEWEST_FOLDS, MOST_FOLDS),
+        "least_cross_validated": (0, 1),
     }
 
     def __post_init__(self) -> None:

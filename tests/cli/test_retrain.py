@@ -77,7 +77,14 @@ def run(tmp_path_factory, captured_run, photos):
 @pytest.mark.numbers
 def test_a_run_gives_a_graph_labels_and_its_accuracy(run, photos):
     out, models = run.results, run.folder / "models"
-    assert list(out) == ["test_accuracy", "test_photos", "graph", "labels", "report", "metrics"]
+    validated = (
+        "cross_validated_accuracy",
+        "cross_validated_interval",
+        "cross_validated_deviation",
+    )
+    outputs_named = ("graph", "labels", "report", "metrics")
+    assert list(out) == ["test_accuracy", "test_photos", *validated, *outputs_named]
+    assert out["cross_validated_accuracy"] == "nan"  # running numbers and plain colours: a series
     assert float(out["test_accuracy"]) == 1.0  # three plain colours
     assert out["graph"] == f"{models}/retrained_graph.pb"
     assert Path(out["labels"]).read_text() == "blue\ngreen\nred\n"
@@ -103,7 +110,9 @@ def test_inception_is_preferred_where_it_is(run):
 
 def test_the_summary_goes_to_stderr(run):
     assert "90 photos of 3 classes:" in run.err
-    assert "final test accuracy = 100.0% (N=" in run.err
+    tested = run.results["test_photos"]
+    assert f"final test accuracy = 100.0% ({tested} of {tested} photos, " in run.err
+    assert "the cross-validation predicts no photo: each class needs photos of two" in run.err
     assert "95 % interval" in run.err
     assert "bottlenecks: 100%" in run.err
     assert "replaced" not in run.err
@@ -293,7 +302,13 @@ def test_a_quiet_run_prints_its_results_and_writes_what_is_wanted(tmp_path, capt
     flags = ("--quiet", "--no_report", "--label_audit", "", "--projector_photos", 0)
     printed = captured_run(tmp_path, photos, *flags)
     assert printed.err == ""
-    assert list(printed.results) == ["test_accuracy", "test_photos", "graph", "labels", "metrics"]
+    validated = (
+        "cross_validated_accuracy",
+        "cross_validated_interval",
+        "cross_validated_deviation",
+    )
+    named = ("graph", "labels", "metrics")
+    assert list(printed.results) == ["test_accuracy", "test_photos", *validated, *named]
     assert sorted(outputs(tmp_path)) == [
         *("retrained_graph.pb", "retrained_labels.txt", "retrained_metrics.json"),
     ]

@@ -8,9 +8,11 @@ import os
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
 from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
@@ -315,3 +317,20 @@ def test_transparency_is_white_and_what_is_no_image_is_none(tmp_path):
     assert make_thumbnail(tmp_path / "broken.jpg") is None
     assert make_thumbnail(tmp_path / "none.jpg") is None
     assert make_thumbnail("nul\0.jpg") is None
+
+
+def test_a_small_test_does_not_lead():
+    validated = CrossValidation(
+        CrossValidated(0.86, 0.77, 0.92, 0.05, 86, 100),
+        *(5, 100, ["p"], np.array([0]), np.array([[1.0, 0.0]])),
+        twins=frozenset(),
+        leads=True,
+    )
+    paths = [f"{n}.jpg" for n in range(5)]
+    found = made_up(["a", "b"], paths, [0] * 5, [0] * 5, validated=validated)
+    page = " ".join(re.sub(r"<[^>]+>", "", html.render(found, Thumbnails()).decode()).split())
+    assert "86.0% right" in page
+    assert "Of 100 new photos like these, expect 77 to 92 to be right." in page
+    assert "few photos: 5 of 5 right" in page
+    assert "100.0% right" not in page
+    assert "Test on more photos" not in page
