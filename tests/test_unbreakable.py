@@ -214,7 +214,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, photos, inception_file, 
         command(tmp_path, photos, inception_file, *steps), stderr=subprocess.PIPE, text=True
     )
     seen = ""
-    while "training:" not in seen:
+    while "bottlenecks:" not in seen:
         seen += run.stderr.read(1)
     run.send_signal(sent)
     _, rest = run.communicate(timeout=30)
