@@ -8,6 +8,7 @@ from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_ve
 from retraining.cli.flags import is_quiet, parse_flags
 from retraining.cli.wording import in_flags
 from retraining.export.verify import HeldOutResult
+from retraining.report.advice import what_next
 from retraining.run.delivery import Results
 from retraining.run.retrain import retrain
 from retraining.system.text import escaped
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for made in results.formats:
         print(f"{made.name}\t{escaped(made.path)}")
     print_comparison(results)
+    outputs = results.settings.outputs
+    log.info(what_next(outputs.report, outputs.graph))
     return DONE
 
 

@@ -42,6 +42,7 @@ class Setting:
     seconds: Mapping[str, float]
     caveats: Sequence[str] = field(default_factory=list)
     warnings: Sequence[str] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)  # caveats that are plain facts
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Tests the graph of a run on held-out photos, and converts it to other formats."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numpy import float32
@@ -12,9 +13,15 @@ from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
 from retraining.export.build import features_node, metadata_bytes
 from retraining.graphs.session import return_free_memory
-from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
+from retraining.metrics.classification import (
+    calibration_error,
+    choose_rows,
+    confusion_matrix,
+    wilson_interval,
+)
 from retraining.photos.dataset import Example
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
+from retraining.report import advice, record
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
@@ -107,6 +114,8 @@ def log_test(
     if result.total < held_out:
         log.info(f"{result.total} of {held_out} test photos were tested")
     log.info(describe_test(result))
+    for line in describe_doubts(result, bottlenecks.labels):
+        log.warning(line)
     before = changes.read_description(replaced)
     for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
@@ -137,6 +146,15 @@ def describe_test(result: verify.HeldOutResult) -> str:
     return (
         f"final test accuracy = {result.accuracy:.1%} (N={result.total}, 95 % interval "
         f"{low:.1%} to {high:.1%}), measured on the exported graph"
+    )
+
+
+def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list[str]:
+    """Returns lines on what the accuracy hides: guessing does as well, a class is never right."""
+    answers = result.probabilities.argmax(axis=1)
+    confusion = confusion_matrix(result.targets, answers, len(labels))
+    return advice.doubts(
+        record.describe_test(result, labels), record.describe_classes(confusion, labels)
     )
 
 

@@ -20,7 +20,7 @@ from retraining.training.head import Evaluation
 from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -211,11 +211,90 @@ def test_would_more_photos_help(interval, answer):
 
 
 @pytest.mark.parametrize(
-    ("confidence", "said"), [(0.9, "too sure"), (0.5, "too modest"), (0.74, "neither")]
+    ("confidence", "said"),
+    [(0.95, "it is too sure"), (0.5, "it is too modest"), (0.74, "neither"), (0.8, "neither")],
 )
-def test_trust_in_its_probabilities(record, confidence, said):
+def test_trust_in_its_probabilities(confidence, said):
+    record = made_up(LABELS, ["p.jpg"] * 100, [0] * 100, [0] * 75 + [1] * 25)
     record["calibration"]["mean_confidence"] = confidence
     assert said in advice.trust(record)
+
+
+def test_what_four_photos_cannot_tell_is_not_told(record):
+    record["calibration"]["mean_confidence"] = 0.95
+    assert "neither too sure of itself nor too modest beyond chance" in advice.trust(record)
+    assert "no more than chance explains" in advice.trust(record)
+    assert "no larger than chance explains" in advice.hardest(record)
+    assert not any("probabilities" in what for what, _ in advice.next_steps(record))
+
+
+def test_a_class_that_is_harder_than_the_rest_is_named():
+    record = made_up(LABELS, ["p.jpg"] * 90, [0] * 40 + [1] * 50, [0] * 40 + [1] * 20 + [2] * 30)
+    assert "Harder than the rest, beyond chance: \u2068dog\u2069." in advice.hardest(record)
+    assert any(what.startswith("Compare") for what, _ in advice.next_steps(record))
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        ([0] * 20, "always answering cat would be right as often (18 of 20 photos, the model 18)"),
+        ([0] * 17 + [1] * 3, "would be right almost as often"),
+        ([1] * 17 + [0] * 3, "would be right more often"),
+    ],
+)
+def test_an_accuracy_that_guessing_reaches_is_told(answered, said):
+    targets = [0] * 18 + [1] * 2
+    record = made_up(["cat", "dog"], ["p.jpg"] * 20, targets, answered)
+    record["test"]["guessing"] = {"label": "cat", "accuracy": 0.8 if "almost" in said else 0.9}
+    lines = advice.doubts(record["test"], record["classes"])
+    assert said in lines[0]
+    if answered == [0] * 20:
+        assert lines[1:] == ["the test photos of dog (0 of 2) got no right answer"]
+    assert advice.next_steps(record)[0][0] == "Do not rely on this model yet"
+
+
+def test_of_a_clear_result_no_doubt_is_told():
+    targets = [0, 1] * 50
+    record = made_up(["cat", "dog"], ["p.jpg"] * 100, targets, targets)
+    assert advice.doubts(record["test"], record["classes"]) == []
+
+
+def test_more_test_photos_are_asked_for_only_where_the_test_can_use_them():
+    for count, asked in ((100, True), (200, False)):
+        targets = [0, 1] * (count // 2)
+        answered = [1 - t if n % 3 == 0 else t for n, t in enumerate(targets)]
+        record = made_up(["cat", "dog"], ["p.jpg"] * count, targets, answered)
+        steps = [what for what, _ in advice.next_steps(record)]
+        assert ("Test on more photos" in steps) == asked
+
+
+def test_the_title_names_folder_classes_photos_and_network(record):
+    record["network"]["name"] = "efficientnet_lite0"
+    record["options"]["image_dir"] = "some/flowers/"
+    page = page_of(record)
+    assert page.text.startswith("flowers: 3 classes, 7 photos, EfficientNet-Lite0 ")
+    assert "UTC flowers: 3 classes, 7 photos, EfficientNet- Lite0 How good is" in page.text
+
+
+def test_what_to_do_next_names_the_graph_where_it_must():
+    assert advice.what_next("m/r.html", advice.DEFAULT_GRAPH) == (
+        "Open m/r.html; label a photo: python label_image.py photo.jpg"
+    )
+    assert advice.what_next("", "a b.pb") == (
+        "Label a photo: python label_image.py --graph 'a b.pb' photo.jpg"
+    )
+
+
+def test_a_remark_is_a_plain_line(pictures):
+    caveats = ["lite0 is used", "the photos are drawings"]
+    facts = {"caveats": caveats, "remarks": caveats[:1]}
+    page = page_of(made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], **facts))
+    assert len(page.all("p", **{"class": "notice"})) == 1
+    assert "What was trained on what lite0 is used" in page.text
+
+
+def test_names_break_after_dots_and_dashes():
+    assert html.breakable("a-b.c<") == "a-<wbr>b.<wbr>c&lt;"
 
 
 # -- names of any kind -----------------------------------------------------------------------
