@@ -1,7 +1,6 @@
 """Puts a record into words: how good the model is, and what to do next."""
 
 import math
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -20,7 +19,6 @@ BALANCED = 0.03  # difference of mean confidence and accuracy below which neithe
 LITTLE = 0.01  # gain in accuracy that is not worth the work
 UNLIKELY = 0.05  # probability below which chance does not explain a difference
 MOST_ADVICE = 5
-DEFAULT_GRAPH = "models/retrained_graph.pb"  # which label_image.py reads without --graph
 
 Advice: TypeAlias = tuple[str, str]  # what to do, why
 
@@ -89,7 +87,7 @@ def _guessing(test: Mapping[str, Any]) -> str | None:
     elif right > test["correct"]:
         compared = "would be right more often"
     else:
-        compared = "would be right almost as often, and the difference may be chance"
+        compared = "would be right less often, but the difference may be chance"
     return (
         f"the model is not clearly better than guessing: always answering {guess['label']} "
         f"{compared} ({right} of {photos(total)}, the model {test['correct']})"
@@ -275,13 +273,6 @@ def network_title(name: str) -> str:
         if name.startswith(start):
             return text + name.removeprefix(start)
     return name
-
-
-def what_next(report: str, graph: str) -> str:
-    """Returns how to see the report ('': there is none) and how to label a photo."""
-    chosen = "" if graph == DEFAULT_GRAPH else f"--graph {shlex.quote(graph)} "
-    label = f"label a photo: python label_image.py {chosen}photo.jpg"
-    return f"Open {report}; {label}" if report else label[0].upper() + label[1:]
 
 
 def photos(count: int) -> str:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def render(record: Record, thumbnails: Thumbnails) -> bytes:
         advice=advice,
         figures=figures,
         counted=counted,
-        graph=advice.option(record, "output_graph", "OutputSettings.graph") or advice.DEFAULT_GRAPH,
+        graph=advice.option(record, "output_graph", "OutputSettings.graph"),
     )
     # Undecodable bytes of a file's name appear as they do on stderr: \udcff.
     return page.encode("utf-8", "backslashreplace")
@@ -211,5 +212,6 @@ def _environment() -> "Environment":
         "short_name": short_name,
         "file_name": os.path.basename,
         "breakable": breakable,
+        "quoted": shlex.quote,
     }
     return environment

@@ -21,6 +21,7 @@ import label_image
 import retrain
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.cli.flags import parse_flags
+from retraining.cli.retrain import what_next
 from retraining.evaluation.label_audit import DOUBT, DUPLICATE, LABEL, Finding
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name
@@ -29,6 +30,7 @@ from retraining.photos.dataset import load_dataset
 from retraining.photos.registry import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
 from retraining.run import audit, delivery, head
+from retraining.run.settings import OutputSettings
 from retraining.training.head import Evaluation
 from tests import ROOT, tiny
 
@@ -161,7 +163,7 @@ def test_a_classic_cache_is_taken_over(tmp_path, run_retrain, finished, photos, 
     line = "49 vectors taken over from {}; 10 computed to check them, 0 known before, 1 skipped, 30"
     assert line.format(classic) in err
     assert f"not taken over, not 24 numbers: {os.path.join('red', half.name)}\n" in err
-    assert " 31/31 " in err  # what was left to compute
+    assert " 31 of 31 " in err  # what was left to compute
     found, own = rows(tmp_path), rows(finished.folder)
     taken = {key for key in found if key in written and found[key] == written[key].tobytes()}
     assert len(found) == 90
@@ -330,6 +332,8 @@ def test_quiet_still_warns(tmp_path, run_retrain, capsys):
     assert run_retrain(tmp_path, photos, "--quiet") == 0
     assert capsys.readouterr().err == (
         "warning: red has only 6 images; 20 or more give a better model\n"
+        "warning: the model is not clearly better than guessing: always answering blue would be "
+        "right less often, but the difference may be chance (1 of 2 photos, the model 2)\n"
     )
 
 
@@ -377,7 +381,7 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     tiny.write_photos(work, {"grey": 25})
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
-    assert "25/25" in err  # vectors computed
+    assert "25 of 25" in err  # vectors computed
     assert "classes added since the graph that is replaced: grey" in err
     found = re.search(r"(\d+) of these photos tested .* too: (\S+)% right then, 100.0% now", err)
     assert int(found[1]) > 5
@@ -727,6 +731,16 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
     assert "are drawings" in about["caveats"][0]
     assert run_retrain(tmp_path, "other_photos", "--offline") == 1
     assert not (tmp_path / "other_photos").exists()
+
+
+def test_the_last_line_tells_what_to_do_next():
+    plain = OutputSettings()
+    assert what_next(plain) == (
+        "Open models/retrained_report.html; label a photo: python label_image.py photo.jpg"
+    )
+    assert what_next(OutputSettings(graph="a b.pb", report="")) == (
+        "Label a photo: python label_image.py --graph 'a b.pb' photo.jpg"
+    )
 
 
 # -- the audit -------------------------------------------------------------------------------
