@@ -160,11 +160,9 @@ def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
     """Returns one line on the calibration error of the test photos."""
-    scores = result.probabilities
-    before = calibration_error(scores, result.targets)
-    scores = apply_temperature(scores, temperature)
-    after = calibration_error(scores, result.targets)
-    return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
+    scores = apply_temperature(result.probabilities, temperature)
+    error = calibration_error(scores, result.targets)
+    return f"calibration error on the test photos, with the temperature: {error:.3f}"
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
