@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retraining.bottlenecks.vectors import Labelled
 from retraining.metrics.classification import wilson_interval
-from retraining.training.loop import TrainingOptions
+from retraining.training.loop import TrainingError, TrainingOptions
 from retraining.training.side_by_side import Parts, search_heads, train_heads
 
 FEWEST_FOLDS, MOST_FOLDS = 2, 20
@@ -63,7 +63,8 @@ class CrossValidation:
 
     `targets` are the class indexes of all photos, int [n], and `logits` float32 [n, classes]; NaN
     for a photo that has no prediction. `twins` are the keys of test photos that show the same as a
-    photo that the exported head saw. `leads` tells that the test alone has too few photos.
+    photo that the exported head saw. `leads` tells that the test alone has too few photos,
+    `untuned` that the run fine-tunes the network afterwards.
     """
 
     result: CrossValidated
@@ -74,6 +75,7 @@ class CrossValidation:
     logits: NDArray[np.float32]
     twins: frozenset[str]
     leads: bool
+    untuned: bool = False
 
 
 def assign_folds(
@@ -127,12 +129,14 @@ def cross_validate(
         plan: how the run trains its head.
 
     Raises:
-        TrainingError: the training of a fold's head went astray.
+        TrainingError: the training of a fold's head went astray, or lacks validation photos.
     """
     outside = folds[:, None] != np.arange(folds.max() + 1)
     held_out = np.zeros_like(outside)
     if plan.needs_validation:
         held_out = validation_rows(photos.targets, groups, outside, plan)
+        if not held_out.any(axis=0).all():
+            raise TrainingError("there are too few photos to set some of each fold aside")
     parts = Parts(photos, classes, outside & ~held_out, held_out)
     fit = search_heads if plan.search else train_heads
     rows = np.arange(len(folds))

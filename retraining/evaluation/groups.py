@@ -20,6 +20,9 @@ NEXT_SHOTS = 10  # later shots to compare with each; bounds the work where all t
 # to 15 %, with light changed by up to 15 %: 98 % of their neighbours are nearer with MobileNet
 # 0.25/128, 97 % with Inception-v3. Of unrelated photos of one class, 1 % are nearer with either.
 ONE_SERIES = 0.3
+# The same for neighbours by number alone, as a share of the mean distance in their class: where all
+# photos of a class look alike, numbers that follow each other say little.
+ONE_NUMBERED = 0.5
 
 NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)")  # what precedes a name's last number; it; the rest
 
@@ -45,15 +48,25 @@ def group_photos(
     if len(photos.paths) <= MOST_PHOTOS:
         for row, _, near in near_earlier(unit, photos.targets):
             pairs += [(row, int(other)) for other in np.flatnonzero(near)]
-    shots = [*numbered_pairs(photos.paths), *(() if times is None else timed_pairs(times))]
-    mean = unit.mean(axis=0)
-    least = 1 - ONE_SERIES * max(0.0, 1 - float(mean @ mean))
-    pairs += [(a, b) for a, b in shots if unit[a] @ unit[b] >= least]
+    most = ONE_SERIES * _spread(unit)
+    for a, b in () if times is None else timed_pairs(times):
+        if 1 - unit[a] @ unit[b] <= most:
+            pairs.append((a, b))
+    of_class = {t: ONE_NUMBERED * _spread(unit[photos.targets == t]) for t in set(photos.targets)}
+    for a, b in numbered_pairs(photos.paths):
+        if 1 - unit[a] @ unit[b] <= min(most, of_class[photos.targets[a]]):
+            pairs.append((a, b))
     rows, others = np.array(pairs, int).reshape(-1, 2).T
     shape = len(photos.paths), len(photos.paths)
     links = coo_array((np.ones(len(rows)), (rows, others)), shape=shape)
     groups: NDArray[np.int_] = connected_components(links, directed=False)[1].astype(int)
     return groups
+
+
+def _spread(unit: NDArray[np.floating]) -> float:
+    """Returns the mean distance (1 - cosine) of vectors of length 1, [n, width]."""
+    mean = unit.mean(axis=0)
+    return max(0.0, 1 - float(mean @ mean))
 
 
 def _same_subject(photos: AuditedPhotos) -> Iterator[tuple[int, int]]:

@@ -274,11 +274,12 @@ def describe_result(result: HeldOutResult) -> dict[str, Any]:
     """Returns the part of a graph's description that tells of its test.
 
     `held_out` has a row for each photo: its key, the number of its likeliest label, and the
-    probability of that label.
+    probability of that label. `held_out_targets` has the number of its true label.
     """
     rows = zip(result.keys, result.probabilities, strict=True)
     return {
         "test_photos": result.total,
         "test_correct": result.correct,
         "held_out": [[key, int(p.argmax()), round(float(p.max()), 4)] for key, p in rows],
+        "held_out_targets": result.targets.tolist(),
     }

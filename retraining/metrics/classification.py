@@ -175,3 +175,23 @@ def far_below(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
     """
     difference, _, high = paired_difference(reference, right)
     return difference < -SHORTFALL and high < 0
+
+
+def chance_of_at_most(correct: int, photos: int, all_correct: int, all_photos: int) -> float:
+    """Returns how probable at most `correct` right answers to `photos` of all photos are by chance.
+
+    It is the lower tail of the hypergeometric distribution, as in Fisher's exact test.
+    """
+    wrong = all_photos - all_correct
+    fewest = max(0, photos - wrong)
+    ways = sum(
+        math.comb(all_correct, right) * math.comb(wrong, photos - right)
+        for right in range(fewest, min(correct, all_correct) + 1)
+    )
+    return ways / math.comb(all_photos, photos)
+
+
+def chance_of_at_least(count: int, trials: int, share: float) -> float:
+    """Returns how probable `count` or more hits in `trials` are, each with probability `share`."""
+    fewer = (math.comb(trials, n) * share**n * (1 - share) ** (trials - n) for n in range(count))
+    return max(0.0, 1 - sum(fewer))

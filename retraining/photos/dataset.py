@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from retraining.photos.class_folders import some_names
 from retraining.photos.decode import reason_of
 from retraining.photos.exclude import without
 from retraining.photos.registry import hash_file, open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import TRAINING, SplitOptions, splits_by_content, splits_by_path
-from retraining.system.text import counted
+from retraining.system.text import counted, some
 
 FEW_IMAGES = 20  # a class with fewer gets a warning, as in the classic
 
@@ -144,10 +143,15 @@ def _check_training(examples: Sequence[Example]) -> None:
 
 
 def _shared_between_classes(examples: Sequence[Example]) -> list[str]:
-    labels: dict[str, set[str]] = defaultdict(set)
+    copies: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        labels[example.key].add(example.label)
-    shared = [example.path for example in examples if len(labels[example.key]) > 1]
+        copies[example.key].append(example)
+    shared = [
+        f"{example.label}/{os.path.basename(example.path)}"
+        for same in copies.values()
+        if len({example.label for example in same}) > 1
+        for example in same
+    ]
     if not shared:
         return []
-    return [f"{len(shared)} files have the same content in two classes: {some_names(shared)}"]
+    return [f"{len(shared)} files have the same content in two classes: {some(shared)}"]

@@ -43,6 +43,7 @@ class Setting:
     seconds: Mapping[str, float]
     caveats: Sequence[str] = field(default_factory=list)
     warnings: Sequence[str] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)  # caveats that are plain facts
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def describe_validated(validated: CrossValidation | None, labels: Sequence[str])
         "correct": result.correct,
         "groups": validated.groups,
         "leads": validated.leads,
+        "untuned": validated.untuned,
         "classes": describe_classes(confusion, labels),
         "confusion": describe_confusion(confusion),
     }

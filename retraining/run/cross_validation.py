@@ -89,6 +89,7 @@ def _cross_validated(bottlenecks: Bottlenecks, run: RunContext, leads: bool) -> 
         logits=logits,
         twins=find_twins(photos.keys, groups, len(bottlenecks.examples[TESTING])),
         leads=leads and result.total > 0,
+        untuned=bool(settings.fine_tuning.methods),
     )
 
 

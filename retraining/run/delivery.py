@@ -143,7 +143,8 @@ def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
         network |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
     options = {**run.settings.record, "excluded_photos": run.notes.excluded_photos}
     notes = run.notes
-    return Setting(network, options, notes.watch.seconds, notes.caveats, notes.warnings)
+    kept = notes.caveats, notes.warnings, notes.remarks
+    return Setting(network, options, notes.watch.seconds, *kept)
 
 
 def describe_network(extractor: Extractor) -> dict[str, Any]:

@@ -15,10 +15,16 @@ from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
 from retraining.export.build import features_node, metadata_bytes
 from retraining.graphs.session import return_free_memory
-from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
+from retraining.metrics.classification import (
+    calibration_error,
+    choose_rows,
+    confusion_matrix,
+    wilson_interval,
+)
 from retraining.photos.dataset import Example
 from retraining.photos.key_set import MOST_KEYS, pack_keys
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
+from retraining.report import advice, record
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
@@ -146,6 +152,8 @@ def log_test(
     if result.total < held_out:
         log.info(f"{result.total} of {held_out} test photos were tested")
     log.info(describe_test(result))
+    for line in describe_doubts(result, bottlenecks.labels):
+        log.warning(line)
     before = changes.read_description(replaced)
     for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
@@ -164,13 +172,20 @@ def describe_test(result: verify.HeldOutResult) -> str:
     )
 
 
+def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list[str]:
+    """Returns lines on what the accuracy hides: guessing does as well, a class is never right."""
+    answers = result.probabilities.argmax(axis=1)
+    confusion = confusion_matrix(result.targets, answers, len(labels))
+    return advice.doubts(
+        record.describe_test(result, labels), record.describe_classes(confusion, labels)
+    )
+
+
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
     """Returns one line on the calibration error of the test photos."""
-    scores = result.probabilities
-    before = calibration_error(scores, result.targets)
-    scores = apply_temperature(scores, temperature)
-    after = calibration_error(scores, result.targets)
-    return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
+    scores = apply_temperature(result.probabilities, temperature)
+    error = calibration_error(scores, result.targets)
+    return f"calibration error on the test photos, with the temperature: {error:.3f}"
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:

@@ -16,6 +16,7 @@ from retraining.evaluation.temperature import (
 )
 from retraining.evaluation.unknown import fit_unknown
 from retraining.metrics.classification import far_below
+from retraining.photos.source import dataset_name
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
@@ -39,7 +40,7 @@ def train_head(
 ) -> Trained:
     """Trains the head; shows its course in TensorBoard and to the observer."""
     if run.settings.head.search:
-        return find_head(bottlenecks, run.settings)
+        return find_head(bottlenecks, extractor, run.settings)
     how, started = run.settings.head.training, time.perf_counter()
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -47,7 +48,7 @@ def train_head(
     bar = run.observer.progress("training", "step")(
         steps, total=how.steps_for(len(training.targets))
     )
-    with TensorBoardLog(run.settings.outputs.summaries_folder) as tensorboard:
+    with open_log(extractor, run.settings) as tensorboard:
         for step in bar:
             if step.training and step.validation:
                 tensorboard.add(step)
@@ -64,6 +65,13 @@ def train_head(
     return Trained(step.head, course, tensorboard.folder, how, seconds)
 
 
+def open_log(extractor: VectorSource, settings: RunSettings) -> TensorBoardLog:
+    """Returns the log of a run for TensorBoard, in a new folder named after what it trains."""
+    networks = [part.network.name for part in extractor.parts]
+    tags = [dataset_name(settings.photos.image_dir), *networks]
+    return TensorBoardLog(settings.outputs.summaries_folder, tags=tags)
+
+
 def describe_end(step: Step) -> None:
     """Logs how training ended; `step` is the last one."""
     log.info(describe_step(step))
@@ -74,7 +82,7 @@ def describe_end(step: Step) -> None:
         )
 
 
-def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
+def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, settings: RunSettings) -> Trained:
     """Trains heads with several strengths of L2; logs each candidate and returns the best."""
     found, started = [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -83,7 +91,7 @@ def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
         found.append(candidate)
         log.info(describe_candidate(candidate))
     best, course = search.best(found), search.course_of(found)
-    with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
+    with open_log(extractor, settings) as tensorboard:
         for step in course:
             tensorboard.add(step)
     log.info(

@@ -8,6 +8,13 @@ import pytest
 from retraining.metrics import classification
 
 
+def test_how_probable_few_or_many_hits_are():
+    assert classification.chance_of_at_most(0, 2, 1, 3) == pytest.approx(1 / 3)
+    assert classification.chance_of_at_most(1, 2, 1, 3) == pytest.approx(1)
+    assert classification.chance_of_at_least(2, 3, 0.5) == pytest.approx(0.5)
+    assert classification.chance_of_at_least(0, 3, 0.5) == 1
+
+
 def test_the_truth_is_in_the_rows():
     confusion = classification.confusion_matrix([0, 0, 0, 2, 2], [0, 1, 1, 2, 0], 4)
     assert confusion.dtype.kind == "i"

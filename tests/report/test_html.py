@@ -22,7 +22,7 @@ from retraining.training.head import Evaluation
 from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -199,6 +199,38 @@ def test_without_test_photos_it_says_that_nothing_is_known():
     assert "Would more photos help? Unknown." in text
     assert "Class by class" not in text
     assert "nan" not in text.lower()
+
+
+def test_the_title_names_folder_classes_photos_and_network(record):
+    record["network"]["name"] = "efficientnet_lite0"
+    record["options"]["image_dir"] = "some/flowers/"
+    page = page_of(record)
+    assert page.text.startswith("flowers: 3 classes, 7 photos, EfficientNet-Lite0 ")
+    assert "UTC flowers: 3 classes, 7 photos, EfficientNet-Lite0 How good is" in page.text
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        ("models/retrained_graph.pb", "python label_image.py photo.jpg"),
+        ("a b.pb", "python label_image.py --graph 'a b.pb' photo.jpg"),
+    ],
+)
+def test_how_to_label_a_photo_names_the_graph_where_it_must(record, graph, said):
+    record["options"]["output_graph"] = graph
+    assert f"Label a photo: {said}" in page_of(record).text
+
+
+def test_a_remark_is_a_plain_line(pictures):
+    caveats = ["lite0 is used", "the photos are drawings"]
+    facts = {"caveats": caveats, "remarks": caveats[:1]}
+    page = page_of(made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], **facts))
+    assert len(page.all("p", **{"class": "notice"})) == 1
+    assert "What was trained on what lite0 is used" in page.text
+
+
+def test_names_break_after_dots_and_dashes():
+    assert html.breakable("a-b.c<") == "a-<wbr>b.<wbr>c&lt;"
 
 
 # -- names of any kind -----------------------------------------------------------------------
