@@ -106,7 +106,7 @@ def load_dataset(
     _check_training(examples, bool(given))
     if given:
         warnings += _classes_not_held_out(examples, set(given.values()))
-    note = _describe_given(source.location, given, splits) if given else ""
+    note = _describe_given(given, splits) if given else ""
     return Dataset(examples, warnings + shared, bad, excluded, note=note)
 
 
@@ -190,11 +190,11 @@ def _splits(
     return {**given, **splits_by_content(names, pool, options)}
 
 
-def _describe_given(location: str, given: Mapping[str, str], splits: Mapping[str, str]) -> str:
+def _describe_given(given: Mapping[str, str], splits: Mapping[str, str]) -> str:
     """Returns a line on the splits that a source gives, and on those cut from training."""
     counts = Counter(given.values())
     parts = ", ".join(f"{counts[part]} for {part}" for part in SPLITS if counts[part])
-    line = f"{location} gives the splits itself: {parts}"
+    line = f"splits as given: {parts}"
     cut = [part for part in SPLITS if not counts[part] and part in splits.values()]
     return f"{line}; {' and '.join(cut)} cut from training" if cut else line
 

@@ -16,6 +16,7 @@ from retraining.photos.folder import FolderSource
 from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url
+from retraining.system.text import counted
 
 STDIN = "-"
 COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
@@ -212,7 +213,9 @@ def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Map
             if not header:
                 header = _checked_header(line, cells)
             elif len(cells) != len(header):
-                raise _LineError(line, f"has {len(cells)} fields, the header has {len(header)}")
+                raise _LineError(
+                    line, f"has {counted(len(cells), 'field')}, the header has {len(header)}"
+                )
             else:
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:

@@ -37,9 +37,7 @@ def test_split_folders_are_used_as_they_are(tmp_path):
         ("dog", "training"): 25,
     }
     assert dataset.warnings == ["1 class without a photo for validation: dog"]
-    assert dataset.note == (
-        f"{tmp_path} gives the splits itself: 55 for training, 4 for validation, 13 for testing"
-    )
+    assert dataset.note == "splits as given: 55 for training, 4 for validation, 13 for testing"
 
 
 def split_folders(tmp_path, **folders):

@@ -94,7 +94,7 @@ def test_rows_are_taken_once(folder):
         ("t.csv", "path,label\na.jpg,red", r"has only one \(red\)"),
         ("t.csv", "file,label\na,b", "line 1 of .* names no column 'path', but file, label"),
         ("t.csv", "path,label,Label\na,b,c", "line 1 of .* names a column twice"),
-        ("t.csv", "path,label\n\na.jpg\n", "line 3 of .* has 1 fields, the header has 2"),
+        ("t.csv", "path,label\n\na.jpg\n", "line 3 of .* has 1 field, the header has 2"),
         ("t.csv", "path,label\na.jpg, \n", "line 2 of .* has no label"),
         ("t.csv", 'path,label\n"a\nb.jpg",red\n,red', "line 4 of .* has no path"),
         ("t.csv", "path,label,split\na,b,dev", "line 2 of .* has the split 'dev'; there are train"),

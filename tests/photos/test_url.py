@@ -133,6 +133,20 @@ def test_a_file_that_turned_out_to_be_no_image_is_left_out(listed):
     assert scan.warnings == ["1 file in s3://b/p/a is no image: 1"]
 
 
+@pytest.mark.parametrize(("recursive", "count"), [(False, 2), (True, 3)])
+def test_split_folders_below_a_url(listed, recursive, count):
+    names = ("train/a/1.jpg", "train/a/deep/2.jpg", "train/b/1.jpg", "train/loose.txt")
+    scan = listed(*names, "trainer.txt", "test/a/9.jpg", "test/b/9.jpg").scan(
+        ScanOptions(recursive=recursive)
+    )
+    assert [(p.name, p.split) for p in scan.photos["b"]] == [
+        ("s3://b/p/test/b/9.jpg", "testing"),
+        ("s3://b/p/train/b/1.jpg", "training"),
+    ]
+    assert len(scan.photos["a"]) == count
+    assert scan.warnings[0].startswith("1 file in s3://b/p/train lies in no class folder")
+
+
 def test_urls_are_excluded_as_printed_or_from_the_location():
     photos = {"a": [Photo(f"s3://b/p/a/{n}.jpg") for n in (1, 2, 3)]}
     left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], UrlSource("s3://b/p"))
