@@ -41,7 +41,7 @@ from retraining.networks.registry import (
 from retraining.photos.exclude import read_listed
 from retraining.photos.reader import Distortions
 from retraining.photos.source import DatasetError
-from retraining.photos.split import SplitOptions
+from retraining.photos.split import PATH, WAYS, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
@@ -78,7 +78,7 @@ def parse_flags(
     options = parser.parse_args(argv)
     _complete(parser, options)
     _check_head(parser, options, given_flags(argv))
-    if options.stratified and options.split_by == "path":
+    if options.stratified and options.split_by == PATH:
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
     try:
@@ -96,7 +96,7 @@ def parse_flags(
 
 def _complete(parser: Parser, options: argparse.Namespace) -> None:
     """Fills in the defaults that depend on other flags, and reads the list of --exclude."""
-    options.image_dir = local(options.image_dir)
+    options.image_dir = local(options.image_dir or "")
     beside = OutputSettings(options.output_graph)
     for name in BESIDE_THE_GRAPH:
         if getattr(options, OUTPUT_FLAGS[name]) is None:
@@ -192,7 +192,7 @@ def output_paths(settings: RunSettings) -> dict[str, str]:
 
 FOLDERS_AND_INPUTS = (
     *("bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir", "import_vectors"),
-    "intermediate_output_graphs_dir",
+    *("intermediate_output_graphs_dir", "photo_table"),
 )
 
 
@@ -241,6 +241,7 @@ def _check_files(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output has no name, or would replace another output or an input."""
     read = {
         "--exclude": settings.photos.excluded_by,
+        "--photo_table": settings.photos.photo_table,
         "--import_vectors": settings.bottlenecks.import_file,
     }
     first = {os.path.realpath(path): flag for flag, path in read.items() if path}
@@ -287,7 +288,7 @@ def _check_places(parser: Parser, settings: RunSettings) -> None:
     folders["--summaries_dir"] = outputs.summaries_folder
     folders["--intermediate_output_graphs_dir"] = settings.head.intermediate_folder
     for flag, path in {**written, **folders}.items():
-        if _is_in(path, settings.photos.image_dir):
+        if settings.photos.photo_table is None and _is_in(path, settings.photos.image_dir):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
     for flag, path in written.items():
         if _is_in(path, vectors):
@@ -331,8 +332,17 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     split = partial(field, add, SplitOptions)
     photos(
         "image_dir",
-        help="folder with one sub-folder of photos per class, or the URL of such a place in object "
-        "storage (s3://, gs:// ...; needs requirements-remote.txt)",
+        default=None,
+        help="folder with one sub-folder of photos per class, or with train, val and test folders "
+        "that hold such; or the URL of such a place in object storage (s3://, gs:// ...; needs "
+        "requirements-remote.txt)",
+    )
+    photos(
+        "photo_table",
+        metavar="FILE",
+        help="instead of folders: a CSV, TSV or JSONL table with the columns path, label and, if "
+        "you like, split (train, val, test); - is standard input. Paths are relative to "
+        "--image_dir if that is given, else to the table's folder",
     )
     add(
         "--exclude",
@@ -343,9 +353,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     split("validation", help="percent of the photos held out to look at while training")
     split(
         "by",
-        choices=("content", "path"),
-        help="what decides a photo's split: its bytes, so that moving or renaming changes "
-        "nothing, or its path, as in the classic retrain.py",
+        choices=WAYS,
+        help="what decides a photo's split: folders: the split folders (train, val, test ...) that "
+        "hold the class folders, or the column split of a table; content: its bytes, so that "
+        "moving or renaming changes nothing; path: its path, as in the classic retrain.py; auto: "
+        "folders if there are any, else content",
     )
     split(
         "stratified",

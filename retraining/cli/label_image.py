@@ -33,6 +33,7 @@ from retraining.networks.registry import made_by, obtain
 from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
 from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import is_table
 from retraining.photos.url import is_url
 from retraining.system.text import counted
 
@@ -183,6 +184,8 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
     """Refuses flags that have no meaning with --evaluate; chooses the format."""
     if options.images:
         parser.error("--evaluate takes its photos from its folder; give no other images")
+    if options.recursive and is_table(options.evaluate):
+        parser.error("--recursive is for folders; a table names its photos")
     if is_url(options.evaluate):
         parser.error("--evaluate takes a folder of this machine, no URL")
     for name in ("columns", "header", "min_score", "sort_into", "top_k"):
@@ -240,10 +243,11 @@ def build_parser() -> Parser:
     )
     add(
         "--evaluate",
-        metavar="DIR",
+        metavar="DIR|TABLE",
         help="instead of labelling, tell how well the graph labels the photos of a folder with one "
-        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions; the "
-        "same for the photos that the graph was not trained on, if it tells them",
+        "sub-folder per class (also within train, val and test folders), or of a table such as "
+        "retrain.py --photo_table takes: accuracy, its 95%% interval, a row per class, the "
+        "confusions; the same for the photos that the graph was not trained on, if it tells them",
     )
     add(
         "--recursive",

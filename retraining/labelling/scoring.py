@@ -6,7 +6,6 @@ classifier. `tsv_lines`, `text_lines` and `to_dict` present the Score.
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,9 @@ from retraining.photos.class_folders import same_label
 from retraining.photos.folder import FolderSource
 from retraining.photos.key_set import KeySet
 from retraining.photos.reader import ImageError
-from retraining.photos.registry import hash_file
+from retraining.photos.registry import hash_file, is_table
 from retraining.photos.source import ScanOptions
+from retraining.photos.table import TableSource
 from retraining.system.text import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
@@ -116,16 +116,18 @@ class Score:
 def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -> LabelledPhotos:
     """Finds the photos in `folder` of the classes that are among the classifier's `labels`.
 
+    The classes may lie in split folders, all of which count. Or `folder` is a table of photos.
     With `recursive`, photos in folders within a class folder count, too.
 
     Raises:
         DatasetError: the folder is missing or has no class folder, or two folders are one label.
     """
-    scan = FolderSource(folder).scan(ScanOptions(recursive=recursive), least_classes=1)
+    source = TableSource(folder) if is_table(folder) else FolderSource(folder)
+    scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
     photos, warnings = scan.names, scan.warnings
     for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
-            photos[os.path.relpath(image.path, folder).split(os.sep)[0]].append(image.path)
+            photos[image.label or ""].append(image.path)
     known = match_classes(photos, labels)
     for name, label in known.items():
         if label is None:
