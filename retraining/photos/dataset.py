@@ -254,13 +254,15 @@ def _check_training(examples: Sequence[Example], given: bool) -> None:
 def _shared_between_classes(
     photos: Mapping[str, Sequence[Photo]], keys: Mapping[str, str]
 ) -> list[str]:
-    labels: dict[str, set[str]] = defaultdict(set)
+    copies: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for label, of_class in photos.items():
         for photo in of_class:
-            labels[keys[photo.name]].add(label)
-    every = ((label, photo.name) for label, of_class in photos.items() for photo in of_class)
+            copies[keys[photo.name]].append((label, os.path.basename(photo.name)))
     shared = [
-        f"{label}/{os.path.basename(name)}" for label, name in every if len(labels[keys[name]]) > 1
+        f"{label}/{name}"
+        for same in copies.values()
+        if len({label for label, _ in same}) > 1
+        for label, name in same
     ]
     if not shared:
         return []
