@@ -57,7 +57,8 @@ def print_results(results: Results) -> None:
     print(f"test_photos\t{results.test.total}")
     if validated := results.validated:
         print(f"cross_validated_accuracy\t{validated.accuracy:.4f}")
-        print(f"cross_validated_interval\t{validated.low:.4f}\t{validated.high:.4f}")
+        print(f"cross_validated_low\t{validated.low:.4f}")
+        print(f"cross_validated_high\t{validated.high:.4f}")
         print(f"cross_validated_deviation\t{validated.deviation:.4f}")
     print(f"graph\t{escaped(outputs.graph)}")
     print(f"labels\t{escaped(outputs.labels)}")

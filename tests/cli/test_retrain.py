@@ -79,11 +79,7 @@ def run(tmp_path_factory, captured_run, photos):
 @pytest.mark.numbers
 def test_a_run_gives_a_graph_labels_and_its_accuracy(run, photos):
     out, models = run.results, run.folder / "models"
-    validated = (
-        "cross_validated_accuracy",
-        "cross_validated_interval",
-        "cross_validated_deviation",
-    )
+    validated = [f"cross_validated_{name}" for name in ("accuracy", "low", "high", "deviation")]
     outputs_named = ("graph", "labels", "report", "metrics")
     assert list(out) == ["test_accuracy", "test_photos", *validated, *outputs_named]
     assert float(out["cross_validated_accuracy"]) > 0.95
@@ -305,11 +301,7 @@ def test_a_quiet_run_prints_its_results_and_writes_what_is_wanted(tmp_path, capt
     flags = ("--quiet", "--no_report", "--label_audit", "", "--projector_photos", 0)
     printed = captured_run(tmp_path, photos, *flags)
     assert printed.err == ""
-    validated = (
-        "cross_validated_accuracy",
-        "cross_validated_interval",
-        "cross_validated_deviation",
-    )
+    validated = [f"cross_validated_{name}" for name in ("accuracy", "low", "high", "deviation")]
     named = ("graph", "labels", "metrics")
     assert list(printed.results) == ["test_accuracy", "test_photos", *validated, *named]
     assert sorted(outputs(tmp_path)) == [

@@ -338,7 +338,7 @@ def outcome(folder, capsys):
     """(what was printed, less the paths; labels and splits by file name; vectors by key)."""
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = parquet.read_table(folder / "vectors.parquet").to_pylist()
-    lines = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
+    lines = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
     splits = {tuple(r["path"].split("/")[-2:]): (r["label"], r["split"], r["key"]) for r in rows}
     return lines["test_accuracy"], splits, {row["key"]: row["vector"] for row in rows}
 
