@@ -20,6 +20,7 @@ def result_of(paths, targets, probabilities):
         paths=list(paths),
         targets=targets,
         probabilities=probabilities,
+        logits=np.log(np.maximum(probabilities, 1e-30)),
         correct=int(right.sum()),
         total=len(targets),
         accuracy=float(right.mean()) if len(targets) else float("nan"),

@@ -66,7 +66,7 @@ def test_the_readmes_commands_work_with_nothing_but_the_package_index(clone):
     assert (clone / results["labels"]).read_text().split() == FLOWERS
     about = read_metadata(read_graph(clone / results["graph"]))
     assert about["network"] == "efficientnet_lite0"
-    closing = done.stderr.splitlines()[-2:]
+    closing = done.stderr.splitlines()[-3:]
     assert "drawings" in closing[0]
     assert "efficientnet_lite0 is used, since inception_v3 is not in models" in closing[1]
 

@@ -186,7 +186,7 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(tmp_path, photos, inception
         command(tmp_path, photos, inception_file, *steps), stderr=subprocess.PIPE, text=True
     )
     seen = ""
-    while "training:" not in seen:
+    while "bottlenecks:" not in seen:
         seen += run.stderr.read(1)
     run.send_signal(signal.SIGTERM)
     _, rest = run.communicate(timeout=30)

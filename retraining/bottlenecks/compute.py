@@ -86,8 +86,8 @@ def compute_bottlenecks(
         tell_notes(stores)
     factors = scale_alike(labelled, TRAINING, extractor.network)
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
-    if examples[TESTING]:
-        extractor.start()  # in the background: the final test needs it
+    if any(example.key in imported for example in examples[TESTING]):
+        extractor.start()  # in the background: the final test computes these anew
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)

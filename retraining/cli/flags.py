@@ -41,7 +41,7 @@ from retraining.networks.registry import (
 from retraining.photos.exclude import read_listed
 from retraining.photos.reader import Distortions
 from retraining.photos.source import DatasetError
-from retraining.photos.split import SplitOptions
+from retraining.photos.split import PATH, WAYS, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
@@ -78,7 +78,7 @@ def parse_flags(
     options = parser.parse_args(argv)
     _complete(parser, options)
     _check_head(parser, options, given_flags(argv))
-    if options.stratified and options.split_by == "path":
+    if options.stratified and options.split_by == PATH:
         parser.error("--stratified goes by the photos' bytes; drop --split_by path")
     _check_tuning(parser, options)
     try:
@@ -96,7 +96,7 @@ def parse_flags(
 
 def _complete(parser: Parser, options: argparse.Namespace) -> None:
     """Fills in the defaults that depend on other flags, and reads the list of --exclude."""
-    options.image_dir = local(options.image_dir)
+    options.image_dir = local(options.image_dir or "")
     beside = OutputSettings(options.output_graph)
     for name in BESIDE_THE_GRAPH:
         if getattr(options, OUTPUT_FLAGS[name]) is None:
@@ -192,7 +192,7 @@ def output_paths(settings: RunSettings) -> dict[str, str]:
 
 FOLDERS_AND_INPUTS = (
     *("bottleneck_dir", "model_dir", "model_file", "weights", "summaries_dir", "import_vectors"),
-    "intermediate_output_graphs_dir",
+    *("intermediate_output_graphs_dir", "photo_table"),
 )
 
 
@@ -241,6 +241,7 @@ def _check_files(parser: Parser, settings: RunSettings) -> None:
     """Ends the program if an output has no name, or would replace another output or an input."""
     read = {
         "--exclude": settings.photos.excluded_by,
+        "--photo_table": settings.photos.photo_table,
         "--import_vectors": settings.bottlenecks.import_file,
     }
     first = {os.path.realpath(path): flag for flag, path in read.items() if path}
@@ -287,7 +288,7 @@ def _check_places(parser: Parser, settings: RunSettings) -> None:
     folders["--summaries_dir"] = outputs.summaries_folder
     folders["--intermediate_output_graphs_dir"] = settings.head.intermediate_folder
     for flag, path in {**written, **folders}.items():
-        if _is_in(path, settings.photos.image_dir):
+        if settings.photos.photo_table is None and _is_in(path, settings.photos.image_dir):
             parser.error(f"{flag} {path} is in --image_dir, where each folder is a class")
     for flag, path in written.items():
         if _is_in(path, vectors):
@@ -331,8 +332,17 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     split = partial(field, add, SplitOptions)
     photos(
         "image_dir",
-        help="folder with one sub-folder of photos per class, or the URL of such a place in object "
-        "storage (s3://, gs:// ...; needs requirements-remote.txt)",
+        default=None,
+        help="folder with one sub-folder of photos per class, or with train, val and test folders "
+        "that hold such; or the URL of such a place in object storage (s3://, gs:// ...; needs "
+        "requirements-remote.txt)",
+    )
+    photos(
+        "photo_table",
+        metavar="FILE",
+        help="instead of folders: a CSV, TSV or JSONL table with the columns path, label and, if "
+        "you like, split (train, val, test); - is standard input. Paths are relative to "
+        "--image_dir if that is given, else to the table's folder",
     )
     add(
         "--exclude",
@@ -343,9 +353,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     split("validation", help="percent of the photos held out to look at while training")
     split(
         "by",
-        choices=("content", "path"),
-        help="what decides a photo's split: its bytes, so that moving or renaming changes "
-        "nothing, or its path, as in the classic retrain.py",
+        choices=WAYS,
+        help="what decides a photo's split: folders: the split folders (train, val, test ...) that "
+        "hold the class folders, or the column split of a table; content: its bytes, so that "
+        "moving or renaming changes nothing; path: its path, as in the classic retrain.py; auto: "
+        "folders if there are any, else content",
     )
     split(
         "stratified",
@@ -487,12 +499,21 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     training("steps", help="steps to train; of --optimizer lbfgs iterations, at most")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     training("learning_rate", help=f"step size of the optimizer; default: {rates}")
-    for kind, name, unit in (
-        (TrainingOptions, "train_batch_size", "a training step"),
-        (TrainingOptions, "validation_batch_size", "an evaluation while training"),
-        (EvaluationSettings, "test_photos", "the final test, and never more than 200"),
-    ):
-        field(add, kind, name, type=batch_size, help=f"images in {unit}; -1 for all there are")
+    whole = " -1 for all there are"
+    training("train_batch_size", type=batch_size, help=f"images in a training step;{whole}")
+    training(
+        "validation_batch_size",
+        type=batch_size,
+        help="images of an evaluation while training, drawn class by class as in the classic;"
+        f"{whole}. Default: every validation image, once",
+    )
+    field(
+        add,
+        EvaluationSettings,
+        "test_photos",
+        type=batch_size,
+        help=f"images in the final test;{whole}",
+    )
     training("eval_step_interval", help="steps between evaluations")
     training("seed", help="the same seed gives the same result")
 
@@ -681,6 +702,16 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "least_accuracy",
         help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
         "1 as in test_accuracy, is lower",
+    )
+    evaluation(
+        "folds",
+        metavar="K",
+        help="cross-validate: divide all photos into K parts (2 to 20) and predict each by a layer "
+        "trained on the others. Default: 5 if fewer than 200 photos test the model, else none",
+    )
+    evaluation(
+        "least_cross_validated",
+        help="the same for cross_validated_accuracy",
     )
 
 

@@ -33,6 +33,7 @@ from retraining.networks.registry import made_by, obtain
 from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
 from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import is_table
 from retraining.photos.url import is_url
 from retraining.system.text import counted
 
@@ -42,6 +43,7 @@ Give image files, folders, or `-` for a list of paths on standard input. A graph
 knows its labels and how it wants its images; for other graphs there are flags.
 """
 STDIN = "-"
+MOST_LABELS = 5  # of an image
 LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
 
 
@@ -111,7 +113,7 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
 
 def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the photos of a folder of class folders, prints the score; returns the exit code."""
-    photos = scoring.find_labelled(options.evaluate, classifier.labels)
+    photos = scoring.find_labelled(options.evaluate, classifier.labels, options.recursive)
     for warning in photos.warnings:
         say(in_flags(warning))
     bad: list[str] = []
@@ -120,16 +122,22 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
         bad.append(path)
         say(f"not scored: {path} {in_flags(str(error))}")
 
+    share, few = options.unknown_threshold, len(photos.paths) <= FEW
     answers = progress_bar("labelling", "img")(
-        classifier.classify(photos.paths, few=len(photos.paths) <= FEW), total=len(photos.paths)
+        classifier.predict(photos.paths, few, share), total=len(photos.paths)
     )
-    result = scoring.score(photos, answers, classifier.labels, leave_out)
+    trained = scoring.trained_photos(classifier.described)
+    scored = scoring.score(photos.targets, answers, classifier.labels, trained, leave_out)
+    result = scoring.Score(scored, rejects=share is not None)
     if not result.photos:
         say("nothing could be scored: no readable photo of a class that the graph knows")
         return FAILED
-    say(scoring.trained_on(classifier.described, options.evaluate))
+    say(scoring.describe_seen(result))
     for line in SCORE_LINES[options.format](result):
         print(line)
+    if options.print_misclassified:
+        for line in MISTAKE_LINES[options.format](result):
+            print(line)
     return FAILED if bad else DONE
 
 
@@ -137,6 +145,11 @@ SCORE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
     "text": scoring.text_lines,
     "tsv": scoring.tsv_lines,
     "jsonl": lambda result: [rows.to_json(scoring.to_dict(result))],
+}
+MISTAKE_LINES: dict[str, Callable[[scoring.Score], Iterable[str]]] = {
+    "text": scoring.misclassified_lines,
+    "tsv": scoring.misclassified_lines,
+    "jsonl": lambda result: map(rows.to_json, scoring.misclassified_dicts(result)),
 }
 
 
@@ -171,11 +184,15 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
     """Refuses flags that have no meaning with --evaluate; chooses the format."""
     if options.images:
         parser.error("--evaluate takes its photos from its folder; give no other images")
+    if options.recursive and is_table(options.evaluate):
+        parser.error("--recursive is for folders; a table names its photos")
     if is_url(options.evaluate):
         parser.error("--evaluate takes a folder of this machine, no URL")
-    for name in ("columns", "header", "min_score", "sort_into"):
+    for name in ("columns", "header", "min_score", "sort_into", "top_k"):
         if getattr(options, name) is not None:
             parser.error(f"--{name} has no meaning with --evaluate")
+    if options.raw_scores and not options.print_misclassified:
+        parser.error("--raw_scores changes no answer; it needs --print_misclassified here")
     options.format = options.format or "tsv"
     if options.format not in SCORE_LINES:
         parser.error(f"--evaluate gives {', '.join(SCORE_LINES)}, not {options.format}")
@@ -183,6 +200,10 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
 
 def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
     """Refuses flags that exclude each other; chooses the format."""
+    for name in ("recursive", "print_misclassified"):
+        if getattr(options, name):
+            parser.error(f"--{name} needs --evaluate")
+    options.top_k = options.top_k or MOST_LABELS
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
     if options.sort_into == "":
@@ -222,9 +243,21 @@ def build_parser() -> Parser:
     )
     add(
         "--evaluate",
-        metavar="DIR",
+        metavar="DIR|TABLE",
         help="instead of labelling, tell how well the graph labels the photos of a folder with one "
-        "sub-folder per class: accuracy, its 95%% interval, a row per class, the confusions",
+        "sub-folder per class (also within train, val and test folders), or of a table such as "
+        "retrain.py --photo_table takes: accuracy, its 95%% interval, a row per class, the "
+        "confusions; the same for the photos that the graph was not trained on, if it tells them",
+    )
+    add(
+        "--recursive",
+        action="store_true",
+        help="with --evaluate: take photos in folders within the class folders, too",
+    )
+    add(
+        "--print_misclassified",
+        action="store_true",
+        help="with --evaluate: print a row for each mistake, too: path, class, answer, score",
     )
     _add_graph(parser)
     _add_output(parser)
@@ -273,8 +306,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--top_k",
         "--num_top_predictions",
         type=number(int, 1),
-        default=5,
-        help="labels per image, the likeliest first",
+        help=f"labels per image, the likeliest first; default: {MOST_LABELS}",
     )
     add(
         "--min_score",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-from retraining.cli.console import USAGE
+from retraining.cli.console import USAGE, fitted
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 ALLOW_UNSAFE_OPS = (  # the help of that flag
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(USAGE, fitted(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,6 +1,7 @@
 """The command retrain.py: reads flags, retrains, prints the results on stdout."""
 
 import logging
+import shlex
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,6 +11,7 @@ from retraining.cli.wording import in_flags
 from retraining.export.verify import HeldOutResult
 from retraining.run.delivery import Results
 from retraining.run.retrain import retrain
+from retraining.run.settings import OutputSettings
 from retraining.system.text import escaped
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for made in results.formats:
         print(f"{made.name}\t{escaped(made.path)}")
     print_comparison(results)
+    log.info(what_next(results.settings.outputs))
     return DONE
+
+
+def what_next(outputs: OutputSettings) -> str:
+    """Returns one line on how to see the report, if there is one, and how to label a photo."""
+    is_default = outputs.graph == OutputSettings.graph
+    chosen = "" if is_default else f"--graph {shlex.quote(outputs.graph)} "
+    label = f"label a photo: python label_image.py {chosen}photo.jpg"
+    return f"Open {outputs.report}; {label}" if outputs.report else f"L{label[1:]}"
 
 
 def print_results(results: Results) -> None:
@@ -44,6 +55,11 @@ def print_results(results: Results) -> None:
     settings, outputs = results.settings, results.settings.outputs
     print(f"test_accuracy\t{results.test.accuracy:.4f}")
     print(f"test_photos\t{results.test.total}")
+    if validated := results.validated:
+        print(f"cross_validated_accuracy\t{validated.accuracy:.4f}")
+        print(f"cross_validated_low\t{validated.low:.4f}")
+        print(f"cross_validated_high\t{validated.high:.4f}")
+        print(f"cross_validated_deviation\t{validated.deviation:.4f}")
     print(f"graph\t{escaped(outputs.graph)}")
     print(f"labels\t{escaped(outputs.labels)}")
     if outputs.report:

@@ -89,6 +89,7 @@ FLAGS: Mapping[Any, Mapping[str, str | None]] = {
     EvaluationSettings: {
         "test_photos": "test_batch_size",
         "least_accuracy": "assert_accuracy_at_least",
+        "least_cross_validated": "assert_cross_validated_at_least",
     },
     OutputSettings: {
         "graph": "output_graph",

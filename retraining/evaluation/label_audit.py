@@ -10,14 +10,14 @@ Duplicates: pairs of photos whose vectors have nearly the same direction.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.metrics.classification import softmax
+from retraining.metrics.classification import far_below, softmax
 from retraining.system.text import table
 
 HEADER = ("path", "given", "suggested", "score", "reason")
@@ -28,7 +28,8 @@ MOST_PHOTOS = 20_000  # comparing all pairs takes time proportional to its squar
 MOST_ANSWERS = 2_000_000  # photos x classes; the regressions take time proportional to it
 FOLDS = 5
 COMPONENTS = 256  # main directions of the vectors to keep; more rank no better
-PENALTY = 3e-4  # L2, for features whose mean square length is 1
+PENALTY = 3e-4  # L2, for features whose mean square length is 1, with up to FEW_CLASSES classes
+FEW_CLASSES = 10  # k times as many get a k-th of the penalty, since each has a k-th of the loss
 SAME_PHOTO = 0.975  # smallest cosine of normalised vectors of duplicates
 CLOSE = 0.15  # largest distance of duplicates, as a share of the mean distance in their class
 SURELY_SAME = 1 - 1e-5  # a cosine that is 1 but for rounding
@@ -77,10 +78,16 @@ class Finding:
     other: str = ""
 
 
-def audit(photos: AuditedPhotos, seed: int = 0) -> list[Finding]:
+def audit(
+    photos: AuditedPhotos, seed: int = 0, reference: NDArray[np.bool_] | None = None
+) -> list[Finding]:
     """Returns the Findings: duplicates in another class, then labels, then other duplicates.
 
     Each group has the highest score first. Of a set of duplicates, all but the first are listed.
+
+    `reference` bool [m] tells which of the last m photos the trained head, which did not see them,
+    classifies correctly. If the regressions are far less accurate on these, what they say of labels
+    is worth nothing, and there are no findings on labels.
     """
     unit = normalised(photos.vectors)
     pairs = near_duplicates(unit, photos.targets)
@@ -90,7 +97,21 @@ def audit(photos: AuditedPhotos, seed: int = 0) -> list[Finding]:
     copies.sort(key=lambda finding: -finding.score)
     elsewhere = [finding for finding in copies if finding.reason == ELSEWHERE]
     within = [finding for finding in copies if finding.reason == DUPLICATE]
-    return elsewhere + label_findings(photos, probabilities) + within
+    weak = _are_weak(probabilities, photos, reference)
+    return elsewhere + ([] if weak else label_findings(photos, probabilities)) + within
+
+
+def _are_weak(
+    probabilities: NDArray[np.floating],
+    photos: AuditedPhotos,
+    reference: NDArray[np.bool_] | None,
+) -> bool:
+    """Tells whether the probabilities are far less accurate than the `reference` of `audit`."""
+    if reference is None or not len(reference):
+        return False
+    held_out = slice(-len(reference), None)
+    right = probabilities[held_out].argmax(axis=1) == photos.targets[held_out]
+    return far_below(right, reference)
 
 
 def limit(photos: int, classes: int) -> str | None:
@@ -265,11 +286,12 @@ class FoldObjective:
         self._features, self._targets = features, targets
         self._weights = outside / np.maximum(outside.sum(axis=0), np.finfo(float).tiny)
         self.shape = features.shape[1], FOLDS, int(targets.max()) + 1
+        self._penalty = PENALTY * min(1, FEW_CLASSES / self.shape[2])
 
     def __call__(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Returns (value, gradient) at parameters float64 [width, FOLDS, classes], or flat."""
         flat = parameters.reshape(self.shape[0], -1)
-        value, gradient = PENALTY / 2 * (flat**2).sum(), PENALTY * flat
+        value, gradient = self._penalty / 2 * (flat**2).sum(), self._penalty * flat
         used = flat.astype(self._features.dtype)
         step = max(1, ANSWERS_AT_ONCE // used.shape[1])
         for start in range(0, len(self._targets), step):
@@ -303,6 +325,22 @@ def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) ->
     class, if they are near enough. `unit` is float [n, width], as `normalised` returns them.
     """
     pairs: list[RowPair] = []
+    for row, cosines, near in near_earlier(unit, targets):
+        same = targets[:row] == targets[row]
+        for candidates in (near & same, near & ~same):
+            if candidates.any():
+                other = int(np.where(candidates, cosines, -1).argmax())
+                pairs.append((row, other, float(cosines[other])))
+    return pairs
+
+
+def near_earlier(
+    unit: NDArray[np.floating], targets: NDArray[np.integer]
+) -> Iterator[tuple[int, NDArray[np.floating], NDArray[np.bool_]]]:
+    """Yields the rows with near-duplicates among earlier rows: (row, cosines, which are near).
+
+    Both arrays are [row]. Takes the arguments of `near_duplicates`.
+    """
     least = least_cosines(unit, targets)[targets]
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
@@ -311,12 +349,8 @@ def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) ->
         for row in np.flatnonzero(cosines.max(axis=1) >= SAME_PHOTO) + start:
             found = cosines[row - start, :row]
             near = found >= np.maximum(least[row], least[:row])
-            same = targets[:row] == targets[row]
-            for chosen in (near & same, near & ~same):
-                if chosen.any():
-                    other = int(np.where(chosen, found, -1).argmax())
-                    pairs.append((int(row), other, float(found[other])))
-    return pairs
+            if near.any():
+                yield int(row), found, near
 
 
 def least_cosines(unit: NDArray[np.floating], targets: NDArray[np.integer]) -> NDArray[np.floating]:

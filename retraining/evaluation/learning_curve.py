@@ -17,7 +17,9 @@ from retraining.training.loop import (
 from retraining.training.optimizers import LBFGS
 
 SIZE_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the training photos
-SIZE_STEPS = 300
+SIZE_STEPS = 300  # for up to FEW_CLASSES classes; k times as many for k times as many classes
+FEW_CLASSES = 10
+MOST_STEPS = 3000  # for any number of classes
 SIZE_BATCH = 50
 
 
@@ -37,9 +39,10 @@ def compare_sizes(
 ) -> list[SizePoint]:
     """Trains heads on shares SIZE_SHARES of each class's photos; returns a SizePoint for each.
 
-    Each subset contains the smaller ones. Training takes SIZE_STEPS steps, so that it costs a
-    second however many photos there are, and uses momentum instead of plain descent. The heads
-    therefore only approximate the real one. Returns an empty list if training diverges.
+    Each subset contains the smaller ones. Training takes a number of steps that depends on the
+    classes only, so that it costs seconds however many photos there are, and uses momentum instead
+    of plain descent. The heads therefore only approximate the real one. Returns an empty list if
+    training diverges.
 
     Args:
         training: vectors of the training photos; every class has an example.
@@ -78,26 +81,26 @@ def _quick_head(
     rng = np.random.default_rng(options.seed)
     head = first_head(rng, training.vectors.shape[1], classes, options.hidden_units)
     part = Labelled(training.vectors, training.targets[rows])
-    options = _quick(options)
+    options = _quick(options, classes)
     if options.optimizer == LBFGS:
         follow_lbfgs(head, Labelled(training.vectors[rows], part.targets), part.first(0), options)
         return head
     draw = drawer(part.targets, classes, options, rng)
     descend = Descender(head, objective_of(part.targets, classes, options), options, rng)
-    for _ in range(SIZE_STEPS):
+    for _ in range(options.steps):
         batch = draw()
         descend((training.vectors[rows[batch]], part.targets[batch]))
     return head
 
 
-def _quick(options: TrainingOptions) -> TrainingOptions:
-    """Returns options with which SIZE_STEPS steps get about as far as a full training."""
+def _quick(options: TrainingOptions, classes: int) -> TrainingOptions:
+    """Returns options with which few steps get about as far as a full training."""
     optimizer = "momentum" if options.optimizer == "sgd" else options.optimizer
     return replace(
         options,
         optimizer=optimizer,
         learning_rate=None if optimizer == LBFGS else options.rate,
-        steps=SIZE_STEPS,
+        steps=min(MOST_STEPS, SIZE_STEPS * max(1, classes // FEW_CLASSES)),
         epochs=None,
         train_batch_size=SIZE_BATCH,
     )

@@ -5,7 +5,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.metrics.classification import cross_entropy, softmax
+from retraining.metrics.classification import cross_entropy_of_logits, softmax
 
 FEWEST_PHOTOS = 20  # validation photos needed for a fit: 5 % of 20 are one photo
 TEMPERATURES = (0.1, 10.0)  # limits of the search; heads trained here need 0.5 to 2
@@ -77,5 +77,5 @@ def temperature_gain(
 ) -> tuple[float, float]:
     """Returns the mean cross entropy in nats without and with the temperature."""
     exact = logits.astype(np.float64)
-    before, after = (cross_entropy(softmax(exact / t), targets) for t in (1.0, temperature))
+    before, after = (cross_entropy_of_logits(exact / t, targets) for t in (1.0, temperature))
     return before, after

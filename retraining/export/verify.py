@@ -1,6 +1,8 @@
 """Runs an exported graph on held-out photos and compares it with the trained head."""
 
 import contextlib
+import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.collect import collect
-from retraining.bottlenecks.extract import Job, VectorSource, beside
+from retraining.bottlenecks.extract import VectorSource, beside
 from retraining.export.build import Base, ExportError, describe_network
 from retraining.graphs.description import read_metadata
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.surgery import same_part
@@ -21,11 +23,18 @@ from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
 from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example
-from retraining.photos.reader import ImageError, is_plain_jpeg, read_file, run_on_bytes
+from retraining.photos.reader import (
+    ImageError,
+    ImageReader,
+    is_plain_jpeg,
+    read_file,
+    run_on_bytes,
+)
 from retraining.system.atomic import temporary_name, write_files
-from retraining.system.observer import Bar
 
-MOST_TESTED = 200  # photos that test the exported file
+SPOT_CHECKED = 16  # held-out photos that run through the whole exported graph
+FROM_BYTES = 4  # of them, those that it decodes itself
+ROWS_AT_ONCE = 4096  # vectors that go through the head together
 SAME_TOP = 0.99  # least share of them with the first label of the head
 SAME_PROBABILITY = 0.02  # largest difference of a probability
 SAME_IN_BFLOAT16 = 0.1  # the same, between float32 and bfloat16
@@ -39,7 +48,7 @@ class HeldOutResult:
     keys: list[str]  # of the photos, as in Example
     targets: NDArray[np.int_]  # int [n]: the numbers of their labels
     probabilities: NDArray[np.float32]  # float32 [n, classes]
-    vectors: NDArray[np.float32]  # float32 [n, width], as the network computed them in the test
+    logits: NDArray[np.float32]  # float32 [n, classes], of which they are the softmax
 
     @property
     def correct(self) -> int:
@@ -84,16 +93,15 @@ def read_start(path: str | Path, size: int) -> bytes:
 def evaluate_exported(
     path: str | Path,
     examples: Sequence[Example],
+    vectors: NDArray[np.float32],
     extractor: VectorSource,
-    progress: Bar,
 ) -> HeldOutResult:
-    """Reads an exported graph back and tests it on the files of held-out photos.
+    """Reads an exported graph back and tests it on held-out photos.
 
-    The photos go through the extractor's session of the base network, since another session takes
-    seconds to start, and then through the head as read from the file. This is a test of the file
-    because its nodes up to the bottleneck are checked to be those of the base network. One photo
-    runs through the whole unchanged file, as in a program of the classic's time. Photos that cannot
-    be read are left out of the HeldOutResult.
+    Their `vectors` float32 [n, width], as the base network computes them, go through the head as
+    read from the file. This is a test of the file because its nodes up to the bottleneck are
+    checked to be those of the base network, and because up to SPOT_CHECKED of the photos, spread
+    over the classes, run through the whole unchanged file.
 
     Raises:
         ExportError: the file differs from the base network and the head.
@@ -102,17 +110,94 @@ def evaluate_exported(
     graph_def = read_graph(path, allow_unsafe_ops=True)
     description = read_metadata(graph_def) or {}
     check_base(graph_def, description, extractor.network)
-    output = description["output"]
-    untouched = beside(run_untouched, graph_def, output, examples)
-    answers = progress(extractor.run([Job(e) for e in examples]), total=len(examples))
-    examples, vectors, _ = collect(answers, examples, extractor.network.width)
-    head = Runner(graph_def, description["bottleneck_input"], output, Running(optimize=False))
+    spread = spread_over_classes(examples, SPOT_CHECKED)
+    spots = beside(run_whole, graph_def, description, spread, extractor.settings.max_pixels)
+    probabilities, logits = run_head(graph_def, description, vectors)
     labels = list(description["labels"])
     targets = np.array([labels.index(example.label) for example in examples], int)
     paths, keys = [e.path for e in examples], [e.key for e in examples]
-    result = HeldOutResult(paths, keys, targets, head.run(vectors), vectors)
-    check_untouched(result, untouched.result(), extractor.settings.precision)
+    result = HeldOutResult(paths, keys, targets, probabilities, logits)
+    check_spots(result, spots.result(), extractor.settings.precision)
     return result
+
+
+def spread_over_classes(examples: Sequence[Example], most: int) -> list[Example]:
+    """Returns at most `most` of the examples: the first of each class, then the second, and so on.
+
+    With more than `most` classes, these are spread evenly.
+    """
+    of_class: dict[str, list[Example]] = {}
+    for example in examples:
+        of_class.setdefault(example.label, []).append(example)
+    classes = list(of_class.values())
+    classes = [classes[row] for row in classification.choose_rows(len(classes), most)]
+    rounds = itertools.zip_longest(*classes)
+    chosen = (example for one_round in rounds for example in one_round if example)
+    return list(itertools.islice(chosen, most))
+
+
+def run_head(
+    graph_def: GraphDef, description: Mapping[str, Any], vectors: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns (probabilities, logits), float32 [n, classes], of the graph's head."""
+    how = Running(optimize=False, also=(description["logits"],))
+    head = Runner(graph_def, description["bottleneck_input"], description["output"], how)
+    starts = range(0, max(1, len(vectors)), ROWS_AT_ONCE)
+    parts = [head.run(vectors[start : start + ROWS_AT_ONCE]) for start in starts]
+    probabilities, logits = np.split(np.concatenate(parts), 2, axis=1)
+    return probabilities, logits
+
+
+@dataclass(frozen=True)
+class Spot:
+    """The answer of the whole file to one photo, float32 [classes], and what it was `fed`."""
+
+    path: str
+    fed: str
+    probabilities: NDArray[np.float32]
+
+
+def run_whole(
+    graph_def: GraphDef,
+    description: Mapping[str, Any],
+    examples: Sequence[Example],
+    max_pixels: int,
+) -> list[Spot]:
+    """Runs the whole graph on photos; leaves out those that cannot be read or have changed.
+
+    Up to FROM_BYTES of them go in as files, as in a program of the classic's time, the others as
+    pixels. The graph's own decoder ignores an EXIF orientation and reads JPEG files only, so that
+    photos with one and other files always go in as pixels.
+    """
+    runner = BytesRunner(graph_def, description["output"])
+    networks = [description, *([description["second"]] if description.get("second") else [])]
+    readers = {n["input"]: ImageReader(Preprocessing.of(n), max_pixels) for n in networks}
+    spots: list[Spot] = []
+    from_bytes = 0
+    for example in examples:
+        with contextlib.suppress(ImageError):
+            content = read_unchanged(example, max_pixels)
+            if from_bytes < FROM_BYTES and is_plain_jpeg(content):
+                with contextlib.suppress(ImageError):  # the decoder does not read CMYK, for example
+                    answer = run_on_bytes(runner, content)[0]
+                    spots.append(Spot(example.path, "a file's bytes", answer))
+                    from_bytes += 1
+                    continue
+            pixels = {name: reader.decode(content) for name, reader in readers.items()}
+            spots.append(Spot(example.path, "pixels", runner.run_pixels(pixels)[0]))
+    return spots
+
+
+def read_unchanged(example: Example, max_pixels: int) -> bytes:
+    """Returns the bytes of a photo's file.
+
+    Raises:
+        ImageError: the file cannot be read, or is no longer the photo.
+    """
+    content = read_file(example.path, max_pixels)
+    if example.key and hashlib.sha1(content, usedforsecurity=False).hexdigest() != example.key:
+        raise ImageError("has changed meanwhile")
+    return content
 
 
 def check_base(graph_def: GraphDef, description: Mapping[str, Any], base: Base) -> None:
@@ -138,39 +223,20 @@ def _holds(graph_def: GraphDef, description: Mapping[str, Any], network: BaseNet
     return same and same_part(graph_def, network.graph_def, *ends)
 
 
-def run_untouched(
-    graph_def: GraphDef, output: str, examples: Sequence[Example]
-) -> tuple[str, NDArray[np.float32]] | None:
-    """Returns (path, float32 [classes]) of the first JPEG that the graph's own decoder reads.
-
-    None if there is none. Photos with an EXIF orientation are skipped, which that decoder ignores.
-    """
-    runner = BytesRunner(graph_def, output)
-    for example in examples:
-        with contextlib.suppress(ImageError):  # the decoder does not read CMYK, for example
-            content = read_file(example.path)
-            if is_plain_jpeg(content):
-                return example.path, run_on_bytes(runner, content)[0]
-    return None
-
-
-def check_untouched(
-    result: HeldOutResult, untouched: tuple[str, NDArray[np.float32]] | None, precision: str
-) -> None:
-    """Compares the answers with that of `run_untouched`.
+def check_spots(result: HeldOutResult, spots: Sequence[Spot], precision: str) -> None:
+    """Compares the answers of the head with those of the whole file.
 
     Raises:
         ExportError: they differ by more than rounding explains.
     """
-    if untouched is None or untouched[0] not in result.paths:  # or the photo has vanished
-        return
-    path, probabilities = untouched
-    difference = np.abs(result.probabilities[result.paths.index(path)] - probabilities).max()
-    if not difference <= (SAME_PROBABILITY if precision == "float32" else SAME_IN_BFLOAT16):
-        raise ExportError(
-            f"the exported graph answers differently from a file's bytes than it does here "
-            f"({path}, by {difference:.3f}); nothing was replaced"
-        )
+    rows = {path: row for row, path in enumerate(result.paths)}
+    for spot in spots:
+        difference = np.abs(result.probabilities[rows[spot.path]] - spot.probabilities).max()
+        if not difference <= (SAME_PROBABILITY if precision == "float32" else SAME_IN_BFLOAT16):
+            raise ExportError(
+                f"the exported graph answers differently from {spot.fed} than it does here "
+                f"({spot.path}, by {difference:.3f}); nothing was replaced"
+            )
 
 
 def check_agreement(result: HeldOutResult, expected: NDArray[np.float32]) -> None:
@@ -208,11 +274,12 @@ def describe_result(result: HeldOutResult) -> dict[str, Any]:
     """Returns the part of a graph's description that tells of its test.
 
     `held_out` has a row for each photo: its key, the number of its likeliest label, and the
-    probability of that label.
+    probability of that label. `held_out_targets` has the number of its true label.
     """
     rows = zip(result.keys, result.probabilities, strict=True)
     return {
         "test_photos": result.total,
         "test_correct": result.correct,
         "held_out": [[key, int(p.argmax()), round(float(p.max()), 4)] for key, p in rows],
+        "held_out_targets": result.targets.tolist(),
     }

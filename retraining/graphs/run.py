@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ class UndecodableError(RetrainingError):
 
 
 class BytesRunner:
-    """Runs an unchanged graph on the bytes of one encoded image at a time, as the classic did."""
+    """Runs an unchanged graph on one image at a time, as the classic did: on bytes or on pixels."""
 
     def __init__(
         self,
@@ -160,6 +160,16 @@ class BytesRunner:
         self.width = width_of(output)
         others = [session.graph.get_tensor_by_name(name + ":0") for name in also]
         self._fetch = _fetcher(session, output, others)
+        self._tensor = session.graph.get_tensor_by_name
+
+    def run_pixels(self, images: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Returns float32 [1, width] for {input node: an image float32 [1, height, width, 3]}.
+
+        Raises:
+            GraphError: TensorFlow cannot run the graph.
+        """
+        with _errors_of_running():
+            return self._fetch({self._tensor(f"{name}:0"): image for name, image in images.items()})
 
     def run(self, content: bytes) -> NDArray[np.float32]:
         """Returns float32 [1, width] for the bytes of one image file.

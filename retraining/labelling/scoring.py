@@ -4,8 +4,8 @@ The folder has one sub-folder for each class, whose name is matched with the lab
 classifier. `tsv_lines`, `text_lines` and `to_dict` present the Score.
 """
 
+import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,11 @@ from retraining.bottlenecks.extract import Answer
 from retraining.metrics import classification
 from retraining.photos.class_folders import same_label
 from retraining.photos.folder import FolderSource
+from retraining.photos.key_set import KeySet
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import hash_file, is_table
+from retraining.photos.source import ScanOptions
+from retraining.photos.table import TableSource
 from retraining.system.text import counted, escaped, some
 
 NAMED = 5  # classes that a warning names
@@ -34,21 +38,57 @@ class LabelledPhotos:
 
 
 @dataclass(frozen=True)
-class Score:
-    """How photos were labelled; `classes`, sorted, are those among the true or predicted labels."""
+class ScoredPhoto:
+    """A photo's class, the likeliest label, and the score of that label.
 
-    classes: list[str]
-    confusion: NDArray[np.int_]  # int [k, k], the true classes in rows
+    `seen` tells whether the graph was trained on the photo; None if that is not known. `unknown`
+    tells whether the photo counts as of no known class.
+    """
+
+    path: str
+    target: str
+    predicted: str
+    probability: float
+    seen: bool | None = None
+    unknown: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """How photos were labelled."""
+
+    scored: Sequence[ScoredPhoto]
+    rejects: bool = False  # whether photos were tested for being of no known class
+
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        """The classes among the true or predicted labels, sorted."""
+        return sorted({label for photo in self.scored for label in (photo.target, photo.predicted)})
+
+    @functools.cached_property
+    def confusion(self) -> NDArray[np.int_]:
+        """The counts int [k, k] of `classes`, with the true classes in rows."""
+        rows = {label: row for row, label in enumerate(self.classes)}
+        return classification.confusion_matrix(
+            [rows[photo.target] for photo in self.scored],
+            [rows[photo.predicted] for photo in self.scored],
+            len(rows),
+        )
 
     @property
     def photos(self) -> int:
         """The number of photos scored."""
-        return int(self.confusion.sum())
+        return len(self.scored)
+
+    @property
+    def mistakes(self) -> list[ScoredPhoto]:
+        """The photos whose likeliest label is not their class."""
+        return [photo for photo in self.scored if photo.predicted != photo.target]
 
     @property
     def correct(self) -> int:
         """The number of photos whose likeliest label is their class."""
-        return int(np.trace(self.confusion))
+        return self.photos - len(self.mistakes)
 
     @property
     def accuracy(self) -> float:
@@ -60,18 +100,34 @@ class Score:
         """(low, high): the 95 % confidence interval of the accuracy, by Wilson."""
         return classification.wilson_interval(self.correct, self.photos)
 
+    @property
+    def unseen(self) -> "Score | None":
+        """The Score of the photos that the graph was not trained on; None if they are not known."""
+        if any(photo.seen is None for photo in self.scored):
+            return None
+        return Score([photo for photo in self.scored if not photo.seen])
 
-def find_labelled(folder: str, labels: Sequence[str]) -> LabelledPhotos:
+    @property
+    def answered(self) -> "Score":
+        """The Score of the photos that do not count as unknown."""
+        return Score([photo for photo in self.scored if not photo.unknown])
+
+
+def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -> LabelledPhotos:
     """Finds the photos in `folder` of the classes that are among the classifier's `labels`.
+
+    The classes may lie in split folders, all of which count. Or `folder` is a table of photos.
+    With `recursive`, photos in folders within a class folder count, too.
 
     Raises:
         DatasetError: the folder is missing or has no class folder, or two folders are one label.
     """
-    scan = FolderSource(folder).scan(least_classes=1)
+    source = TableSource(folder) if is_table(folder) else FolderSource(folder)
+    scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
     photos, warnings = scan.names, scan.warnings
     for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
-            photos[os.path.basename(os.path.dirname(image.path))].append(image.path)
+            photos[image.label or ""].append(image.path)
     known = match_classes(photos, labels)
     for name, label in known.items():
         if label is None:
@@ -104,61 +160,75 @@ def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str 
 
 
 def score(
-    photos: LabelledPhotos,
-    answers: Iterable[tuple[str, Answer]],
+    targets: Sequence[str],
+    answers: Iterable[tuple[str, Answer, float | None]],
     labels: Sequence[str],
+    trained: KeySet | None,
     on_error: Callable[[str, ImageError], None],
-) -> Score:
-    """Scores `answers`, (path, probabilities) in the order of the photos.
+) -> list[ScoredPhoto]:
+    """Compares `answers`, as Classifier.predict yields them, with the classes of the photos.
 
-    Does not score an ImageError among the answers, but calls `on_error(path, error)`.
+    Leaves out an ImageError among the answers, but calls `on_error(path, error)`. `trained` are
+    the photos that the graph was trained on; None if they are not known.
     """
-    targets: list[str] = []
-    predicted: list[str] = []
-    for label, (path, answer) in zip(photos.targets, answers, strict=True):
+    scored: list[ScoredPhoto] = []
+    for target, (path, answer, novelty) in zip(targets, answers, strict=True):
         if isinstance(answer, ImageError):
             on_error(path, answer)
             continue
-        targets.append(label)
-        predicted.append(labels[int(answer.argmax())])
-    classes = sorted({*targets, *predicted})
-    rows = {label: row for row, label in enumerate(classes)}
-    confusion = classification.confusion_matrix(
-        [rows[label] for label in targets], [rows[label] for label in predicted], len(classes)
-    )
-    return Score(classes, confusion)
+        best = int(answer.argmax())
+        seen = None if trained is None else hash_file(path) in trained
+        figures = labels[best], float(answer[best]), seen, novelty is not None
+        scored.append(ScoredPhoto(path, target, *figures))
+    return scored
 
 
-def trained_on(described: Mapping[str, Any], folder: str) -> str:
-    """Returns one line that warns of photos in `folder` on which the graph may have been trained.
+def trained_photos(description: Mapping[str, Any]) -> KeySet | None:
+    """Returns the photos on which a graph was trained, or None if it does not tell them.
 
-    `described` is the graph's description of itself; empty if it has none.
+    `description` is the graph's description of itself; empty if it has none.
     """
-    if_among = "if some of them are among these, this accuracy is too good"
-    source = described.get("options", {}).get("image_dir")
-    if not source:
-        return f"the graph does not tell its training photos; {if_among}"
-    if os.path.realpath(source) != os.path.realpath(folder):
-        return f"the graph was trained on photos of {source}; {if_among}"
-    results = described.get("results", {})
-    line = "the graph was trained on photos of this very folder, so this accuracy is too good"
-    if results.get("test_photos"):
-        share = results["test_correct"] / results["test_photos"]
-        line += f"; on its held-out photos it was {share:.4f} (N={results['test_photos']})"
-    return line
+    packed = description.get("trained_photos")
+    try:
+        return KeySet(packed) if isinstance(packed, str) else None
+    except ValueError:
+        return None
+
+
+def describe_seen(result: Score) -> str:
+    """Returns one line on the photos that the graph was trained on."""
+    unseen = result.unseen
+    if unseen is None:
+        return (
+            "the graph does not tell its training photos; if some of them are among these, this "
+            "accuracy is too good"
+        )
+    if not unseen.photos:
+        return "the graph was trained on all of these photos, so this accuracy is too good"
+    low, high = unseen.interval
+    line = (
+        f"accuracy on photos that the graph has not seen = {unseen.accuracy:.1%} "
+        f"(N={unseen.photos}, 95 % interval {low:.1%} to {high:.1%})"
+    )
+    seen = result.photos - unseen.photos
+    return f"{line}; it was trained on the other {seen}" if seen else line
 
 
 def tsv_lines(result: Score) -> Iterator[str]:
     """Yields lines of fields between tabs; the first field names the content of the line.
 
-    `accuracy`, `interval` (low, high), `photos`, `correct`; `class` (label, photos, precision,
-    recall, F1) for each class; `confusion` (class, answer, photos) for each pair that occurs.
+    `accuracy`, `interval` (low, high), `photos`, `correct`; `unseen_photos` and `unseen_accuracy`
+    if the graph tells its training photos; `answered`, `coverage` and `answered_accuracy` if photos
+    may be unknown; `class` (label, photos, precision, recall, F1) for each class; `confusion`
+    (class, answer, photos) for each pair that occurs.
     """
     low, high = result.interval
     yield f"accuracy\t{result.accuracy:.4f}"
     yield f"interval\t{low:.4f}\t{high:.4f}"
     yield f"photos\t{result.photos}"
     yield f"correct\t{result.correct}"
+    for name, value in [*_unseen(result).items(), *_answered(result).items()]:
+        yield f"{name}\t{value}" if isinstance(value, int) else f"{name}\t{value:.4f}"
     for row in _classes(result):
         shares = "\t".join(f"{row[name]:.4f}" for name in SHARES)
         yield f"class\t{escaped(row['label'])}\t{row['photos']}\t{shares}"
@@ -173,6 +243,8 @@ def to_dict(result: Score) -> dict[str, Any]:
         "interval": [round(limit, 4) for limit in result.interval],
         "photos": result.photos,
         "correct": result.correct,
+        **{name: _rounded(value) for name, value in _unseen(result).items()},
+        **{name: _rounded(value) for name, value in _answered(result).items()},
         "classes": [{key: _rounded(value) for key, value in r.items()} for r in _classes(result)],
         "confusion": list(_pairs(result)),
     }
@@ -184,6 +256,13 @@ def text_lines(result: Score) -> Iterator[str]:
     yield (
         f"accuracy {result.accuracy:.1%} (N={result.photos}, 95 % interval {low:.1%} to {high:.1%})"
     )
+    if unseen := _unseen(result):
+        share = _percent(unseen["unseen_accuracy"])
+        photos = unseen["unseen_photos"]
+        yield f"accuracy on photos that the graph has not seen {share} (N={photos})"
+    if answered := _answered(result):
+        share = _percent(answered["answered_accuracy"])
+        yield f"accuracy on the {answered['answered']} photos that do not count as unknown {share}"
     width = max(5, *(len(escaped(label)) for label in result.classes))
     yield f"{'class':{width}}  photos  precision  recall      F1"
     for row in _classes(result):
@@ -216,6 +295,42 @@ def _pairs(result: Score) -> Iterator[dict[str, Any]]:
             "answer": result.classes[column],
             "photos": int(result.confusion[row, column]),
         }
+
+
+def _unseen(result: Score) -> dict[str, Any]:
+    if (unseen := result.unseen) is None:
+        return {}
+    return {"unseen_photos": unseen.photos, "unseen_accuracy": unseen.accuracy}
+
+
+def _answered(result: Score) -> dict[str, Any]:
+    if not result.rejects:
+        return {}
+    answered = result.answered
+    coverage = answered.photos / result.photos if result.photos else math.nan
+    return {
+        "answered": answered.photos,
+        "coverage": coverage,
+        "answered_accuracy": answered.accuracy,
+    }
+
+
+def misclassified_dicts(result: Score) -> Iterator[dict[str, Any]]:
+    """Yields a dict for each mistake: path, class, answer, score."""
+    for photo in result.mistakes:
+        yield {
+            "path": photo.path,
+            "class": photo.target,
+            "answer": photo.predicted,
+            "score": photo.probability,
+        }
+
+
+def misclassified_lines(result: Score) -> Iterator[str]:
+    """Yields a line for each mistake: `misclassified`, path, class, answer, score."""
+    for photo in result.mistakes:
+        fields = map(escaped, (photo.path, photo.target, photo.predicted))
+        yield "\t".join(("misclassified", *fields, f"{photo.probability:.5f}"))
 
 
 def _percent(share: float) -> str:

@@ -12,9 +12,10 @@ Ints: TypeAlias = NDArray[np.integer[Any]]
 
 BINS = 10  # in a reliability diagram
 Z = 1.959964  # standard deviations on each side of a 95 % interval
+SHORTFALL = 0.05  # of an accuracy that is far below another
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+def wilson_interval(correct: float, total: float) -> tuple[float, float]:
     """Returns the 95 % Wilson score interval (low, high) of `correct / total`.
 
     The interval is (0, 1) if `total` is 0. Wilson (1927), doi:10.1080/01621459.1927.10502953.
@@ -60,6 +61,18 @@ def cross_entropy(probabilities: Floats, targets: Ints) -> float:
     own = probabilities[np.arange(len(targets)), targets]
     tiny = np.finfo(probabilities.dtype).tiny  # keeps ln finite if a probability underflows
     return float(-np.log(np.maximum(own, tiny)).mean())
+
+
+def cross_entropy_of_logits(logits: Floats, targets: Ints) -> float:
+    """Returns the mean of -ln(softmax probability of the true class) in nats; NaN without rows.
+
+    Unlike `cross_entropy`, it is exact for probabilities that are too small for a float.
+    """
+    if len(targets) == 0:
+        return math.nan
+    exact = logits.astype(np.float64)
+    own = exact[np.arange(len(targets)), targets]
+    return float((np.logaddexp.reduce(exact, axis=1) - own).mean())
 
 
 def agreement(probabilities: Floats, expected: Floats) -> tuple[float, float]:
@@ -152,3 +165,33 @@ def paired_difference(
     centre = (gained - lost) / total
     reach = Z * math.sqrt((gained + lost + 1) / total - centre**2) / math.sqrt(total)
     return (gained - lost) / len(before), centre - reach, centre + reach
+
+
+def far_below(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> bool:
+    """Tells whether a model is far less accurate than a reference model on the same photos.
+
+    Takes which photos each of them classifies correctly, bool [n]. The accuracy must be lower by
+    more than SHORTFALL, and by more than chance explains (`paired_difference`).
+    """
+    difference, _, high = paired_difference(reference, right)
+    return difference < -SHORTFALL and high < 0
+
+
+def chance_of_at_most(correct: int, photos: int, all_correct: int, all_photos: int) -> float:
+    """Returns how probable at most `correct` right answers to `photos` of all photos are by chance.
+
+    It is the lower tail of the hypergeometric distribution, as in Fisher's exact test.
+    """
+    wrong = all_photos - all_correct
+    fewest = max(0, photos - wrong)
+    ways = sum(
+        math.comb(all_correct, right) * math.comb(wrong, photos - right)
+        for right in range(fewest, min(correct, all_correct) + 1)
+    )
+    return ways / math.comb(all_photos, photos)
+
+
+def chance_of_at_least(count: int, trials: int, share: float) -> float:
+    """Returns how probable `count` or more hits in `trials` are, each with probability `share`."""
+    fewer = (math.comb(trials, n) * share**n * (1 - share) ** (trials - n) for n in range(count))
+    return max(0.0, 1 - sum(fewer))

@@ -3,12 +3,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from retraining.photos.decode import ImageFileError, NotAnImageError, claims_to_be_image
 from retraining.photos.source import BadImage, DatasetError, Facts, Photo, Scan, ScanOptions
+from retraining.photos.split import named_split
 from retraining.system.text import counted, some
 
 
@@ -32,7 +34,7 @@ class Tree(Protocol):
     def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
         """Yields (name, whether it is a folder not entered) for the content of a folder, sorted.
 
-        `folder` is the location or a class folder. Hidden files and folders are skipped.
+        `folder` is the location or any folder in it. Hidden files and folders are skipped.
         """
 
     def look_at(self, name: str, max_pixels: int) -> Facts:
@@ -45,7 +47,7 @@ class Tree(Protocol):
 
 
 def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> Scan:
-    """Finds the photos below class folders, sorted.
+    """Finds the photos below class folders, or below those in split folders, sorted.
 
     A label is the folder's name as it is spelled. Hidden files are skipped. Files whose content is
     not an image are BadImages.
@@ -54,10 +56,16 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
         DatasetError: as for PhotoSource.scan.
     """
     scan = Scan({})
-    for name in _class_names(tree, options, least_classes):
-        folder = tree.path_of(name)
+    found = _split_class_folders(tree, scan.warnings) if options.split_folders else []
+    if found:
+        _check_split_classes(tree.location, found, least_classes)
+    else:
+        names = _class_names(tree, options, least_classes)
+        found = [_ClassFolder(name, tree.path_of(name)) for name in names]
+    for name, folder, split in found:
         files = _files_of(tree, folder, options, name)
-        scan.photos[name] = files.photos
+        scan.folders.setdefault(name, []).append(folder)
+        scan.photos.setdefault(name, []).extend(replace(p, split=split) for p in files.photos)
         scan.bad.extend(files.bad)
         if others := [image.path for image in files.bad if not image.claimed]:
             forms = f"file in {folder} is no image", f"files in {folder} are no images"
@@ -69,6 +77,58 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
                 f"({some_names(files.folders)}); `PhotoSettings.recursive` takes photos there, too"
             )
     return scan
+
+
+class _ClassFolder(NamedTuple):
+    """A folder with photos of one label, and of one split if it lies in a split folder."""
+
+    label: str
+    folder: str
+    split: str | None = None
+
+
+def _split_class_folders(tree: Tree, warnings: list[str]) -> list[_ClassFolder]:
+    """Returns the class folders in split folders, by label; [] if the tree has another layout.
+
+    All folders must be named like splits, and share class folders. Adds a warning of the files
+    that lie in a split folder itself.
+    """
+    names = tree.class_folders()
+    if not names or not all(map(named_split, names)):
+        return []
+    inner: dict[str, list[str]] = {}
+    loose: list[str] = []
+    for name in names:
+        folder, inner[name] = tree.path_of(name), []
+        files: list[str] = []
+        for path, is_folder in tree.files_below(folder, recursive=False):
+            (inner[name] if is_folder else files).append(path)
+        if files:
+            forms = f"file in {folder} lies", f"files in {folder} lie"
+            why = f"in no class folder and {'are' if len(files) > 1 else 'is'} left out"
+            loose.append(f"{counted(len(files), *forms)} {why}: {some_names(files)}")
+    classes = [{same_label(os.path.basename(p)) for p in paths} for paths in inner.values()]
+    counts = Counter(label for of_split in classes for label in of_split)
+    split_into = [of_split for of_split in classes if of_split]
+    shared = (any(counts[label] > 1 for label in of_split) for of_split in split_into)
+    if not split_into or not (len(split_into) == 1 or all(shared)):
+        return []
+    warnings += loose
+    return sorted(
+        _ClassFolder(os.path.basename(path), path, named_split(name))
+        for name, paths in inner.items()
+        for path in paths
+    )
+
+
+def _check_split_classes(location: str, found: Sequence[_ClassFolder], least: int) -> None:
+    labels = list(dict.fromkeys(folder.label for folder in found))
+    if len(labels) < least:
+        raise DatasetError(
+            f"the split folders of {location} must hold at least {counted(least, 'class folder')} "
+            f"with photos and have only one ({labels[0]})"
+        )
+    check_labels(labels, "class folder", location)
 
 
 def some_names(paths: Sequence[str]) -> str:
@@ -84,7 +144,7 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
         if _files_of(tree, tree.location, replace(options, recursive=False)).photos:
             has += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{tree.location} must hold {wanted} with photos and has {has}")
-    _check_labels(tree.location, names)
+    check_labels(names, "class folder", tree.location)
     return names
 
 
@@ -94,18 +154,25 @@ def same_label(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", text).strip()
 
 
-def _check_labels(image_dir: str, names: Sequence[str]) -> None:
+def check_labels(names: Iterable[str], kind: str, place: str) -> None:
+    """Checks that labels are lines of text that readers can tell apart.
+
+    `kind` is what bears them, such as `class folder`, and `place` where it is.
+
+    Raises:
+        DatasetError: one is not printable, or two differ only in what `same_label` overlooks.
+    """
     first: dict[str, str] = {}
     for name in names:
         if not name.isprintable():
             raise DatasetError(
-                f"the class folder {name!r} in {image_dir} has characters that cannot stand in a "
+                f"the {kind} {name!r} in {place} has characters that cannot stand in a "
                 f"labels file; rename it"
             )
         other = first.setdefault(same_label(name), name)
         if other != name:
             raise DatasetError(
-                f"the class folders {other!r} and {name!r} in {image_dir} would become one label; "
+                f"the {kind}s {other!r} and {name!r} in {place} would become one label; "
                 f"rename or merge them"
             )
 
@@ -131,7 +198,7 @@ def _files_of(tree: Tree, folder: str, options: ScanOptions, label: str | None =
             if name in options.not_images:
                 raise NotAnImageError
         except ImageFileError as error:
-            files.bad.append(BadImage(name, str(error), claims_to_be_image(name, error)))
+            files.bad.append(BadImage(name, str(error), claims_to_be_image(name, error), label))
         else:
             files.photos.append(Photo(name, label, facts=facts))
     return files

@@ -91,10 +91,10 @@ class FolderSource:
         return look_at_image(name, max_pixels)
 
     def holds_images(self) -> bool:
-        """Returns whether any sub-folder holds an image."""
+        """Returns whether any folder below this one holds an image."""
         try:
             folders = [entry.path for entry in os.scandir(self.location) if entry.is_dir()]
-            files = (file for folder in folders for file in files_below(folder, recursive=False))
+            files = (file for folder in folders for file in files_below(folder))
             return any(not is_folder and _is_image(path) for path, is_folder in files)
         except OSError:
             return False

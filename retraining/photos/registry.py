@@ -1,9 +1,11 @@
 """Chooses the photo source by the text of a location or of a photo's name."""
 
 import hashlib
+import os
 
 from retraining.photos.folder import FolderSource
 from retraining.photos.source import PhotoSource
+from retraining.photos.table import STDIN, TableSource
 from retraining.photos.url import UrlSource
 
 # A text belongs to the first that claims it; a folder claims any.
@@ -15,12 +17,18 @@ def kind_of(text: str) -> type[PhotoSource]:
     return next(kind for kind in SOURCES if kind.claims(text))
 
 
-def open_source(location: str) -> PhotoSource:
+def open_source(location: str, table: str | None = None) -> PhotoSource:
     """Returns the source of the photos at a location, such as `PhotoSettings.image_dir`.
 
-    It reads nothing yet.
+    With a `table`, that lists the photos, by paths relative to the location if there is one. It
+    reads nothing yet.
     """
-    return kind_of(location)(location)
+    return kind_of(location)(location) if table is None else TableSource(table, location)
+
+
+def is_table(text: str) -> bool:
+    """Returns whether a text names a table rather than a folder: a file, or standard input."""
+    return text == STDIN or (os.path.exists(text) and not os.path.isdir(text))
 
 
 def read_bytes(name: str, max_pixels: int | None = None) -> bytes:

@@ -1,10 +1,11 @@
 """Defines a photo source: what lists photos, and reads the bytes of each by its name.
 
-A folder and a URL are photo sources; a table or an archive can be one. `registry` chooses among
+A folder, a URL and a table are photo sources; an archive can be one. `registry` chooses among
 them. A photo's name says which kind of source reads it, so that names alone suffice to read photos
 on threads, in other processes and on other machines.
 """
 
+import os
 from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -56,6 +57,7 @@ class BadImage:
     path: str
     reason: str
     claimed: bool = True
+    label: str | None = field(default=None, compare=False)  # that it would have, if known
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,20 @@ class ScanOptions:
     max_pixels: int = MAX_PIXELS  # of the largest image
     excluded: tuple[str, ...] = ()  # names to leave out, see `exclude.without`
     not_images: Set[str] = frozenset()  # names of files that turned out to be no images
+    split_folders: bool = True  # whether folders named `train`, `test` ... are splits, no classes
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The content of a source: {label: its photos}, in order; files left out; a line per oddity."""
+    """The content of a source: {label: its photos}, in order; files left out; a line per oddity.
+
+    `folders` {label: the folders of the class} tells of labels that come from folders.
+    """
 
     photos: dict[str, list[Photo]]
     bad: list[BadImage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    folders: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, list[str]]:
@@ -146,3 +153,10 @@ class PhotoSource(Protocol):
 def passed_over(name: str) -> bool:
     """Returns whether to skip files and folders of this name, such as hidden ones."""
     return name.startswith(".") or name.lower() in IGNORED_FILES
+
+
+def dataset_name(location: str) -> str:
+    """Returns the last part of the location of photos, a folder or a URL without its query."""
+    if "://" in location:
+        return location.split("?")[0].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
+    return os.path.basename(os.path.realpath(location)) if location else ""

@@ -1,4 +1,4 @@
-"""Assigns each photo to a split by a hash of its content or of its path."""
+"""Assigns each photo to a split: as its source says, or by a hash of its content or path."""
 
 import hashlib
 import os
@@ -12,20 +12,32 @@ from retraining.system.ranges import Range, SettingsError, check_choice, check_r
 
 TRAINING, VALIDATION, TESTING = SPLITS = ("training", "validation", "testing")
 
+AUTO, FOLDERS, CONTENT, PATH = WAYS = ("auto", "folders", "content", "path")
+
+# What people call the splits, in any case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), TRAINING),
+    **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TESTING),
+}
+
 # Split hashes are modulo 2^27, by the classic's MAX_NUM_IMAGES_PER_CLASS.
 HASH_RANGE = 2**27
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """Percentages of validation and testing photos, and what decides: `content` or `path`.
+    """Percentages of validation and testing photos, and what decides, of `WAYS`.
 
+    `auto` keeps the splits that the source gives and cuts a missing one from training by content;
+    without any it is `content`. `folders` insists on such splits, `content` and `path` pass over
+    them; `path` takes split folders for classes, as the classic does.
     `stratified` splits each class exactly by them, but then adding photos may move others.
     """
 
     validation: int = 10
     testing: int = 10
-    by: str = "content"
+    by: str = AUTO
     stratified: bool = False
 
     RANGES: ClassVar[Mapping[str, Range]] = {
@@ -35,11 +47,16 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self, self.RANGES)
-        check_choice("by", self.by, ("content", "path"))
+        check_choice("by", self.by, WAYS)
         if self.validation + self.testing >= 100:
             raise SettingsError(
                 "`SplitOptions.testing` and `SplitOptions.validation` leave no training images"
             )
+
+
+def named_split(text: str) -> str | None:
+    """Returns the split that a word such as `Train` or `valid` means, or None."""
+    return SPLIT_NAMES.get(text.casefold())
 
 
 def percentage(text: bytes) -> float:
@@ -69,7 +86,7 @@ def splits_by_content(
     photos: Mapping[str, Sequence[str]], keys: Mapping[str, str], options: SplitOptions
 ) -> dict[str, str]:
     """Returns {path: split} by the hash of each photo's subject."""
-    groups = _subjects(keys)
+    groups = subjects(keys)
     percents = {group: percentage(group.encode()) for group in set(groups.values())}
     if options.stratified:
         assigned = _stratified(photos, groups, percents, options)
@@ -119,7 +136,7 @@ def _quotas(count: int, options: SplitOptions) -> dict[str, int]:
     return quotas
 
 
-def _subjects(keys: Mapping[str, str]) -> dict[str, str]:
+def subjects(keys: Mapping[str, str]) -> dict[str, str]:
     """Returns {path: name of its subject}. Photos of one subject must share a split.
 
     A subject is one content (key), or all variants `NAME_nohash_*` of one NAME. A copy of a variant

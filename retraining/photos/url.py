@@ -100,7 +100,12 @@ class UrlSource:
         """Yields (URL, whether it is a folder not entered); see Tree.files_below."""
         entered: set[str] = set()
         label = "" if folder == self.location else folder[len(self.path_of("")) :]
-        for name in self._folders.get(label, ()):
+        top, _, deeper = label.partition("/")
+        below = _join(deeper, "") if deeper else ""
+        for path in self._folders.get(top, ()):
+            if not path.startswith(below):
+                continue
+            name = path[len(below) :]
             inner = name.split("/")[0]
             if recursive or "/" not in name:
                 if name and not name.endswith("/"):  # such a name stands for a folder

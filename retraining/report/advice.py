@@ -1,16 +1,22 @@
 """Puts a record into words: how good the model is, and what to do next."""
 
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from retraining.evaluation.label_audit import ELSEWHERE, LABEL
+from retraining.metrics.classification import BINS, Z, chance_of_at_least, chance_of_at_most
+from retraining.photos.source import dataset_name
 from retraining.report.record import Record
+from retraining.system.text import some
 
 FEW_TRAINING = 20  # photos of a class, as in the warning at the start of a run
 WIDE = 0.08  # width of the accuracy's confidence interval above which to give advice
 MISJUDGED = 0.1  # expected calibration error from which to give advice
 BALANCED = 0.03  # difference of mean confidence and accuracy below which neither is larger
 LITTLE = 0.01  # gain in accuracy that is not worth the work
+UNLIKELY = 0.05  # probability below which chance does not explain a difference
 MOST_ADVICE = 5
 
 Advice: TypeAlias = tuple[str, str]  # what to do, why
@@ -37,6 +43,15 @@ def verdict(test: Mapping[str, Any]) -> str:
     )
 
 
+def expectation(validated: Mapping[str, Any]) -> str:
+    """Returns a sentence on a record's `cross_validation`, in whole photos."""
+    low, high = validated["interval"]
+    return (
+        f"Of 100 new photos like these, expect {math.floor(low * 100)} to {math.ceil(high * 100)} "
+        f"to be right."
+    )
+
+
 def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     """Answers 'would more photos help?' from a record's `sizes.gain`: (short answer, why)."""
     if gain is None:
@@ -54,17 +69,83 @@ def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     return "It cannot be said", why + " More held-out photos would make this surer."
 
 
+def doubts(test: Mapping[str, Any], classes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns lines on what an accuracy hides, from a record's `test` and `classes`.
+
+    They tell that guessing does as well, and which classes are never answered right.
+    """
+    lines = []
+    if test["photos"] and (guessed := _guessing(test)):
+        lines.append(guessed)
+    never = [row for row in classes if row["photos"] and not row["correct"]]
+    if never:
+        named = some([f"{row['label']} (0 of {row['photos']})" for row in never])
+        lines.append(f"the test photos of {named} got no right answer")
+    return lines
+
+
+def _guessing(test: Mapping[str, Any]) -> str | None:
+    """Returns a line that compares with guessing, if the model is not clearly better."""
+    guess, total = test["guessing"], test["photos"]
+    if test["interval"][0] > guess["accuracy"]:
+        return None
+    right = round(guess["accuracy"] * total)
+    if right == test["correct"]:
+        compared = "would be right as often"
+    elif right > test["correct"]:
+        compared = "would be right more often"
+    else:
+        compared = "would be right less often, but the difference may be chance"
+    return (
+        f"the model is not clearly better than guessing: always answering {guess['label']} "
+        f"{compared} ({right} of {photos(total)}, the model {test['correct']})"
+    )
+
+
+def hardest(record: Record) -> str:
+    """Returns one sentence on the classes that have fewer right answers than chance explains."""
+    tested = [row for row in record["classes"] if row["photos"]]
+    correct, total = record["test"]["correct"], record["test"]["photos"]
+    harder = [
+        row["label"]
+        for row in tested
+        if len(tested) * chance_of_at_most(row["correct"], row["photos"], correct, total) < UNLIKELY
+    ]
+    if not harder:
+        return "The differences between the classes are no larger than chance explains."
+    return f"Harder than the rest, beyond chance: {some([isolated(name) for name in harder])}."
+
+
 def next_steps(record: Record) -> list[Advice]:
     """Returns at most MOST_ADVICE things to do next, the most useful first."""
-    advisers = (_on_test, _on_audit, _on_confusion, _on_few, _on_sizes, _on_interval, _on_trust)
+    advisers = (
+        _on_test,
+        _on_guessing,
+        _on_audit,
+        _on_confusion,
+        _on_few,
+        _on_sizes,
+        _on_interval,
+        _on_trust,
+    )
     advice = [said for adviser in advisers if (said := adviser(record))]
     return advice[:MOST_ADVICE]
 
 
 def _on_test(record: Record) -> Advice | None:
-    if not record["test"]["photos"]:
+    if record["test"]["photos"]:
+        return None
+    if not option(record, "testing_percentage", "SplitOptions.testing"):
         return "Hold out some photos", "Run again with a percentage of photos for testing."
-    return None
+    return "Add photos", "There were too few to hold any out for the test."
+
+
+def _on_guessing(record: Record) -> Advice | None:
+    lines = doubts(record["test"], record["classes"])
+    if not lines:
+        return None
+    why = "; ".join(lines)
+    return "Do not rely on this model yet", f"{why[0].upper()}{why[1:]}."
 
 
 def _on_audit(record: Record) -> Advice | None:
@@ -79,6 +160,13 @@ def _on_confusion(record: Record) -> Advice | None:
     worst = max(wrong, key=lambda cell: cell["photos"], default=None)
     if not worst or worst["photos"] < 2:
         return None
+    mistakes, cells = sum(cell["photos"] for cell in wrong), len(record["labels"])
+    cells *= cells - 1
+    if cells * chance_of_at_least(worst["photos"], mistakes, 1 / cells) >= UNLIKELY:
+        return (
+            f"Look at the {mistakes} mistakes",
+            "Are their labels right? No two classes are confused more often than chance explains.",
+        )
     given, taken = (isolated(record["labels"][worst[side]]) for side in ("truth", "answer"))
     return (
         f"Compare {given} with {taken}",
@@ -108,6 +196,8 @@ def _on_sizes(record: Record) -> Advice | None:
 
 
 def _on_interval(record: Record) -> Advice | None:
+    if (record["cross_validation"] or {}).get("leads"):
+        return None  # all photos count already
     interval = record["test"]["interval"]
     if interval and interval[1] - interval[0] > WIDE:
         return (
@@ -120,25 +210,78 @@ def _on_interval(record: Record) -> Advice | None:
 
 def _on_trust(record: Record) -> Advice | None:
     error = record["calibration"]["expected_calibration_error"]
-    if error is None or error < MISJUDGED:
+    if error is None or error < MISJUDGED or not _misjudged(record)[1]:
         return None
     return "Do not take its probabilities at their word", trust(record)
 
 
+def _misjudged(record: Record) -> tuple[bool, bool]:
+    """Returns whether the mean confidence, and the calibration error, are off by more than chance.
+
+    If every probability were exactly right, the right answers would vary with the variance
+    p (1 - p) of each photo, and the error of a group would be half-normal.
+    """
+    bins: dict[int, float] = defaultdict(float)
+    for photo in record["predictions"]:
+        sure = photo["likeliest"][0]["probability"]
+        bins[min(BINS - 1, max(0, math.ceil(sure * BINS) - 1))] += sure * (1 - sure)
+    total, variance = record["test"]["photos"], sum(bins.values())
+    gap = abs(record["calibration"]["mean_confidence"] - record["test"]["accuracy"])
+    error = record["calibration"]["expected_calibration_error"]
+    expected = sum(math.sqrt(2 / math.pi * part) for part in bins.values()) / total
+    spread = math.sqrt((1 - 2 / math.pi) * variance) / total
+    return gap > Z * math.sqrt(variance) / total, error > expected + Z * spread
+
+
 def trust(record: Record) -> str:
-    """Returns one sentence on a record's calibration."""
+    """Returns one or two sentences on a record's calibration."""
     error = record["calibration"]["expected_calibration_error"]
     if error is None:
         return "Unknown: no photos were tested."
     confidence, accuracy = record["calibration"]["mean_confidence"], record["test"]["accuracy"]
-    manner = "too sure of itself" if confidence > accuracy else "too modest"
-    if abs(confidence - accuracy) < BALANCED:
-        manner = "neither too sure of itself nor too modest on the whole"
+    on_the_whole, by_group = _misjudged(record)
+    manner = "it is too sure of itself" if confidence > accuracy else "it is too modest"
+    if not on_the_whole or abs(confidence - accuracy) < BALANCED:
+        manner = "it is neither too sure of itself nor too modest beyond chance"
+    certain = "more" if by_group else "no more"
     return (
         f"On average the model gave its answers {confidence:.0%} and was right in {accuracy:.0%} "
-        f"of the cases: it is {manner}. Group by group, the two are {error * 100:.0f} points apart "
-        f"(expected calibration error {error:.3f})."
+        f"of the cases: {manner}. Group by group, the two are {error * 100:.0f} points apart "
+        f"(expected calibration error {error:.3f}), {certain} than chance explains."
     )
+
+
+def option(record: Record, flag: str, setting: str) -> Any:
+    """Returns an option of the run; its name in the record is the flag or the setting."""
+    options = record["options"]
+    return options.get(flag, options.get(setting))
+
+
+def title(record: Record) -> str:
+    """Returns what was trained: the folder's name, classes, photos and network."""
+    parts = ("training", "validation", "testing")
+    count = sum(row[part] for row in record["photos"] for part in parts)
+    network = record["network"]
+    networks = " + ".join(
+        network_title(network[key]) for key in ("name", "second_name") if key in network
+    )
+    data = dataset_name(str(option(record, "image_dir", "PhotoSettings.image_dir") or ""))
+    counts = f"{len(record['labels'])} classes, {photos(count)}, {networks}"
+    return f"{isolated(data)}: {counts}" if data else counts
+
+
+def network_title(name: str) -> str:
+    """Returns the name of a network as its authors write it, or as it is."""
+    spelled = {
+        "inception_v3": "Inception-v3",
+        "efficientnet_lite": "EfficientNet-Lite",
+        "mobilenet_": "MobileNet ",
+        "vgg16": "VGG16",
+    }
+    for start, text in spelled.items():
+        if name.startswith(start):
+            return text + name.removeprefix(start)
+    return name
 
 
 def photos(count: int) -> str:

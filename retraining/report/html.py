@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import os
+import re
+import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,7 @@ def render(record: Record, thumbnails: Thumbnails) -> bytes:
         advice=advice,
         figures=figures,
         counted=counted,
+        graph=advice.option(record, "output_graph", "OutputSettings.graph"),
     )
     # Undecodable bytes of a file's name appear as they do on stderr: \udcff.
     return page.encode("utf-8", "backslashreplace")
@@ -84,10 +87,25 @@ def make_view(record: Record, thumbnails: Thumbnails) -> dict[str, Any]:
         "doubles": doubles,
         "pictures": {path: data_uri(jpeg) for path, jpeg in pictures.items()},
         "classes": hardest_first(record["classes"]),
+        "all_photos": view_of_all(record),
         "course": figures.course_figures(record["course"]),
         "sizes": figures.sizes_figure(record["sizes"]),
         "reliability": figures.reliability_figure(record["calibration"]["bins"]),
         "limits": Limits(),
+    }
+
+
+def view_of_all(record: Record) -> dict[str, Any] | None:
+    """Returns the matrix and the classes of the cross-validated photos; None without them."""
+    validated = record["cross_validation"]
+    if not validated or not validated["photos"]:
+        return None
+    of_all = {"labels": record["labels"], "confusion": validated["confusion"]}
+    shown = shown_classes(confusion_of(of_all))
+    return {
+        "matrix": matrix_rows(of_all, shown),
+        "shown": [record["labels"][index] for index in shown],
+        "classes": hardest_first(validated["classes"]),
     }
 
 
@@ -147,7 +165,7 @@ def photos_by_cell(
 def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
     """Returns the label and the cells of each shown class.
 
-    A cell has `truth`, `answer`, `photos`, and a `shade` (0..SHADES) for its share of the row.
+    A cell has `truth`, `answer`, `photos`, its `share` of the row, and its `shade` (0..SHADES).
     """
     confusion = confusion_of(record)
     rows = []
@@ -157,7 +175,8 @@ def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
         for answer in shown:
             photos = int(confusion[target, answer])
             shade = -int(-photos * SHADES // total)  # rounded up: one photo is never shade 0
-            cells.append({"truth": target, "answer": answer, "photos": photos, "shade": shade})
+            cell = {"truth": target, "answer": answer, "photos": photos, "share": photos / total}
+            cells.append({**cell, "shade": shade})
         rows.append({"label": record["labels"][target], "cells": cells})
     return rows
 
@@ -175,6 +194,15 @@ def data_uri(jpeg: bytes | None) -> str | None:
 def short_name(path: str) -> str:
     """Returns the last two parts of a path: class and file."""
     return "/".join(Path(path).parts[-2:])
+
+
+def breakable(name: str) -> "Markup":
+    """Returns a name that may break after dots, dashes, underscores and slashes, as HTML."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(
+        escape(part) for part in re.findall(r"[^-._/]*[-._/]|[^-._/]+", name)
+    )
 
 
 def _static(name: str) -> "Markup":
@@ -198,5 +226,7 @@ def _environment() -> "Environment":
         "whole_percent": lambda share: "-" if share is None else f"{share:.0%}",
         "short_name": short_name,
         "file_name": os.path.basename,
+        "breakable": breakable,
+        "quoted": shlex.quote,
     }
     return environment

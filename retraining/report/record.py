@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.evaluation.cross_validation import CrossValidation
 from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.export.verify import HeldOutResult
@@ -42,6 +43,7 @@ class Setting:
     seconds: Mapping[str, float]
     caveats: Sequence[str] = field(default_factory=list)
     warnings: Sequence[str] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)  # caveats that are plain facts
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Outcome:
     bad_images: Sequence[BadImage] = field(default_factory=list)
     audit: Sequence[Finding] | None = None
     comparison: Sequence[Mapping[str, Any]] | None = None
+    validated: CrossValidation | None = None
 
 
 def make_record(setting: Setting, outcome: Outcome) -> Record:
@@ -74,7 +77,11 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
         "versions": versions(),
         "labels": list(labels),
         "photos": photo_counts(labels, outcome.examples),
-        "test": describe_test(result, labels),
+        "test": {
+            **describe_test(result, labels),
+            "without_twins": describe_without_twins(result, outcome.validated),
+        },
+        "cross_validation": describe_validated(outcome.validated, labels),
         "classes": describe_classes(confusion, labels),
         "confusion": describe_confusion(confusion),
         "calibration": describe_calibration(result),
@@ -113,6 +120,45 @@ def photo_counts(labels: Iterable[str], examples: Mapping[str, Iterable[Example]
     return [{"label": name, **{part: counts[part][name] for part in counts}} for name in labels]
 
 
+def describe_validated(validated: CrossValidation | None, labels: Sequence[str]) -> Part | None:
+    """Describes a cross-validation as the test is described; None without one."""
+    if validated is None:
+        return None
+    result = validated.result
+    known = np.isfinite(validated.logits).all(axis=1)
+    answers, targets = validated.logits[known].argmax(axis=1), validated.targets[known]
+    confusion = classification.confusion_matrix(targets, answers, len(labels))
+    return {
+        "accuracy": result.accuracy,
+        "interval": [result.low, result.high] if result.total else None,
+        "deviation": result.deviation,
+        "folds": validated.folds,
+        "photos": result.total,
+        "correct": result.correct,
+        "groups": validated.groups,
+        "leads": validated.leads,
+        "untuned": validated.untuned,
+        "classes": describe_classes(confusion, labels),
+        "confusion": describe_confusion(confusion),
+    }
+
+
+def describe_without_twins(result: HeldOutResult, validated: CrossValidation | None) -> Part | None:
+    """Describes the test on the photos that show nothing that the head has seen.
+
+    None if that is not known, or if all test photos are such photos.
+    """
+    if validated is None or not validated.twins:
+        return None
+    alone = np.array([key not in validated.twins for key in result.keys], bool)
+    right = result.probabilities[alone].argmax(axis=1) == result.targets[alone]
+    return {
+        "photos": int(alone.sum()),
+        "correct": int(right.sum()),
+        "accuracy": float(right.mean()) if len(right) else math.nan,
+    }
+
+
 def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
     """Describes the accuracy on the test photos, and that of guessing their most frequent class."""
     low, high = classification.wilson_interval(result.correct, result.total)
@@ -124,7 +170,7 @@ def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
         "correct": result.correct,
         "accuracy": result.accuracy,
         "interval": [low, high] if result.total else None,
-        "cross_entropy": classification.cross_entropy(result.probabilities, result.targets),
+        "cross_entropy": classification.cross_entropy_of_logits(result.logits, result.targets),
         "guessing": {"label": labels[largest], "accuracy": float(share)} if result.total else None,
     }
 

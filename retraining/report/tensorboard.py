@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,14 +42,18 @@ class TensorBoardLog:
     and TensorBoard shows them side by side. Use it as a context manager.
     """
 
-    def __init__(self, summaries_dir: str | Path, name: str | None = None) -> None:
+    def __init__(
+        self, summaries_dir: str | Path, name: str | None = None, tags: Sequence[str] = ()
+    ) -> None:
         """Makes the folder; with a `name`, `summaries_dir` is a run's, and the log goes below it.
+
+        The name of a new run's folder is the time and the `tags`, such as data set and network.
 
         Raises:
             ReportError: the folder cannot be made.
         """
         tf = import_tensorflow()
-        self.folder = Path(summaries_dir) / name if name else _new_folder(Path(summaries_dir))
+        self.folder = Path(summaries_dir) / name if name else _new_folder(Path(summaries_dir), tags)
         self._summary = tf.Summary
         with tf.Graph().as_default():  # this writer does not need tensorboard, but needs graph mode
             self._writers = {
@@ -204,9 +209,10 @@ def shown(name: str) -> str:
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
-def _new_folder(parent: Path) -> Path:
-    """Makes a folder named after the time; two runs in the same second get two folders."""
-    stamp = time.strftime("%Y-%m-%d_%H%M%S")
+def _new_folder(parent: Path, tags: Sequence[str]) -> Path:
+    """Makes a folder named after time and tags; two runs in the same second get two folders."""
+    safe = (re.sub(r"[^\w.-]+", "-", tag)[:40].strip("-.") for tag in tags)
+    stamp = "_".join([time.strftime("%Y-%m-%d_%H%M%S"), *filter(None, safe)])
     for name in (stamp, *(f"{stamp}_{n}" for n in range(2, 1000))):
         try:
             (parent / name).mkdir(parents=True)

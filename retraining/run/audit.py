@@ -7,24 +7,30 @@ from collections.abc import Sequence
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation import label_audit
-from retraining.photos.split import SPLITS
+from retraining.photos.split import SPLITS, TESTING, VALIDATION
 from retraining.run.settings import RunSettings
 from retraining.system.text import counted
+from retraining.training.head import Head
 
 log = logging.getLogger(__name__)
 
 
 def audit_photos(
-    bottlenecks: Bottlenecks, settings: RunSettings
+    bottlenecks: Bottlenecks, head: Head, settings: RunSettings
 ) -> list[label_audit.Finding] | None:
-    """Audits the labels of all photos; returns the Findings, or None without an audit."""
+    """Audits the labels of all photos; returns the Findings, or None without an audit.
+
+    The audit must be about as accurate on held-out photos as the trained `head`.
+    """
     if not settings.outputs.label_audit:
         return None
     count = sum(map(len, bottlenecks.examples.values()))
     if reason := label_audit.limit(count, len(bottlenecks.labels)):
         log.warning(f"no label audit: {reason}")
         return None
-    findings = label_audit.audit(undistorted(bottlenecks), settings.seed)
+    held_out = Labelled.join([bottlenecks.labelled[part] for part in (VALIDATION, TESTING)])
+    reference = head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
+    findings = label_audit.audit(undistorted(bottlenecks), settings.seed, reference)
     log.info(f"{describe_audit(findings)}: {settings.outputs.label_audit}")
     return findings
 

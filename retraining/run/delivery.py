@@ -9,6 +9,7 @@ from typing import Any
 from retraining.bottlenecks.compute import Bottlenecks, export_content
 from retraining.bottlenecks.extract import Extractor, VectorSource
 from retraining.evaluation import label_audit
+from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export.build import labels_bytes
@@ -34,6 +35,7 @@ from retraining.run.notes import RunContext
 from retraining.run.photos import bad_images_contents, log_bad_images
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import Content, write_files
+from retraining.system.text import counted
 from retraining.training.methods import Attempt
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Results:
     settings: RunSettings
     labels: list[str]
     test: HeldOutResult
+    validated: CrossValidated | None
     record: Record
     formats: list[Made]
     attempts: list[Attempt]
@@ -60,6 +63,7 @@ class Diagnostics:
 
     audit: list[label_audit.Finding] | None  # None: without an audit
     sizes: list[SizePoint]
+    validated: CrossValidation | None = None
 
 
 def deliver(
@@ -81,6 +85,8 @@ def deliver(
     contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
     write_files({**contents, outputs.graph: exported.graph})
+    if line := describe_twins(record["test"]):
+        log.info(line)
     tuned.remove_checkpoints()
     if vectors_file:
         count = sum(map(len, bottlenecks.examples.values()))
@@ -92,12 +98,25 @@ def deliver(
         settings=run.settings,
         labels=bottlenecks.labels,
         test=exported.result,
+        validated=diagnostics.validated.result if diagnostics.validated else None,
         record=record,
         formats=others,
         attempts=list(tuned.attempts),
         comparison=tuned.comparison,
         bad_images=bottlenecks.bad,
         caveats=run.notes.caveats,
+    )
+
+
+def describe_twins(test: dict[str, Any]) -> str:
+    """Returns one line on the accuracy without twins of a record's `test`; '' if there are none."""
+    alone = test["without_twins"]
+    if not alone:
+        return ""
+    twins = counted(test["photos"] - alone["photos"], "test photo shows", "test photos show")
+    line = f"{twins} the same as a photo that the model has seen"
+    return line + f"; {alone['correct']} of the other {alone['photos']} are right" * bool(
+        alone["photos"]
     )
 
 
@@ -113,6 +132,7 @@ def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> 
         bad_images=bottlenecks.bad,
         audit=diagnostics.audit,
         comparison=tuned.comparison,
+        validated=diagnostics.validated,
     )
 
 
@@ -123,7 +143,8 @@ def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
         network |= {f"second_{name}": fact for name, fact in describe_network(second).items()}
     options = {**run.settings.record, "excluded_photos": run.notes.excluded_photos}
     notes = run.notes
-    return Setting(network, options, notes.watch.seconds, notes.caveats, notes.warnings)
+    kept = notes.caveats, notes.warnings, notes.remarks
+    return Setting(network, options, notes.watch.seconds, *kept)
 
 
 def describe_network(extractor: Extractor) -> dict[str, Any]:
@@ -141,7 +162,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
 def calibrated(result: HeldOutResult, temperature: float) -> HeldOutResult:
     """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
-    return replace(result, probabilities=scores)
+    return replace(result, probabilities=scores, logits=result.logits / temperature)
 
 
 def make_outputs(

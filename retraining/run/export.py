@@ -1,25 +1,34 @@
 """Tests the graph of a run on held-out photos, and converts it to other formats."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numpy import float32
 from numpy.typing import NDArray
 
+from retraining.bottlenecks.collect import collect
 from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.extract import Job
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import changes, formats, verify
 from retraining.export.build import features_node, metadata_bytes
 from retraining.graphs.session import return_free_memory
-from retraining.metrics.classification import calibration_error, choose_rows, wilson_interval
+from retraining.metrics.classification import (
+    calibration_error,
+    choose_rows,
+    confusion_matrix,
+    wilson_interval,
+)
 from retraining.photos.dataset import Example
+from retraining.photos.key_set import MOST_KEYS, pack_keys
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
+from retraining.report import advice, record
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
 from retraining.run.notes import RunContext
-from retraining.run.settings import EvaluationSettings
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -36,6 +45,14 @@ class Exported:
     graph: tuple[bytes, bytes]
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The photos that test the exported file, and their vectors as the head takes them."""
+
+    examples: list[Example]
+    vectors: NDArray[float32]  # float32 [n, width]
+
+
 def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
     """Calibrates the head, writes its graph to a temporary file and tests that on held-out photos.
 
@@ -44,15 +61,16 @@ def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
     """
     bottlenecks, head = tuned.bottlenecks, tuned.trained.head
     model = Model(head, fit_trust(head, bottlenecks), bottlenecks.factors)
-    graph, result = write_and_evaluate(model, tuned, run)
-    verify.check_agreement(result, head.probabilities(expected_vectors(result, bottlenecks)))
+    held_out = choose_held_out(tuned, run)
+    graph, result = write_and_evaluate(model, held_out, tuned, run)
+    verify.check_agreement(result, head.probabilities(held_out.vectors))
     verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
     log_test(result, model, bottlenecks, run.settings.outputs.graph)
     return Exported(model, result, (graph, describe_tested(model, result, tuned, run)))
 
 
 def write_and_evaluate(
-    model: Model, tuned: Tuned, run: RunContext
+    model: Model, held_out: HeldOut, tuned: Tuned, run: RunContext
 ) -> tuple[bytes, verify.HeldOutResult]:
     """Writes the graph to a temporary file and tests that; returns (bytes, result).
 
@@ -62,35 +80,62 @@ def write_and_evaluate(
         ExportError: the file differs from the base network and the head.
     """
     extractor, outputs = tuned.extractor, run.settings.outputs
-    examples = choose_held_out(tuned.bottlenecks, run.settings.evaluation)
     graph = build(model, extractor, outputs.tensor_name)
     untested = metadata_bytes(describe_model(tuned.bottlenecks.labels, extractor, run))
-    bar = run.observer.progress("final test", "img")
     size = len(graph)
     with verify.candidate(outputs.graph, graph, untested) as path:
         del graph  # as large as the network; the test needs its memory
-        result = verify.evaluate_exported(path, examples, extractor, bar)
+        vectors = held_out.vectors if model.factors is None else held_out.vectors / model.factors
+        result = verify.evaluate_exported(path, held_out.examples, vectors, extractor)
         return_free_memory()
-        graph = verify.read_start(path, size)
-    if lost := len(examples) - result.total:
-        log.warning(
-            f"{counted(lost, 'test photo has', 'test photos have')} vanished or changed meanwhile"
-        )
-    return graph, result
+        return verify.read_start(path, size), result
 
 
-def choose_held_out(bottlenecks: Bottlenecks, settings: EvaluationSettings) -> list[Example]:
-    """Returns the test photos that test the exported file: at most verify.MOST_TESTED."""
-    examples, most = bottlenecks.examples[TESTING], settings.test_photos
-    most = verify.MOST_TESTED if most == -1 else min(most, verify.MOST_TESTED)
-    return [examples[row] for row in choose_rows(len(examples), most)]
+def choose_held_out(tuned: Tuned, run: RunContext) -> HeldOut:
+    """Returns the test photos, with the vectors in the store.
+
+    Imported vectors may differ from the network's in the last digits, or be of another network.
+    They are computed anew. Photos that have vanished before are left out.
+    """
+    bottlenecks, most = tuned.bottlenecks, run.settings.evaluation.test_photos
+    testing = bottlenecks.examples[TESTING]
+    rows = choose_rows(len(testing), len(testing) if most == -1 else most)
+    imported = [testing[row] for row in rows if testing[row].key in bottlenecks.imported]
+    anew = compute_anew(imported, tuned, run) if imported else {}
+    lost = {example.key for example in imported} - anew.keys()
+    kept = [row for row in rows if testing[row].key not in lost]
+    vectors = bottlenecks.labelled[TESTING].vectors[kept]
+    for row, place in enumerate(kept):
+        vectors[row] = anew.get(testing[place].key, vectors[row])
+    return HeldOut([testing[row] for row in kept], vectors)
+
+
+def compute_anew(
+    examples: Sequence[Example], tuned: Tuned, run: RunContext
+) -> dict[str, NDArray[float32]]:
+    """Returns {key: vector as the head takes it} of the photos that can still be read."""
+    extractor, factors = tuned.extractor, tuned.bottlenecks.factors
+    bar = run.observer.progress("final test", "img")
+    answers = bar(extractor.run([Job(example) for example in examples]), total=len(examples))
+    kept, vectors, lost = collect(answers, examples, extractor.network.width)
+    if lost:
+        photos = counted(len(lost), "test photo has", "test photos have")
+        log.warning(f"{photos} vanished or changed meanwhile")
+    if factors is not None:
+        vectors *= factors
+    return {example.key: vector for example, vector in zip(kept, vectors, strict=True)}
 
 
 def describe_tested(
     model: Model, result: verify.HeldOutResult, tuned: Tuned, run: RunContext
 ) -> bytes:
     """Returns the description of a tested graph, with the constants of its score for unknowns."""
+    seen = [tuned.bottlenecks.examples[part] for part in (TRAINING, VALIDATION)]
+    trained_photos = pack_keys(example.key for part in seen for example in part)
+    if trained_photos is None:
+        log.info(f"the graph does not list its training photos: they are more than {MOST_KEYS}")
     facts = {
+        "trained_photos": trained_photos,
         "features": features_node(tuned.extractor.network, model.head),
         "results": verify.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
@@ -107,26 +152,13 @@ def log_test(
     if result.total < held_out:
         log.info(f"{result.total} of {held_out} test photos were tested")
     log.info(describe_test(result))
+    for line in describe_doubts(result, bottlenecks.labels):
+        log.warning(line)
     before = changes.read_description(replaced)
     for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
-
-
-def expected_vectors(result: verify.HeldOutResult, bottlenecks: Bottlenecks) -> NDArray[float32]:
-    """Returns the stored vectors, float32 [n, width], of the tested photos.
-
-    Imported vectors may differ from the network's in the last digits. Those that the network
-    computed in the test take their place.
-    """
-    factors = 1 if bottlenecks.factors is None else bottlenecks.factors
-    stored = {example.key: row for row, example in enumerate(bottlenecks.examples[TESTING])}
-    vectors = bottlenecks.labelled[TESTING].vectors[[stored[key] for key in result.keys]]
-    for row, key in enumerate(result.keys):
-        if key in bottlenecks.imported:
-            vectors[row] = result.vectors[row] * factors
-    return vectors
 
 
 def describe_test(result: verify.HeldOutResult) -> str:
@@ -135,18 +167,25 @@ def describe_test(result: verify.HeldOutResult) -> str:
         return "no test photos: the accuracy of this model is unknown"
     low, high = wilson_interval(result.correct, result.total)
     return (
-        f"final test accuracy = {result.accuracy:.1%} (N={result.total}, 95 % interval "
-        f"{low:.1%} to {high:.1%}), measured on the exported graph"
+        f"final test accuracy = {result.accuracy:.1%} ({result.correct} of {result.total} photos, "
+        f"95 % interval {low:.1%} to {high:.1%}), measured on the exported graph"
+    )
+
+
+def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list[str]:
+    """Returns lines on what the accuracy hides: guessing does as well, a class is never right."""
+    answers = result.probabilities.argmax(axis=1)
+    confusion = confusion_matrix(result.targets, answers, len(labels))
+    return advice.doubts(
+        record.describe_test(result, labels), record.describe_classes(confusion, labels)
     )
 
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
     """Returns one line on the calibration error of the test photos."""
-    scores = result.probabilities
-    before = calibration_error(scores, result.targets)
-    scores = apply_temperature(scores, temperature)
-    after = calibration_error(scores, result.targets)
-    return f"calibration error on the test photos {before:.3f}, with the temperature {after:.3f}"
+    scores = apply_temperature(result.probabilities, temperature)
+    error = calibration_error(scores, result.targets)
+    return f"calibration error on the test photos, with the temperature: {error:.3f}"
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:

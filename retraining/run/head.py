@@ -15,6 +15,8 @@ from retraining.evaluation.temperature import (
     why_no_temperature,
 )
 from retraining.evaluation.unknown import fit_unknown
+from retraining.metrics.classification import far_below
+from retraining.photos.source import dataset_name
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
@@ -23,10 +25,11 @@ from retraining.run.settings import RunSettings
 from retraining.training import search
 from retraining.training.head import Evaluation, Head
 from retraining.training.head import evaluate as evaluate_head
-from retraining.training.loop import Step, Trained, TrainingOptions, describe_step, train
+from retraining.training.loop import Step, Trained, describe_step, train
 
 log = logging.getLogger(__name__)
 
+SHORT_TRIAL = 100  # steps; plain descent overshoots in the first ones
 MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 
 
@@ -37,7 +40,7 @@ def train_head(
 ) -> Trained:
     """Trains the head; shows its course in TensorBoard and to the observer."""
     if run.settings.head.search:
-        return find_head(bottlenecks, run.settings)
+        return find_head(bottlenecks, extractor, run.settings)
     how, started = run.settings.head.training, time.perf_counter()
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -45,7 +48,7 @@ def train_head(
     bar = run.observer.progress("training", "step")(
         steps, total=how.steps_for(len(training.targets))
     )
-    with TensorBoardLog(run.settings.outputs.summaries_folder) as tensorboard:
+    with open_log(extractor, run.settings) as tensorboard:
         for step in bar:
             if step.training and step.validation:
                 tensorboard.add(step)
@@ -57,9 +60,16 @@ def train_head(
             store_intermediate(step, bottlenecks, extractor, run)
     describe_end(step)
     held_out = evaluate_head(step.head, validation.vectors, validation.targets)
-    warn_of_scores(held_out, len(bottlenecks.labels))
+    warn_of_scores(held_out, len(bottlenecks.labels), step.number + 1)
     seconds = time.perf_counter() - started
     return Trained(step.head, course, tensorboard.folder, how, seconds)
+
+
+def open_log(extractor: VectorSource, settings: RunSettings) -> TensorBoardLog:
+    """Returns the log of a run for TensorBoard, in a new folder named after what it trains."""
+    networks = [part.network.name for part in extractor.parts]
+    tags = [dataset_name(settings.photos.image_dir), *networks]
+    return TensorBoardLog(settings.outputs.summaries_folder, tags=tags)
 
 
 def describe_end(step: Step) -> None:
@@ -72,7 +82,7 @@ def describe_end(step: Step) -> None:
         )
 
 
-def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
+def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, settings: RunSettings) -> Trained:
     """Trains heads with several strengths of L2; logs each candidate and returns the best."""
     found, started = [], time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -81,7 +91,7 @@ def find_head(bottlenecks: Bottlenecks, settings: RunSettings) -> Trained:
         found.append(candidate)
         log.info(describe_candidate(candidate))
     best, course = search.best(found), search.course_of(found)
-    with TensorBoardLog(settings.outputs.summaries_folder) as tensorboard:
+    with open_log(extractor, settings) as tensorboard:
         for step in course:
             tensorboard.add(step)
     log.info(
@@ -101,25 +111,35 @@ def describe_candidate(candidate: search.Candidate) -> str:
     )
 
 
-def warn_of_scores(found: Evaluation, classes: int) -> None:
-    """Warns if the cross entropy on the validation photos is much worse than that of guessing."""
-    if found.count and found.cross_entropy > math.log(classes) + 1:
-        log.warning(
-            f"the cross entropy {found.cross_entropy:.2f} on the validation photos is far above "
-            f"that of guessing, {math.log(classes):.2f}: wrong answers are given as sure; train "
-            f"shorter, lower `TrainingOptions.learning_rate`, or give `HeadSettings.search`"
-        )
-
-
-def try_fewer_photos(bottlenecks: Bottlenecks, how: TrainingOptions) -> list[SizePoint]:
-    """Returns the SizePoints, which tell whether more photos help; ignores distorted views."""
-    training, *held_out = (bottlenecks.labelled[part] for part in SPLITS)
-    return compare_sizes(
-        training.first(len(bottlenecks.examples[TRAINING])),
-        Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in held_out]),
-        len(bottlenecks.labels),
-        how,
+def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
+    """Warns if the cross entropy on held-out photos is much worse than that of guessing."""
+    guessing = math.log(classes)
+    if not held_out.count or held_out.cross_entropy <= guessing + 1:
+        return
+    shorter_or_longer = "longer" if steps < SHORT_TRIAL else "shorter"
+    log.warning(
+        f"the cross entropy {held_out.cross_entropy:.2f} on the validation photos is far above "
+        f"that of guessing, {guessing:.2f}: wrong answers are given as sure; train "
+        f"{shorter_or_longer}, lower `TrainingOptions.learning_rate`, or give "
+        f"`HeadSettings.search`"
     )
+
+
+def try_fewer_photos(bottlenecks: Bottlenecks, trained: Trained) -> list[SizePoint]:
+    """Returns the SizePoints, which tell whether more photos help; ignores distorted views.
+
+    There are none if the quickly trained heads are far less accurate than the trained one.
+    """
+    training, *parts = (bottlenecks.labelled[part] for part in SPLITS)
+    held_out = Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in parts])
+    points = compare_sizes(
+        training.first(len(bottlenecks.examples[TRAINING])),
+        held_out,
+        len(bottlenecks.labels),
+        trained.settings,
+    )
+    right = trained.head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
+    return [] if points and far_below(points[-1].right, right) else points
 
 
 def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:

@@ -66,7 +66,7 @@ def choose_network(
     except NetworkError as error:
         if settings.architecture:
             raise
-        notes.add_caveat(f"{registry.EMBEDDED} is used, since {error}")
+        notes.add_remark(f"{registry.EMBEDDED} is used, since {error}")
     embedded = registry.find(registry.EMBEDDED)
     return embedded, obtain(embedded, folder, observer, offline)
 

@@ -29,11 +29,13 @@ class RunNotes:
     """Notes on a run: what limits its result, the number of excluded photos, timings.
 
     `worded` puts texts that are kept into the words of the user. `caveats` are told again at the
-    end; `warnings` are those of the photos.
+    end; those that do not make the result worse are `remarks`, too. `warnings` are those of the
+    photos.
     """
 
     worded: Callable[[str], str] = str
     caveats: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     excluded_photos: int = 0
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -42,6 +44,11 @@ class RunNotes:
         """Logs a caveat on the result as a warning, and keeps it for the end of the run."""
         self.caveats.append(self.worded(text))
         log.warning(text)
+
+    def add_remark(self, text: str) -> None:
+        """Does as `add_caveat` with a choice that the report tells as a plain fact."""
+        self.add_caveat(text)
+        self.remarks.append(self.worded(text))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
 from retraining.photos.registry import open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
-from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
+from retraining.photos.split import PATH, SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import write_files
@@ -37,6 +37,8 @@ MOST_LISTED = 20  # bad files that the log names; a file lists all of them
 def provide_example_images(run: RunContext) -> None:
     """Fills the example folder if it is wanted and empty; notes if its pictures are drawings."""
     folder = run.settings.photos.image_dir
+    if run.settings.photos.photo_table is not None:
+        return
     wanted = provide.is_example_folder(folder, project_folder())
     if wanted and not FolderSource(folder).holds_images():
         reason = provide.provide(folder, run.settings.network.offline, run.observer)
@@ -62,7 +64,8 @@ def find_photos(run: RunContext) -> RunPhotos:
         SourceError: their source cannot be listed.
     """
     provide_example_images(run)
-    source, scan = open_source(run.settings.photos.image_dir), scan_options(run.settings)
+    photos, scan = run.settings.photos, scan_options(run.settings)
+    source = open_source(photos.image_dir, photos.photo_table)
     if source.remote:
         source.scan(scan)  # fails before anything else happens
     once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
@@ -87,7 +90,12 @@ def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext)
 def scan_options(settings: RunSettings) -> ScanOptions:
     """Returns which photos of the source a run takes."""
     photos = settings.photos
-    return ScanOptions(photos.recursive, photos.max_pixels, photos.excluded)
+    return ScanOptions(
+        photos.recursive,
+        photos.max_pixels,
+        photos.excluded,
+        split_folders=photos.split.by != PATH,
+    )
 
 
 def read_photos_once(source: PhotoSource, extractor: VectorSource, run: RunContext) -> Dataset:
@@ -131,6 +139,8 @@ def read_photos(
             f"{photos.excluded_by}; where what is excluded is hard, not wrong, the test accuracy "
             f"looks better than it is"
         )
+    if dataset.note:
+        log.info(dataset.note)
     describe_photos(dataset)
     if run.settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
         raise DatasetError(

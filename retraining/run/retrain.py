@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from retraining.run.audit import audit_photos
+from retraining.run.cross_validation import cross_validate_photos
 from retraining.run.delivery import Diagnostics, Results, deliver
 from retraining.run.export import export_and_test, make_other_formats
 from retraining.run.fine_tuning import fine_tune
@@ -35,16 +36,18 @@ def retrain(
     run.lap("reading the network")
     bottlenecks = compute_vectors(photos, extractor, run)
     run.lap("bottlenecks")
-    findings = audit_photos(bottlenecks, settings)
-    run.lap("label audit")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
-    sizes = try_fewer_photos(bottlenecks, trained.settings)
+    findings = audit_photos(bottlenecks, trained.head, settings)
+    run.lap("label audit")
+    sizes = try_fewer_photos(bottlenecks, trained)
     run.lap("trying fewer photos")
+    validated = cross_validate_photos(bottlenecks, run)
+    run.lap("cross-validation")
     tuned = fine_tune(bottlenecks, extractor, trained, run)
     run.lap("fine-tuning")
     exported = export_and_test(tuned, run)
     run.lap("export and test")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
-    return deliver(tuned, exported, others, Diagnostics(findings, sizes), run)
+    return deliver(tuned, exported, others, Diagnostics(findings, sizes, validated), run)

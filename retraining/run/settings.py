@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
@@ -18,7 +19,7 @@ from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.split import SplitOptions
-from retraining.photos.url import local
+from retraining.photos.url import is_url, local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
@@ -38,7 +39,10 @@ def _beside_the_graph() -> Any:
 class PhotoSettings:
     """Which photos a run uses, and how it splits them."""
 
-    image_dir: str  # one sub-folder per class, or the URL of such a place; `file://` is removed
+    image_dir: str = (
+        ""  # one sub-folder per class, or the URL of such a place; `file://` is removed
+    )
+    photo_table: str | None = None  # lists the photos, by paths relative to image_dir if given
     recursive: bool = False  # include photos in folders below the class folders
     max_pixels: int = MAX_PIXELS  # larger images are left out
     excluded: tuple[str, ...] = ()  # paths of photos to leave out
@@ -55,6 +59,20 @@ class PhotoSettings:
         spell_paths(self)
         object.__setattr__(self, "image_dir", local(self.image_dir))
         check_ranges(self, self.RANGES)
+        if self.photo_table is None:
+            if not self.image_dir:
+                raise SettingsError("give `PhotoSettings.image_dir` or `PhotoSettings.photo_table`")
+            return
+        if self.recursive:
+            raise SettingsError(
+                "`PhotoSettings.recursive` is for folders; a `PhotoSettings.photo_table` names "
+                "each photo"
+            )
+        if is_url(self.image_dir):
+            raise SettingsError(
+                "`PhotoSettings.photo_table` lists photos of this machine; "
+                "`PhotoSettings.image_dir` is a URL"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,12 +128,16 @@ class FineTuningSettings:
 class EvaluationSettings:
     """How a run judges the model."""
 
-    test_photos: int = -1  # at most; -1: as many as the final test uses
-    least_accuracy: float | None = None  # below this, the run writes nothing
+    test_photos: int = -1  # at most; -1: all
+    least_accuracy: float | None = None  # of the test; below this, the run writes nothing
+    folds: int | None = None  # of a cross-validation; None: 5 if few photos test the model
+    least_cross_validated: float | None = None  # as least_accuracy, of the cross-validation
 
     RANGES: ClassVar[Mapping[str, Range]] = {
         "test_photos": (-1, math.inf),
         "least_accuracy": (0, 1),
+        "folds": (FEWEST_FOLDS, MOST_FOLDS),
+        "least_cross_validated": (0, 1),
     }
 
     def __post_init__(self) -> None:

@@ -8,7 +8,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.metrics.classification import accuracy, cross_entropy, softmax
+from retraining.metrics.classification import (
+    accuracy,
+    cross_entropy,
+    cross_entropy_of_logits,
+    softmax,
+)
 
 WEIGHT_SCALE = 0.001  # standard deviation of the initial weights, as in the classic
 
@@ -76,7 +81,10 @@ class Evaluation:
 
 def evaluate(head: Head, vectors: NDArray[np.float32], targets: NDArray[np.integer]) -> Evaluation:
     """Evaluates the head on vectors float32 [n, width] with class indexes `targets`, int [n]."""
-    return evaluation_of(head.probabilities(vectors), targets)
+    with np.errstate(over="ignore", invalid="ignore"):  # `train` checks that weights stay finite
+        logits = head.logits(vectors)
+        figures = accuracy(logits, targets), cross_entropy_of_logits(logits, targets)
+    return Evaluation(*figures, len(targets))
 
 
 def evaluation_of(probabilities: NDArray[np.floating], targets: NDArray[np.integer]) -> Evaluation:

@@ -33,7 +33,9 @@ class TrainingError(RetrainingError):
 class TrainingOptions:
     """How a head is trained. The defaults are the classic's.
 
-    A batch size of -1 means all images. `learning_rate` None selects the optimizer's default.
+    A batch size of -1 means all images. `validation_batch_size` is the size of the class-uniform
+    draw on which the classic evaluates; None evaluates on each validation photo once.
+    `learning_rate` None selects the optimizer's default.
     `epochs`, if given, replaces `steps`; with L-BFGS, `steps` is the largest number of iterations.
     `early_stopping` is the number of evaluations without improvement after which training ends.
     With `class_weights` None, classes are balanced as in the classic (see `balanced`). For the
@@ -43,7 +45,7 @@ class TrainingOptions:
     steps: int = 4000
     learning_rate: float | None = None
     train_batch_size: int = 100
-    validation_batch_size: int = 100
+    validation_batch_size: int | None = None
     eval_step_interval: int = 10
     seed: int = 0
     optimizer: str = "sgd"
@@ -177,8 +179,7 @@ def _by_batches(
     """Yields a Step after each step of an optimizer in RATES; changes `head` in place."""
     classes = len(head.bias)
     draw = drawer(training.targets, classes, options, rng)
-    size = -1 if options.early_stopping else options.validation_batch_size
-    draw_validation = ClassUniform(validation.targets, classes, size, rng)
+    draw_validation = _validation_drawer(validation.targets, classes, options, rng)
     descend = Descender(head, objective_of(training.targets, classes, options), options, rng)
     steps = options.steps_for(len(training.targets))
     for number in range(steps):
@@ -187,11 +188,28 @@ def _by_batches(
         descend(batch)
         if number % options.eval_step_interval == 0 or number == steps - 1:
             check_finite(head, number, options)
-            rows = draw_validation()
+            rows = draw_validation(number == steps - 1)
             held_out = validation.vectors[rows], validation.targets[rows]
             yield Step(number, head, evaluate(head, *batch), evaluate(head, *held_out))
         else:
             yield Step(number, head)
+
+
+def _validation_drawer(
+    targets: NDArray[np.integer],
+    classes: int,
+    options: TrainingOptions,
+    rng: np.random.Generator,
+) -> Callable[[bool], NDArray[np.integer]]:
+    """Returns `draw(last)`, which gives the rows of the validation photos to evaluate on.
+
+    These are all photos, each once: at most MOST_EVALUATED, evenly spread, before the last step.
+    """
+    if options.validation_batch_size is not None and not options.early_stopping:
+        draw = ClassUniform(targets, classes, options.validation_batch_size, rng)
+        return lambda last: draw()
+    every, some = np.arange(len(targets)), choose_rows(len(targets), MOST_EVALUATED)
+    return lambda last: every if last or options.early_stopping else some
 
 
 class Descender:
@@ -238,10 +256,10 @@ def follow_lbfgs(
 ) -> list[Step]:
     """Fits `head` in place by L-BFGS; returns the Steps with evaluations, the final one last.
 
-    Each evaluation uses at most MOST_EVALUATED photos.
+    Each evaluation uses at most MOST_EVALUATED training photos.
     """
     data = training.vectors, training.targets
-    seen, held_out = training.thinned(MOST_EVALUATED), validation.thinned(MOST_EVALUATED)
+    seen, held_out = training.thinned(MOST_EVALUATED), validation
     objective = objective_of(training.targets, len(head.bias), options)
     rows = choose_rows(len(training.targets), MOST_EVALUATED)
     steps: list[Step] = []
@@ -294,22 +312,18 @@ def check_finite(head: Head, number: int, options: TrainingOptions) -> None:
 
 
 def check_use(head: Head, training: Labelled, options: TrainingOptions) -> None:
-    """Raises TrainingError if the head's probabilities are useless even on the training photos.
+    """Raises TrainingError if most of the head's probabilities on training photos are 0 or 1.
 
-    They are useless if their cross entropy exceeds that of guessing by more than a nat, or if most
-    of them are exactly 0 or 1.
+    The head then gives every answer as certain, and no temperature can mend its float32 scores.
     """
     part = training.thinned(MOST_EVALUATED)
     logits = np.sort(head.logits(part.vectors).astype(np.float64), axis=1)
-    loss = evaluate(head, part.vectors, part.targets).cross_entropy
-    guessing = math.log(len(head.bias))
-    sure = np.median(logits[:, -1] - logits[:, -2]) if logits.shape[1] > 1 else 0
-    if not (loss <= guessing + 1 and sure <= SUREST):
-        raise TrainingError(
-            f"training went astray: the layer's probabilities say nothing (cross entropy "
-            f"{abs(loss):.3g} on the training photos, {guessing:.3g} by guessing; logits up to "
-            f"{np.abs(logits).max():.1g}); {_remedy(options)}"
-        )
+    if logits.shape[1] < 2 or np.median(logits[:, -1] - logits[:, -2]) <= SUREST:
+        return
+    raise TrainingError(
+        f"training went astray: the logits grew up to {np.abs(logits).max():.1g}, so that most "
+        f"probabilities are exactly 0 or 1; {_remedy(options)}"
+    )
 
 
 def _remedy(options: TrainingOptions) -> str:

@@ -1,5 +1,7 @@
 """console.py: streams that are closed, full or left, and what is said."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -9,7 +11,8 @@ import time
 
 import pytest
 
-from retraining.cli.console import INTERRUPTED, reports_errors
+from retraining.cli import console
+from retraining.cli.console import INTERRUPTED, progress_bar, reports_errors, set_verbosity
 from retraining.system.text import escaped
 from tests import ROOT
 
@@ -169,3 +172,87 @@ def test_ctrl_c_within_a_finalizer_ends_the_program(capsys):
     assert reports_errors(main)() == INTERRUPTED
     assert time.monotonic() - started < 50  # the call that blocks was woken
     assert capsys.readouterr().err.splitlines()[-1].endswith(": interrupted")
+
+
+# -- how far it has come ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until a test moves it: the list of its one time in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_every_ten_seconds(clock, capsys):
+    for _ in progress_bar("bottlenecks", "img")(range(3), total=3):
+        clock[0] += 6
+    assert capsys.readouterr().err.splitlines() == [
+        "bottlenecks: 2 of 3 img, 0.17 img/s",
+        "bottlenecks: 3 of 3 img, 0.17 img/s",
+    ]
+
+
+def test_bytes_are_counted_in_megabytes(clock, capsys):
+    with progress_bar("net.zip", "B")() as bar:
+        for _ in range(2):
+            clock[0] += 10
+            bar.update(25e6)
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "net.zip: 25.0 MB, 2.5 MB/s",
+        "net.zip: 50.0 MB, 2.5 MB/s",
+    ]
+
+
+def test_a_line_ends_with_what_the_task_adds(clock, capsys):
+    bar = progress_bar("training", "step")(range(20), total=20)
+    for _ in bar:
+        clock[0] += 0.01
+        bar.set_postfix_str("validation 90.0%", refresh=False)
+    assert capsys.readouterr().err == "training: 20 of 20 step, 100 step/s, validation 90.0%\n"
+
+
+def test_a_quiet_run_and_one_that_fails_print_no_progress(capsys):
+    list(progress_bar("training", "step", quiet=True)(range(20)))
+
+    def broken():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(progress_bar("training", "step")(broken()))
+    assert capsys.readouterr().err == ""
+
+
+# -- lines on a terminal ---------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+WORDS = "a message of many words that names a/long/path/of-a-file/that-must-stay-in-one-piece.jpg"
+
+
+def test_a_terminal_breaks_messages_at_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        console.say(WORDS)
+        set_verbosity("INFO").warning(WORDS)
+        console.ConsoleObserver(quiet=False).tell(WORDS)
+    lines = terminal.getvalue().splitlines()
+    assert all(len(line) <= 40 or " " not in line for line in lines)
+    assert " ".join(lines).count(WORDS) == 3
+
+
+def test_elsewhere_a_message_is_one_line(capsys):
+    console.say(WORDS)
+    assert capsys.readouterr().err.endswith(f": {WORDS}\n")
+
+
+def test_a_terminal_has_progress_bars():
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        list(progress_bar("bottlenecks", "img")(range(3), total=3))
+    assert "bottlenecks: 100%" in terminal.getvalue()

@@ -373,6 +373,8 @@ accuracy	0.8333
 interval	0.4365	0.9699
 photos	6
 correct	5
+unseen_photos	6
+unseen_accuracy	0.8333
 class	blue	3	1.0000	0.6667	0.8000
 class	red	3	0.7500	1.0000	0.8571
 confusion	blue	blue	2
@@ -385,9 +387,9 @@ def test_a_labelled_folder_is_scored(finished, labelled, capsys):
     assert run(finished, "--evaluate", labelled) == 0
     captured = capsys.readouterr()
     assert captured.out == EVALUATION
+    assert "accuracy on photos that the graph has not seen = 83.3% (N=6," in captured.err
     assert "does not know the class grey; its photos (2) are not scored" in captured.err
     assert "no folder here for 1 class of the graph: green" in captured.err
-    assert f"trained on photos of {finished.photos};" in captured.err
     assert run(finished, "--evaluate", labelled, "--format", "jsonl") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["accuracy"], found["photos"], len(found["confusion"])) == (0.8333, 6, 3)
@@ -395,12 +397,37 @@ def test_a_labelled_folder_is_scored(finished, labelled, capsys):
     assert "1 of blue taken for red\n" in capsys.readouterr().out
 
 
-def test_the_folder_it_was_trained_on_is_warned_of(finished, capsys):
-    assert run(finished, "--evaluate", finished.photos) == 0
+def test_the_photos_it_was_trained_on_are_told_from_others(finished, tmp_path, capsys):
+    shutil.copytree(finished.photos, tmp_path / "elsewhere")
+    assert run(finished, "--evaluate", tmp_path / "elsewhere") == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("accuracy\t1.0000\n")
-    assert "trained on photos of this very folder" in captured.err
-    assert "on its held-out photos it was 1.0000" in captured.err
+    lines = dict(line.split("\t")[:2] for line in captured.out.splitlines()[:6])
+    assert lines["photos"] == "90"
+    tested = read_metadata(read_graph(finished.graph))["results"]["test_photos"]
+    assert lines["unseen_photos"] == str(tested)
+    assert f"it was trained on the other {90 - tested}" in captured.err
+
+
+def test_mistakes_are_listed_on_request(finished, labelled, capsys):
+    assert run(finished, "--evaluate", labelled, "--print_misclassified") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (mistake,) = (line.split("\t") for line in lines if line.startswith("misclassified"))
+    assert mistake[2:4] == ["blue", "red"]
+    assert os.path.dirname(mistake[1]) == f"{labelled}/Blue"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--evaluate", "y", "--top_k", "3"], "--top_k has no meaning with --evaluate"),
+        (["--evaluate", "y", "--raw_scores"], "needs --print_misclassified"),
+        (["x.jpg", "--recursive"], "--recursive needs --evaluate"),
+        (["x.jpg", "--print_misclassified"], "--print_misclassified needs --evaluate"),
+    ],
+)
+def test_flags_without_a_meaning_are_refused(flags, said, capsys):
+    assert label_image.main(flags) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_unreadable_photos_are_named_and_not_scored(finished, labelled, tmp_path, capsys):
@@ -596,6 +623,17 @@ def test_the_graph_stores_temperature_and_score_beside_the_classics_nodes(truste
     ours = {name for name in nodes if name.startswith("retraining/")}
     assert ours == {f"retraining/{n}" for n in ("metadata", "unknown/axes", "unknown/origin")}
     assert not any(ours.intersection(node.input) for node in graph_def.node)
+
+
+def test_an_evaluation_leaves_out_photos_of_no_known_class_on_request(trusted, tmp_path, capsys):
+    (tmp_path / "red").mkdir()
+    shutil.copy(trusted.known, tmp_path / "red")
+    shutil.copy(trusted.strange, tmp_path / "red")
+    graph = ("--graph", trusted.graph, "--evaluate", str(tmp_path))
+    assert label_image.main([*graph, "--unknown_threshold", "auto"]) == 0
+    lines = dict(line.split("\t")[:2] for line in capsys.readouterr().out.splitlines())
+    assert (lines["photos"], lines["answered"], lines["coverage"]) == ("2", "1", "0.5000")
+    assert lines["answered_accuracy"] == "1.0000"
 
 
 @pytest.mark.parametrize("flags", [[], ["--input_layer", "DecodeJpeg/contents"]])

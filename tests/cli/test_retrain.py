@@ -22,6 +22,7 @@ import tensorflow as tf
 import label_image
 import retrain
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.cli.retrain import what_next
 from retraining.examples import provide
 from retraining.export import verify
 from retraining.graphs.description import read_metadata
@@ -30,6 +31,7 @@ from retraining.graphs.read import read_graph
 from retraining.photos.dataset import load_dataset
 from retraining.photos.registry import hash_file
 from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
+from retraining.run.settings import OutputSettings
 from tests import ROOT, tiny
 
 
@@ -77,7 +79,10 @@ def run(tmp_path_factory, captured_run, photos):
 @pytest.mark.numbers
 def test_a_run_gives_a_graph_labels_and_its_accuracy(run, photos):
     out, models = run.results, run.folder / "models"
-    assert list(out) == ["test_accuracy", "test_photos", "graph", "labels", "report", "metrics"]
+    validated = [f"cross_validated_{name}" for name in ("accuracy", "low", "high", "deviation")]
+    outputs_named = ("graph", "labels", "report", "metrics")
+    assert list(out) == ["test_accuracy", "test_photos", *validated, *outputs_named]
+    assert float(out["cross_validated_accuracy"]) > 0.95
     assert float(out["test_accuracy"]) == 1.0  # three plain colours
     assert out["graph"] == f"{models}/retrained_graph.pb"
     assert Path(out["labels"]).read_text() == "blue\ngreen\nred\n"
@@ -103,9 +108,12 @@ def test_inception_is_preferred_where_it_is(run):
 
 def test_the_summary_goes_to_stderr(run):
     assert "90 photos of 3 classes:" in run.err
-    assert "final test accuracy = 100.0% (N=" in run.err
+    tested = run.results["test_photos"]
+    assert f"final test accuracy = 100.0% ({tested} of {tested} photos, " in run.err
+    assert re.search(r"of 100 new photos like these, expect \d\d to 100 to be right", run.err)
     assert "95 % interval" in run.err
-    assert "bottlenecks: 100%" in run.err
+    assert re.search(r"^bottlenecks: 90 of 90 img, \d+ img/s$", run.err, flags=re.M)
+    assert "\r" not in run.err
     assert "replaced" not in run.err
 
 
@@ -293,7 +301,9 @@ def test_a_quiet_run_prints_its_results_and_writes_what_is_wanted(tmp_path, capt
     flags = ("--quiet", "--no_report", "--label_audit", "", "--projector_photos", 0)
     printed = captured_run(tmp_path, photos, *flags)
     assert printed.err == ""
-    assert list(printed.results) == ["test_accuracy", "test_photos", "graph", "labels", "metrics"]
+    validated = [f"cross_validated_{name}" for name in ("accuracy", "low", "high", "deviation")]
+    named = ("graph", "labels", "metrics")
+    assert list(printed.results) == ["test_accuracy", "test_photos", *validated, *named]
     assert sorted(outputs(tmp_path)) == [
         *("retrained_graph.pb", "retrained_labels.txt", "retrained_metrics.json"),
     ]
@@ -305,6 +315,8 @@ def test_quiet_still_warns(tmp_path, run_retrain, capsys):
     assert run_retrain(tmp_path, photos, "--quiet") == 0
     assert capsys.readouterr().err == (
         "warning: red has only 6 images; 20 or more give a better model\n"
+        "warning: the model is not clearly better than guessing: always answering blue would be "
+        "right less often, but the difference may be chance (1 of 2 photos, the model 2)\n"
     )
 
 
@@ -347,7 +359,7 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     tiny.write_photos(work, {"grey": 25})
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
-    assert "25/25" in err  # vectors computed
+    assert "25 of 25" in err  # vectors computed
     assert "classes added since the graph that is replaced: grey" in err
     found = re.search(r"(\d+) of these photos tested .* too: (\S+)% right then, 100.0% now", err)
     assert int(found[1]) > 5
@@ -539,7 +551,8 @@ def test_without_inception_the_embedded_network_is_used_and_said(
     said = [line for line in captured.err.splitlines() if "efficientnet_lite0 is used" in line]
     assert len(said) == 2  # at the start and in the summary
     assert "put tensorflow_inception_graph.pb" in said[1]
-    assert captured.err.splitlines()[-1] == said[1]
+    assert captured.err.splitlines()[-2] == said[1]
+    assert captured.err.splitlines()[-1].startswith("Open ")
     about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
     assert about["network"] == "efficientnet_lite0"
     assert "--offline forbids fetching it" in about["caveats"][0]
@@ -552,11 +565,21 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
     assert run_retrain(tmp_path, "flower_photos", "--offline") == 0
     captured = capsys.readouterr()
     assert "20 photos of 5 classes" in captured.err
-    assert "are drawings" in captured.err.splitlines()[-1]
+    assert "are drawings" in captured.err.splitlines()[-2]
     about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
     assert "are drawings" in about["caveats"][0]
     assert run_retrain(tmp_path, "other_photos", "--offline") == 1
     assert not (tmp_path / "other_photos").exists()
+
+
+def test_the_last_line_tells_what_to_do_next():
+    plain = OutputSettings()
+    assert what_next(plain) == (
+        "Open models/retrained_report.html; label a photo: python label_image.py photo.jpg"
+    )
+    assert what_next(OutputSettings(graph="a b.pb", report="")) == (
+        "Label a photo: python label_image.py --graph 'a b.pb' photo.jpg"
+    )
 
 
 # -- the audit -------------------------------------------------------------------------------

@@ -24,7 +24,10 @@ LIBRARY = [
     if path.parent != ROOT / "retraining" / "cli"
 ]
 FILLED = "FILLED"  # stands for the values in an f-string
-OTHER_PROGRAMS = ("ray start --head",)  # a flag of the same name
+OTHER_PROGRAMS = (
+    "ray start --head",  # a flag of the same name
+    'python label_image.py {% if graph and graph != "models/retrained_graph.pb" %}--graph',
+)
 
 
 def known_flags():

@@ -52,6 +52,25 @@ def test_right_labels_are_not_listed_even_of_tiny_and_unequal_classes():
     assert of_reason(label_audit.audit(photos_of(vectors, targets)), label_audit.LABEL) == []
 
 
+def test_right_labels_of_many_small_classes_are_not_listed():
+    vectors, targets = clusters([6] * 150, width=60)
+    findings = label_audit.audit(photos_of(vectors, targets))
+    assert of_reason(findings, label_audit.LABEL) == []
+    assert len(of_reason(findings, label_audit.DOUBT)) <= 9
+
+
+def test_an_audit_far_less_accurate_than_the_head_says_nothing_of_labels():
+    vectors, _ = clusters([60, 60])
+    random = np.random.default_rng(3).integers(2, size=120)  # no regression can learn these
+    photos = photos_of(vectors, random)
+    assert of_reason(label_audit.audit(photos), label_audit.DOUBT)
+    right, none_right = np.ones(60, bool), np.zeros(60, bool)
+    of_label = {label_audit.LABEL, label_audit.DOUBT}
+    assert {f.reason for f in label_audit.audit(photos, reference=right)}.isdisjoint(of_label)
+    unchanged = label_audit.audit(photos, reference=none_right)
+    assert unchanged == label_audit.audit(photos)
+
+
 def test_a_class_that_is_one_photo_has_no_prediction():
     vectors, targets = clusters([20, 20, 2, 1])
     groups = np.arange(43)

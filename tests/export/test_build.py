@@ -21,7 +21,9 @@ from retraining.metrics import classification
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
+from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import ImageReader, read_file
+from retraining.photos.registry import hash_file
 from retraining.system.atomic import write_files
 from retraining.training.head import Head
 from tests import tiny
@@ -66,10 +68,15 @@ def examples(photos):
 
 
 @pytest.fixture(scope="module")
-def expected(base, head, examples):
-    """The head's answers on the untouched graph's vectors, one image's bytes at a time."""
+def vectors(base, examples):
+    """The untouched graph's vectors, one image's bytes at a time."""
     runner = BytesRunner(base.graph_def, base.bottleneck)
-    return head.probabilities(np.concatenate([runner.run(read_file(e.path)) for e in examples]))
+    return np.concatenate([runner.run(read_file(e.path)) for e in examples])
+
+
+@pytest.fixture(scope="module")
+def expected(head, vectors):
+    return head.probabilities(vectors)
 
 
 def test_bytes_in_probabilities_out(written, examples, expected):
@@ -220,12 +227,8 @@ def test_a_taken_tensor_name_is_refused(base, head, name):
         build.build_graph(base, head, name)
 
 
-def plain(items, total):
-    return items
-
-
-def test_the_held_out_test_reads_the_file(written, extractor, examples, expected):
-    result = verify.evaluate_exported(written, examples, extractor, plain)
+def test_the_held_out_test_reads_the_file(written, extractor, examples, expected, vectors):
+    result = verify.evaluate_exported(written, examples, vectors, extractor)
     np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)
     assert result.targets.tolist() == [0] * 4 + [1] * 4
     assert result.total == 8
@@ -233,43 +236,47 @@ def test_the_held_out_test_reads_the_file(written, extractor, examples, expected
     verify.check_agreement(result, expected)
 
 
-def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path):
-    result = verify.evaluate_exported(written, [], extractor, plain)
+def test_without_photos_the_file_is_still_looked_at(written, extractor, tmp_path, vectors):
+    result = verify.evaluate_exported(written, [], vectors[:0], extractor)
     assert result.probabilities.shape == (0, 2)
     (tmp_path / "cut.pb").write_bytes(b"no graph")
     with pytest.raises(GraphError):
-        verify.evaluate_exported(tmp_path / "cut.pb", [], extractor, plain)
+        verify.evaluate_exported(tmp_path / "cut.pb", [], vectors[:0], extractor)
 
 
-def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path):
+def test_the_head_that_counts_is_that_of_the_file(written, extractor, examples, tmp_path, vectors):
     graph_def = read_graph(written)
     zeros = np.zeros((tiny.WIDTH, 2), "f4")
     set_constant(nodes_by_name(graph_def)["final_training_ops/weights/final_weights"], zeros)
     write_files({tmp_path / "zeros.pb": write.graph_bytes(graph_def)})
-    result = verify.evaluate_exported(tmp_path / "zeros.pb", examples, extractor, plain)
+    result = verify.evaluate_exported(tmp_path / "zeros.pb", examples, vectors, extractor)
     np.testing.assert_allclose(result.probabilities[0], result.probabilities[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv/conv2d_params", "mixed/tower/batchnorm/beta"])
-def test_a_file_with_another_base_network_fails(written, extractor, examples, tmp_path, name):
+def test_a_file_with_another_base_network_fails(
+    written, extractor, examples, tmp_path, name, vectors
+):
     graph_def = read_graph(written)
     node = nodes_by_name(graph_def)[name]
     set_constant(node, tf.make_ndarray(node.attr["value"].tensor) * np.float32(1.0001))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, vectors, extractor)
 
 
-def test_a_file_that_describes_other_pixels_fails(base, head, extractor, examples, tmp_path):
+def test_a_file_that_describes_other_pixels_fails(
+    base, head, extractor, examples, tmp_path, vectors
+):
     content = write.graph_bytes(build.build_graph(base, head, "final_result"))
     about = {**build.describe(base, LABELS, "final_result", {}), "mean": 127.0}
     write_files({tmp_path / "wrong.pb": content + build.metadata_bytes(about)})
     with pytest.raises(ExportError, match="does not hold the base network"):
-        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, vectors, extractor)
 
 
-def test_disagreement_fails(written, extractor, examples, expected):
-    result = verify.evaluate_exported(written, examples, extractor, plain)
+def test_disagreement_fails(written, extractor, examples, expected, vectors):
+    result = verify.evaluate_exported(written, examples, vectors, extractor)
     with pytest.raises(ExportError, match="nothing was replaced"):
         verify.check_agreement(result, expected + np.float32([0.03, -0.03]))
     with pytest.raises(ExportError, match="nothing was replaced"):
@@ -278,22 +285,62 @@ def test_disagreement_fails(written, extractor, examples, expected):
         verify.check_agreement(result, expected * np.float32("nan"))
 
 
-def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, tmp_path):
+def test_a_decoder_that_gives_other_pixels_fails(written, extractor, examples, tmp_path, vectors):
     graph_def = read_graph(written)
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.float32(-1 / 128))
     write_files({tmp_path / "wrong.pb": write.graph_bytes(graph_def)})
     with pytest.raises(ExportError, match="from a file's bytes"):
-        verify.evaluate_exported(tmp_path / "wrong.pb", examples, extractor, plain)
+        verify.evaluate_exported(tmp_path / "wrong.pb", examples, vectors, extractor)
 
 
-def test_the_whole_file_is_run_on_the_first_jpeg(written, examples, photos, tmp_path, expected):
+def spots_of(written, examples):
+    graph_def = read_graph(written)
+    return verify.run_whole(graph_def, read_metadata(graph_def), examples, MAX_PIXELS)
+
+
+def test_the_whole_file_is_run_on_files_and_on_pixels(written, examples, tmp_path, expected):
     with Image.open(examples[0].path) as image:
         image.save(tmp_path / "a.png")
     png = Example(str(tmp_path / "a.png"), LABELS[0], "testing", "")
-    path, answer = verify.run_untouched(read_graph(written), "final_result", [png, *examples])
-    assert path == examples[0].path
-    np.testing.assert_allclose(answer, expected[0], atol=1e-4)
-    assert verify.run_untouched(read_graph(written), "final_result", [png]) is None
+    spots = spots_of(written, [png, *examples])
+    assert [spot.path for spot in spots] == [png.path, *(e.path for e in examples)]
+    assert [spot.fed for spot in spots] == ["pixels", *["a file's bytes"] * 4, *["pixels"] * 4]
+    answers = [spot.probabilities for spot in spots[1:]]
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    np.testing.assert_allclose(spots[0].probabilities, expected[0], atol=0.02)
+
+
+def test_photos_that_have_vanished_or_changed_are_no_spots(written, examples, tmp_path):
+    changed = replace(examples[0], key="0" * 40)
+    gone = Example(str(tmp_path / "nowhere.jpg"), LABELS[0], "testing", "")
+    assert spots_of(written, [gone, changed]) == []
+    same = replace(examples[0], key=hash_file(examples[0].path))
+    assert [spot.path for spot in spots_of(written, [same])] == [same.path]
+
+
+def test_vectors_of_other_photos_fail(written, extractor, examples, vectors):
+    with pytest.raises(ExportError, match="than it does here"):
+        verify.evaluate_exported(written, examples, vectors[::-1], extractor)
+
+
+def test_spots_are_spread_over_the_classes():
+    def of(*labels):
+        return [Example(f"{n}{label}", label, "testing", "") for n, label in enumerate(labels)]
+
+    spread = verify.spread_over_classes(of(*"aaabbc"), 5)
+    assert [example.path for example in spread] == ["0a", "3b", "5c", "1a", "4b"]
+    assert len(verify.spread_over_classes(of(*"aaabbc"), 99)) == 6
+    of_many = verify.spread_over_classes(of(*"abcdefghi"), 3)
+    assert [example.label for example in of_many] == ["a", "e", "i"]
+    assert verify.spread_over_classes([], 5) == []
+
+
+def test_logits_are_those_of_the_probabilities(written, extractor, examples, vectors, head):
+    result = verify.evaluate_exported(written, examples, vectors, extractor)
+    np.testing.assert_allclose(result.logits, head.logits(vectors), atol=1e-4)
+    np.testing.assert_allclose(
+        result.probabilities, classification.softmax(result.logits), atol=1e-6
+    )
 
 
 def test_labels_are_a_line_each_in_utf8():
@@ -305,10 +352,3 @@ def test_labels_are_a_line_each_in_utf8():
 )
 def test_tested_photos_are_spread_evenly(count, most, rows):
     assert classification.choose_rows(count, most).tolist() == rows
-
-
-def test_photos_that_have_vanished_are_left_out_of_the_test(written, extractor, examples, expected):
-    gone = Example("nowhere.jpg", LABELS[0], "testing", "")
-    result = verify.evaluate_exported(written, [gone, *examples], extractor, plain)
-    assert result.paths == [example.path for example in examples]
-    np.testing.assert_allclose(result.probabilities, expected, atol=1e-4)

@@ -11,8 +11,8 @@ KEYS = ["k0", "k1", "k2", "k3"]
 def held_out(keys, targets, answers, classes=3):
     """A HeldOutResult that gives each photo's answer 0.8 or so."""
     probabilities = (np.eye(classes)[answers] * 0.7 + 0.1).astype(np.float32)
-    paths, vectors = [f"{key}.jpg" for key in keys], np.zeros((len(keys), 1), np.float32)
-    return HeldOutResult(paths, keys, np.array(targets), probabilities, vectors)
+    paths, logits = [f"{key}.jpg" for key in keys], np.log(probabilities)
+    return HeldOutResult(paths, keys, np.array(targets), probabilities, logits)
 
 
 def test_a_graph_remembers_its_answers():
@@ -21,6 +21,7 @@ def test_a_graph_remembers_its_answers():
         "test_photos": 2,
         "test_correct": 1,
         "held_out": [["k0", 0, 0.8], ["k1", 2, 0.8]],
+        "held_out_targets": [0, 1],
     }
 
 
@@ -36,6 +37,32 @@ def test_changed_answers_are_counted_and_named():
         "classes removed since the graph that is replaced: old",
         "3 of these photos tested the graph that is replaced, too: 66.7% right then, 100.0% now",
         "1 of them got another answer: k2.jpg (c -> b)",
+    ]
+
+
+def test_a_new_name_of_a_class_changes_no_answer():
+    labels = ["ash", "beech", "oak"]
+    before = {
+        "labels": labels,
+        "results": describe_result(held_out(KEYS, [0, 1, 1, 2], [0, 1, 2, 1])),
+    }
+    now = held_out(KEYS, [0, 1, 1, 2], [0, 1, 2, 2])
+    assert list(describe_changes(before, now, ["ash", "fagus", "oak"]))[2:] == [
+        "4 of these photos tested the graph that is replaced, too: 50.0% right then, 75.0% now",
+        "1 of them got another answer: k3.jpg (beech -> oak)",
+    ]
+    merged = held_out(KEYS, [0, 1, 1, 1], [0, 1, 1, 1], 2)
+    assert list(describe_changes(before, merged, ["ash", "tree"]))[2:] == [
+        "4 of these photos tested the graph that is replaced, too: 50.0% right then, 100.0% now"
+    ]
+
+
+def test_without_the_true_labels_of_then_nothing_is_said_of_the_accuracy_then():
+    result = held_out(KEYS, [0, 1, 0, 1], [0, 1, 1, 1])
+    before = {"labels": ["a", "b"], "results": describe_result(result)}
+    del before["results"]["held_out_targets"]
+    assert list(describe_changes(before, result, ["a", "b"])) == [
+        "4 of these photos tested the graph that is replaced, too: 75.0% right now"
     ]
 
 

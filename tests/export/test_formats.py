@@ -232,7 +232,7 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     written = [["saved_model", run.saved], ["tflite", run.tflite]]
     written += [["onnx", run.onnx]] if HAS_ONNX else []
     assert results[-len(written) :] == written
-    count = re.search(r"\(N=(\d+),", run.err).group(1)
+    count = re.search(r"\(\d+ of (\d+) photos,", run.err).group(1)
     same = f"the same first label for {count} of {count} photos, probabilities up to "
     assert len(re.findall(f"^(saved_model|tflite|onnx), .*MB: from pixels {same}", run.err, re.M))
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err

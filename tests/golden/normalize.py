@@ -19,6 +19,7 @@ PATTERNS = [
     (re.compile(r"events\.out\.tfevents\.\d+\.[^\s/]+"), "events.out.tfevents"),
     (re.compile(r"\b(epochs? in|after|took|in) \d+(\.\d+)? s\b"), r"\1 <seconds> s"),
     (re.compile(r"^(method\t[^\t]+\t[^\t]+\t[^\t]+\t)\d+\.\d+$", re.M), r"\1<seconds>"),
+    (re.compile(r"(?<=, )[\d.]+ (\w+/s)\b"), r"<rate> \1"),
     (re.compile(r"\b0x[0-9a-f]{6,}"), "<address>"),
     (re.compile(r"\b(pid[= ]|process )\d+"), r"\1<pid>"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d+"), "<port>"),

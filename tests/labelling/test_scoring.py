@@ -1,13 +1,16 @@
 """scoring.py: classes matched by name, what is scored, what is printed."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from retraining.cli import rows
 from retraining.labelling import scoring
+from retraining.photos.key_set import pack_keys
 from retraining.photos.reader import ImageError
+from retraining.photos.registry import hash_file
 from retraining.photos.source import DatasetError
 from tests import tiny
 
@@ -57,14 +60,12 @@ def result():
     targets = ["a", "a", "a", "b", "b", "b"]
     answers = [np.eye(5)[number] for number in (1, 1, 3, 0, 1)] + [ImageError("is broken")]
     bad = []
-    found = scoring.score(
-        scoring.LabelledPhotos([*"123456"], targets, []),
-        zip("123456", answers, strict=True),
-        labels,
-        lambda path, error: bad.append((path, str(error))),
+    rows = zip("123456", answers, [None] * 6, strict=True)
+    scored = scoring.score(
+        targets, rows, labels, None, lambda path, error: bad.append((path, str(error)))
     )
     assert bad == [("6", "is broken")]
-    return found
+    return scoring.Score(scored)
 
 
 def test_a_score_counts_photos(result):
@@ -121,14 +122,76 @@ def test_the_lines_for_readers(result):
     assert "".join(f"{line}\n" for line in scoring.text_lines(result)) == TEXT
 
 
-def test_photos_that_were_trained_on_are_warned_of(tmp_path):
-    described = {
-        "options": {"image_dir": str(tmp_path)},
-        "results": {"test_photos": 148, "test_correct": 132},
-    }
-    (tmp_path / "x").mkdir()
-    same = scoring.trained_on(described, f"{tmp_path}/x/..")
-    assert "this very folder" in same
-    assert "on its held-out photos it was 0.8919 (N=148)" in same
-    assert f"trained on photos of {tmp_path};" in scoring.trained_on(described, tmp_path / "x")
-    assert "does not tell its training photos" in scoring.trained_on({}, tmp_path)
+def scored(*photos):
+    """ScoredPhotos of (target, predicted, seen, unknown)."""
+    return [scoring.ScoredPhoto(f"{n}.jpg", *p[:2], 0.75, *p[2:]) for n, p in enumerate(photos)]
+
+
+SEEN = scoring.Score(scored(("a", "a", True), ("a", "b", False), ("b", "b", False)))
+
+
+def test_photos_that_were_trained_on_are_known_by_their_content(tmp_path):
+    tiny.write_photos(tmp_path, {"red": 2})
+    paths = [str(tmp_path / "red" / f"photo_0{n}.jpg") for n in range(2)]
+    trained = scoring.trained_photos({"trained_photos": pack_keys([hash_file(paths[0])])})
+    moved = tmp_path / "moved.jpg"
+    os.rename(paths[0], moved)
+    rows = [(str(moved), np.array([1.0]), None), (paths[1], np.array([1.0]), None)]
+    result = scoring.Score(scoring.score(["red"] * 2, rows, ["red"], trained, pytest.fail))
+    assert [photo.seen for photo in result.scored] == [True, False]
+    assert (result.photos, result.unseen.photos) == (2, 1)
+
+
+@pytest.mark.parametrize("description", [{}, {"trained_photos": None}, {"trained_photos": "x"}])
+def test_a_graph_that_does_not_tell_its_training_photos_is_no_error(description):
+    assert scoring.trained_photos(description) is None
+
+
+def test_unseen_photos_are_scored_beside_all():
+    assert (SEEN.photos, SEEN.accuracy) == (3, 2 / 3)
+    lines = list(scoring.tsv_lines(SEEN))
+    assert lines[2:6] == ["photos\t3", "correct\t2", "unseen_photos\t2", "unseen_accuracy\t0.5000"]
+    assert scoring.to_dict(SEEN)["unseen_accuracy"] == 0.5
+    assert scoring.describe_seen(SEEN) == (
+        "accuracy on photos that the graph has not seen = 50.0% (N=2, 95 % interval 9.5% to "
+        "90.5%); it was trained on the other 1"
+    )
+    assert "accuracy on photos that the graph has not seen 50.0% (N=2)" in [
+        *scoring.text_lines(SEEN)
+    ]
+
+
+def test_what_is_said_where_all_or_none_are_known():
+    all_seen = scoring.Score(scored(("a", "a", True)))
+    assert "trained on all of these photos" in scoring.describe_seen(all_seen)
+    assert "unseen_accuracy\tnan" in [*scoring.tsv_lines(all_seen)]
+    unknown = scoring.Score(scored(("a", "a")))
+    assert "does not tell its training photos" in scoring.describe_seen(unknown)
+    assert "unseen" not in "".join(scoring.tsv_lines(unknown))
+
+
+def test_photos_of_no_known_class_are_not_answered():
+    photos = scored(("a", "a", None, False), ("a", "b", None, True), ("b", "a", None, False))
+    result = scoring.Score(photos, rejects=True)
+    assert [*scoring.tsv_lines(result)][4:7] == [
+        "answered\t2",
+        "coverage\t0.6667",
+        "answered_accuracy\t0.5000",
+    ]
+    assert "accuracy on the 2 photos that do not count as unknown 50.0%" in [
+        *scoring.text_lines(result)
+    ]
+
+
+def test_mistakes_are_a_row_each():
+    assert [*scoring.misclassified_lines(SEEN)] == ["misclassified\t1.jpg\ta\tb\t0.75000"]
+    (mistake,) = scoring.misclassified_dicts(SEEN)
+    assert mistake == {"path": "1.jpg", "class": "a", "answer": "b", "score": 0.75}
+
+
+def test_folders_within_class_folders_count_on_request(tmp_path):
+    tiny.write_photos(tmp_path / "all", {"red": 1})
+    tiny.write_photos(tmp_path / "all" / "red", {"blue": 2})
+    assert len(scoring.find_labelled(tmp_path / "all", ["red"]).paths) == 1
+    found = scoring.find_labelled(tmp_path / "all", ["red"], recursive=True)
+    assert (len(found.paths), found.targets) == (3, ["red"] * 3)

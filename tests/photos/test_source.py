@@ -15,6 +15,7 @@ from retraining.photos.dataset import load_dataset
 from retraining.photos.folder import FolderSource
 from retraining.photos.registry import absolute, hash_file, kind_of, open_source, read_bytes
 from retraining.photos.source import Facts, Photo, Scan, ScanOptions
+from retraining.photos.split import SplitOptions
 from retraining.photos.url import UrlSource
 
 
@@ -103,7 +104,9 @@ def test_bytes_are_read_by_name(tmp_path, monkeypatch):
 
 def test_a_source_may_assign_splits(tmp_path):
     source = TableSource(str(tmp_path))
-    dataset = load_dataset(source, key_of=lambda photo: f"{hash(photo.name):040x}")
+    dataset = load_dataset(
+        source, SplitOptions(validation=0), key_of=lambda photo: f"{hash(photo.name):040x}"
+    )
     assert [example.split for example in dataset.examples] == [
         *("training", "training", "training", "testing") * 2
     ]

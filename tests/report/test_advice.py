@@ -71,15 +71,6 @@ def test_labels_that_may_be_wrong_are_counted(good):
     ]
 
 
-def test_two_photos_confused_the_same_way_are_worth_a_look(good):
-    for truth, answered, expected in (
-        ([0, 0, 1, 2], [0, 1, 1, 2], []),
-        ([0, 0, 1, 2], [1, 1, 0, 2], ["Compare cat with dog"]),
-    ):
-        confused = made_up(LABELS, PATHS, truth, answered)
-        assert steps(good | {"confusion": confused["confusion"]}) == expected
-
-
 def test_the_smallest_class_is_named(good):
     good["photos"][1]["training"] = 19
     assert steps(good) == ["Add photos of dog"]
@@ -101,9 +92,11 @@ def test_a_wide_interval_asks_for_more_test_photos(good):
     assert why == "A test on 4 photos leaves the accuracy uncertain by 10 points."
 
 
-def test_probabilities_that_mislead_are_warned_of(good):
-    good["calibration"]["expected_calibration_error"] = 0.1
-    assert steps(good) == ["Do not take its probabilities at their word"]
+def test_probabilities_that_mislead_are_warned_of():
+    targets = [0, 1] * 100
+    wrong = [1 - t if n % 2 else t for n, t in enumerate(targets)]  # half right, 80 % sure
+    record = made_up(["cat", "dog"], ["p.jpg"] * 200, targets, wrong)
+    assert "Do not take its probabilities at their word" in steps(record)
 
 
 def test_five_pieces_of_advice_are_enough(good):
@@ -117,7 +110,8 @@ def test_five_pieces_of_advice_are_enough(good):
     bad["test"]["interval"] = [0.5, 1.0]
     bad["calibration"]["expected_calibration_error"] = 0.5
     assert len(steps(bad)) == advice.MOST_ADVICE == 5
-    assert steps(bad)[0].startswith("Look at 1 photo whose")
+    assert steps(bad)[0] == "Do not rely on this model yet"
+    assert steps(bad)[1].startswith("Look at 1 photo whose")
 
 
 @pytest.mark.parametrize(
@@ -132,8 +126,49 @@ def test_would_more_photos_help(interval, answer):
 
 
 @pytest.mark.parametrize(
-    ("confidence", "said"), [(0.9, "too sure"), (0.5, "too modest"), (0.74, "neither")]
+    ("confidence", "said"),
+    [(0.95, "it is too sure"), (0.5, "it is too modest"), (0.74, "neither"), (0.8, "neither")],
 )
-def test_trust_in_its_probabilities(record, confidence, said):
+def test_trust_in_its_probabilities(confidence, said):
+    record = made_up(LABELS, ["p.jpg"] * 100, [0] * 100, [0] * 75 + [1] * 25)
     record["calibration"]["mean_confidence"] = confidence
     assert said in advice.trust(record)
+
+
+def test_what_four_photos_cannot_tell_is_not_told(record):
+    record["calibration"]["mean_confidence"] = 0.95
+    assert "neither too sure of itself nor too modest beyond chance" in advice.trust(record)
+    assert "no more than chance explains" in advice.trust(record)
+    assert "no larger than chance explains" in advice.hardest(record)
+    assert not any("probabilities" in what for what, _ in advice.next_steps(record))
+
+
+def test_a_class_that_is_harder_than_the_rest_is_named():
+    record = made_up(LABELS, ["p.jpg"] * 90, [0] * 40 + [1] * 50, [0] * 40 + [1] * 20 + [2] * 30)
+    assert "Harder than the rest, beyond chance: \u2068dog\u2069." in advice.hardest(record)
+    assert any(what.startswith("Compare") for what, _ in advice.next_steps(record))
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        ([0] * 20, "always answering cat would be right as often (18 of 20 photos, the model 18)"),
+        ([0] * 17 + [1] * 3, "would be right less often, but"),
+        ([1] * 17 + [0] * 3, "would be right more often"),
+    ],
+)
+def test_an_accuracy_that_guessing_reaches_is_told(answered, said):
+    targets = [0] * 18 + [1] * 2
+    record = made_up(["cat", "dog"], ["p.jpg"] * 20, targets, answered)
+    record["test"]["guessing"] = {"label": "cat", "accuracy": 0.8 if "less" in said else 0.9}
+    lines = advice.doubts(record["test"], record["classes"])
+    assert said in lines[0]
+    if answered == [0] * 20:
+        assert lines[1:] == ["the test photos of dog (0 of 2) got no right answer"]
+    assert advice.next_steps(record)[0][0] == "Do not rely on this model yet"
+
+
+def test_of_a_clear_result_no_doubt_is_told():
+    targets = [0, 1] * 50
+    record = made_up(["cat", "dog"], ["p.jpg"] * 100, targets, targets)
+    assert advice.doubts(record["test"], record["classes"]) == []

@@ -169,7 +169,7 @@ def test_without_scripts_all_photos_are_shown(browser, report):
 def test_the_structure_that_screen_readers_use(browser, report):
     with opened(browser, report) as page:
         tree = page.locator("body").aria_snapshot()
-        assert 'heading "How good is the model?" [level=1]' in tree
+        assert 'heading "How good is the model?" [level=2]' in tree
         assert 'table "Confusion matrix: number of tested photos' in tree
         assert 'img "Accuracy 66.7%, 95% interval' in tree
         assert page.locator("html").get_attribute("lang") == "en"

@@ -8,9 +8,11 @@ import os
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
 from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
@@ -20,7 +22,7 @@ from retraining.training.head import Evaluation
 from tests.records import COMPARISON, made_up
 
 LABELS = ["cat", "dog", "owl"]
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -199,6 +201,38 @@ def test_without_test_photos_it_says_that_nothing_is_known():
     assert "nan" not in text.lower()
 
 
+def test_the_title_names_folder_classes_photos_and_network(record):
+    record["network"]["name"] = "efficientnet_lite0"
+    record["options"]["image_dir"] = "some/flowers/"
+    page = page_of(record)
+    assert page.text.startswith("flowers: 3 classes, 7 photos, EfficientNet-Lite0 ")
+    assert "UTC flowers: 3 classes, 7 photos, EfficientNet-Lite0 How good is" in page.text
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        ("models/retrained_graph.pb", "python label_image.py photo.jpg"),
+        ("a b.pb", "python label_image.py --graph 'a b.pb' photo.jpg"),
+    ],
+)
+def test_how_to_label_a_photo_names_the_graph_where_it_must(record, graph, said):
+    record["options"]["output_graph"] = graph
+    assert f"Label a photo: {said}" in page_of(record).text
+
+
+def test_a_remark_is_a_plain_line(pictures):
+    caveats = ["lite0 is used", "the photos are drawings"]
+    facts = {"caveats": caveats, "remarks": caveats[:1]}
+    page = page_of(made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], **facts))
+    assert len(page.all("p", **{"class": "notice"})) == 1
+    assert "What was trained on what lite0 is used" in page.text
+
+
+def test_names_break_after_dots_and_dashes():
+    assert html.breakable("a-b.c<") == "a-<wbr>b.<wbr>c&lt;"
+
+
 # -- names of any kind -----------------------------------------------------------------------
 
 HOSTILE = [
@@ -315,3 +349,20 @@ def test_transparency_is_white_and_what_is_no_image_is_none(tmp_path):
     assert make_thumbnail(tmp_path / "broken.jpg") is None
     assert make_thumbnail(tmp_path / "none.jpg") is None
     assert make_thumbnail("nul\0.jpg") is None
+
+
+def test_a_small_test_does_not_lead():
+    validated = CrossValidation(
+        CrossValidated(0.86, 0.77, 0.92, 0.05, 86, 100),
+        *(5, 100, ["p"], np.array([0]), np.array([[1.0, 0.0]])),
+        twins=frozenset(),
+        leads=True,
+    )
+    paths = [f"{n}.jpg" for n in range(5)]
+    found = made_up(["a", "b"], paths, [0] * 5, [0] * 5, validated=validated)
+    page = " ".join(re.sub(r"<[^>]+>", "", html.render(found, Thumbnails()).decode()).split())
+    assert "86.0% right" in page
+    assert "Of 100 new photos like these, expect 77 to 92 to be right." in page
+    assert "few photos: 5 of 5 right" in page
+    assert "100.0% right" not in page
+    assert "Test on more photos" not in page

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.metrics import classification
@@ -29,6 +30,7 @@ def held_out(targets, probabilities):
         paths=[f"photos/{LABELS[label]}/{row}.jpg" for row, label in enumerate(targets)],
         targets=targets,
         probabilities=probabilities,
+        logits=np.log(np.maximum(probabilities, 1e-30)),
         correct=int(right.sum()),
         total=len(targets),
         accuracy=float(right.mean()) if len(targets) else math.nan,
@@ -213,3 +215,34 @@ def test_the_documented_schema_is_that_of_the_record():
     rows = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
     assert set(made()) == {row for row in rows if "." not in row and "[" not in row}
     assert f'"format": {record.FORMAT}' in text
+
+
+def validated(**changes):
+    facts = {
+        "result": CrossValidated(0.75, 0.5, 0.9, 0.1, 3, 4),
+        "folds": 5,
+        "groups": 4,
+        "paths": [*"abcde"],
+        "targets": np.array([0, 0, 1, 1, 2]),
+        "logits": np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [np.nan] * 3], "f4"),
+        "twins": frozenset(),
+        "leads": True,
+    }
+    return CrossValidation(**(facts | changes))
+
+
+def test_a_cross_validation_is_described_like_a_test():
+    found = record.describe_validated(validated(), LABELS)
+    assert (found["accuracy"], found["interval"], found["photos"]) == (0.75, [0.5, 0.9], 4)
+    assert {"truth": 0, "answer": 1, "photos": 1} in found["confusion"]
+    assert [row["photos"] for row in found["classes"]] == [2, 2, 0]
+    assert record.describe_validated(None, LABELS) is None
+
+
+def test_test_photos_with_twins_are_told_apart():
+    result = held_out([0, 1, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0], [0.9, 0.1, 0]])
+    result.keys = ["k", "l", "m"]
+    found = record.describe_without_twins(result, validated(twins=frozenset("k")))
+    assert found == {"photos": 2, "correct": 1, "accuracy": 0.5}
+    assert record.describe_without_twins(result, validated()) is None
+    assert record.describe_without_twins(result, None) is None

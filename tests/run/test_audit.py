@@ -9,6 +9,9 @@ from retraining.photos.dataset import Example
 from retraining.photos.split import SPLITS, TRAINING
 from retraining.run.audit import audit_photos, describe_audit, undistorted
 from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
+from retraining.training.head import Head
+
+HEAD = Head(np.zeros((3, 2), "f4"), np.zeros(2, "f4"))
 
 
 def bottlenecks(count, views=0):
@@ -24,15 +27,15 @@ def bottlenecks(count, views=0):
 
 def test_too_many_photos_are_not_audited(caplog):
     settings = RunSettings(PhotoSettings("x"))
-    assert audit_photos(bottlenecks(MOST_PHOTOS + 1), settings) is None
+    assert audit_photos(bottlenecks(MOST_PHOTOS + 1), HEAD, settings) is None
     assert f"no label audit: {MOST_PHOTOS + 1} photos are more than" in caplog.text
 
 
 def test_no_audit_where_none_is_wanted(caplog):
     unwanted = RunSettings(PhotoSettings("x"), outputs=OutputSettings(label_audit=""))
-    assert audit_photos(bottlenecks(20), unwanted) is None
+    assert audit_photos(bottlenecks(20), HEAD, unwanted) is None
     assert caplog.text == ""
-    assert audit_photos(bottlenecks(20), RunSettings(PhotoSettings("x"))) is not None
+    assert audit_photos(bottlenecks(20), HEAD, RunSettings(PhotoSettings("x"))) is not None
 
 
 def test_distorted_views_are_not_audited():

@@ -8,7 +8,7 @@ import pytest
 
 from retraining.bottlenecks.vectors import Labelled
 from retraining.metrics import classification
-from retraining.training.head import Head, first_head
+from retraining.training.head import Head, evaluate, first_head
 from retraining.training.loop import Descender, TrainingError, TrainingOptions, train
 from retraining.training.loss import Objective
 from retraining.training.optimizers import OPTIMIZERS, RATES
@@ -203,7 +203,34 @@ def test_early_stopping_keeps_the_best_head_on_all_validation_photos():
     assert final.number == final.kept + 15 < 1999
     assert losses[final.kept] == min(losses.values())
     answer = final.head.probabilities(validation.vectors)
-    assert classification.cross_entropy(answer, validation.targets) == losses[final.kept]
+    assert classification.cross_entropy(answer, validation.targets) == pytest.approx(
+        losses[final.kept], rel=1e-5
+    )
+
+
+def test_validation_is_over_all_photos_each_once_unless_a_batch_is_asked_for():
+    training, validation = noisy(40, width=60), noisy(230, width=60, seed=2)
+    every = last(train(training, validation, 2, TrainingOptions(steps=20)))
+    right = every.head.logits(validation.vectors).argmax(axis=1) == validation.targets
+    assert every.validation.count == 230
+    assert every.validation.accuracy == right.mean()
+    drawn = last(
+        train(training, validation, 2, TrainingOptions(steps=20, validation_batch_size=70))
+    )
+    assert drawn.validation.count == 70
+
+
+def test_a_head_so_sure_that_scores_are_0_or_1_is_refused_and_a_short_trial_is_not():
+    training = Labelled(clusters(60).vectors * 100, clusters(60).targets)
+    with pytest.raises(TrainingError, match=r"logits grew up to [0-9.e+]+, so that most prob"):
+        last(train(training, training, 3, TrainingOptions(steps=20, learning_rate=5.0)))
+    trial = last(train(noisy(100), noisy(100), 2, TrainingOptions(steps=2, learning_rate=5.0)))
+    assert trial.head.is_finite
+
+
+def test_the_cross_entropy_of_a_head_is_exact_where_probabilities_underflow():
+    head = Head(np.array([[0, 300]], "f4"), np.zeros(2, "f4"))
+    assert evaluate(head, np.ones((1, 1), "f4"), np.array([0])).cross_entropy == 300
 
 
 def test_early_stopping_needs_validation_photos():

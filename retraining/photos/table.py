@@ -1,0 +1,252 @@
+"""Photos that a table lists: CSV, TSV or JSON lines with the columns path, label and split."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, NamedTuple
+
+from retraining.photos.class_folders import check_labels
+from retraining.photos.decode import ImageFileError, NotAnImageError, reason_of
+from retraining.photos.folder import FolderSource
+from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
+from retraining.photos.split import SPLIT_NAMES, named_split
+from retraining.photos.url import is_url
+from retraining.system.text import counted
+
+STDIN = "-"
+COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
+LONGEST_LINE = 1 << 16  # bytes; paths take 4 to 32 kB
+MOST_ROWS = 5_000_000  # some 2 GB of memory
+CSV, TSV, JSONL = ",", "\t", "{"  # the first is the delimiter
+FORMATS = {".csv": CSV, ".tsv": TSV, ".jsonl": JSONL, ".ndjson": JSONL}
+
+
+class Row(NamedTuple):
+    """One photo of a table, and the line on which the table names it."""
+
+    line: int
+    path: str
+    label: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class TableSource(FolderSource):
+    """A PhotoSource: a table of photos of this machine; `-` is one on standard input.
+
+    Paths in it are relative to `folder`, or else to the table's own folder.
+    """
+
+    folder: str = ""
+
+    def scan(self, options: ScanOptions | None = None, least_classes: int = 2) -> Scan:
+        """Finds the photos; see PhotoSource.scan.
+
+        Raises:
+            DatasetError: also if the table cannot be read or contradicts itself.
+        """
+        options = options or ScanOptions()
+        if options.recursive:
+            raise DatasetError("`PhotoSettings.recursive` is for folders; a table names its photos")
+        labels = sorted({row.label for row in self.rows})
+        if len(labels) < least_classes:
+            has = f"only one ({labels[0]})" if labels else "none"
+            wanted = "at least two labels" if least_classes == 2 else "a label"
+            raise DatasetError(f"{self._name} must have {wanted} and has {has}")
+        check_labels(labels, "label", self._name)
+        scan = Scan({label: [] for label in labels})
+        for row in self.rows:
+            try:
+                facts = self.look_at(row.path, options.max_pixels)
+                if row.path in options.not_images:
+                    raise NotAnImageError
+            except ImageFileError as error:
+                scan.bad.append(BadImage(row.path, str(error), label=row.label))
+            else:
+                scan.photos[row.label].append(Photo(row.path, row.label, row.split, facts))
+        return scan
+
+    def path_of(self, relative: str) -> str:
+        """Returns the path of what the table names so."""
+        table = "" if self.location == STDIN else self.location
+        return os.path.join(self.folder or os.path.dirname(table), relative)
+
+    @staticmethod
+    def claims(text: str) -> bool:
+        """Returns False: any table has a name that a folder can have."""
+        return False
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows without repetitions, sorted by path; standard input is read only once.
+
+        Raises:
+            DatasetError: the table cannot be read or contradicts itself.
+        """
+        first: dict[str, Row] = {}
+        for row in self._read():
+            other = first.setdefault(os.path.normpath(row.path), row)
+            for what in (LABEL, SPLIT):
+                one, two = getattr(other, what), getattr(row, what)
+                if one != two:
+                    raise DatasetError(
+                        f"lines {other.line} and {row.line} of {self._name} give {row.path} "
+                        f"different {what}s: {one or 'none'} and {two or 'none'}"
+                    )
+            if len(first) > MOST_ROWS:
+                raise DatasetError(f"{self._name} has more than {MOST_ROWS:,} photos")
+        return sorted(first.values(), key=lambda row: row.path)
+
+    @property
+    def _name(self) -> str:
+        return "the table on standard input" if self.location == STDIN else self.location
+
+    def _read(self) -> Iterator[Row]:
+        try:
+            with _opened(self.location) as file:
+                yield from self._rows_of(file)
+        except OSError as error:
+            raise DatasetError(f"cannot read {self._name}: {reason_of(error)}") from error
+        except _LineError as error:
+            raise DatasetError(f"line {error.line} of {self._name} {error}") from error
+
+    def _rows_of(self, file: BinaryIO) -> Iterator[Row]:
+        lines = _Lines(file)
+        start = next((line for line in lines if line.strip()), "")
+        form = FORMATS.get(os.path.splitext(self.location)[1].lower()) or _sniffed(start)
+        records = _objects(start, lines) if form == JSONL else _cells(start, lines, form)
+        splits: dict[str, str | None] = {}
+        for line, record in records:
+            path, label, word = (record.get(column, "") for column in COLUMNS)
+            label, word = label.strip(), word.strip()
+            _check_row(line, path, label)
+            if word not in splits:
+                splits[word] = named_split(word)
+            if word and not splits[word]:
+                known = ", ".join(SPLIT_NAMES)
+                raise _LineError(line, f"has the split {word[:40]!r}; there are {known}")
+            yield Row(line, self.path_of(path), sys.intern(label), splits[word])
+
+
+class _LineError(Exception):
+    """A line of a table is wrong. The text says how, after the line's number."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+class _Lines:
+    """Yields the lines of a file in UTF-8; `number` is that of the last one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.number, self._file = 0, file
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(LONGEST_LINE + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if len(line) > LONGEST_LINE:
+            raise _LineError(self.number, f"is longer than {LONGEST_LINE} bytes")
+        try:
+            text = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise _LineError(self.number, "is no text in UTF-8; save the table as such")
+        return text
+
+
+def _opened(location: str) -> Any:
+    """Returns the file as a context, which leaves standard input open."""
+    return nullcontext(sys.stdin.buffer) if location == STDIN else open(location, "rb")
+
+
+def _sniffed(start: str) -> str:
+    """Returns the format of a table by its first line."""
+    return JSONL if start.lstrip().startswith(JSONL) else TSV if TSV in start else CSV
+
+
+def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yields (line, its JSON object with lower-case names and only text)."""
+    line: str | None = start
+    while line is not None:
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise _LineError(lines.number, "is no JSON object") from error
+            if not isinstance(values, dict):
+                raise _LineError(lines.number, "is no JSON object")
+            named = {name.strip().casefold(): value for name, value in values.items()}
+            yield lines.number, {c: _text(lines.number, c, named.get(c)) for c in COLUMNS}
+        line = next(lines, None)
+
+
+def _text(line: int, column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) or (type(value) is int and column == LABEL):
+        return str(value)
+    raise _LineError(line, f"has a {column} that is no text")
+
+
+def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Yields (line on which it begins, its fields by column) for each row below the header."""
+    header: Sequence[str] = ()
+    begun = max(lines.number, 1)
+    reader = csv.reader(_after(start, lines), delimiter=delimiter)
+    try:
+        for cells in reader:
+            line, begun = begun, lines.number + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = _checked_header(line, cells)
+            elif len(cells) != len(header):
+                raise _LineError(
+                    line, f"has {counted(len(cells), 'field')}, the header has {len(header)}"
+                )
+            else:
+                yield line, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise _LineError(begun, f"cannot be read: {error}") from error
+
+
+def _after(start: str, lines: _Lines) -> Iterator[str]:
+    yield start
+    yield from lines
+
+
+def _checked_header(line: int, cells: Sequence[str]) -> list[str]:
+    header = [cell.strip().casefold() for cell in cells]
+    for column in (PATH, LABEL):
+        if column not in header:
+            named = ", ".join(cell[:20] for cell in cells[:5])
+            raise _LineError(line, f"names no column {column!r}, but {named}")
+    if len({*header} & {*COLUMNS}) < sum(name in COLUMNS for name in header):
+        raise _LineError(line, "names a column twice")
+    return header
+
+
+def _check_row(line: int, path: str, label: str) -> None:
+    for column, value in ((PATH, path.strip()), (LABEL, label)):
+        if not value:
+            raise _LineError(line, f"has no {column}")
+    if is_url(path):
+        raise _LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")
+    try:
+        readable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        readable = False
+    if not readable:
+        raise _LineError(line, "has a path that no file can have")
