@@ -27,7 +27,7 @@ def test_a_temperature_at_its_limit_is_told(caplog, scale, limited):
     targets = np.arange(40) % 2
     answered = np.where(np.arange(40) < 30, targets, 1 - targets)  # three of four are right
     part = Labelled(np.eye(2, dtype="f4")[answered] * scale, targets)
-    examples = {name: [] for name in SPLITS}
+    examples = {name: [None] * 40 for name in SPLITS}
     bottlenecks = Bottlenecks(["a", "b"], examples, dict.fromkeys(SPLITS, part), [], set())
     trusted = fit_trust(Head(np.eye(2, dtype="f4"), np.zeros(2, "f4")), bottlenecks)
     assert (trusted.temperature == 10) == limited
