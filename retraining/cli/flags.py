@@ -45,6 +45,7 @@ from retraining.photos.split import PATH, WAYS, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
+    FINAL_FITS,
     EvaluationSettings,
     HeadSettings,
     NetworkSettings,
@@ -541,6 +542,14 @@ def _add_head(parser: argparse.ArgumentParser) -> None:
         default="classic",
         help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
         "to convergence for several strengths of --l2, chosen by the validation photos",
+    )
+    field(
+        add,
+        HeadSettings,
+        "final_fit",
+        choices=FINAL_FITS,
+        help="all: after the figures were taken, train the exported layer on all photos, those for "
+        "validation and testing too; training: export the layer that was tested",
     )
     training(
         "hidden_units",

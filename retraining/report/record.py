@@ -63,6 +63,7 @@ class Outcome:
     audit: Sequence[Finding] | None = None
     comparison: Sequence[Mapping[str, Any]] | None = None
     validated: CrossValidation | None = None
+    final_fit: str = "training"
 
 
 def make_record(setting: Setting, outcome: Outcome) -> Record:
@@ -81,6 +82,7 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
             **describe_test(result, labels),
             "without_twins": describe_without_twins(result, outcome.validated),
         },
+        "final_fit": outcome.final_fit,
         "cross_validation": describe_validated(outcome.validated, labels),
         "classes": describe_classes(confusion, labels),
         "confusion": describe_confusion(confusion),

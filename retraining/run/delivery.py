@@ -76,6 +76,7 @@ def deliver(
     """
     outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
     outcome = make_outcome(tuned, exported, diagnostics)
+    outcome = replace(outcome, final_fit=run.settings.head.final_fit)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails()
     contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}

@@ -23,12 +23,13 @@ from retraining.metrics.classification import (
 )
 from retraining.photos.dataset import Example
 from retraining.photos.key_set import MOST_KEYS, pack_keys
-from retraining.photos.split import TESTING, TRAINING, VALIDATION
+from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report import advice, record
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
 from retraining.run.notes import RunContext
+from retraining.run.settings import ALL
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -130,12 +131,15 @@ def describe_tested(
     model: Model, result: verify.HeldOutResult, tuned: Tuned, run: RunContext
 ) -> bytes:
     """Returns the description of a tested graph, with the constants of its score for unknowns."""
-    seen = [tuned.bottlenecks.examples[part] for part in (TRAINING, VALIDATION)]
+    final_fit = run.settings.head.final_fit
+    parts = SPLITS if final_fit == ALL else (TRAINING, VALIDATION)
+    seen = [tuned.bottlenecks.examples[part] for part in parts]
     trained_photos = pack_keys(example.key for part in seen for example in part)
     if trained_photos is None:
         log.info(f"the graph does not list its training photos: they are more than {MOST_KEYS}")
     facts = {
         "trained_photos": trained_photos,
+        "final_fit": final_fit,
         "features": features_node(tuned.extractor.network, model.head),
         "results": verify.describe_result(result),
         "trust": trust.described(model.trusted.temperature, model.unknown),

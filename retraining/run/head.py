@@ -10,6 +10,7 @@ from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.learning_curve import SizePoint, compare_sizes
 from retraining.evaluation.temperature import (
     FEWEST_PHOTOS,
+    TEMPERATURES,
     fit_temperature,
     temperature_gain,
     why_no_temperature,
@@ -30,6 +31,7 @@ from retraining.training.loop import Step, Trained, describe_step, train
 log = logging.getLogger(__name__)
 
 SHORT_TRIAL = 100  # steps; plain descent overshoots in the first ones
+LIMITED = "; a better one lies beyond the limit of the search"
 MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 
 
@@ -153,7 +155,7 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
         before, after = temperature_gain(logits, validation.targets, temperature)
         log.info(
             f"temperature {temperature:.2f} fitted on {count} validation photos: cross entropy "
-            f"{before:.3f} -> {after:.3f}"
+            f"{before:.3f} -> {after:.3f}" + LIMITED * (temperature in TEMPERATURES)
         )
     # The photos themselves come before their distorted views.
     training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]

@@ -35,6 +35,9 @@ def _beside_the_graph() -> Any:
     return field(default=None)
 
 
+TRAINING, ALL = FINAL_FITS = ("training", "all")
+
+
 @dataclass(frozen=True)
 class PhotoSettings:
     """Which photos a run uses, and how it splits them."""
@@ -112,6 +115,10 @@ class HeadSettings:
     search: bool = False  # fit it with several strengths of L2 and take the best
     intermediate_steps: int = 0  # steps between intermediate graphs; 0: none
     intermediate_folder: str = "intermediate_graphs"
+    final_fit: str = TRAINING  # or ALL: train the exported head on all photos, after the test
+
+    def __post_init__(self) -> None:
+        check_choice("final_fit", self.final_fit, FINAL_FITS)
 
 
 @dataclass(frozen=True)
@@ -242,6 +249,11 @@ class RunSettings:
         if self.fine_tuning.methods and len(self.network.names) > 1:
             raise SettingsError(
                 "fine-tuning is for one network; name one `NetworkSettings.architecture`"
+            )
+        if self.fine_tuning.methods and self.head.final_fit == ALL:
+            raise SettingsError(
+                "`HeadSettings.final_fit` all trains a layer on vectors; it cannot go with "
+                "fine-tuning"
             )
 
     @property

@@ -1,7 +1,13 @@
 """head.py: what is said of the head of a run."""
 
-from retraining.run.head import warn_of_scores
-from retraining.training.head import Evaluation
+import numpy as np
+import pytest
+
+from retraining.bottlenecks.compute import Bottlenecks
+from retraining.bottlenecks.vectors import Labelled
+from retraining.photos.split import SPLITS
+from retraining.run.head import fit_trust, warn_of_scores
+from retraining.training.head import Evaluation, Head
 
 
 def test_scores_worse_than_guessing_are_warned_of(caplog):
@@ -13,3 +19,16 @@ def test_scores_worse_than_guessing_are_warned_of(caplog):
     caplog.clear()
     warn_of_scores(Evaluation(0.5, 2.7, 100), 5, 10)
     assert "train longer" in caplog.text
+
+
+@pytest.mark.parametrize(("scale", "limited"), [(1, False), (1000, True)])
+def test_a_temperature_at_its_limit_is_told(caplog, scale, limited):
+    caplog.set_level("INFO", "retraining")
+    targets = np.arange(40) % 2
+    answered = np.where(np.arange(40) < 30, targets, 1 - targets)  # three of four are right
+    part = Labelled(np.eye(2, dtype="f4")[answered] * scale, targets)
+    examples = {name: [None] * 40 for name in SPLITS}
+    bottlenecks = Bottlenecks(["a", "b"], examples, dict.fromkeys(SPLITS, part), [], set())
+    trusted = fit_trust(Head(np.eye(2, dtype="f4"), np.zeros(2, "f4")), bottlenecks)
+    assert (trusted.temperature == 10) == limited
+    assert ("beyond the limit" in caplog.text) == limited
