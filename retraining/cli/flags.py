@@ -720,7 +720,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     evaluation(
         "least_cross_validated",
-        help="the same for cross_validated_accuracy",
+        help="end with exit code 1 and replace no output if cross_validated_accuracy is lower, or "
+        "unknown",
     )
 
 
