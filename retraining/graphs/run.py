@@ -58,7 +58,7 @@ class Runner:
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
         _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
-        session = open_session(part, output_name, config)
+        session = open_session(part, output_name, config, few=not how.optimize)
         del part
         return_free_memory()
         self._input, self._output = ends(session.graph, input_name, output_name)
@@ -149,13 +149,14 @@ class BytesRunner:
         output_name: str,
         input_name: str = IMAGE_BYTES,
         also: Sequence[str] = (),
+        few: bool = True,
     ) -> None:
-        """`also` is as in Running."""
+        """`also` is as in Running; `few` tells that it is for a handful of images."""
         tf = import_tensorflow()
         self._refused = tf.errors.InvalidArgumentError
         config = tf.ConfigProto()
         _choose_rewrites(config.graph_options.rewrite_options, optimize=False)
-        session = open_session(graph_def, output_name, config)
+        session = open_session(graph_def, output_name, config, few=few)
         self._bytes, output = ends(session.graph, input_name, output_name)
         self.width = width_of(output)
         others = [session.graph.get_tensor_by_name(name + ":0") for name in also]

@@ -17,12 +17,14 @@ MOST_CONSTANT = 1 << 27  # bytes of weights up to which they stay constants
 AT_ONCE = 1 << 26  # bytes of weights that are assigned in one call, unless one array is larger
 
 
-def open_session(graph_def: GraphDef, output_name: str, config: Any = None) -> Session:
+def open_session(
+    graph_def: GraphDef, output_name: str, config: Any = None, few: bool = False
+) -> Session:
     """Returns a tf.Session for the part of a graph that an output needs.
 
     TensorFlow copies a constant about eight times while it prepares a graph, and keeps six copies.
     So a large network's weights become variables, which it holds once. Small networks keep
-    constants, with which convolutions start sooner.
+    constants, with which each convolution takes less time, unless they are to run on `few` images.
 
     Raises:
         GraphError: TensorFlow does not accept the graph, or a node is missing.
@@ -30,7 +32,7 @@ def open_session(graph_def: GraphDef, output_name: str, config: Any = None) -> S
     tf = import_tensorflow()
     wanted = ancestors(nodes_by_name(graph_def), output_name)
     kernels = [n for n in graph_def.node if n.name in wanted and _is_kernel(n)]
-    if sum(map(_bytes_of, kernels)) <= MOST_CONSTANT:
+    if not few and sum(map(_bytes_of, kernels)) <= MOST_CONSTANT:
         return tf.Session(graph=import_graph(keep_ancestors(graph_def, output_name)), config=config)
     session = tf.Session(graph=import_graph(_with_variables(graph_def, wanted)), config=config)
     values: dict[str, NDArray[Any]] = {}

@@ -229,7 +229,9 @@ class Classifier:
     ) -> tuple[Callable[[Image], NDArray[np.float32]], "Runner | _Done"]:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
-            from_bytes = BytesRunner(self.graph_def, self.output, self.input, also)
+            from_bytes = BytesRunner(
+                self.graph_def, self.output, self.input, also, few=not optimize
+            )
             self._check_width(from_bytes.width)
             most = self.max_pixels
 
