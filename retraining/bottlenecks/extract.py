@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from retraining.networks.pair import NetworkPair
 from retraining.photos.dataset import Example
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Distortions, ImageError, ImageReader
+from retraining.system.background import beside
 
 BATCH_SIZE = 8  # images per call of the network; larger batches are no faster on a processor
 GPU_BATCH_SIZE = 32
@@ -34,7 +35,6 @@ Answer = NDArray[np.float32] | ImageError  # vectors, or the reason why there ar
 
 T = TypeVar("T")
 R = TypeVar("R")
-Ts = TypeVarTuple("Ts")
 
 
 class ShowProgress(Protocol):
@@ -69,20 +69,6 @@ class Reading:
     path: str
     key: str | None  # SHA-1 of its bytes, hex; None if it cannot be read
     vector: Answer  # float32 [width]
-
-
-def beside(function: Callable[[*Ts], R], *arguments: *Ts) -> Future[R]:
-    """Calls a function on its own daemon thread; returns its Future."""
-    future: Future[R] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # `result` raises it
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
 
 
 @dataclass(frozen=True)

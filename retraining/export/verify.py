@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.extract import VectorSource, beside
+from retraining.bottlenecks.extract import VectorSource
 from retraining.export.build import Base, ExportError, describe_network
 from retraining.graphs.description import read_metadata
 from retraining.graphs.preprocessing import Preprocessing
@@ -31,6 +31,7 @@ from retraining.photos.reader import (
     run_on_bytes,
 )
 from retraining.system.atomic import temporary_name, write_files
+from retraining.system.background import beside
 
 SPOT_CHECKED = 16  # held-out photos that run through the whole exported graph
 FROM_BYTES = 4  # of them, those that it decodes itself

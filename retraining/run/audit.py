@@ -3,22 +3,24 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation import label_audit
 from retraining.photos.split import SPLITS, TESTING, VALIDATION
 from retraining.run.settings import RunSettings
+from retraining.system.background import beside
 from retraining.system.text import counted
 from retraining.training.head import Head
 
 log = logging.getLogger(__name__)
 
 
-def audit_photos(
+def start_audit(
     bottlenecks: Bottlenecks, head: Head, settings: RunSettings
-) -> list[label_audit.Finding] | None:
-    """Audits the labels of all photos; returns the Findings, or None without an audit.
+) -> Future[list[label_audit.Finding]] | None:
+    """Begins to audit the labels of all photos, on a thread of its own; None without an audit.
 
     The audit must be about as accurate on held-out photos as the trained `head`.
     """
@@ -30,7 +32,16 @@ def audit_photos(
         return None
     held_out = Labelled.join([bottlenecks.labelled[part] for part in (VALIDATION, TESTING)])
     reference = head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
-    findings = label_audit.audit(undistorted(bottlenecks), settings.seed, reference)
+    return beside(label_audit.audit, undistorted(bottlenecks), settings.seed, reference)
+
+
+def end_audit(
+    auditing: Future[list[label_audit.Finding]] | None, settings: RunSettings
+) -> list[label_audit.Finding] | None:
+    """Waits for the Findings of an audit, and logs how many there are; None without an audit."""
+    if auditing is None:
+        return None
+    findings = auditing.result()
     log.info(f"{describe_audit(findings)}: {settings.outputs.label_audit}")
     return findings
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from retraining.run.audit import audit_photos
+from retraining.run.audit import end_audit, start_audit
 from retraining.run.cross_validation import cross_validate_photos
 from retraining.run.delivery import Diagnostics, Results, deliver
 from retraining.run.export import export_and_test, make_other_formats
@@ -39,8 +39,7 @@ def retrain(
     run.lap("bottlenecks")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
-    findings = audit_photos(bottlenecks, trained.head, settings)
-    run.lap("label audit")
+    auditing = start_audit(bottlenecks, trained.head, settings)  # goes on beside the next steps
     sizes = try_fewer_photos(bottlenecks, trained)
     run.lap("trying fewer photos")
     validated = cross_validate_photos(bottlenecks, run)
@@ -49,6 +48,8 @@ def retrain(
     run.lap("fine-tuning")
     exported = fit_on_all(export_and_test(tuned, run), tuned, run)
     run.lap("export and test")
+    findings = end_audit(auditing, settings)
+    run.lap("label audit")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
     return deliver(tuned, exported, others, Diagnostics(findings, sizes, validated), run)

@@ -1,13 +1,22 @@
 """audit.py: whether a run audits its labels, and what it says of it."""
 
+from collections import Counter
+
 import numpy as np
 
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
-from retraining.evaluation.label_audit import DOUBT, DUPLICATE, LABEL, MOST_PHOTOS, Finding
+from retraining.evaluation.label_audit import (
+    DOUBT,
+    DUPLICATE,
+    ELSEWHERE,
+    LABEL,
+    MOST_PHOTOS,
+    Finding,
+)
 from retraining.photos.dataset import Example
 from retraining.photos.split import SPLITS, TRAINING
-from retraining.run.audit import audit_photos, describe_audit, undistorted
+from retraining.run.audit import describe_audit, end_audit, start_audit, undistorted
 from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
 from retraining.training.head import Head
 
@@ -27,15 +36,25 @@ def bottlenecks(count, views=0):
 
 def test_too_many_photos_are_not_audited(caplog):
     settings = RunSettings(PhotoSettings("x"))
-    assert audit_photos(bottlenecks(MOST_PHOTOS + 1), HEAD, settings) is None
+    assert start_audit(bottlenecks(MOST_PHOTOS + 1), HEAD, settings) is None
     assert f"no label audit: {MOST_PHOTOS + 1} photos are more than" in caplog.text
 
 
 def test_no_audit_where_none_is_wanted(caplog):
     unwanted = RunSettings(PhotoSettings("x"), outputs=OutputSettings(label_audit=""))
-    assert audit_photos(bottlenecks(20), HEAD, unwanted) is None
+    assert start_audit(bottlenecks(20), HEAD, unwanted) is None
+    assert end_audit(None, unwanted) is None
     assert caplog.text == ""
-    assert audit_photos(bottlenecks(20), HEAD, RunSettings(PhotoSettings("x"))) is not None
+
+
+def test_an_audit_ends_with_its_findings(caplog):
+    settings = RunSettings(PhotoSettings("x"))
+    caplog.set_level("INFO")
+    alike = bottlenecks(20)
+    alike.labelled[TRAINING].vectors[:] = 1
+    findings = end_audit(start_audit(alike, HEAD, settings), settings)
+    assert Counter(finding.reason for finding in findings) == {DUPLICATE: 18, ELSEWHERE: 19}
+    assert "18 near-duplicates, 19 in another class: " in caplog.text
 
 
 def test_distorted_views_are_not_audited():
