@@ -48,12 +48,13 @@ def build_graph(base: Base, head: Head, tensor_name: str) -> GraphDef:
     unknown batch size. A network without a decoder gets one before its input placeholder.
 
     Raises:
-        ExportError: `tensor_name` is the name of a node of the base network.
+        ExportError: see `check_tensor_name`.
     """
     first, *others = base.networks
     graph_def = _from_bytes(first)
     for second in others:
         add_second(graph_def, prefixed_graph(_from_bytes(second)))
+    check_tensor_name(base, tensor_name)
     _add_head(graph_def, base, head, tensor_name)
     return graph_def
 
@@ -92,6 +93,21 @@ OWN_NODES = "retraining/"  # the scope of nodes that the classic does not have
 BOTH = f"{OWN_NODES}both_vectors"  # the vectors of two networks, side by side
 
 
+def check_tensor_name(base: Base, tensor_name: str) -> None:
+    """Refuses a name of the output that another node of the retrained graph has.
+
+    Raises:
+        ExportError: the name is taken.
+    """
+    taken = {node.name for network in base.exported for node in network.graph_def.node}
+    taken |= {_bottleneck_input(base), HEAD}
+    if tensor_name in taken or tensor_name.startswith((OWN_NODES, f"{HEAD}/")):
+        raise ExportError(
+            f"`OutputSettings.tensor_name` {tensor_name} is already the name of a node; choose "
+            f"another"
+        )
+
+
 def _bottleneck_input(base: Base) -> str:
     """Returns the name of the node that takes vectors, made unique as TensorFlow did."""
     first = base.networks[0]
@@ -118,11 +134,6 @@ def _add_head(graph_def: GraphDef, base: Base, head: Head, tensor_name: str) -> 
     product, logits = f"{HEAD}/Wx_plus_b/MatMul", LOGITS
     add_node(graph_def, product, "MatMul", [features, weights], T="float32")
     add_node(graph_def, logits, "Add", [product, bias], T="float32")
-    if tensor_name.startswith(OWN_NODES) or tensor_name in nodes_by_name(graph_def):
-        raise ExportError(
-            f"`OutputSettings.tensor_name` {tensor_name} is already the name of a node; choose "
-            f"another"
-        )
     add_node(graph_def, tensor_name, "Softmax", [logits], T="float32")
 
 

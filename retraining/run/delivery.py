@@ -28,13 +28,19 @@ from retraining.report.record import (
     make_record,
     metrics_bytes,
 )
-from retraining.report.tensorboard import Projected, write_confusion, write_projector
+from retraining.report.tensorboard import (
+    Projected,
+    warns_of_failure,
+    write_confusion,
+    write_projector,
+)
 from retraining.run.export import Exported
 from retraining.run.fine_tuning import Tuned, comparison_contents
 from retraining.run.notes import RunContext
+from retraining.run.outputs import replace_outputs
 from retraining.run.photos import bad_images_contents, log_bad_images
 from retraining.run.settings import OutputSettings, RunSettings
-from retraining.system.atomic import Content, write_files
+from retraining.system.atomic import Content
 from retraining.system.text import counted
 from retraining.training.methods import Attempt
 
@@ -85,7 +91,7 @@ def deliver(
     contents |= comparison_contents(tuned, run.settings)
     contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
-    write_files({**contents, outputs.graph: exported.graph})
+    replace_outputs({**contents, outputs.graph: exported.graph}, run.settings)
     if line := describe_twins(record["test"]):
         log.info(line)
     tuned.remove_checkpoints()
@@ -186,11 +192,9 @@ def write_summaries(
     folder: Path, record: dict[str, Any], projected: list[Projected], thumbnails: Thumbnails
 ) -> None:
     """Adds the confusion matrix and the projector to TensorBoard's folder; warns if it cannot."""
-    try:
+    with warns_of_failure(folder):
         write_confusion(folder, confusion_of(record), record["labels"])
         write_projector(folder, projected, thumbnails)
-    except OSError as error:
-        log.warning(f"TensorBoard's files in {folder} are not complete: {error.strerror}")
 
 
 def choose_projected(bottlenecks: Bottlenecks, most: int) -> list[Projected]:

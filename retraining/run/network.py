@@ -11,6 +11,7 @@ from retraining.bottlenecks.extract import (
     VectorSource,
 )
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
+from retraining.export.build import check_tensor_name
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.safety import describe_unsafe
 from retraining.networks import registry
@@ -37,6 +38,7 @@ def read_network(run: RunContext) -> VectorSource:
     chosen = choose_networks(run.settings.network, run.notes, run.observer)
     check_outputs([path for _, path in chosen], run.settings)
     extractor = make_extractor(chosen, run)
+    check_tensor_name(extractor.network, run.settings.outputs.tensor_name)
     check_fine_tuning(extractor.network, run.settings.fine_tuning)
     return extractor
 

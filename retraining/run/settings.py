@@ -189,7 +189,7 @@ class OutputSettings:
     @property
     def comparison(self) -> str:
         """The path of the table of compared methods."""
-        return self.beside("comparison.tsv")
+        return self.beside(COMPARISON)
 
 
 BESIDE_THE_GRAPH = {
@@ -198,6 +198,7 @@ BESIDE_THE_GRAPH = {
     "report": "retrained_report.html",
     "label_audit": "label_audit.tsv",
 }
+COMPARISON = "comparison.tsv"
 
 
 @dataclass(frozen=True)

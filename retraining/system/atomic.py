@@ -1,12 +1,15 @@
 """Writes files and new folders. Replaces nothing before its replacement is complete."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, TypeAlias, TypeVar
 
 from retraining.errors import RetrainingError
@@ -15,6 +18,7 @@ AnyPath = TypeVar("AnyPath", str, Path)
 # A file, a file in parts, what writes a file, or a new folder: {path in it: bytes}.
 Content: TypeAlias = bytes | tuple[bytes, ...] | Callable[[BinaryIO], None] | dict[str, bytes]
 
+MOST_JOURNAL = 1 << 20  # bytes
 LEFTOVER_SECONDS = 86_400.0  # the age at which no run can still use a temporary file
 
 
@@ -22,34 +26,120 @@ class WriteError(RetrainingError):
     """A file cannot be written. The text says which file and why."""
 
 
-def write_files(contents: Mapping[AnyPath, Content]) -> None:
+def write_files(
+    contents: Mapping[AnyPath, Content],
+    journal: Path | None = None,
+    moved: Mapping[Path, Path] = MappingProxyType({}),
+) -> None:
     """Writes {path: bytes} under temporary names, flushes all to disk, and only then renames them.
 
     To create a folder, give its content as {path in it: bytes}. A tuple holds the parts of a file;
     joining them would take their memory twice. A function writes a file that would take too much
     memory as a whole.
 
+    `moved` are {path: new path} of existing files that are renamed first. `journal` names a file
+    that lists the renames while they go on. If the process is killed meanwhile, `finish_writing`
+    completes them.
+
     Raises:
-        WriteError: a file cannot be written; then none of them is replaced.
+        WriteError: a file cannot be written; then none of them is replaced. If a rename itself
+            fails, the journal and the temporary files stay, and `finish_writing` tries it again.
     """
     # If a path is a link, its target is replaced.
     temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
     for path in temporary:
         _check_replaceable(path)
     names = {path: temporary_name(path, number) for number, path in enumerate(temporary)}
+    renames = [
+        (Path(os.path.abspath(old)), Path(os.path.abspath(new))) for old, new in moved.items()
+    ]
+    renames += [(name, path) for path, name in names.items()]
+    kept = False  # the journal still needs the temporary files
     try:
         try:
             for path, content in temporary.items():
                 _write_flushed(names[path], content)
-            for path, name in names.items():
-                os.replace(name, path)
-                _flush_folder(path.parent)
+            if journal:
+                _write_journal(journal, renames)
+                kept = True
+            for name, path in renames:
+                _rename(name, path)
+            if journal:
+                journal.unlink(missing_ok=True)
+                kept = False
         finally:
-            for name in names.values():
+            for name in () if kept else names.values():
                 _remove(name)
     except OSError as error:
         reason = error.strerror or error
         raise WriteError(f"cannot write {error.filename or path}: {reason}") from error
+
+
+def finish_writing(journal: Path) -> list[Path]:
+    """Completes the renames that a killed `write_files` has listed in its journal.
+
+    Returns the paths that have got their new content, none if there is no journal.
+
+    Raises:
+        WriteError: a file cannot be renamed. Those that can be are.
+    """
+    if not journal.is_file():
+        return []
+    done, failed = [], None
+    for name, path in _read_journal(journal):
+        try:
+            if os.path.lexists(name):
+                _rename(name, path)
+                done.append(path)
+        except OSError as error:
+            failed = WriteError(f"cannot write {path}: {error.strerror or error}")
+    if failed:
+        raise failed
+    with contextlib.suppress(OSError):  # a later run tries again
+        journal.unlink(missing_ok=True)
+    return done
+
+
+def journal_of(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of the journal of files that are written together with `path`."""
+    place = Path(os.path.realpath(path))
+    digest = hashlib.sha1(os.fsencode(place.name), usedforsecurity=False).hexdigest()
+    return place.with_name(f".retrain-{digest[:12]}.journal")
+
+
+def _write_journal(journal: Path, renames: Sequence[tuple[Path, Path]]) -> None:
+    """Writes a journal, whole or not at all, once the temporary files will survive a power cut."""
+    for folder in {name.parent for name, _ in renames}:
+        _flush_folder(folder)
+    pairs = [[os.fspath(name), os.fspath(path)] for name, path in renames]
+    with replacing(journal) as file:
+        file.write(json.dumps(pairs).encode("ascii"))
+    _flush_folder(journal.parent)
+
+
+def _read_journal(journal: Path) -> list[tuple[Path, Path]]:
+    """Returns the renames in a journal; none if there is no sound one.
+
+    A journal may come from somebody else. A rename within a folder gives nobody a file that they
+    could not have put there, so only such renames count.
+    """
+    try:
+        with open(journal, "rb") as file:
+            pairs = json.loads(file.read(MOST_JOURNAL))
+        renames = [(Path(name), Path(path)) for name, path in pairs]
+    except (OSError, ValueError, TypeError):
+        return []
+    return [(name, path) for name, path in renames if name.parent == path.parent]
+
+
+def _rename(name: Path, path: Path) -> None:
+    """Renames a file durably; another process may have completed this rename from the journal."""
+    try:
+        os.replace(name, path)
+    except FileNotFoundError:
+        if not os.path.lexists(path):
+            raise
+    _flush_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """network.py: the network of a run, and what the run says of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
+from retraining.export.build import ExportError
 from retraining.graphs.nodes import add_notes
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
@@ -45,6 +48,13 @@ def test_the_network_is_read_as_the_settings_say(run_of, model_dir, inception_fi
     assert mirrored.fingerprint("float32") == mirror_average(plain).fingerprint("float32")
     on_ray = read_network(run_of(BottleneckSettings(engine=Ray()), model_dir=model_dir))
     assert isinstance(on_ray, RayExtractor)
+
+
+def test_a_taken_name_of_the_output_is_refused_with_the_network(run_of, model_dir):
+    run = run_of(model_dir=model_dir)
+    outputs = replace(run.settings.outputs, tensor_name="Mul")
+    with pytest.raises(ExportError, match="Mul is already the name of a node"):
+        read_network(replace(run, settings=replace(run.settings, outputs=outputs)))
 
 
 def test_notes_in_the_network_are_caveats_of_the_run(run_of, tmp_path, caplog):

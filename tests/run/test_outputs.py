@@ -1,14 +1,15 @@
 """outputs.py: outputs that cannot be written are refused before the work."""
 
+import json
 from dataclasses import fields
 
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.export.build import ExportError
-from retraining.run.outputs import check_outputs
+from retraining.run.outputs import check_outputs, replace_outputs
 from retraining.run.settings import HeadSettings, OutputSettings, PhotoSettings, RunSettings
-from retraining.system.atomic import WriteError
+from retraining.system.atomic import WriteError, journal_of
 
 FILES = ("graph", "labels", "label_audit", "report", "metrics")
 
@@ -46,9 +47,46 @@ def test_a_folder_is_no_file_of_another_format(tmp_path, kind):
 def test_a_file_is_no_folder_to_write_into(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    for outputs in ({"summaries_folder": path}, {"formats": {"saved_model": path}}):
-        with pytest.raises(WriteError, match="cannot write into"):
-            check(tmp_path, **outputs)
+    with pytest.raises(WriteError, match="cannot write into"):
+        check(tmp_path, formats={"saved_model": path})
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    check(tmp_path, summaries_folder=tmp_path / "file")
+    assert "there will be no files for TensorBoard: cannot write into" in caplog.text
+
+
+def test_outputs_of_an_interrupted_run_are_completed_first(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / ".retrain-1-0.part").write_text("new")
+    (tmp_path / "labels.txt").write_text("old")
+    pairs = [[f"{tmp_path}/.retrain-1-0.part", f"{tmp_path}/labels.txt"]]
+    journal_of(tmp_path / "graph.pb").write_text(json.dumps(pairs))
+    check(tmp_path)
+    assert (tmp_path / "labels.txt").read_text() == "new"
+    assert "a run was interrupted while it replaced its outputs; 1 file is in place" in caplog.text
+
+
+def test_files_of_an_earlier_model_are_renamed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    graph, report, audit = (
+        tmp_path / name for name in ("graph.pb", "retrained_report.html", "label_audit.tsv")
+    )
+    exclude = tmp_path / "comparison.tsv"  # still in use
+    for path in (report, audit, exclude):
+        path.write_text("old")
+    outputs = OutputSettings(str(graph), report="", label_audit=str(audit))
+    photos = PhotoSettings("photos", excluded_by=str(exclude))
+    replace_outputs({str(graph): b"g", str(audit): b"new"}, RunSettings(photos, outputs=outputs))
+    names = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert names == {
+        "graph.pb": "g",
+        "label_audit.tsv": "new",
+        "comparison.tsv": "old",
+        "retrained_report-of-earlier-model.html": "old",
+    }
+    assert f"{report} belongs to an earlier model" in caplog.text
 
 
 def test_the_base_network_is_never_overwritten(tmp_path):

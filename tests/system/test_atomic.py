@@ -1,11 +1,19 @@
 """atomic.py: files are replaced whole or not at all."""
 
+import json
 import os
 
 import pytest
 
 from retraining.system import atomic
-from retraining.system.atomic import WriteError, check_writable, replacing, write_files
+from retraining.system.atomic import (
+    WriteError,
+    check_writable,
+    finish_writing,
+    journal_of,
+    replacing,
+    write_files,
+)
 
 
 def test_all_files_are_replaced_or_none(tmp_path, monkeypatch):
@@ -39,6 +47,100 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_files({tmp_path / "new" / "2": content})
     assert os.listdir(tmp_path / "new") == ["1"]
+
+
+def killed_at(number, work):
+    """Forks a child that does the work but dies before its n-th call of the system; returns n.
+
+    Returns 0 if the work ended before.
+    """
+    child = os.fork()
+    if child == 0:
+        calls = iter(range(1, 10_000))
+        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
+            call = getattr(os, name)
+
+            def dying(*args, call=call, **kwargs):
+                return os._exit(9) if next(calls) == number else call(*args, **kwargs)
+
+            setattr(os, name, dying)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) and number
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_a_set_of_files_is_all_old_or_all_new_after_a_kill_at_any_moment(tmp_path):
+    other = tmp_path / "other"
+    paths = [tmp_path / "graph", tmp_path / "labels", other / "report"]
+    moved = {tmp_path / "audit": tmp_path / "audit-of-earlier"}
+    journal = journal_of(paths[0])
+    found = []
+    for number in range(1, 100):
+        write_files(dict.fromkeys([*paths, *moved], b"old"))
+        (tmp_path / "audit-of-earlier").unlink(missing_ok=True)
+        new = {**dict.fromkeys(paths, b"new"), tmp_path / f"folder{number}": {"a/b": b"new"}}
+        if not killed_at(number, lambda new=new: write_files(new, journal, moved)):
+            break
+        done = finish_writing(journal)
+        assert finish_writing(journal) == []
+        contents = {path.read_bytes() for path in paths}
+        assert len(contents) == 1
+        is_new = contents == {b"new"}
+        found.append(is_new)
+        assert (tmp_path / f"folder{number}" / "a" / "b").exists() == is_new
+        assert (tmp_path / "audit").exists() != is_new
+        assert (tmp_path / "audit-of-earlier").exists() == is_new
+        assert is_new or done == []
+        assert not journal.exists()
+    assert found == sorted(found)
+    assert found.count(False) > 4
+    assert found.count(True) > 8
+    assert {path.read_bytes() for path in paths} == {b"new"}
+
+
+def test_a_set_whose_rename_fails_is_completed_later(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    replace = os.replace
+
+    def locked(old, new):
+        if new == two:
+            raise PermissionError(13, "Permission denied", str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(atomic.os, "replace", locked)
+    with pytest.raises(WriteError, match=f"cannot write {two}: Permission denied"):
+        write_files({one: b"1", two: b"2"}, journal_of(one))
+    monkeypatch.undo()
+    assert finish_writing(journal_of(one)) == [two]
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_a_journal_renames_nothing_across_folders(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "hostile").write_text("hostile")
+    journal = journal_of(tmp_path / "graph")
+    for pairs in ([[f"{tmp_path}/a/hostile", f"{tmp_path}/mine"]], [1], {"a": 1}, None):
+        journal.write_text(json.dumps(pairs))
+        assert finish_writing(journal) == []
+        assert not journal.exists()
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+    journal.write_bytes(b"\xff{")
+    assert finish_writing(journal) == []
+
+
+def test_a_rename_that_fails_is_tried_again(tmp_path):
+    path, journal = tmp_path / "graph", journal_of(tmp_path / "graph")
+    (tmp_path / "part").write_text("new")
+    (path / "full").mkdir(parents=True)
+    journal.write_text(json.dumps([[f"{tmp_path}/part", str(path)]]))
+    with pytest.raises(WriteError, match=f"cannot write {path}: Is a directory"):
+        finish_writing(journal)
+    (path / "full").rmdir()
+    path.rmdir()
+    assert finish_writing(journal) == [path]
+    assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize("flush", [True, False])
