@@ -36,22 +36,24 @@ def import_tensorflow() -> TensorFlow:
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
         from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
         from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+        from tensorflow.core.util.event_pb2 import Event
         from tensorflow.python.client.session import Session
         from tensorflow.python.eager.context import context
         from tensorflow.python.framework import dtypes, errors, op_def_registry
         from tensorflow.python.framework.importer import import_graph_def
         from tensorflow.python.framework.ops import Graph
         from tensorflow.python.framework.tensor_util import MakeNdarray, make_tensor_proto
-        from tensorflow.python.summary.writer.writer import FileWriter
+        from tensorflow.python.lib.io.tf_record import TFRecordWriter
     return SimpleNamespace(
         ConfigProto=ConfigProto,
-        FileWriter=FileWriter,
+        Event=Event,
         Graph=Graph,
         GraphDef=GraphDef,
         MetaGraphDef=MetaGraphDef,
         SavedModel=SavedModel,
         Session=Session,
         Summary=Summary,
+        TFRecordWriter=TFRecordWriter,
         dtypes=dtypes,
         errors=errors,
         gradients=_gradients,

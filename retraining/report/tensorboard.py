@@ -1,22 +1,26 @@
 """Writes what TensorBoard shows: the course of training, the confusion matrix, the projector."""
 
+import contextlib
 import io
+import itertools
+import logging
 import math
 import os
 import re
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
+from retraining.system.text import one_line
 from retraining.training.loop import Step
 
 if TYPE_CHECKING:
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
+log = logging.getLogger(__name__)
+
+FILE_VERSION = "brain.Event:2"  # the first record of an event file, as TensorFlow writes it
 MOST_CLASSES = 60  # rows and columns in the picture of the confusion matrix
 CELL = 36  # width and height of one of its cells in pixels
 SPRITE_SIDE = 64  # width and height of a thumbnail in the projector in pixels
@@ -31,15 +38,43 @@ DARKEST = (31, 102, 193)  # colour of a cell that holds all photos of its row
 MISSING = (128, 128, 128)  # colour of a photo that cannot be shown
 
 
-class ReportError(RetrainingError):
-    """The files for TensorBoard cannot be written; the message says why."""
+class EventFile:
+    """Writes summaries to a new event file in a folder, each as soon as it is added.
+
+    TensorFlow's own writer does that on a thread, which prints a traceback if the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder if needed.
+
+        Raises:
+            OSError, tf.errors.OpError: the file cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+        tf = import_tensorflow()
+        self._file, self._event = tf.TFRecordWriter(str(folder / name)), tf.Event
+        self._write(file_version=FILE_VERSION)
+
+    def add(self, summary: Any, step: int) -> None:
+        """Adds a tf.Summary of a training step; raises as the constructor does."""
+        self._write(summary=summary, step=step)
+
+    def close(self) -> None:
+        """Closes the file; raises as the constructor does."""
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        self._file.flush()
 
 
 class TensorBoardLog:
     """Writes accuracy and cross entropy of training and validation as event files.
 
     Each run gets its own new folder below `summaries_dir`, so that runs never overwrite each other
-    and TensorBoard shows them side by side. Use it as a context manager.
+    and TensorBoard shows them side by side. Use it as a context manager. What cannot be written is
+    missing; see `warns_of_failure`.
     """
 
     def __init__(
@@ -48,34 +83,45 @@ class TensorBoardLog:
         """Makes the folder; with a `name`, `summaries_dir` is a run's, and the log goes below it.
 
         The name of a new run's folder is the time and the `tags`, such as data set and network.
-
-        Raises:
-            ReportError: the folder cannot be made.
         """
-        tf = import_tensorflow()
-        self.folder = Path(summaries_dir) / name if name else _new_folder(Path(summaries_dir), tags)
-        self._summary = tf.Summary
-        with tf.Graph().as_default():  # this writer does not need tensorboard, but needs graph mode
-            self._writers = {
-                part: tf.FileWriter(str(self.folder / part)) for part in ("train", "validation")
-            }
+        self.folder = Path(summaries_dir) / (name or _name(tags))
+        self._summary = import_tensorflow().Summary
+        self._writers: dict[str, EventFile] = {}
+        with warns_of_failure(self.folder):
+            self.folder = self.folder if name else _new_folder(self.folder)
+            for part in ("train", "validation"):
+                self._writers[part] = EventFile(self.folder / part)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        with warns_of_failure(self.folder):
+            for writer in self._writers.values():
+                writer.close()
 
     def add(self, step: Step) -> None:
         """Adds the evaluations of a Step; skips those without images."""
         for part, evaluation in (("train", step.training), ("validation", step.validation)):
-            if not evaluation or not evaluation.count:
+            if not evaluation or not evaluation.count or part not in self._writers:
                 continue
             summary = self._summary()
             summary.value.add(tag="accuracy", simple_value=evaluation.accuracy)
             summary.value.add(tag="cross_entropy", simple_value=evaluation.cross_entropy)
-            self._writers[part].add_summary(summary, step.number)
+            with warns_of_failure(self.folder):
+                self._writers[part].add(summary, step.number)
+                continue
+            self._writers = {}
+
+
+@contextlib.contextmanager
+def warns_of_failure(folder: Path) -> Iterator[None]:
+    """Turns an error in writing for TensorBoard into a warning: the model does not depend on it."""
+    try:
+        yield
+    except (OSError, import_tensorflow().errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        log.warning(f"TensorBoard's files in {folder} are not complete: {reason}")
 
 
 def write_confusion(
@@ -92,10 +138,9 @@ def write_confusion(
     image = summary.value.add(tag="confusion_matrix").image
     image.width, image.height, image.colorspace = *picture.size, 3
     image.encoded_image_string = content.getvalue()
-    with tf.Graph().as_default():
-        writer = tf.FileWriter(str(Path(folder) / "test"))
-    writer.add_summary(summary, 0)
-    writer.close()
+    file = EventFile(Path(folder) / "test")
+    file.add(summary, 0)
+    file.close()
 
 
 def draw_confusion(confusion: NDArray[np.integer], labels: Sequence[str]) -> "Image":
@@ -209,18 +254,17 @@ def shown(name: str) -> str:
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
-def _new_folder(parent: Path, tags: Sequence[str]) -> Path:
-    """Makes a folder named after time and tags; two runs in the same second get two folders."""
+def _name(tags: Sequence[str]) -> str:
+    """Returns a name for the folder of a run: the time and the tags."""
     safe = (re.sub(r"[^\w.-]+", "-", tag)[:40].strip("-.") for tag in tags)
-    stamp = "_".join([time.strftime("%Y-%m-%d_%H%M%S"), *filter(None, safe)])
-    for name in (stamp, *(f"{stamp}_{n}" for n in range(2, 1000))):
-        try:
-            (parent / name).mkdir(parents=True)
-            return parent / name
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ReportError(f"cannot make a folder in {parent}: {error.strerror}") from error
-    raise ReportError(
-        f"{parent} is a file or full of folders; choose another `OutputSettings.summaries_folder`"
-    )
+    return "_".join([time.strftime("%Y-%m-%d_%H%M%S"), *filter(None, safe)])
+
+
+def _new_folder(folder: Path) -> Path:
+    """Makes a folder of that name, or of that name and a number if it is there already."""
+    names = itertools.chain([folder.name], (f"{folder.name}_{n}" for n in range(2, 1000)))
+    for name in names:
+        with contextlib.suppress(FileExistsError):
+            (new := folder.with_name(name)).mkdir(parents=True)
+            return new
+    raise FileExistsError(f"{folder.parent} is full of folders")

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tensorflow.core.framework.summary_pb2 import Summary
 
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
+from retraining.report import tensorboard
 from retraining.report.tensorboard import (
     SPRITE_SIDE,
     Projected,
@@ -59,6 +62,21 @@ def test_each_run_has_a_folder_of_its_own(tmp_path):
         folders.append(log.folder)
     assert sorted(tmp_path.iterdir()) == sorted([*folders, tmp_path / "mine.txt"])
     assert all(len(list(values(folder / "train"))) == 2 for folder in folders)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_disk_costs_a_warning(tmp_path, caplog, capfd, monkeypatch):
+    for part in ("train", "validation"):
+        (tmp_path / "run" / part).mkdir(parents=True)
+    monkeypatch.setattr(tensorboard.time, "time", lambda: 1.0)
+    name = f"events.out.tfevents.0000000001.{socket.gethostname()}"
+    (tmp_path / "run" / "train" / name).symlink_to("/dev/full")
+    with TensorBoardLog(tmp_path, "run") as log:
+        for number in range(3):
+            log.add(Step(number, None, Evaluation(0.5, 1.25, 10), Evaluation(0.5, 1.25, 10)))
+    assert caplog.text.count("are not complete") == 1
+    assert "No space left on device" in caplog.text
+    assert capfd.readouterr().err == ""
 
 
 def test_the_confusion_matrix_is_an_image(tmp_path):
