@@ -6,14 +6,16 @@ are the columns of one matrix, since a product with few columns takes as long as
 of its time goes into reading the vectors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.vectors import Labelled
 from retraining.metrics.classification import choose_rows
+from retraining.system.background import Together, beside
 from retraining.training.head import Head, first_head
 from retraining.training.loop import (
     MOST_EVALUATED,
@@ -25,6 +27,8 @@ from retraining.training.loop import (
 from retraining.training.loss import AnyFloat, Mask, balancing_weights
 from retraining.training.optimizers import LBFGS, Frame, by_batches, lbfgs
 from retraining.training.search import MOST_ITERATIONS, PATIENCE, STRENGTHS
+
+LossAndGradients: TypeAlias = tuple[float, list[NDArray[np.float32]]]
 
 # Optimizers whose steps do not depend on the axes that the vectors are written in.
 ROTATABLE = ("sgd", "momentum", LBFGS)
@@ -89,7 +93,7 @@ def search_heads(parts: Parts, options: TrainingOptions) -> NDArray[np.float32]:
         going = number - best_at <= PATIENCE
         if not going.any():
             break
-        logits = fit(strength * variances)
+        logits = fit(strength * variances, going)
         losses = validation_losses(logits, parts.photos.targets, parts.held_out)
         better = going & (losses < lowest)
         best[:, better] = logits[:, better]
@@ -170,7 +174,7 @@ def compacted(vectors: NDArray[np.float32], head: Head) -> tuple[NDArray[np.floa
     The coordinates are those along an orthonormal basis of the vectors. All products of two
     vectors stay as they are, and so do the logits after each step of an optimizer in ROTATABLE.
     """
-    if vectors.shape[1] <= len(vectors):
+    if vectors.shape[1] < 2 * len(vectors):
         return vectors, head
     basis, coordinates = np.linalg.qr(vectors.T)
     (weights, bias), *others = head.layers
@@ -360,45 +364,80 @@ def _errors(
 
 
 class SoftmaxFit:
-    """Fits softmax layers by L-BFGS; each call starts where the previous one ended."""
+    """Fits softmax layers by L-BFGS; each call starts where the previous one ended.
+
+    Each head has an L-BFGS of its own, on a thread of its own. Their losses are computed together.
+    """
 
     def __init__(self, parts: Parts, options: TrainingOptions, start: Head | None = None) -> None:
         """Starts with `start`, or with weights of 0."""
         photos, shape = parts.photos, (parts.photos.vectors.shape[1], parts.classes)
         start = start or Head(np.zeros(shape, np.float32), np.zeros(shape[1], np.float32))
         self._vectors, start = compacted(photos.vectors, start)
-        self._heads = Stacked(start, parts.heads)
-        self._parts, self._options = parts, options
+        self._heads = [start.copy() for _ in range(parts.heads)]
+        self._targets, self._options = photos.targets, options
         weights = weights_of(parts, options).astype(np.float64)
-        self._weights = weights / parts.seen.sum(axis=0)
-        self._frame = Frame(self._vectors[choose_rows(len(self._vectors), MOST_EVALUATED)])
+        self._weights = (weights / parts.seen.sum(axis=0)).T  # [heads, n]
+        self._frames = [self._frame(seen) for seen in parts.seen.T]
 
-    def __call__(self, l2: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Fits with a strength of L2 for each head, float [heads].
+    def _frame(self, seen: NDArray[np.bool_]) -> Frame:
+        rows = np.flatnonzero(seen)
+        return Frame(self._vectors[rows[choose_rows(len(rows), MOST_EVALUATED)]])
+
+    def __call__(
+        self, l2: NDArray[np.float64], going: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Fits the heads that are `going`, bool [heads] (None: all), with L2 of float [heads].
 
         Returns the logits of all photos, float32 [n, heads, classes].
         """
-        heads, options = self._heads, self._options
-        each = np.repeat(l2, self._parts.classes)  # per column of the weights
-        count = lbfgs(
-            heads.parameters,
-            lambda: self._loss_and_slopes(each),
-            self._frame,
-            options.steps,
-            lambda number: None,
-        )
-        heads.check(count, options)
-        return heads.logits(self._vectors)
+        chosen = range(len(self._heads)) if going is None else np.flatnonzero(going).tolist()
+        together = Together(chosen, lambda numbers: self._losses(numbers, l2))
+        for ended in [beside(self._fit, number, together) for number in chosen]:
+            ended.result()
+        return np.stack([head.logits(self._vectors) for head in self._heads], axis=1)
 
-    @np.errstate(over="ignore", invalid="ignore")
-    def _loss_and_slopes(self, l2: NDArray[np.float64]) -> tuple[float, list[NDArray[np.float32]]]:
-        """Returns the sum of the heads' losses (see loss.Objective) and its gradients."""
-        heads, targets = self._heads, self._parts.photos.targets
-        logits = heads.logits(self._vectors).astype(np.float64)
-        losses = cross_entropies(logits, targets, self._options.label_smoothing)
-        error = _errors(logits, targets, self._weights, self._options).astype(np.float32)
-        gradients = heads.backward(self._vectors, [error], [], error)
-        weights = heads.parameters[0]
-        gradients[0] += weights * l2.astype(np.float32)
-        penalty = (l2 * (weights.astype(np.float64) ** 2).sum(axis=0)).sum() / 2
-        return float((losses * self._weights).sum() + penalty), gradients
+    def _fit(self, number: int, together: Together[int, LossAndGradients]) -> None:
+        """Fits a head; its losses are computed together with those of the others."""
+        head, most = self._heads[number], self._options.steps
+        with together.member(number) as ask:
+            count = lbfgs(head.parameters, ask, self._frames[number], most, lambda number: None)
+        check_finite(head, count, self._options)
+
+    @np.errstate(over="ignore", invalid="ignore")  # `check_finite` tells whether they stay finite
+    def _losses(self, numbers: Sequence[int], l2: NDArray[np.float64]) -> list[LossAndGradients]:
+        """Returns (loss, its gradients) of each of the heads; see loss.Objective."""
+        heads = [self._heads[number] for number in numbers]
+        joint = np.concatenate([head.weights.T for head in heads])
+        bias = np.concatenate([head.bias for head in heads])
+        logits = (joint @ self._vectors.T + bias[:, None]).reshape(
+            len(heads), len(heads[0].bias), -1
+        )
+        losses, error = self._entropies(logits.astype(np.float64))
+        weights = self._weights[numbers]
+        error *= weights[:, None]
+        slopes = error.reshape(len(joint), -1).astype(np.float32) @ self._vectors
+        found = []
+        for place, head in enumerate(heads):
+            strength, own = l2[numbers[place]], slopes.reshape(len(heads), -1, len(head.weights))
+            loss = losses[place] @ weights[place]
+            loss += strength * (head.weights.astype(np.float64) ** 2).sum() / 2
+            slope = own[place].T + np.float32(strength) * head.weights
+            found.append((float(loss), [slope, error[place].sum(axis=1)]))
+        return found
+
+    def _entropies(
+        self, logits: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns (cross entropies [heads, n], their gradients by logits [heads, classes, n])."""
+        smoothing = self._options.label_smoothing
+        own = slice(None), self._targets, np.arange(len(self._targets))
+        powers = np.exp(logits - (top := logits.max(axis=1, keepdims=True)))
+        sums = powers.sum(axis=1, keepdims=True)
+        losses = (np.log(sums) + top)[:, 0] - (1 - smoothing) * logits[own]
+        error: NDArray[np.float64] = np.divide(powers, sums, out=powers)
+        error[own] -= 1 - smoothing
+        if smoothing:
+            losses -= smoothing * logits.mean(axis=1)
+            error -= smoothing / error.shape[1]
+        return losses, error
