@@ -236,7 +236,7 @@ def test_a_remark_is_a_plain_line(pictures):
     facts = {"caveats": caveats, "remarks": caveats[:1]}
     page = page_of(made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], **facts))
     assert len(page.all("p", **{"class": "notice"})) == 1
-    assert "What was trained on what lite0 is used" in page.text
+    assert "How this model was made lite0 is used" in page.text
 
 
 def test_names_break_after_dots_and_dashes():
