@@ -115,6 +115,7 @@ def view_of(evaluation: Part, title: str) -> dict[str, Any]:
         "matrix": matrix_rows(evaluation, shown),
         "labels": [evaluation["labels"][index] for index in shown],
         "cells": {cell: cells[cell] for cell in sorted(cells)},
+        "counts": {(c["truth"], c["answer"]): c["photos"] for c in evaluation["confusion"]},
         "confident": wrong[:MOST_CONFIDENT],
         "wrong": len(wrong),
         "pictured": [p for chosen in cells.values() for p in chosen] + wrong[:MOST_CONFIDENT],

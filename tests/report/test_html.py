@@ -337,6 +337,9 @@ def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
     view = html.make_view(record, Thumbnails())
     shown = {cell: len(photos) for cell, photos in view["shown"]["test"]["cells"].items()}
     assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}
+    text = page_of(record).text
+    assert "a , recognised 12 of 140 photos Close" in text
+    assert "a taken for b Close" in text
 
 
 # -- thumbnails ------------------------------------------------------------------------------
