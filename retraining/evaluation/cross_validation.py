@@ -223,7 +223,7 @@ def effective_count(groups: NDArray[np.integer]) -> float:
 def of_a_hundred(low: float, high: float) -> tuple[int, int]:
     """Returns an interval (0..1) in whole photos of a hundred.
 
-    It is rounded outward from tenths of a percent, as which intervals are printed, so that the
-    two agree.
+    It is rounded outward from tenths of a percent, the precision in which intervals are printed,
+    so that the two agree.
     """
     return math.floor(round(low * 100, 1)), math.ceil(round(high * 100, 1))

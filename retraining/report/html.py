@@ -93,7 +93,7 @@ def make_view(record: Record, thumbnails: Thumbnails) -> dict[str, Any]:
 
 
 def title_of(record: Record, key: str) -> str:
-    """Returns which photos one of the record's `evaluations` is of: '9 test photos'."""
+    """Names the photos of one of the record's `evaluations`, as in '9 test photos'."""
     count = record[key]["photos"]
     if key == "test":
         return advice.photos(count, "test photo")

@@ -171,7 +171,8 @@ def calibrated_validation(
 ) -> CrossValidation | None:
     """Returns the cross-validation with the exported model's temperature.
 
-    A cross-validation of the network before fine-tuning keeps 1: the temperature is not of it.
+    A cross-validation of the network before fine-tuning keeps its temperature of 1: the exported
+    model is the fine-tuned one.
     """
     if validated is None or validated.untuned:
         return validated
