@@ -4,13 +4,14 @@ The photos are divided into folds. For each fold, a head with the training of th
 trained on the other folds. Photos of one group (see evaluation/groups.py) share a fold.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.vectors import Labelled
-from retraining.metrics.classification import wilson_interval
+from retraining.metrics.classification import softmax, wilson_interval
 from retraining.training.loop import TrainingError, TrainingOptions
 from retraining.training.side_by_side import Parts, search_heads, train_heads
 
@@ -58,13 +59,25 @@ class CrossValidated:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """The photos that have a prediction out of fold.
+
+    `targets` are int [n], the class indexes, and `probabilities` float64 [n, classes].
+    """
+
+    paths: list[str]
+    targets: NDArray[np.integer]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class CrossValidation:
     """What the photos say, each predicted by a head that did not see it.
 
     `targets` are the class indexes of all photos, int [n], and `logits` float32 [n, classes]; NaN
     for a photo that has no prediction. `twins` are the keys of test photos that show the same as a
     photo that the exported head saw. `leads` tells that the test alone has too few photos,
-    `untuned` that the run fine-tunes the network afterwards.
+    `untuned` that the run fine-tunes the network afterwards. `temperature` divides the logits.
     """
 
     result: CrossValidated
@@ -76,6 +89,15 @@ class CrossValidation:
     twins: frozenset[str]
     leads: bool
     untuned: bool = False
+    temperature: float = 1.0
+
+    @property
+    def predicted(self) -> Predicted:
+        """The photos with a prediction."""
+        known = np.isfinite(self.logits).all(axis=1)
+        paths = [self.paths[row] for row in np.flatnonzero(known)]
+        logits = self.logits[known].astype(np.float64)  # in which near-equal ones stay unequal
+        return Predicted(paths, self.targets[known], softmax(logits / self.temperature))
 
 
 def assign_folds(
@@ -196,3 +218,12 @@ def effective_count(groups: NDArray[np.integer]) -> float:
     """
     sizes = np.unique(groups, return_counts=True)[1]
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
+def of_a_hundred(low: float, high: float) -> tuple[int, int]:
+    """Returns an interval (0..1) in whole photos of a hundred.
+
+    It is rounded outward from tenths of a percent, the precision in which intervals are printed,
+    so that the two agree.
+    """
+    return math.floor(round(low * 100, 1)), math.ceil(round(high * 100, 1))

@@ -2,14 +2,16 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from retraining.evaluation.cross_validation import of_a_hundred
 from retraining.evaluation.label_audit import ELSEWHERE, LABEL
 from retraining.metrics.classification import BINS, Z, chance_of_at_least, chance_of_at_most
 from retraining.photos.source import dataset_name
-from retraining.report.record import Record
-from retraining.system.text import some
+from retraining.photos.split import SPLITS
+from retraining.report.record import Record, evaluations, leading
+from retraining.system.text import counted, some
 
 FEW_TRAINING = 20  # photos of a class, as in the warning at the start of a run
 WIDE = 0.08  # width of the accuracy's confidence interval above which to give advice
@@ -23,41 +25,47 @@ Advice: TypeAlias = tuple[str, str]  # what to do, why
 
 
 def verdict(test: Mapping[str, Any]) -> str:
-    """Returns one or two sentences on a record's `test`."""
+    """Returns two or three sentences on a record's `test`."""
     if not test["photos"]:
-        return "How good this model is, is unknown: no photos were held out to test it on."
+        return "It is unknown how good this model is: no photos were held out to test it."
     low, high = test["interval"]
-    guess = test["guessing"]
+    return (
+        f"Of {photos(test['photos'])} that it had never seen, the model named {test['correct']} "
+        f"correctly. Of 100 photos like these, expect it to name {low * 100:.0f} to "
+        f"{high * 100:.0f} correctly (with 95% certainty). {_beside_guessing(test)}"
+    )
+
+
+def expectation(validated: Mapping[str, Any]) -> str:
+    """Returns two sentences on a record's `cross_validation`, in whole photos."""
+    low, high = of_a_hundred(*validated["interval"])
+    return (
+        f"Of 100 new photos like these, expect {low} to {high} to be right. "
+        f"{_beside_guessing(validated)}"
+    )
+
+
+def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
+    low, high = evaluation["interval"]
+    guess = evaluation["guessing"]
     if low > guess["accuracy"]:
         compared = "better than"
     elif high < guess["accuracy"]:
         compared = "worse than"
     else:
         compared = "not certainly better than"
-    certain = f"{low * 100:.0f} to {high * 100:.0f} of a hundred"
     return (
-        f"Of {photos(test['photos'])} it had never seen, the model named {test['correct']} "
-        f"rightly. On photos like these it is, with 95% certainty, right in {certain}: "
-        f"{compared} always guessing {isolated(guess['label'])}, which would be right in "
-        f"{guess['accuracy'] * 100:.0f}."
-    )
-
-
-def expectation(validated: Mapping[str, Any]) -> str:
-    """Returns a sentence on a record's `cross_validation`, in whole photos."""
-    low, high = validated["interval"]
-    return (
-        f"Of 100 new photos like these, expect {math.floor(low * 100)} to {math.ceil(high * 100)} "
-        f"to be right."
+        f"That is {compared} always guessing {isolated(guess['label'])}, which would be right "
+        f"for {guess['accuracy'] * 100:.0f}."
     )
 
 
 def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     """Answers 'would more photos help?' from a record's `sizes.gain`: (short answer, why)."""
     if gain is None:
-        return "Unknown", "There were too few photos to try it with fewer."
+        return "Unknown", "There were too few photos to try training with fewer."
     low, high = gain["interval"]
-    change = f"{gain['accuracy'] * 100:+.1f} points"
+    change = f"{gain['accuracy'] * 100:+.1f} percentage points"
     why = (
         f"Going from {gain['from']:,} to {gain['to']:,} training photos changed the accuracy by "
         f"{change} (95% interval {low * 100:+.1f} to {high * 100:+.1f})."
@@ -66,46 +74,50 @@ def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
         return "Yes, probably", why + " Another doubling usually brings less than the last one."
     if high < LITTLE:
         return "Hardly", why + " Better photos of what is confused help more than more of the same."
-    return "It cannot be said", why + " More held-out photos would make this surer."
+    return "It is not clear", why + " More held-out photos would give a clearer answer."
 
 
-def doubts(test: Mapping[str, Any], classes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Returns lines on what an accuracy hides, from a record's `test` and `classes`.
+def doubts(evaluation: Mapping[str, Any], of: str = "test photos") -> list[str]:
+    """Returns lines on what an accuracy hides, from one of a record's `evaluations`.
 
-    They tell that guessing does as well, and which classes are never answered right.
+    They tell that guessing does as well, and which classes are never answered right. `of` names
+    the photos.
     """
     lines = []
-    if test["photos"] and (guessed := _guessing(test)):
+    if evaluation["photos"] and (guessed := _guessing(evaluation)):
         lines.append(guessed)
-    never = [row for row in classes if row["photos"] and not row["correct"]]
+    never = [row for row in evaluation["classes"] if row["photos"] and not row["correct"]]
     if never:
         named = some([f"{row['label']} (0 of {row['photos']})" for row in never])
-        lines.append(f"the test photos of {named} got no right answer")
+        lines.append(f"the {of} of {named} got no right answer")
     return lines
 
 
-def _guessing(test: Mapping[str, Any]) -> str | None:
+def _guessing(evaluation: Mapping[str, Any]) -> str | None:
     """Returns a line that compares with guessing, if the model is not clearly better."""
-    guess, total = test["guessing"], test["photos"]
-    if test["interval"][0] > guess["accuracy"]:
+    guess, total = evaluation["guessing"], evaluation["photos"]
+    if evaluation["interval"][0] > guess["accuracy"]:
         return None
     right = round(guess["accuracy"] * total)
-    if right == test["correct"]:
+    if right == evaluation["correct"]:
         compared = "would be right as often"
-    elif right > test["correct"]:
+    elif right > evaluation["correct"]:
         compared = "would be right more often"
     else:
         compared = "would be right less often, but the difference may be chance"
     return (
         f"the model is not clearly better than guessing: always answering {guess['label']} "
-        f"{compared} ({right} of {photos(total)}, the model {test['correct']})"
+        f"{compared} ({right} of {photos(total)}, the model {evaluation['correct']})"
     )
 
 
-def hardest(record: Record) -> str:
-    """Returns one sentence on the classes that have fewer right answers than chance explains."""
-    tested = [row for row in record["classes"] if row["photos"]]
-    correct, total = record["test"]["correct"], record["test"]["photos"]
+def hardest(evaluation: Mapping[str, Any]) -> str:
+    """Returns one sentence on the classes that have fewer right answers than chance explains.
+
+    Takes one of a record's `evaluations`.
+    """
+    tested = [row for row in evaluation["classes"] if row["photos"]]
+    correct, total = evaluation["correct"], evaluation["photos"]
     harder = [
         row["label"]
         for row in tested
@@ -113,7 +125,8 @@ def hardest(record: Record) -> str:
     ]
     if not harder:
         return "The differences between the classes are no larger than chance explains."
-    return f"Harder than the rest, beyond chance: {some([isolated(name) for name in harder])}."
+    named = some([isolated(name) for name in harder])
+    return f"Harder than the other classes, by more than chance explains: {named}."
 
 
 def next_steps(record: Record) -> list[Advice]:
@@ -133,15 +146,17 @@ def next_steps(record: Record) -> list[Advice]:
 
 
 def _on_test(record: Record) -> Advice | None:
-    if record["test"]["photos"]:
+    if record["test"]["photos"] or leading(record) != "test":
         return None
     if not option(record, "testing_percentage", "SplitOptions.testing"):
         return "Hold out some photos", "Run again with a percentage of photos for testing."
-    return "Add photos", "There were too few to hold any out for the test."
+    return "Add photos", "There were too few to hold any out for a test."
 
 
 def _on_guessing(record: Record) -> Advice | None:
-    lines = doubts(record["test"], record["classes"])
+    lead = leading(record)
+    evaluation = evaluations(record).get(lead)
+    lines = doubts(evaluation, "test photos" if lead == "test" else "photos") if evaluation else []
     if not lines:
         return None
     why = "; ".join(lines)
@@ -151,12 +166,13 @@ def _on_guessing(record: Record) -> Advice | None:
 def _on_audit(record: Record) -> Advice | None:
     suspicious = [f for f in record["audit"] or [] if f["reason"] in (LABEL, ELSEWHERE)]
     if suspicious:
-        return f"Look at {photos(len(suspicious))} whose label may be wrong", "See below."
+        return f"Look at {photos(len(suspicious))} whose label may be wrong", "They are below."
     return None
 
 
 def _on_confusion(record: Record) -> Advice | None:
-    wrong = [cell for cell in record["confusion"] if cell["truth"] != cell["answer"]]
+    lead = evaluations(record).get(leading(record), {"confusion": []})
+    wrong = [cell for cell in lead["confusion"] if cell["truth"] != cell["answer"]]
     worst = max(wrong, key=lambda cell: cell["photos"], default=None)
     if not worst or worst["photos"] < 2:
         return None
@@ -181,10 +197,10 @@ def _on_few(record: Record) -> Advice | None:
         return None
     least = min(few, key=lambda row: row["training"])
     label = isolated(least["label"])
-    others = f" and of {len(few) - 1} more" if len(few) > 1 else ""
+    others = f" and {counted(len(few) - 1, 'other class', 'other classes')}" if few[1:] else ""
     return (
         f"Add photos of {label}{others}",
-        f"It learnt {label} from {photos(least['training'])} only.",
+        f"The model learnt {label} from only {photos(least['training'])}.",
     )
 
 
@@ -196,7 +212,7 @@ def _on_sizes(record: Record) -> Advice | None:
 
 
 def _on_interval(record: Record) -> Advice | None:
-    if (record["cross_validation"] or {}).get("leads"):
+    if leading(record) != "test":
         return None  # all photos count already
     interval = record["test"]["interval"]
     if interval and interval[1] - interval[0] > WIDE:
@@ -234,7 +250,7 @@ def _misjudged(record: Record) -> tuple[bool, bool]:
 
 
 def trust(record: Record) -> str:
-    """Returns one or two sentences on a record's calibration."""
+    """Returns two sentences on a record's calibration."""
     error = record["calibration"]["expected_calibration_error"]
     if error is None:
         return "Unknown: no photos were tested."
@@ -242,12 +258,13 @@ def trust(record: Record) -> str:
     on_the_whole, by_group = _misjudged(record)
     manner = "it is too sure of itself" if confidence > accuracy else "it is too modest"
     if not on_the_whole or abs(confidence - accuracy) < BALANCED:
-        manner = "it is neither too sure of itself nor too modest beyond chance"
+        manner = "it is neither too sure of itself nor too modest, beyond chance"
     certain = "more" if by_group else "no more"
     return (
-        f"On average the model gave its answers {confidence:.0%} and was right in {accuracy:.0%} "
-        f"of the cases: {manner}. Group by group, the two are {error * 100:.0f} points apart "
-        f"(expected calibration error {error:.3f}), {certain} than chance explains."
+        f"For the {photos(record['test']['photos'], 'test photo')}, the model gave its answers a "
+        f"probability of {confidence:.0%} on average, and {accuracy:.0%} of them were right: "
+        f"{manner}. Among answers of like probability, the two differ by {error * 100:.0f} points "
+        f"on average (expected calibration error {error:.3f}), {certain} than chance explains."
     )
 
 
@@ -259,15 +276,18 @@ def option(record: Record, flag: str, setting: str) -> Any:
 
 def title(record: Record) -> str:
     """Returns what was trained: the folder's name, classes, photos and network."""
-    parts = ("training", "validation", "testing")
-    count = sum(row[part] for row in record["photos"] for part in parts)
     network = record["network"]
     networks = " + ".join(
         network_title(network[key]) for key in ("name", "second_name") if key in network
     )
     data = dataset_name(str(option(record, "image_dir", "PhotoSettings.image_dir") or ""))
-    counts = f"{len(record['labels'])} classes, {photos(count)}, {networks}"
+    counts = f"{len(record['labels'])} classes, {photos(photo_count(record))}, {networks}"
     return f"{isolated(data)}: {counts}" if data else counts
+
+
+def photo_count(record: Record) -> int:
+    """Returns the number of photos in all splits."""
+    return sum(row[part] for row in record["photos"] for part in SPLITS)
 
 
 def network_title(name: str) -> str:
@@ -284,9 +304,9 @@ def network_title(name: str) -> str:
     return name
 
 
-def photos(count: int) -> str:
+def photos(count: int, noun: str = "photo") -> str:
     """Returns '1 photo', '2 photos' and so on."""
-    return f"{count:,} photo" + "s" * (count != 1)
+    return f"{count:,} {noun}" + "s" * (count != 1)
 
 
 def isolated(label: str) -> str:

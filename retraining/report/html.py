@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retraining.evaluation.label_audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import advice, figures
-from retraining.report.record import Record, confusion_of
+from retraining.report.record import Part, Record, confusion_of, evaluations, leading
 from retraining.system.text import counted
 
 if TYPE_CHECKING:
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_CLASSES = 20  # rows of the confusion matrix; of more, the classes with the most mistakes
 MOST_ROWS = 60  # rows of the other tables
-MOST_WRONG = 200  # thumbnails of mistakes
-MOST_RIGHT = 12  # thumbnails of correct answers, per class
+# Thumbnails, of the test photos and again of the cross-validated ones:
+MOST_WRONG = 200  # of mistakes
+MOST_RIGHT = 12  # of correct answers, per class
 MOST_RIGHT_IN_ALL = 240
 MOST_AUDITED = 24  # photos whose label looks wrong
 MOST_DOUBLES = 12  # pairs of near-duplicates
-MOST_CONFIDENT = 12  # of the most confident mistakes
+MOST_CONFIDENT = 12  # of the mistakes with the highest probability
 SHADES = 8  # of the matrix's cells
 
-Prediction: TypeAlias = dict[str, Any]  # a photo in a record's `predictions`
+Prediction: TypeAlias = Part  # a photo in a record's `predictions`
 
 
 def render(record: Record, thumbnails: Thumbnails) -> bytes:
@@ -68,26 +69,22 @@ def content_policy(style: str, script: str) -> str:
 
 def make_view(record: Record, thumbnails: Thumbnails) -> dict[str, Any]:
     """Returns what the template shows in addition to the record."""
-    shown = shown_classes(confusion_of(record))
-    wrong = sorted(filter(is_wrong, record["predictions"]), key=confidence, reverse=True)
-    cells = photos_by_cell(record["predictions"], wrong, shown)
+    lead = leading(record)
+    shown = {key: view_of(part, title_of(record, key)) for key, part in evaluations(record).items()}
     findings = record["audit"] or []
     audited = [f for f in findings if f["reason"] in (LABEL, DOUBT)][:MOST_AUDITED]
     doubles = [f for f in findings if f["reason"] in (DUPLICATE, ELSEWHERE)][:MOST_DOUBLES]
     audit = audited + doubles + [{"path": found["other"]} for found in doubles]
-    photos = [photo for chosen in cells.values() for photo in chosen] + wrong[:MOST_CONFIDENT]
+    photos = [photo for one in shown.values() for photo in one["pictured"]]
     pictures = thumbnails.of([photo["path"] for photo in photos + audit])
+    made = [(path, jpeg) for path, jpeg in pictures.items() if jpeg]
     return {
-        "matrix": matrix_rows(record, shown),
-        "shown": [record["labels"][index] for index in shown],
-        "cells": {cell: cells[cell] for cell in sorted(cells)},
-        "confident": wrong[:MOST_CONFIDENT],
-        "wrong": len(wrong),
+        "shown": shown,
+        "lead": lead,
         "audited": audited,
         "doubles": doubles,
-        "pictures": {path: data_uri(jpeg) for path, jpeg in pictures.items()},
-        "classes": hardest_first(record["classes"]),
-        "all_photos": view_of_all(record),
+        "pictures": [data_uri(jpeg) for _, jpeg in made],
+        "numbers": {path: number for number, (path, _) in enumerate(made)},
         "course": figures.course_figures(record["course"]),
         "sizes": figures.sizes_figure(record["sizes"]),
         "reliability": figures.reliability_figure(record["calibration"]["bins"]),
@@ -95,17 +92,35 @@ def make_view(record: Record, thumbnails: Thumbnails) -> dict[str, Any]:
     }
 
 
-def view_of_all(record: Record) -> dict[str, Any] | None:
-    """Returns the matrix and the classes of the cross-validated photos; None without them."""
-    validated = record["cross_validation"]
-    if not validated or not validated["photos"]:
-        return None
-    of_all = {"labels": record["labels"], "confusion": validated["confusion"]}
-    shown = shown_classes(confusion_of(of_all))
+def title_of(record: Record, key: str) -> str:
+    """Names the photos of one of the record's `evaluations`, as in '9 test photos'."""
+    count = record[key]["photos"]
+    if key == "test":
+        return advice.photos(count, "test photo")
+    every = "all " if count == advice.photo_count(record) else ""
+    before = " before fine-tuning" if record[key]["untuned"] else ""
+    return f"{every}{advice.photos(count)}, cross-validated{before}"
+
+
+def view_of(evaluation: Part, title: str) -> dict[str, Any]:
+    """Returns the matrix, the classes and the mistakes of one of the record's `evaluations`.
+
+    `pictured` are the photos of which the page shows pictures.
+    """
+    shown = shown_classes(confusion_of(evaluation))
+    wrong = sorted(filter(is_wrong, evaluation["predictions"]), key=confidence, reverse=True)
+    cells = photos_by_cell(evaluation["predictions"], wrong, shown)
     return {
-        "matrix": matrix_rows(of_all, shown),
-        "shown": [record["labels"][index] for index in shown],
-        "classes": hardest_first(validated["classes"]),
+        "title": title,
+        "matrix": matrix_rows(evaluation, shown),
+        "labels": [evaluation["labels"][index] for index in shown],
+        "cells": {cell: cells[cell] for cell in sorted(cells)},
+        "counts": {(c["truth"], c["answer"]): c["photos"] for c in evaluation["confusion"]},
+        "confident": wrong[:MOST_CONFIDENT],
+        "wrong": len(wrong),
+        "pictured": [p for chosen in cells.values() for p in chosen] + wrong[:MOST_CONFIDENT],
+        "classes": hardest_first(evaluation["classes"]),
+        "hardest": advice.hardest(evaluation),
     }
 
 
@@ -162,12 +177,12 @@ def photos_by_cell(
     return {cell: photos for cell, photos in cells.items() if photos}
 
 
-def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
-    """Returns the label and the cells of each shown class.
+def matrix_rows(evaluation: Part, shown: Collection[int]) -> list[dict[str, Any]]:
+    """Returns the label and the cells of each shown class of one of the record's `evaluations`.
 
     A cell has `truth`, `answer`, `photos`, its `share` of the row, and its `shade` (0..SHADES).
     """
-    confusion = confusion_of(record)
+    confusion = confusion_of(evaluation)
     rows = []
     for target in shown:
         total = max(1, confusion[target].sum())
@@ -177,7 +192,7 @@ def matrix_rows(record: Record, shown: Collection[int]) -> list[dict[str, Any]]:
             shade = -int(-photos * SHADES // total)  # rounded up: one photo is never shade 0
             cell = {"truth": target, "answer": answer, "photos": photos, "share": photos / total}
             cells.append({**cell, "shade": shade})
-        rows.append({"label": record["labels"][target], "cells": cells})
+        rows.append({"label": evaluation["labels"][target], "cells": cells})
     return rows
 
 
@@ -186,9 +201,9 @@ def hardest_first(classes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(classes, key=lambda row: (row["f1"] is None, row["f1"]))
 
 
-def data_uri(jpeg: bytes | None) -> str | None:
-    """Returns the picture as a data URI, or None without one."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else None
+def data_uri(jpeg: bytes) -> str:
+    """Returns the picture as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def short_name(path: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.evaluation.cross_validation import CrossValidation
+from retraining.evaluation.cross_validation import CrossValidation, Predicted
 from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.export.verify import HeldOutResult
@@ -126,9 +126,8 @@ def describe_validated(validated: CrossValidation | None, labels: Sequence[str])
     """Describes a cross-validation as the test is described; None without one."""
     if validated is None:
         return None
-    result = validated.result
-    known = np.isfinite(validated.logits).all(axis=1)
-    answers, targets = validated.logits[known].argmax(axis=1), validated.targets[known]
+    result, predicted = validated.result, validated.predicted
+    answers, targets = predicted.probabilities.argmax(axis=1), predicted.targets
     confusion = classification.confusion_matrix(targets, answers, len(labels))
     return {
         "accuracy": result.accuracy,
@@ -140,8 +139,10 @@ def describe_validated(validated: CrossValidation | None, labels: Sequence[str])
         "groups": validated.groups,
         "leads": validated.leads,
         "untuned": validated.untuned,
+        "guessing": describe_guessing(targets, labels),
         "classes": describe_classes(confusion, labels),
         "confusion": describe_confusion(confusion),
+        "predictions": describe_predictions(predicted, labels),
     }
 
 
@@ -164,17 +165,23 @@ def describe_without_twins(result: HeldOutResult, validated: CrossValidation | N
 def describe_test(result: HeldOutResult, labels: Sequence[str]) -> Part:
     """Describes the accuracy on the test photos, and that of guessing their most frequent class."""
     low, high = classification.wilson_interval(result.correct, result.total)
-    counts = np.bincount(result.targets, minlength=len(labels))
-    largest = int(counts.argmax())
-    share = counts[largest] / result.total if result.total else math.nan
     return {
         "photos": result.total,
         "correct": result.correct,
         "accuracy": result.accuracy,
         "interval": [low, high] if result.total else None,
         "cross_entropy": classification.cross_entropy_of_logits(result.logits, result.targets),
-        "guessing": {"label": labels[largest], "accuracy": float(share)} if result.total else None,
+        "guessing": describe_guessing(result.targets, labels),
     }
+
+
+def describe_guessing(targets: NDArray[np.integer], labels: Sequence[str]) -> Part | None:
+    """Describes always guessing the most frequent of `targets`, int [n]; None without any."""
+    if not len(targets):
+        return None
+    counts = np.bincount(targets)
+    largest = int(counts.argmax())
+    return {"label": labels[largest], "accuracy": float(counts[largest] / len(targets))}
 
 
 def describe_classes(confusion: NDArray[np.int_], labels: Sequence[str]) -> list[Part]:
@@ -197,8 +204,30 @@ def describe_confusion(confusion: NDArray[np.int_]) -> list[Part]:
     return [{"truth": int(i), "answer": int(j), "photos": int(confusion[i, j])} for i, j in cells]
 
 
+def evaluations(record: Record) -> dict[str, Part]:
+    """Returns what a record says of the test photos and of those cross-validated, where it has any.
+
+    The keys are `test` and `cross_validation`. Both values have `labels`, `photos`, `correct`,
+    `accuracy`, `interval`, `guessing`, `classes`, `confusion` and `predictions`.
+    """
+    of_test = {name: record[name] for name in ("classes", "confusion", "predictions")}
+    found = {
+        "test": record["test"] | of_test,
+        "cross_validation": record["cross_validation"] or {"photos": 0},
+    }
+    return {
+        name: {"labels": record["labels"]} | part for name, part in found.items() if part["photos"]
+    }
+
+
+def leading(record: Record) -> str:
+    """Returns the key of `evaluations` that says how good the model is."""
+    validated = record["cross_validation"]
+    return "cross_validation" if validated and validated["leads"] else "test"
+
+
 def confusion_of(record: Record) -> NDArray[np.int_]:
-    """Returns the confusion matrix of a record, int [k, k]."""
+    """Returns the confusion matrix of a record, or of one of its `evaluations`, int [k, k]."""
     matrix = np.zeros((len(record["labels"]),) * 2, int)
     for cell in record["confusion"]:
         matrix[cell["truth"], cell["answer"]] = cell["photos"]
@@ -230,14 +259,14 @@ def _bin(number: int, count: int, confidence: float, accuracy: float) -> Part:
     }
 
 
-def describe_predictions(result: HeldOutResult, labels: Sequence[str]) -> list[Part]:
-    """Describes each test photo: path, truth, answer, and the most probable labels."""
+def describe_predictions(result: HeldOutResult | Predicted, labels: Sequence[str]) -> list[Part]:
+    """Describes each photo: path, truth, answer, and the most probable labels."""
     rows = zip(result.paths, result.targets, result.probabilities, strict=True)
     return [_prediction(path, int(target), answer, labels) for path, target, answer in rows]
 
 
 def _prediction(
-    path: str, target: int, probabilities: NDArray[np.float32], labels: Sequence[str]
+    path: str, target: int, probabilities: NDArray[np.floating], labels: Sequence[str]
 ) -> Part:
     order = np.argsort(-probabilities, kind="stable")[:LIKELIEST]
     return {

@@ -18,6 +18,7 @@ from retraining.evaluation.cross_validation import (
     assign_folds,
     cross_validate,
     estimate,
+    of_a_hundred,
 )
 from retraining.evaluation.groups import group_photos
 from retraining.photos.exif_time import taken_at
@@ -158,8 +159,8 @@ def describe(found: CrossValidation, tuned: bool) -> str:
 
 def expectation(result: CrossValidated) -> str:
     """Says in whole photos what the interval means."""
-    low, high = np.floor(result.low * 100), np.ceil(result.high * 100)
-    return f"of 100 new photos like these, expect {low:.0f} to {high:.0f} to be right"
+    low, high = of_a_hundred(result.low, result.high)
+    return f"of 100 new photos like these, expect {low} to {high} to be right"
 
 
 def check_accuracy(result: CrossValidated, least: float | None) -> None:

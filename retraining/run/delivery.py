@@ -129,17 +129,17 @@ def describe_twins(test: dict[str, Any]) -> str:
 
 def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> Outcome:
     """Returns what came of the run, as an Outcome."""
-    bottlenecks = tuned.bottlenecks
+    bottlenecks, temperature = tuned.bottlenecks, exported.model.trusted.temperature
     return Outcome(
         labels=bottlenecks.labels,
         examples=bottlenecks.examples,
-        result=calibrated(exported.result, exported.model.trusted.temperature),
+        result=calibrated(exported.result, temperature),
         course=tuned.trained.course,
         sizes=diagnostics.sizes,
         bad_images=bottlenecks.bad,
         audit=diagnostics.audit,
         comparison=tuned.comparison,
-        validated=diagnostics.validated,
+        validated=calibrated_validation(diagnostics.validated, temperature),
     )
 
 
@@ -170,6 +170,19 @@ def calibrated(result: HeldOutResult, temperature: float) -> HeldOutResult:
     """Returns the HeldOutResult with calibrated probabilities, as labelling gives them."""
     scores = apply_temperature(result.probabilities, temperature)
     return replace(result, probabilities=scores, logits=result.logits / temperature)
+
+
+def calibrated_validation(
+    validated: CrossValidation | None, temperature: float
+) -> CrossValidation | None:
+    """Returns the cross-validation with the exported model's temperature.
+
+    A cross-validation of the network before fine-tuning keeps its temperature of 1: the exported
+    model is the fine-tuned one.
+    """
+    if validated is None or validated.untuned:
+        return validated
+    return replace(validated, temperature=temperature)
 
 
 def make_outputs(

@@ -180,9 +180,8 @@ def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list
     """Returns lines on what the accuracy hides: guessing does as well, a class is never right."""
     answers = result.probabilities.argmax(axis=1)
     confusion = confusion_matrix(result.targets, answers, len(labels))
-    return advice.doubts(
-        record.describe_test(result, labels), record.describe_classes(confusion, labels)
-    )
+    test = record.describe_test(result, labels)
+    return advice.doubts(test | {"classes": record.describe_classes(confusion, labels)})
 
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:

@@ -193,6 +193,9 @@ def test_the_metrics_tell_of_the_run(odd):
     assert record["labels"] == ["blue", "green", "red"]
     assert record["test"]["photos"] == int(odd.results["test_photos"]) == len(record["predictions"])
     assert sum(sum(row[part] for part in SPLITS) for row in record["photos"]) == 90
+    validated = record["cross_validation"]
+    answers = [photo["truth"] == photo["answer"] for photo in validated["predictions"]]
+    assert (len(answers), sum(answers)) == (validated["photos"], validated["correct"])
     assert record["network"]["name"] == "inception_v3"
     assert (record["network"]["vector_width"], record["options"]["seed"]) == (tiny.WIDTH, 4)
     assert "caveats" not in record["options"]

@@ -13,6 +13,7 @@ from retraining.evaluation.cross_validation import (
     cross_validate,
     effective_count,
     estimate,
+    of_a_hundred,
     validation_rows,
 )
 from retraining.metrics.classification import wilson_interval
@@ -178,3 +179,10 @@ def test_the_interval_covers_on_made_data():
         found = estimate(logits, targets, groups, folds)
         covered += found.low <= 0.8 <= found.high
     assert 0.95 <= covered / 400 < 1
+
+
+def test_an_interval_in_whole_photos_is_rounded_outward_from_what_is_printed():
+    assert of_a_hundred(0.8733, 0.9116) == (87, 92)
+    assert of_a_hundred(0.47, 0.70003) == (47, 70)  # printed as 47.0% to 70.0%
+    assert of_a_hundred(0.28999, 0.701) == (29, 71)
+    assert of_a_hundred(0.0, 1.0) == (0, 100)

@@ -4,7 +4,8 @@ import pytest
 
 from retraining.evaluation.label_audit import DOUBT, DUPLICATE, ELSEWHERE, LABEL, Finding
 from retraining.report import advice
-from tests.records import made_up
+from retraining.report.record import evaluations
+from tests.records import cross_validated, made_up
 
 LABELS = ["cat", "dog", "owl"]
 PATHS = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
@@ -39,21 +40,24 @@ def steps(record):
 @pytest.mark.parametrize(
     ("interval", "compared"),
     [
-        ([0.6, 0.9], "in 60 to 90 of a hundred: better than always guessing cat"),
-        ([0.3, 0.9], "in 30 to 90 of a hundred: not certainly better than always"),
-        ([0.1, 0.4], "in 10 to 40 of a hundred: worse than always guessing cat"),
+        (
+            [0.6, 0.9],
+            "60 to 90 correctly (with 95% certainty). That is better than always guessing",
+        ),
+        ([0.3, 0.9], "30 to 90 correctly (with 95% certainty). That is not certainly better than"),
+        ([0.1, 0.4], "10 to 40 correctly (with 95% certainty). That is worse than always guessing"),
     ],
 )
 def test_the_accuracy_is_set_beside_guessing(record, interval, compared):
     said = plain(advice.verdict(record["test"] | {"interval": interval}))
-    assert said.startswith("Of 4 photos it had never seen, the model named 3 rightly.")
+    assert said.startswith("Of 4 photos that it had never seen, the model named 3 correctly.")
     assert compared in said
-    assert said.endswith("which would be right in 50.")
+    assert said.endswith("always guessing cat, which would be right for 50.")
 
 
 def test_without_test_photos_the_accuracy_is_unknown():
     record = made_up(LABELS, [], [], [])
-    assert "is unknown: no photos were held out" in advice.verdict(record["test"])
+    assert advice.verdict(record["test"]).startswith("It is unknown how good this model is")
     assert steps(record)[0] == "Hold out some photos"
     assert advice.trust(record) == "Unknown: no photos were tested."
 
@@ -76,8 +80,8 @@ def test_the_smallest_class_is_named(good):
     assert steps(good) == ["Add photos of dog"]
     good["photos"][2]["training"] = 1
     ((what, why),) = advice.next_steps(good)
-    assert plain(what) == "Add photos of owl and of 1 more"
-    assert plain(why) == "It learnt owl from 1 photo only."
+    assert plain(what) == "Add photos of owl and 1 other class"
+    assert plain(why) == "The model learnt owl from only 1 photo."
 
 
 def test_more_photos_are_advised_where_they_have_helped(good):
@@ -116,13 +120,17 @@ def test_five_pieces_of_advice_are_enough(good):
 
 @pytest.mark.parametrize(
     ("interval", "answer"),
-    [([0.01, 0.05], "Yes, probably"), ([-0.02, 0.005], "Hardly"), ([-0.01, 0.03], "It cannot be")],
+    [
+        ([0.01, 0.05], "Yes, probably"),
+        ([-0.02, 0.005], "Hardly"),
+        ([-0.01, 0.03], "It is not clear"),
+    ],
 )
 def test_would_more_photos_help(interval, answer):
     gain = {"from": 500, "to": 1000, "accuracy": 0.01, "interval": interval}
     short, why = advice.more_photos(gain)
     assert short.startswith(answer)
-    assert "from 500 to 1,000 training photos changed the accuracy by +1.0 points" in why
+    assert "from 500 to 1,000 training photos changed the accuracy by +1.0 percentage points" in why
 
 
 @pytest.mark.parametrize(
@@ -137,15 +145,16 @@ def test_trust_in_its_probabilities(confidence, said):
 
 def test_what_four_photos_cannot_tell_is_not_told(record):
     record["calibration"]["mean_confidence"] = 0.95
-    assert "neither too sure of itself nor too modest beyond chance" in advice.trust(record)
+    assert "neither too sure of itself nor too modest, beyond chance" in advice.trust(record)
     assert "no more than chance explains" in advice.trust(record)
-    assert "no larger than chance explains" in advice.hardest(record)
+    assert "no larger than chance explains" in advice.hardest(evaluations(record)["test"])
     assert not any("probabilities" in what for what, _ in advice.next_steps(record))
 
 
 def test_a_class_that_is_harder_than_the_rest_is_named():
     record = made_up(LABELS, ["p.jpg"] * 90, [0] * 40 + [1] * 50, [0] * 40 + [1] * 20 + [2] * 30)
-    assert "Harder than the rest, beyond chance: \u2068dog\u2069." in advice.hardest(record)
+    said = plain(advice.hardest(evaluations(record)["test"]))
+    assert said == "Harder than the other classes, by more than chance explains: dog."
     assert any(what.startswith("Compare") for what, _ in advice.next_steps(record))
 
 
@@ -161,7 +170,7 @@ def test_an_accuracy_that_guessing_reaches_is_told(answered, said):
     targets = [0] * 18 + [1] * 2
     record = made_up(["cat", "dog"], ["p.jpg"] * 20, targets, answered)
     record["test"]["guessing"] = {"label": "cat", "accuracy": 0.8 if "less" in said else 0.9}
-    lines = advice.doubts(record["test"], record["classes"])
+    lines = advice.doubts(evaluations(record)["test"])
     assert said in lines[0]
     if answered == [0] * 20:
         assert lines[1:] == ["the test photos of dog (0 of 2) got no right answer"]
@@ -171,4 +180,44 @@ def test_an_accuracy_that_guessing_reaches_is_told(answered, said):
 def test_of_a_clear_result_no_doubt_is_told():
     targets = [0, 1] * 50
     record = made_up(["cat", "dog"], ["p.jpg"] * 100, targets, targets)
-    assert advice.doubts(record["test"], record["classes"]) == []
+    assert advice.doubts(evaluations(record)["test"]) == []
+
+
+# -- a cross-validation that leads -----------------------------------------------------------
+
+
+def led(answered):
+    """A record of 5 test photos, all answered dog, led by 100 cross-validated ones."""
+    paths, targets = [f"{n}.jpg" for n in range(100)], [0, 1] * 50
+    validated = cross_validated(paths, targets, answered, 2)
+    return made_up(["cat", "dog"], paths[:5], targets[:5], [1] * 5, validated=validated)
+
+
+def test_the_advice_rests_on_the_cross_validation_that_leads():
+    record = led([1 if n < 40 else n % 2 for n in range(100)])  # 20 cats are taken for dogs
+    said = {plain(what): plain(why) for what, why in advice.next_steps(record)}
+    assert "Do not rely on this model yet" not in said  # as the five test photos alone would say
+    assert said["Compare cat with dog"].startswith("20 of the tested photos of cat were taken")
+
+
+def test_a_cross_validation_that_guessing_reaches_is_told():
+    (what, why), *_ = advice.next_steps(led([1] * 100))
+    assert what == "Do not rely on this model yet"
+    assert "always answering cat would be right as often (50 of 100 photos, the model 50)" in why
+    assert why.endswith("the photos of cat (0 of 50) got no right answer.")
+
+
+def test_what_to_expect_agrees_with_the_interval_as_printed():
+    guessing = {"label": "cat", "accuracy": 0.2}
+    validated = {"interval": [0.4702, 0.70003], "guessing": guessing}
+    assert plain(advice.expectation(validated)) == (
+        "Of 100 new photos like these, expect 47 to 70 to be right. That is better than always "
+        "guessing cat, which would be right for 20."
+    )
+
+
+def test_with_a_cross_validation_no_test_photos_are_asked_for():
+    record = led([n % 2 for n in range(100)])
+    empty = made_up(["cat", "dog"], [], [], [])
+    record |= {name: empty[name] for name in ("test", "predictions", "calibration")}
+    assert not any("Hold out" in what for what in steps(record))

@@ -1,5 +1,6 @@
 """The report in a real browser, as a person uses it. Skipped where no Chromium is installed."""
 
+import io
 import os
 import shutil
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from PIL import Image
 
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report import html
-from tests.records import COMPARISON, made_up
+from tests.records import COMPARISON, cross_validated, made_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge")
 LABELS = ["cat", "<img src=http://127.0.0.1:9/x onerror=alert(1)>", "owl"]
@@ -44,6 +45,20 @@ def report(tmp_path_factory):
     return page
 
 
+@pytest.fixture(scope="module")
+def led(tmp_path_factory):
+    """The page of three test photos, one wrong, led by six cross-validated photos, two wrong."""
+    folder = tmp_path_factory.mktemp("led")
+    paths = [str(folder / f"{n}.jpg") for n in range(6)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (300, 300), (250 * (number == 5), 90, 0)).save(path)
+    validated = cross_validated(paths, [0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 0, 0], 3)
+    record = made_up(["cat", "dog", "owl"], paths[:3], [0, 1, 2], [0, 1, 1], validated=validated)
+    page = folder / "retrained_report.html"
+    page.write_bytes(html.render(record, Thumbnails()))
+    return page
+
+
 @contextmanager
 def opened(browser, path, viewport=DESK, scheme="light"):
     """The page opened from disk; afterwards, that it had no error and asked for nothing."""
@@ -71,8 +86,8 @@ def test_a_click_opens_the_photos_with_their_probabilities(browser, report):
         button = page.get_by_role("button", name="3 of cat answered")
         button.click()
         assert len(open_photos(page)) == 3
-        cell = page.locator("#cell-0-1")
-        assert cell.locator("img").evaluate_all("all => all.every(i => i.naturalWidth === 112)")
+        cell = page.locator("#test-0-1")
+        assert cell.locator("svg.picture").count() == 3
         assert "80.0%" in cell.inner_text()
         assert button.get_attribute("aria-expanded") == "true"
         page.get_by_role("button", name="2 of cat answered cat").click()
@@ -104,7 +119,7 @@ def test_every_cell_with_photos_is_reached_by_tab(browser, report):
         for _ in range(30):
             page.keyboard.press("Tab")
             names.add(page.evaluate("document.activeElement.getAttribute('aria-controls')"))
-        assert {"cell-0-0", "cell-0-1", "cell-1-1", "cell-2-2"} <= names
+        assert {"test-0-0", "test-0-1", "test-1-1", "test-2-2"} <= names
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
@@ -145,11 +160,96 @@ CONTRASTS = """() => {
 }"""
 
 
+def colour(locator):
+    """The colour in the middle of what is painted for an element."""
+    with Image.open(io.BytesIO(locator.screenshot())) as image:
+        return image.convert("RGB").getpixel((image.width // 2, image.height // 2))
+
+
+def sections(page):
+    """The titles of the sections that can be seen, with their photos, and the class table."""
+    titles = page.locator("section:is(.of-test, .of-cross_validation) h2:visible")
+    rows = page.locator(".classes:visible").first.locator("tbody tr")
+    return titles.all_inner_texts(), sorted(row.split()[:3] for row in rows.all_inner_texts())
+
+
+THREE = ("What is taken for what", "Class by class", "The most confident mistakes")
+ALL, TESTED = "all 6 photos, cross-validated", "3 test photos"
+
+
+def test_the_switch_changes_matrix_table_and_mistakes_together(browser, led):
+    with opened(browser, led) as page:
+        of_all = [f"{title} {ALL}" for title in THREE]
+        found, rows = sections(page)
+        assert found == of_all
+        assert rows == [["cat", "2", "2"], ["dog", "2", "1"], ["owl", "2", "1"]]
+        assert page.locator(".matrix:visible").count() == 1
+        page.get_by_role("button", name="1 of owl answered cat").click()
+        assert open_photos(page) == ["5.jpg"]
+        page.get_by_role("radio", name=TESTED).check()
+        found, rows = sections(page)
+        assert found == [f"{title} {TESTED}" for title in THREE]
+        assert rows == [["cat", "1", "1"], ["dog", "1", "1"], ["owl", "1", "0"]]
+        assert page.get_by_role("button", name="1 of owl answered cat").count() == 0
+        mistakes = page.locator("section.of-test figure:visible figcaption")
+        assert [text.split() for text in mistakes.all_inner_texts()] == [
+            ["2.jpg", "true:", "owl", "answer:", "dog", "probability:", "80.0%"]
+        ]
+        page.get_by_role("radio", name=ALL).check()
+        assert sections(page)[0] == of_all
+        assert open_photos(page) == []  # what was open before has closed
+
+
+def test_the_switch_is_reached_and_turned_by_keyboard(browser, led):
+    with opened(browser, led) as page:
+        group = page.get_by_role("group", name="The next three sections show")
+        assert group.get_by_role("radio").count() == 2
+        for _ in range(10):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.type") == "radio":
+                break
+        assert page.evaluate("document.activeElement.id") == "show-cross_validation"
+        page.keyboard.press("ArrowUp")
+        assert sections(page)[0][0] == f"{THREE[0]} {TESTED}"
+
+
+def test_the_switch_needs_no_script_and_paper_shows_what_it_shows(browser, led):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(led.as_uri())
+    page.get_by_role("radio", name=TESTED).check()
+    page.emulate_media(media="print")
+    assert sections(page)[0] == [f"{title} {TESTED}" for title in THREE]
+    assert not page.get_by_role("radio", name=TESTED).is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_switch_fits_a_phone_and_can_be_read(browser, led, scheme):
+    with opened(browser, led, PHONE, scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 375
+        assert min(page.evaluate(CONTRASTS)) >= 4.5
+        for label in page.locator(".switch label").all():
+            assert label.bounding_box()["height"] >= 44  # what a finger hits
+
+
+def test_a_picture_that_is_embedded_once_is_painted_wherever_it_is_shown(browser, led):
+    with opened(browser, led) as page:
+        page.get_by_role("button", name="1 of owl answered cat").click()
+        shown = page.get_by_role("img", name="Photo of owl, answered cat")
+        assert shown.count() == 2  # in the matrix's cell and among the mistakes
+        for picture in shown.all():
+            red, green, blue = colour(picture)
+            assert red > 240
+            assert 80 < green < 100
+            assert blue < 15
+
+
 def test_dark_is_dark_and_light_is_light(browser, report):
     for scheme, expected in (("light", True), ("dark", False)):
         with opened(browser, report, scheme=scheme) as page:
-            colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (sum(map(int, colour[4:-1].split(","))) > 384) == expected
+            painted = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, painted[4:-1].split(","))) > 384) == expected
 
 
 def test_a_folder_named_as_markup_is_only_a_name(browser, report):
@@ -170,7 +270,7 @@ def test_the_structure_that_screen_readers_use(browser, report):
     with opened(browser, report) as page:
         tree = page.locator("body").aria_snapshot()
         assert 'heading "How good is the model?" [level=2]' in tree
-        assert 'table "Confusion matrix: number of tested photos' in tree
+        assert 'table "Confusion matrix, 9 test photos: number of photos' in tree
         assert 'img "Accuracy 66.7%, 95% interval' in tree
         assert page.locator("html").get_attribute("lang") == "en"
         assert page.locator("img:not([alt])").count() == 0
@@ -179,6 +279,6 @@ def test_the_structure_that_screen_readers_use(browser, report):
 def test_the_report_of_a_real_run(browser, finished):
     with opened(browser, finished.folder / "models" / "retrained_report.html", PHONE) as page:
         assert "100.0% right" in page.locator(".accuracy").inner_text()
-        page.locator(".matrix button").first.click()
+        page.locator(".matrix button:visible").first.click()
         assert open_photos(page)
         assert page.evaluate("document.documentElement.scrollWidth") == 375

@@ -7,22 +7,21 @@ import math
 import os
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
 from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
 from retraining.report import html
 from retraining.training import methods
 from retraining.training.head import Evaluation
-from tests.records import COMPARISON, made_up
+from tests.records import COMPARISON, cross_validated, made_up
 
 LABELS = ["cat", "dog", "owl"]
-VOID = {"meta", "img", "br", "wbr"}
+VOID = {"meta", "img", "br", "wbr", "input"}
 
 
 class Page(HTMLParser):
@@ -30,14 +29,19 @@ class Page(HTMLParser):
 
     def __init__(self, content):
         super().__init__()
-        self.elements, self.words, self._open = [], [], []
+        self.elements, self.words, self._open = [], [], []  # `words` with the classes around them
         self.feed(content.decode("utf-8"))
         assert self._open == []
 
     @property
     def text(self):
+        return self.within(None)
+
+    def within(self, kind):
+        """The text in elements of this class; of None, all."""
         marks = str.maketrans("", "", "\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}")
-        return " ".join(" ".join(self.words).translate(marks).split())
+        words = (word for word, around in self.words if kind is None or kind in around)
+        return " ".join(" ".join(words).translate(marks).split())
 
     def all(self, tag, **attributes):
         wanted = attributes.items()
@@ -46,17 +50,17 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
-            self._open.append(tag)
+            self._open.append((tag, dict(attrs).get("class")))
 
     def handle_startendtag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        assert self._open.pop() == tag
+        assert self._open.pop()[0] == tag
 
     def handle_data(self, data):
-        if self._open and self._open[-1] not in ("script", "style"):
-            self.words.append(data)
+        if self._open and self._open[-1][0] not in ("script", "style"):
+            self.words.append((data, {kind for _, kind in self._open}))
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def page_of(record):
 def test_the_summary_comes_first_and_is_honest(record):
     text = page_of(record).text
     assert "75.0% right 95% interval 30.1% to 95.4% always guessing cat : 50.0%" in text
-    assert "Of 4 photos it had never seen, the model named 3 rightly." in text
+    assert "Of 4 photos that it had never seen, the model named 3 correctly." in text
     assert "not certainly better than always guessing cat" in text
     assert text.index("75.0% right") < text.index("What to do next") < text.index("Class by class")
 
@@ -92,10 +96,10 @@ def test_cells_open_their_photos_and_show_probabilities(record):
     page = page_of(record)
     buttons = [b for b in page.all("button") if b.get("aria-controls")]
     assert [b["aria-controls"] for b in buttons] == [
-        "cell-0-0",
-        "cell-0-1",
-        "cell-1-1",
-        "cell-2-2",
+        "test-0-0",
+        "test-0-1",
+        "test-1-1",
+        "test-2-2",
     ]
     assert buttons[1]["aria-label"] == "1 of cat answered dog, show photos"
     assert {b["aria-controls"] for b in buttons} <= {s.get("id") for s in page.all("section")}
@@ -104,9 +108,13 @@ def test_cells_open_their_photos_and_show_probabilities(record):
 
 
 def test_thumbnails_are_in_the_page(record):
-    sources = [img["src"] for img in page_of(record).all("img")]
-    assert len(sources) == 5  # four photos, and the mistake among the most confident ones
-    content = base64.b64decode(sources[0].removeprefix("data:image/jpeg;base64,"))
+    page = page_of(record)
+    sources = {f"#{image['id']}": image["href"] for image in page.all("image")}
+    shown = [use["href"] for use in page.all("use")]
+    assert len(shown) == 5  # four photos, and the mistake among the most confident ones
+    assert len(sources) == 4 == len(set(sources.values()))  # each is embedded once
+    assert set(shown) == set(sources)
+    content = base64.b64decode(sources[shown[0]].removeprefix("data:image/jpeg;base64,"))
     assert max(Image.open(io.BytesIO(content)).size) == 112
 
 
@@ -127,8 +135,10 @@ def test_precision_and_recall_have_their_counts(record):
 def test_figures_are_named_for_screen_readers(record):
     page = page_of(record)
     ids = {found.get("id") for _, found in page.elements}
-    figures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    images = page.all("svg", role="img")
+    figures = [svg for svg in images if svg.get("class") != "picture"]
     assert len(figures) == 5
+    assert all(svg["aria-label"] for svg in images if svg not in figures)
     for svg in figures:
         assert set(svg["aria-labelledby"].split()) <= ids
     named = [found["id"] for _, found in page.elements if "id" in found]
@@ -162,7 +172,7 @@ def test_audit_findings_bad_images_and_caveats(pictures):
     assert "labelled dog , looks like owl probably wrong" in page.text
     assert "1 photo is nearly the same as another of the same class" in page.text
     assert "cat/broken.jpg is a broken image" in page.text
-    assert "Mind: the photos are drawings" in page.text
+    assert "Note: the photos are drawings" in page.text
     assert "Look at 1 photo whose label may be wrong" in page.text
 
 
@@ -194,7 +204,7 @@ def test_a_comparison_without_test_photos_has_no_test_figures():
 def test_without_test_photos_it_says_that_nothing_is_known():
     record = made_up(LABELS, [], [], [], sizes=[], course=[])
     text = page_of(record).text
-    assert "How good this model is, is unknown" in text
+    assert "It is unknown how good this model is" in text
     assert "Hold out some photos" in text
     assert "Would more photos help? Unknown." in text
     assert "Class by class" not in text
@@ -226,7 +236,7 @@ def test_a_remark_is_a_plain_line(pictures):
     facts = {"caveats": caveats, "remarks": caveats[:1]}
     page = page_of(made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], **facts))
     assert len(page.all("p", **{"class": "notice"})) == 1
-    assert "What was trained on what lite0 is used" in page.text
+    assert "How this model was made lite0 is used" in page.text
 
 
 def test_names_break_after_dots_and_dashes():
@@ -268,7 +278,7 @@ def test_undecodable_and_right_to_left_names():
     paths = ["photos/\udcff/\udcfe.jpg", "photos/קוף/\u202egpj.exe", "photos/x/ü.jpg"]
     page = page_of(made_up(["a\udcff", "קוף", "x"], paths, [0, 1, 2], [1, 1, 2]))
     assert "\\udcfe.jpg" in page.text
-    assert "קוף" in [word.strip() for word in page.words]
+    assert "קוף" in [word.strip() for word, _ in page.words]
     isolated = page.all("bdi", title="photos/קוף/\u202egpj.exe")
     assert isolated
 
@@ -325,8 +335,11 @@ def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
     answered = [0] * 140 + [1] * 60
     record = made_up(["a", "b"], pictures[:1] * 200, targets, answered)
     view = html.make_view(record, Thumbnails())
-    shown = {cell: len(photos) for cell, photos in view["cells"].items()}
+    shown = {cell: len(photos) for cell, photos in view["shown"]["test"]["cells"].items()}
     assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}
+    text = page_of(record).text
+    assert "a , recognised 12 of 140 photos Close" in text
+    assert "a taken for b Close" in text
 
 
 # -- thumbnails ------------------------------------------------------------------------------
@@ -351,18 +364,115 @@ def test_transparency_is_white_and_what_is_no_image_is_none(tmp_path):
     assert make_thumbnail("nul\0.jpg") is None
 
 
-def test_a_small_test_does_not_lead():
-    validated = CrossValidation(
-        CrossValidated(0.86, 0.77, 0.92, 0.05, 86, 100),
-        *(5, 100, ["p"], np.array([0]), np.array([[1.0, 0.0]])),
-        twins=frozenset(),
-        leads=True,
+# -- cross-validated photos ------------------------------------------------------------------
+
+
+@pytest.fixture
+def led(pictures):
+    """The four photos tested, one of them wrong; they and others cross-validated, two wrong."""
+    validated = cross_validated(
+        [*pictures, "gone.jpg", "gone2.jpg"], [0, 0, 1, 2, 2, 2], [0, 0, 1, 2, 0, 1], 3
     )
-    paths = [f"{n}.jpg" for n in range(5)]
-    found = made_up(["a", "b"], paths, [0] * 5, [0] * 5, validated=validated)
-    page = " ".join(re.sub(r"<[^>]+>", "", html.render(found, Thumbnails()).decode()).split())
-    assert "86.0% right" in page
-    assert "Of 100 new photos like these, expect 77 to 92 to be right." in page
-    assert "few photos: 5 of 5 right" in page
-    assert "100.0% right" not in page
-    assert "Test on more photos" not in page
+    record = made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], validated=validated)
+    record["photos"][2]["training"] = 0  # so that six photos are all
+    return record
+
+
+def test_the_switch_shows_the_same_three_sections_of_either_photos(led):
+    page = page_of(led)
+    radios = page.all("input", type="radio", name="photos")
+    assert [(r["id"], "checked" in r) for r in radios] == [
+        ("show-test", False),
+        ("show-cross_validation", True),  # the page leads with it
+    ]
+    assert "three sections show 4 test photos all 6 photos, cross-validated What is" in page.text
+    titles = {"test": "4 test photos", "cross_validation": "all 6 photos, cross-validated"}
+    for kind, photos in titles.items():
+        text = page.within(f"of-{kind}")
+        for heading in ("What is taken for what", "Class by class", "The most confident mistakes"):
+            assert text.count(f"{heading} {photos}") == 1
+    assert "The same on all photos" not in page.text
+
+
+def test_each_side_of_the_switch_has_its_own_figures(led):
+    page = page_of(led)
+    of_test, of_all = page.within("of-test"), page.within("of-cross_validation")
+    assert "cat 2 1 100% of 1 50% of 2 67%" in of_test
+    assert "owl 1 1 100% of 1 100% of 1 100%" in of_test
+    assert "cat 2 2 67% of 3 100% of 2 80%" in of_all
+    assert "owl 3 1 100% of 1 33% of 3 50%" in of_all
+    assert "cat taken for dog" in of_test
+    assert "owl taken for dog" in of_all
+    assert "cat taken for dog" not in of_all
+    assert "1 mistake. Often" in of_test
+    assert "b.jpg true: cat answer: dog probability: 80.0%" in of_test
+    assert "2 mistakes, from the highest probability to the lowest. Often" in of_all
+    assert "gone.jpg true: owl answer: cat probability: 80.0%" in of_all
+
+
+def test_the_headline_the_box_and_the_matrix_agree(led):
+    page = page_of(led)
+    shown = led["cross_validation"]
+    assert (shown["correct"], shown["photos"]) == (4, 6)
+    assert "66.7% right" in page.text
+    assert "Each of 6 photos was named by a model" in page.text
+    assert (
+        "; 4 are right. The model itself was tested on only 4 photos: it named 3 corr" in page.text
+    )
+    assert "always guessing owl : 50.0%" in page.text
+    cells = [c for c in shown["confusion"] if c["truth"] == c["answer"]]
+    assert sum(cell["photos"] for cell in cells) == 4
+    assert sum(row["correct"] for row in shown["classes"]) == 4
+    assert "Its accuracy was measured on 6 photos" in page.text
+
+
+def test_a_photo_on_both_sides_is_embedded_once(led, pictures):
+    page = page_of(led)
+    assert len(page.all("image")) == 4
+    assert len(page.all("use")) == 4 + 1 + 4  # the tested ones, the mistake again; the other side
+    assert len(page.all("span", **{"class": "missing"})) == 4  # two that are gone, twice
+
+
+def test_the_pictures_of_either_side_are_bounded(pictures):
+    targets, answered = [0] * 600, [0] * 300 + [1] * 300
+    paths = [f"{n}.jpg" for n in range(600)]
+    validated = cross_validated(paths, targets, answered, 2)
+    record = made_up(["a", "b"], pictures, [0] * 4, [1] * 4, validated=validated)
+    asked = []
+    html.make_view(record, SimpleNamespace(of=lambda paths: asked.extend(paths) or {}))
+    assert len(set(asked)) == 4 + html.MOST_WRONG + html.MOST_RIGHT
+
+
+def test_where_the_test_leads_the_switch_starts_on_it(led):
+    led["cross_validation"] |= {"leads": False, "untuned": True, "photos": 5}
+    page = page_of(led)
+    assert "checked" in page.all("input", id="show-test")[0]
+    assert "checked" not in page.all("input", id="show-cross_validation")[0]
+    assert "4 test photos 5 photos, cross-validated before fine-tuning What is" in page.text
+
+
+def test_with_only_one_kind_of_photos_there_is_no_switch(record, led):
+    page = page_of(record)
+    assert page.all("input") == []
+    assert "What is taken for what 4 test photos" in page.within("of-test")
+    empty = made_up(LABELS, [], [], [])
+    for name in ("test", "predictions", "classes", "confusion", "calibration"):
+        led[name] = empty[name]
+    page = page_of(led)
+    assert page.all("input") == []
+    assert "66.7% right" in page.text
+    assert "No photos were held out to test the model itself." in page.text
+    assert page.within("of-test") == ""
+    assert "2 mistakes" in page.within("of-cross_validation")
+
+
+def test_a_small_test_does_not_lead():
+    paths = [f"{n}.jpg" for n in range(100)]
+    validated = cross_validated(paths, [0, 1] * 50, [0, 1] * 43 + [1, 0] * 7, 2)
+    record = made_up(["a", "b"], paths[:5], [0] * 5, [0] * 5, validated=validated)
+    text = page_of(record).text
+    assert "86.0% right" in text
+    assert "Of 100 new photos like these, expect 75 to 93 to be right." in text
+    assert "tested on only 5 photos: it named 5 correctly." in text
+    assert "100.0% right" not in text
+    assert "Test on more photos" not in text

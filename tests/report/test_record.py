@@ -236,7 +236,37 @@ def test_a_cross_validation_is_described_like_a_test():
     assert (found["accuracy"], found["interval"], found["photos"]) == (0.75, [0.5, 0.9], 4)
     assert {"truth": 0, "answer": 1, "photos": 1} in found["confusion"]
     assert [row["photos"] for row in found["classes"]] == [2, 2, 0]
+    assert found["guessing"] == {"label": "cat", "accuracy": 0.5}
+    assert [p["path"] for p in found["predictions"]] == [*"abcd"]  # e has no prediction
+    wrong = found["predictions"][1]
+    assert (wrong["truth"], wrong["answer"]) == (0, 1)
+    assert wrong["likeliest"][0]["probability"] == pytest.approx(math.e / (math.e + 2))
     assert record.describe_validated(None, LABELS) is None
+
+
+def test_a_temperature_changes_probabilities_and_no_answer():
+    cool = record.describe_validated(validated(temperature=0.5), LABELS)
+    found = record.describe_validated(validated(), LABELS)
+    assert cool["predictions"][0]["truth_probability"] == pytest.approx(1 / (1 + 2 / math.e**2))
+    assert cool["confusion"] == found["confusion"]
+
+
+def test_logits_that_are_nearly_equal_answer_as_they_are_counted():
+    near = np.array([[1, np.nextafter(np.float32(1), np.float32(2)), 0]], "f4")
+    one = validated(paths=["a"], targets=np.array([1]), logits=near, temperature=3.0)
+    found = record.describe_validated(one, LABELS)
+    assert found["predictions"][0]["answer"] == 1
+    assert found["confusion"] == [{"truth": 1, "answer": 1, "photos": 1}]
+
+
+def test_what_can_be_evaluated_and_what_leads():
+    both, neither = made(validated=validated()), made(held_out([], []))
+    assert [*record.evaluations(both)] == ["test", "cross_validation"]
+    assert record.evaluations(both)["test"]["classes"] == both["classes"]
+    assert [*record.evaluations(neither)] == []
+    assert record.leading(both) == "cross_validation"
+    assert record.leading(made(validated=validated(leads=False))) == "test"
+    assert record.leading(neither) == "test"
 
 
 def test_test_photos_with_twins_are_told_apart():

@@ -6,8 +6,8 @@ import pytest
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
 from retraining.report.tensorboard import Projected
-from retraining.run.delivery import write_summaries
-from tests.records import made_up
+from retraining.run.delivery import calibrated_validation, write_summaries
+from tests.records import cross_validated, made_up
 
 
 @pytest.fixture
@@ -28,3 +28,13 @@ def test_tensorboard_in_trouble_is_only_warned_of(tmp_path, record, caplog):
     (tmp_path / "test" / "projector_config.pbtxt").mkdir(parents=True)
     write_summaries(tmp_path, record, PROJECTED, Thumbnails())
     assert f"TensorBoard's files in {tmp_path} are not complete: Is a directory" in caplog.text
+
+
+def test_cross_validated_probabilities_get_the_temperature_of_the_exported_network_only():
+    found = cross_validated(["a.jpg", "b.jpg"], [0, 1], [0, 0], 2)  # 80 % sure: odds of 4 to 1
+    cooled = calibrated_validation(found, 2.0)  # odds of 2 to 1
+    np.testing.assert_allclose(cooled.predicted.probabilities, [[2 / 3, 1 / 3]] * 2, atol=1e-6)
+    before_tuning = cross_validated(["a.jpg", "b.jpg"], [0, 1], [0, 0], 2, untuned=True)
+    same = calibrated_validation(before_tuning, 2.0)
+    np.testing.assert_allclose(same.predicted.probabilities, [[0.8, 0.2]] * 2, atol=1e-6)
+    assert calibrated_validation(None, 2.0) is None

@@ -29,6 +29,9 @@ document.querySelectorAll(".matrix button").forEach((button) => {
 document.querySelectorAll(".cell .close").forEach((button) => {
   button.addEventListener("click", () => close()?.focus());
 });
+document.querySelectorAll(".switch input").forEach((input) => {
+  input.addEventListener("change", close);
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") close()?.focus();
 });
