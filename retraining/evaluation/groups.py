@@ -20,12 +20,12 @@ NEXT_SHOTS = 10  # later shots to compare with each; bounds the work where all t
 # to 15 %, with light changed by up to 15 %: 98 % of their neighbours are nearer with MobileNet
 # 0.25/128, 97 % with Inception-v3. Of unrelated photos of one class, 1 % are nearer with either.
 ONE_SERIES = 0.3
-# The same for neighbours by number alone, as a share of the mean distance in their class. It matters
-# where the photos of a class look more alike than those of different classes. `benchmarks/groups.py`
-# makes bursts of 500 flower photos and cuts their classes into clusters of look-alikes. There, 0.5
-# joins 97.0 % of the neighbours in a burst with MobileNet 0.25/128, 97.6 % with Inception-v3, and
-# 1.6 % and 0.3 % of pairs of different subjects. 0.4 joins 95.9 % and 96.2 % in a burst; 0.6 joins
-# 2.8 % and 0.9 % of different subjects, and ONE_SERIES alone 3.1 % and 1.7 %.
+# The same for neighbours by number alone, as a share of the mean distance in their class. It
+# matters where the photos of a class look more alike than those of different classes.
+# `benchmarks/groups.py` makes bursts of 500 flower photos and cuts their classes into clusters of
+# look-alikes. There, 0.5 joins 97.0 % of the neighbours in a burst with MobileNet 0.25/128, 97.6 %
+# with Inception-v3, and 1.6 % and 0.3 % of pairs of different subjects. 0.4 joins 95.9 % and 96.2 %
+# in a burst; 0.6 joins 2.8 % and 0.9 % of different subjects, and ONE_SERIES alone 3.1 % and 1.7 %.
 ONE_NUMBERED = 0.5
 
 NUMBERED = re.compile(r"(.*?)(\d{1,18})(\D*)")  # what precedes a name's last number; it; the rest

@@ -147,3 +147,10 @@ def test_labels_must_match_to_the_letter(tmp_path):
     folder = split_folders(tmp_path, train={"Cat": 3, "dog": 3}, test={"cat": 3, "dog": 3})
     with pytest.raises(DatasetError, match=r"the class folders 'Cat' and 'cat' .* one label"):
         load_dataset(folder)
+
+
+def test_a_class_that_copies_leave_empty_is_refused(tmp_path):
+    folder = split_folders(tmp_path, train={"a": 5, "b": 5, "c": 1}, test={"a": 5, "b": 5})
+    shutil.copy(tmp_path / "test/a/000.jpg", tmp_path / "train/c/000.jpg")
+    with pytest.raises(DatasetError, match="no image of c is for training; add some, or pool"):
+        load_dataset(folder)
