@@ -11,7 +11,6 @@ from retraining.photos.exclude import without
 from retraining.photos.registry import hash_file, open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import (
-    AUTO,
     CONTENT,
     FOLDERS,
     PATH,
@@ -168,7 +167,7 @@ def _given_splits(photos: Mapping[str, Sequence[Photo]], options: SplitOptions) 
     A photo without a split counts for training if others have one.
     """
     every = [photo for of_class in photos.values() for photo in of_class]
-    if options.by not in (AUTO, FOLDERS) or not any(photo.split for photo in every):
+    if not options.keeps_given or not any(photo.split for photo in every):
         return {}
     return {photo.name: photo.split or TRAINING for photo in every}
 
