@@ -5,7 +5,7 @@ from collections.abc import Callable
 from retraining.run.audit import audit_photos
 from retraining.run.cross_validation import cross_validate_photos
 from retraining.run.delivery import Diagnostics, Results, deliver
-from retraining.run.export import export_and_test, make_other_formats
+from retraining.run.export import describe_exported, export_and_test, make_other_formats
 from retraining.run.final_fit import fit_on_all
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
@@ -47,7 +47,9 @@ def retrain(
     run.lap("cross-validation")
     tuned = fine_tune(bottlenecks, extractor, trained, run)
     run.lap("fine-tuning")
-    exported = fit_on_all(export_and_test(tuned, run), tuned, run)
+    exported = export_and_test(tuned, run)
+    exported = fit_on_all(exported, tuned, run)
+    exported = describe_exported(exported, tuned, run)
     run.lap("export and test")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
