@@ -144,9 +144,8 @@ def read_photos(
 
         dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
-        log.warning(warning)
+        run.notes.add_warning(warning)
     run.notes.excluded_photos = dataset.excluded
-    run.notes.warnings = list(map(run.notes.worded, dataset.warnings))
     if photos.excluded_by:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "

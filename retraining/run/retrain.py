@@ -9,6 +9,7 @@ from retraining.run.export import describe_exported, export_and_test, make_other
 from retraining.run.final_fit import fit_on_all
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
+from retraining.run.leaks import leave_out_leaks
 from retraining.run.network import read_network
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.photos import compute_vectors, find_photos
@@ -36,6 +37,7 @@ def retrain(
     extractor = read_network(run)
     run.lap("reading the network")
     bottlenecks = compute_vectors(photos, extractor, run)
+    bottlenecks = leave_out_leaks(bottlenecks, run)
     run.lap("bottlenecks")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")

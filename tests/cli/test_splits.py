@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import label_image
 from retraining.cli.flags import parse_flags
+from retraining.graphs.description import read_metadata
+from retraining.graphs.read import read_graph
+from retraining.photos.key_set import KeySet
+from retraining.photos.registry import hash_file
 from tests import tiny
 
 
@@ -52,8 +57,29 @@ def test_split_folders_and_tables_are_scored_whole(tmp_path, finished, split, ca
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out
     assert "photos\t58\n" in outputs[0].out
+    line = "data holds photos in splits (40 for training, 8 for validation, 10 for testing); all of"
+    assert line in outputs[0].err
+    assert "splits" not in outputs[1].err
     assert f"not scored: {tmp_path}/gone.jpg cannot be read" in outputs[1].err
     assert "does not know the class pink; its photos (1) are not scored" in outputs[1].err
+
+
+def test_near_duplicates_of_test_photos_are_not_trained_on(tmp_path, run_retrain, split, capsys):
+    twin = split / "train" / "red" / "twin.png"
+    with Image.open(next((split / "test" / "red").iterdir())) as image:
+        image.save(twin)
+    flags = ("--validation_percentage", 0, "--early_stopping", 3)
+    assert run_retrain(tmp_path, split, *flags) == 0
+    printed = capsys.readouterr()
+    assert "1 training photo is a near-duplicate of held-out photos and left out" in printed.err
+    assert ": red/twin.png (of red/" in printed.err
+    found = record(printed.out)
+    assert sum(row["training"] for row in found["photos"]) == 40
+    assert "twin.png" in found["warnings"][0]
+    graph = read_graph(tmp_path / "models" / "retrained_graph.pb")
+    trained = KeySet(read_metadata(graph)["trained_photos"])
+    assert len(trained) == 48
+    assert hash_file(str(twin)) not in trained
 
 
 @pytest.mark.parametrize(
