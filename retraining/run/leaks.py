@@ -1,4 +1,4 @@
-"""The leaks of a run: training photos that show the same as photos that the user holds out."""
+"""The leaks of a run: photos given for training that show the same as photos given as held out."""
 
 import logging
 import os
@@ -14,35 +14,44 @@ from retraining.photos.dataset import Example
 from retraining.photos.split import SPLITS, TRAINING
 from retraining.run.audit import undistorted
 from retraining.run.notes import RunContext
+from retraining.run.photos import check_splits
 from retraining.system.text import counted, some
 
 log = logging.getLogger(__name__)
 
 
 def leave_out_leaks(bottlenecks: Bottlenecks, run: RunContext) -> Bottlenecks:
-    """Leaves out training photos that are near-duplicates of photos in another given split.
+    """Leaves out photos given for training that are near-duplicates of given held-out photos.
 
     Warns of them. A class keeps its training photos if none would be left.
+
+    Raises:
+        DatasetError: no photo is left of a split that the settings need.
     """
-    training, leaks = bottlenecks.examples[TRAINING], find_leaks(bottlenecks)
-    left = {example.label for row, example in enumerate(training) if row not in leaks}
-    if emptied := sorted({training[row].label for row in leaks} - left):
-        classes = counted(len(emptied), "class has", "classes have")
+    leaks = find_leaks(bottlenecks)
+    left = {e.label for e in bottlenecks.examples[TRAINING] if e not in leaks}
+    kept = [e for e in leaks if e.split == TRAINING and e.label not in left]
+    if kept:
+        labels = sorted({example.label for example in kept})
+        classes = counted(len(labels), "class has", "classes have")
         run.notes.add_caveat(
             f"{classes} only training photos that are near-duplicates of held-out photos; they are "
-            f"kept, and the accuracy looks better than it is: {some(emptied)}"
+            f"kept, and the accuracy looks better than it is: {some(labels)}"
         )
-    gone = {row: other for row, other in leaks.items() if training[row].label in left}
+    gone = {leak: held_out for leak, held_out in leaks.items() if leak not in kept}
     if not gone:
         return bottlenecks
-    run.notes.add_warning(describe_leaks([(training[row], gone[row]) for row in sorted(gone)]))
-    return without_training(bottlenecks, gone)
+    run.notes.add_warning(describe_leaks(gone))
+    bottlenecks = without(bottlenecks, gone)
+    check_splits({part for part in SPLITS if bottlenecks.examples[part]}, run.settings)
+    return bottlenecks
 
 
-def find_leaks(bottlenecks: Bottlenecks) -> dict[int, Example]:
-    """Returns {row of a training photo: its first near-duplicate in another given split}.
+def find_leaks(bottlenecks: Bottlenecks) -> dict[Example, Example]:
+    """Returns {photo given for training: its first near-duplicate in another given split}.
 
-    More than MOST_PHOTOS photos are not compared.
+    Photos given for training may be in a split that was cut from them. More than MOST_PHOTOS photos
+    are not compared.
     """
     held_out = bottlenecks.given - {TRAINING}
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
@@ -54,38 +63,39 @@ def find_leaks(bottlenecks: Bottlenecks) -> dict[int, Example]:
     if not held_out or len(examples) > MOST_PHOTOS:
         return {}
     photos, training = undistorted(bottlenecks), len(bottlenecks.examples[TRAINING])
-    unit = normalised(photos.vectors)
-    leaks: dict[int, Example] = {}
+    unit, is_held_out = normalised(photos.vectors), [e.split in held_out for e in examples]
+    leaks: dict[Example, Example] = {}
     for row, _, near in near_earlier(unit, photos.targets, first=training):
-        if examples[row].split in held_out:
-            for leak in np.flatnonzero(near[:training]):
-                leaks.setdefault(int(leak), examples[row])
+        for other in np.flatnonzero(near):
+            if is_held_out[row] != is_held_out[other]:
+                leak, held = (other, row) if is_held_out[row] else (row, other)
+                leaks.setdefault(examples[leak], examples[held])
     return leaks
 
 
-def describe_leaks(pairs: list[tuple[Example, Example]]) -> str:
-    """Returns a warning of training photos, each with the held-out photo that it is like."""
-    names = [f"{_name(leak)} (of {_name(held_out)})" for leak, held_out in pairs]
+def describe_leaks(leaks: dict[Example, Example]) -> str:
+    """Returns a warning of {photo given for training: the held-out photo that it is like}."""
+    names = sorted(f"{_name(leak)} (of {_name(held_out)})" for leak, held_out in leaks.items())
     for name in names:
-        log.debug(f"near-duplicate left out of training: {name}")
-    forms = "training photo is a near-duplicate", "training photos are near-duplicates"
-    photos = counted(len(pairs), *forms)
-    return f"{photos} of held-out photos and left out of training: {some(names)}"
+        log.debug(f"left out, a near-duplicate: {name}")
+    forms = (
+        "photo given for training is a near-duplicate",
+        "photos given for training are near-duplicates",
+    )
+    return f"{counted(len(names), *forms)} of held-out photos and left out: {some(names)}"
 
 
 def _name(example: Example) -> str:
     return f"{example.label}/{os.path.basename(example.path)}"
 
 
-def without_training(bottlenecks: Bottlenecks, gone: Container[int]) -> Bottlenecks:
-    """Returns the Bottlenecks without these rows of training photos and their distorted views."""
-    examples, labelled = bottlenecks.examples[TRAINING], bottlenecks.labelled[TRAINING]
-    kept = np.array([row not in gone for row in range(len(examples))])
-    rows = np.tile(kept, len(labelled.targets) // len(kept))
-    left = [example for example, keep in zip(examples, kept, strict=True) if keep]
-    vectors = Labelled(labelled.vectors[rows], labelled.targets[rows])
-    return replace(
-        bottlenecks,
-        examples={**bottlenecks.examples, TRAINING: left},
-        labelled={**bottlenecks.labelled, TRAINING: vectors},
-    )
+def without(bottlenecks: Bottlenecks, gone: Container[Example]) -> Bottlenecks:
+    """Returns the Bottlenecks without some photos and their distorted views."""
+    examples: dict[str, list[Example]] = {}
+    labelled: dict[str, Labelled] = {}
+    for part, before in bottlenecks.labelled.items():
+        kept = np.array([example not in gone for example in bottlenecks.examples[part]], bool)
+        rows = np.tile(kept, len(before.targets) // max(1, len(kept)))
+        examples[part] = [e for e in bottlenecks.examples[part] if e not in gone]
+        labelled[part] = Labelled(before.vectors[rows], before.targets[rows])
+    return replace(bottlenecks, examples=examples, labelled=labelled)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import label_image
 from retraining.cli.flags import parse_flags
@@ -65,17 +64,19 @@ def test_split_folders_and_tables_are_scored_whole(tmp_path, finished, split, ca
 
 
 def test_near_duplicates_of_test_photos_are_not_trained_on(tmp_path, run_retrain, split, capsys):
-    twin = split / "train" / "red" / "twin.png"
-    with Image.open(next((split / "test" / "red").iterdir())) as image:
-        image.save(twin)
+    twin, tested = split / "train" / "red" / "twin.jpg", next((split / "test" / "red").iterdir())
+    twin.write_bytes(tested.read_bytes() + b"other bytes, the same picture")
     flags = ("--validation_percentage", 0, "--early_stopping", 3)
     assert run_retrain(tmp_path, split, *flags) == 0
     printed = capsys.readouterr()
-    assert "1 training photo is a near-duplicate of held-out photos and left out" in printed.err
-    assert ": red/twin.png (of red/" in printed.err
+    assert (
+        "1 photo given for training is a near-duplicate of held-out photos and left out"
+        in printed.err
+    )
+    assert f": red/twin.jpg (of red/{tested.name})\n" in printed.err
     found = record(printed.out)
     assert sum(row["training"] for row in found["photos"]) == 40
-    assert "twin.png" in found["warnings"][0]
+    assert "twin.jpg" in found["warnings"][0]
     graph = read_graph(tmp_path / "models" / "retrained_graph.pb")
     trained = KeySet(read_metadata(graph)["trained_photos"])
     assert len(trained) == 48

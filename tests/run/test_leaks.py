@@ -1,5 +1,7 @@
 """leaks.py: training photos that are near-duplicates of given held-out photos are left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,11 @@ from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
 from retraining.evaluation.label_audit import MOST_PHOTOS
 from retraining.photos.dataset import Example
+from retraining.photos.source import DatasetError
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.leaks import leave_out_leaks
 from retraining.run.notes import RunContext
-from retraining.run.settings import PhotoSettings, RunSettings
+from retraining.run.settings import HeadSettings, PhotoSettings, RunSettings
 from retraining.system.observer import Silent
 
 COUNTS = {TRAINING: 20, VALIDATION: 6, TESTING: 8}
@@ -57,7 +60,7 @@ def test_near_duplicates_of_given_splits_are_left_out_of_training(run, given, go
     assert after.examples[TRAINING] == [before.examples[TRAINING][row] for row in expected]
     for part in (VALIDATION, TESTING):
         assert after.examples[part] == before.examples[part]
-        assert after.labelled[part] is before.labelled[part]
+        np.testing.assert_array_equal(after.labelled[part].vectors, before.labelled[part].vectors)
     assert len(run.notes.warnings) == bool(gone)
     assert run.notes.caveats == []
 
@@ -65,11 +68,34 @@ def test_near_duplicates_of_given_splits_are_left_out_of_training(run, given, go
 def test_they_are_counted_and_named_with_what_they_are_like(run, caplog):
     leave_out_leaks(photos(LIKE, SPLITS), run)
     text = (
-        "2 training photos are near-duplicates of held-out photos and left out of training: "
-        "b/3.jpg (of b/1.jpg), a/4.jpg (of b/5.jpg)"
+        "2 photos given for training are near-duplicates of held-out photos and left out: "
+        "a/4.jpg (of b/5.jpg), b/3.jpg (of b/1.jpg)"
     )
     assert run.notes.warnings == [text]
     assert text in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cut", "given", "near"),
+    [
+        (VALIDATION, TESTING, {(VALIDATION, 2): (TESTING, 1)}),
+        (TESTING, VALIDATION, {(VALIDATION, 1): (TESTING, 2)}),
+    ],
+)
+def test_photos_of_a_split_cut_from_training_are_left_out_too(run, cut, given, near):
+    after = leave_out_leaks(photos(near, (TRAINING, given)), run)
+    left = [e.path for e in after.examples[cut]]
+    assert left == [f"{cut}/{row}.jpg" for row in range(COUNTS[cut]) if row != 2]
+    assert len(after.labelled[cut].targets) == len(left)
+    assert len(after.examples[given]) == COUNTS[given]
+
+
+def test_a_needed_split_that_gets_empty_is_refused(run):
+    near = {(VALIDATION, row): (TESTING, 1) for row in range(6)}
+    needing = replace(run, settings=replace(run.settings, head=HeadSettings(search=True)))
+    with pytest.raises(DatasetError, match=r"for validation, which `HeadSettings.search` needs"):
+        leave_out_leaks(photos(near, (TRAINING, TESTING)), needing)
+    assert not leave_out_leaks(photos(near, (TRAINING, TESTING)), run).examples[VALIDATION]
 
 
 def test_their_distorted_views_go_with_them(run):
