@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Container
 from dataclasses import replace
 
@@ -20,25 +21,28 @@ from retraining.system.text import counted, some
 log = logging.getLogger(__name__)
 
 
+MOST_LEFT_OUT = 0.5  # share of a class; beyond it, its photos may just look alike
+
+
 def leave_out_leaks(bottlenecks: Bottlenecks, run: RunContext) -> Bottlenecks:
     """Leaves out photos given for training that are near-duplicates of given held-out photos.
 
-    Warns of them. A class keeps its training photos if none would be left.
+    Warns of them. A class keeps its training photos if more than MOST_LEFT_OUT of them would go.
 
     Raises:
         DatasetError: no photo is left of a split that the settings need.
     """
     leaks = find_leaks(bottlenecks)
-    left = {e.label for e in bottlenecks.examples[TRAINING] if e not in leaks}
-    kept = [e for e in leaks if e.split == TRAINING and e.label not in left]
+    counts = Counter(example.label for example in bottlenecks.examples[TRAINING])
+    leaking = Counter(example.label for example in leaks if example.split == TRAINING)
+    kept = sorted(label for label in leaking if leaking[label] > MOST_LEFT_OUT * counts[label])
     if kept:
-        labels = sorted({example.label for example in kept})
-        classes = counted(len(labels), "class has", "classes have")
         run.notes.add_caveat(
-            f"{classes} only training photos that are near-duplicates of held-out photos; they are "
-            f"kept, and the accuracy looks better than it is: {some(labels)}"
+            f"of {counted(len(kept), 'class', 'classes')}, most training photos look the same as "
+            f"held-out photos; they are kept, so the accuracy may look better than it is: "
+            f"{some(kept)}"
         )
-    gone = {leak: held_out for leak, held_out in leaks.items() if leak not in kept}
+    gone = {leak: held_out for leak, held_out in leaks.items() if leak.label not in kept}
     if not gone:
         return bottlenecks
     run.notes.add_warning(describe_leaks(gone))
