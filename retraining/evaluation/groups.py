@@ -56,11 +56,9 @@ def group_photos(
     for a, b in () if times is None else timed_pairs(times):
         if 1 - unit[a] @ unit[b] <= most:
             pairs.append((a, b))
-    of_class = {
-        t: ONE_NUMBERED * mean_distance(unit[photos.targets == t]) for t in set(photos.targets)
-    }
+    of_class = {t: mean_distance(unit[photos.targets == t]) for t in set(photos.targets)}
     for a, b in numbered_pairs(photos.paths):
-        if 1 - unit[a] @ unit[b] <= min(most, of_class[photos.targets[a]]):
+        if 1 - unit[a] @ unit[b] <= min(most, ONE_NUMBERED * of_class[photos.targets[a]]):
             pairs.append((a, b))
     rows, others = np.array(pairs, int).reshape(-1, 2).T
     shape = len(photos.paths), len(photos.paths)

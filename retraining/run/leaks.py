@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +77,7 @@ def find_leaks(bottlenecks: Bottlenecks) -> dict[Example, Example]:
     return leaks
 
 
-def describe_leaks(leaks: dict[Example, Example]) -> str:
+def describe_leaks(leaks: Mapping[Example, Example]) -> str:
     """Returns a warning of {photo given for training: the held-out photo that it is like}."""
     names = sorted(f"{_name(leak)} (of {_name(held_out)})" for leak, held_out in leaks.items())
     for name in names:
