@@ -20,7 +20,6 @@ from retraining.system.text import counted, some
 
 log = logging.getLogger(__name__)
 
-
 MOST_LEFT_OUT = 0.5  # share of a class; beyond it, its photos may just look alike
 
 
