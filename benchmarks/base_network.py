@@ -31,8 +31,7 @@ def vectors_by(network, precision="auto"):
 
     It ends the program at a photo that cannot be read.
     """
-    about = network.preprocessing
-    reader = ImageReader(about.size, about.mean, about.std)
+    reader = ImageReader(network.preprocessing)
     precision = resolve_precision(precision, network.graph_def)
     runner = Runner(network.graph_def, network.input, network.bottleneck, Running(precision))
 

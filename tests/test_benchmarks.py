@@ -166,6 +166,17 @@ def test_audit_of_duplicates(run):
     assert shares["JPEG quality 70"][0] > 50
 
 
+def test_groups(run):
+    found = rows(run("groups.py", "--architecture", "mobilenet_0.25_128", "--subjects", 15))
+    assert len(found) == 12
+    for classes in ("as they are", "look-alikes"):
+        shares = [found[f"{classes}, {share}"] for share in (0.3, 0.4, 0.5, 0.6, 0.7, "inf")]
+        for column in zip(*shares, strict=True):
+            assert column[0] >= 0
+            assert list(column) == sorted(column)
+            assert column[-1] <= 100
+
+
 def test_time_of_the_audit(run):
     (line,) = run("audit.py", "time", "--photos", 500, "--classes", 3)
     assert line.startswith("500 photos, 3 classes: ")

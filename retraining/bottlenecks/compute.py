@@ -43,6 +43,7 @@ class Bottlenecks:
     imported: set[str]  # keys of photos whose vectors come from the classic's cache
     # For two networks: float32 [width] by which their vectors were multiplied.
     factors: NDArray[np.float32] | None = None
+    given: frozenset[str] = frozenset()  # the splits that the source gives
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def compute_bottlenecks(
         extractor.start()  # in the background: the final test computes these anew
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
-    return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors)
+    return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors, dataset.given)
 
 
 def open_store(extractor: Extractor, folder: str) -> BottleneckStore:

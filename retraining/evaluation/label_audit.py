@@ -335,14 +335,14 @@ def near_duplicates(unit: NDArray[np.floating], targets: NDArray[np.integer]) ->
 
 
 def near_earlier(
-    unit: NDArray[np.floating], targets: NDArray[np.integer]
+    unit: NDArray[np.floating], targets: NDArray[np.integer], first: int = 0
 ) -> Iterator[tuple[int, NDArray[np.floating], NDArray[np.bool_]]]:
     """Yields the rows with near-duplicates among earlier rows: (row, cosines, which are near).
 
-    Both arrays are [row]. Takes the arguments of `near_duplicates`.
+    Both arrays are [row]. Takes the arguments of `near_duplicates`; skips the rows before `first`.
     """
     least = least_cosines(unit, targets)[targets]
-    for start in range(0, len(unit), BLOCK):
+    for start in range(first, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
         cosines = block @ unit[: start + len(block)].T
         cosines[:, start:][np.triu_indices(len(block))] = -1  # later rows, and each with itself

@@ -141,31 +141,20 @@ class Classifier:
             scores = {self.labels[row]: float(answer[row]) for row in order}
             yield Labels(image, scores, unknown=novelty is not None)
 
-    def classify(
-        self, paths: Iterable[AnyImage], few: bool = False
-    ) -> Iterator[tuple[AnyImage, Answer]]:
-        """Yields (path, probabilities float32 [classes] or ImageError) for each path, in order.
+    def predict(
+        self, images: Iterable[AnyImage], few: bool = False, share: float | None = None
+    ) -> Iterator[tuple[AnyImage, Answer, float | None]]:
+        """Yields (image, probabilities float32 [classes] or ImageError, novelty), in order.
 
-        `few` skips the start-up work that pays off only for many images.
+        An image counts as unknown (out-of-distribution) if it looks less like the classes than all
+        but `share` (0..1) of the validation photos. The novelty (0..1) is that of
+        `UnknownScore.novelty` for an unknown image, and None for any other image, or if `share` is
+        None. `few` skips the start-up work that pays off only for many images.
 
         Raises:
             GraphError: TensorFlow cannot load or run the graph.
             LabelsError: there are more or fewer labels than probabilities. It is raised before the
                 first image is read, if the graph tells its width.
-        """
-        for path, answer, _ in self.predict(paths, few):
-            yield path, answer
-
-    def predict(
-        self, paths: Iterable[AnyImage], few: bool = False, share: float | None = None
-    ) -> Iterator[tuple[AnyImage, Answer, float | None]]:
-        """Yields what `classify` does and, of each image, its strangeness if it counts as unknown.
-
-        An image counts as unknown (out-of-distribution) if it looks less like the classes than all
-        but `share` (0..1) of the validation photos. The strangeness of any other image is None, and
-        that of every image if `share` is None.
-
-        Raises:
             TrustError: there is a share, but the graph has no score for unknown images.
         """
         if share is not None and not self.unknown:
@@ -175,14 +164,14 @@ class Classifier:
             )
         also = () if share is None else self.unknown_inputs
         stream = self._stream_of_both if self.parts else self._stream
-        for path, outputs in stream(paths, not few, also):
+        for image, outputs in stream(images, not few, also):
             if isinstance(outputs, ImageError):
-                yield path, outputs, None
+                yield image, outputs, None
                 continue
             outputs = outputs.reshape(1, -1)
             rest = outputs[:, len(self.labels) :] if also else outputs[:, :0]
             answer = self._checked(outputs[:, : outputs.shape[1] - rest.shape[1]])
-            yield path, answer, self._novelty(rest, share) if also else None
+            yield image, answer, self._novelty(rest, share) if also else None
 
     def _novelty(self, rest: NDArray[np.float32], share: float | None) -> float | None:
         """Returns 0..1 for an unknown image, or None; `rest` is [1, width + classes]."""

@@ -6,6 +6,7 @@ classifier. `tsv_lines`, `text_lines` and `to_dict` present the Score.
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from retraining.photos.folder import FolderSource
 from retraining.photos.key_set import KeySet
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import hash_file, is_table
-from retraining.photos.source import ScanOptions
+from retraining.photos.source import Scan, ScanOptions
+from retraining.photos.split import SPLITS
 from retraining.photos.table import TableSource
 from retraining.system.text import counted, escaped, some
 
@@ -124,7 +126,7 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
     """
     source = TableSource(folder) if is_table(folder) else FolderSource(folder)
     scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
-    photos, warnings = scan.names, scan.warnings
+    photos, warnings = scan.names, scan.warnings + _splits_read(scan, folder)
     for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
             photos[image.label or ""].append(image.path)
@@ -141,6 +143,15 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
         warnings.append(f"no folder here for {classes} of the graph: {named}")
     matches = [(path, label) for name, label in known.items() if label for path in photos[name]]
     return LabelledPhotos([path for path, _ in matches], [label for _, label in matches], warnings)
+
+
+def _splits_read(scan: Scan, folder: str) -> list[str]:
+    """Returns a line on the splits that a source gives, if it gives any."""
+    parts = Counter(photo.split for of_class in scan.photos.values() for photo in of_class)
+    given = ", ".join(f"{parts[part]} for {part}" for part in SPLITS if parts[part])
+    if not given:
+        return []
+    return [f"{folder} holds photos in splits ({given}); all of them are scored"]
 
 
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:

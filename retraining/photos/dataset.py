@@ -11,7 +11,6 @@ from retraining.photos.exclude import without
 from retraining.photos.registry import hash_file, open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import (
-    AUTO,
     CONTENT,
     FOLDERS,
     PATH,
@@ -44,7 +43,7 @@ class Dataset:
 
     `warnings` has one line for each oddity, `bad` the files that were left out, `excluded` the
     number of photos that the user excluded, `broken` {key: reason} of photos known to be broken,
-    `note` a line on the splits if the source gives them.
+    `given` the splits that the source gives, `note` a line on these.
     """
 
     examples: list[Example]
@@ -52,6 +51,7 @@ class Dataset:
     bad: list[BadImage]
     excluded: int = 0
     broken: dict[str, str] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
     note: str = ""
 
     @property
@@ -91,24 +91,15 @@ def load_dataset(
     keys = _read_keys(photos, key_of or _hash_photo, bad)
     for label, of_class in photos.items():
         _check_class(label, content.folders.get(label, ()), of_class, bad, warnings)
-    shared, given = _shared_between_classes(photos, keys), _given_splits(photos, options)
-    if options.by == FOLDERS and not given:
-        raise DatasetError(
-            f"{source.location} gives no splits: it has no split folders (train, val, test) with "
-            f"the same class folders in each, nor a column `split`"
-        )
-    photos = _without_leaks(photos, keys, given, warnings)
-    splits = _splits(photos, keys, given, options)
+    assigned = _assign_splits(photos, keys, options, source.location)
     examples = [
-        Example(photo.name, label, splits[photo.name], keys[photo.name])
+        Example(photo.name, label, assigned.splits[photo.name], keys[photo.name])
         for label, of_class in photos.items()
         for photo in of_class
+        if photo.name in assigned.splits
     ]
-    _check_training(examples, bool(given))
-    if given:
-        warnings += _classes_not_held_out(examples, set(given.values()))
-    note = _describe_given(given, splits) if given else ""
-    return Dataset(examples, warnings + shared, bad, excluded, note=note)
+    warnings += assigned.warnings + _shared_between_classes(photos, keys)
+    return Dataset(examples, warnings, bad, excluded, given=assigned.given, note=assigned.note)
 
 
 def _hash_photo(photo: Photo) -> str:
@@ -131,44 +122,78 @@ def _read_keys(
     return keys
 
 
+@dataclass(frozen=True)
+class _Assignment:
+    """Splits {name: split}; those that the source gives; warnings of them, and a line on them."""
+
+    splits: dict[str, str]
+    given: frozenset[str]
+    warnings: list[str]
+    note: str
+
+
+def _assign_splits(
+    photos: Mapping[str, Sequence[Photo]],
+    keys: Mapping[str, str],
+    options: SplitOptions,
+    location: str,
+) -> _Assignment:
+    """Assigns each photo to a split, as the options say; see load_dataset.
+
+    Raises:
+        DatasetError: a class has no photos for training, or `location` gives no splits but should.
+    """
+    given = _given_splits(photos, options)
+    if options.by == FOLDERS and not given:
+        raise DatasetError(
+            f"{location} gives no splits: it has no split folders (train, val, test) with "
+            f"the same class folders in each, nor a column `split`"
+        )
+    leaks, there = _leaks(keys, given), frozenset(given.values())
+    left = {
+        label: [photo.name for photo in of_class if photo.name not in leaks]
+        for label, of_class in photos.items()
+    }
+    splits = _splits(left, keys, given, options)
+    parts = {label: {splits[name] for name in names} for label, names in left.items()}
+    _check_training(parts, bool(given))
+    warnings = _describe_leaks(leaks) + _classes_not_held_out(parts, there)
+    return _Assignment(splits, there, warnings, _describe_given(given, splits) if given else "")
+
+
 def _given_splits(photos: Mapping[str, Sequence[Photo]], options: SplitOptions) -> dict[str, str]:
     """Returns {name: split} of all photos as the source gives them; {} if it gives none.
 
     A photo without a split counts for training if others have one.
     """
     every = [photo for of_class in photos.values() for photo in of_class]
-    if options.by not in (AUTO, FOLDERS) or not any(photo.split for photo in every):
+    if not options.keeps_given or not any(photo.split for photo in every):
         return {}
     return {photo.name: photo.split or TRAINING for photo in every}
 
 
-def _without_leaks(
-    photos: Mapping[str, list[Photo]],
-    keys: Mapping[str, str],
-    given: Mapping[str, str],
-    warnings: list[str],
-) -> dict[str, list[Photo]]:
-    """Returns the photos without those of which a later split of SPLITS holds a copy."""
+def _leaks(keys: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Returns {name: given split} of the photos of which a later split of SPLITS holds a copy."""
     last: dict[str, int] = {}
     for name, split in given.items():
         last[keys[name]] = max(SPLITS.index(split), last.get(keys[name], 0))
-    leaks = {name for name, split in given.items() if SPLITS.index(split) < last[keys[name]]}
-    if leaks:
-        parts = {part: sum(given[name] == part for name in leaks) for part in SPLITS}
-        out_of = " and ".join(part for part, count in parts.items() if count)
-        forms = "photo is also in another split", "photos are also in another split"
-        warnings.append(
-            f"{counted(len(leaks), *forms)} and left out of {out_of} "
-            f"(testing comes first, then validation): {some_names(sorted(leaks))}"
-        )
-    return {
-        label: [photo for photo in of_class if photo.name not in leaks]
-        for label, of_class in photos.items()
-    }
+    return {name: split for name, split in given.items() if SPLITS.index(split) < last[keys[name]]}
+
+
+def _describe_leaks(leaks: Mapping[str, str]) -> list[str]:
+    """Returns a warning of leaks {name: split}, if there are any."""
+    if not leaks:
+        return []
+    out_of = " and ".join(part for part in SPLITS if part in leaks.values())
+    forms = "photo is also in another split", "photos are also in another split"
+    return [
+        f"{counted(len(leaks), *forms)} and left out of {out_of} "
+        f"(testing comes first, then validation): {some_names(sorted(leaks))}"
+    ]
 
 
 def _splits(
-    photos: Mapping[str, Sequence[Photo]],
+    names: Mapping[str, Sequence[str]],
     keys: Mapping[str, str],
     given: Mapping[str, str],
     options: SplitOptions,
@@ -183,12 +208,13 @@ def _splits(
         validation=0 if VALIDATION in there else options.validation,
         testing=0 if TESTING in there else options.testing,
     )
-    names = {
-        label: [p.name for p in of_class if given.get(p.name, TRAINING) == TRAINING]
-        for label, of_class in photos.items()
+    pool = {
+        label: [name for name in of_class if given.get(name, TRAINING) == TRAINING]
+        for label, of_class in names.items()
     }
-    pool = {name: keys[name] for of_class in names.values() for name in of_class}
-    return {**given, **splits_by_content(names, pool, options)}
+    pool_keys = {name: keys[name] for of_class in pool.values() for name in of_class}
+    kept = {name: given[name] for of_class in names.values() for name in of_class if given}
+    return {**kept, **splits_by_content(pool, pool_keys, options)}
 
 
 def _describe_given(given: Mapping[str, str], splits: Mapping[str, str]) -> str:
@@ -200,13 +226,11 @@ def _describe_given(given: Mapping[str, str], splits: Mapping[str, str]) -> str:
     return f"{line}; {' and '.join(cut)} cut from training" if cut else line
 
 
-def _classes_not_held_out(examples: Sequence[Example], given: Set[str]) -> list[str]:
-    """Returns a warning for each given split that lacks classes."""
-    labels = dict.fromkeys(example.label for example in examples)
+def _classes_not_held_out(parts: Mapping[str, Set[str]], given: Set[str]) -> list[str]:
+    """Returns a warning for each given split that lacks classes; `parts` is {label: its splits}."""
     lines = []
     for part in (VALIDATION, TESTING):
-        there = {example.label for example in examples if example.split == part}
-        lacking = [label for label in labels if label not in there]
+        lacking = [label for label, of_class in parts.items() if part not in of_class]
         if part in given and lacking:
             classes = counted(len(lacking), "class", "classes")
             lines.append(f"{classes} without a photo for {part}: {some(lacking)}")
@@ -232,17 +256,16 @@ def _check_class(
         )
 
 
-def _check_training(examples: Sequence[Example], given: bool) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for example in examples:
-        splits[example.label].add(example.split)
-    for label, parts in splits.items():
-        if TRAINING in parts:
+def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:
+    """Raises DatasetError if a class has no training photos; `parts` is {label: its splits}."""
+    for label, of_class in parts.items():
+        if TRAINING in of_class:
             continue
         if given:
+            others = f", only for {' and '.join(sorted(of_class))}" if of_class else ""
             raise DatasetError(
-                f"no image of {label} is for training, only for {' and '.join(sorted(parts))}; "
-                f"add some, or pool all photos with `SplitOptions.by` content"
+                f"no image of {label} is for training{others}; add some, or pool all photos with "
+                f"`SplitOptions.by` content"
             )
         raise DatasetError(
             f"no image of {label} is left for training; add images, lower "

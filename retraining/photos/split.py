@@ -53,6 +53,16 @@ class SplitOptions:
                 "`SplitOptions.testing` and `SplitOptions.validation` leave no training images"
             )
 
+    @property
+    def keeps_given(self) -> bool:
+        """Whether splits that the source gives are kept."""
+        return self.by in (AUTO, FOLDERS)
+
+    def can_hold(self, part: str, given: Set[str]) -> bool:
+        """Returns whether a held-out split can have photos, if the source gives splits `given`."""
+        percentages = {VALIDATION: self.validation, TESTING: self.testing}
+        return percentages[part] > 0 or (self.keeps_given and part in given)
+
 
 def named_split(text: str) -> str | None:
     """Returns the split that a word such as `Train` or `valid` means, or None."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numpy import float32
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
 from retraining.run.notes import RunContext
-from retraining.run.settings import ALL
+from retraining.run.settings import ALL, RunSettings
 from retraining.system.text import counted
 
 log = logging.getLogger(__name__)
@@ -38,20 +38,24 @@ TRY_ON = (TESTING, VALIDATION, TRAINING)  # the first split with photos tests th
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A model, how it did on the test photos, and its graph and description as bytes."""
-
-    model: Model
-    result: verify.HeldOutResult
-    graph: tuple[bytes, bytes]
-
-
-@dataclass(frozen=True)
 class HeldOut:
     """The photos that test the exported file, and their vectors as the head takes them."""
 
     examples: list[Example]
     vectors: NDArray[float32]  # float32 [n, width]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model, how it did on the test photos, these, and its graph as bytes, in parts.
+
+    The last part is the graph's description, once `describe_exported` has added it.
+    """
+
+    model: Model
+    result: verify.HeldOutResult
+    held_out: HeldOut
+    graph: tuple[bytes, ...]
 
 
 def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
@@ -64,10 +68,9 @@ def export_and_test(tuned: Tuned, run: RunContext) -> Exported:
     model = Model(head, fit_trust(head, bottlenecks), bottlenecks.factors)
     held_out = choose_held_out(tuned, run)
     graph, result = write_and_evaluate(model, held_out, tuned, run)
-    verify.check_agreement(result, head.probabilities(held_out.vectors))
     verify.check_accuracy(result, run.settings.evaluation.least_accuracy)
-    log_test(result, model, bottlenecks, run.settings.outputs.graph)
-    return Exported(model, result, (graph, describe_tested(model, result, tuned, run)))
+    log_test(result, model, bottlenecks, run.settings)
+    return Exported(model, result, held_out, (graph,))
 
 
 def write_and_evaluate(
@@ -78,7 +81,7 @@ def write_and_evaluate(
     The bytes lack the final description, which contains the result.
 
     Raises:
-        ExportError: the file differs from the base network and the head.
+        ExportError: the file differs from the base network, or does not answer as the head does.
     """
     extractor, outputs = tuned.extractor, run.settings.outputs
     graph = build(model, extractor, outputs.tensor_name)
@@ -88,6 +91,7 @@ def write_and_evaluate(
         del graph  # as large as the network; the test needs its memory
         vectors = held_out.vectors if model.factors is None else held_out.vectors / model.factors
         result = verify.evaluate_exported(path, held_out.examples, vectors, extractor)
+        verify.check_agreement(result, model.head.probabilities(held_out.vectors))
         return_free_memory()
         return verify.read_start(path, size), result
 
@@ -127,10 +131,9 @@ def compute_anew(
     return {example.key: vector for example, vector in zip(kept, vectors, strict=True)}
 
 
-def describe_tested(
-    model: Model, result: verify.HeldOutResult, tuned: Tuned, run: RunContext
-) -> bytes:
-    """Returns the description of a tested graph, with the constants of its score for unknowns."""
+def describe_exported(exported: Exported, tuned: Tuned, run: RunContext) -> Exported:
+    """Adds the description to a tested graph, with the constants of its score for unknowns."""
+    model = exported.model
     final_fit = run.settings.head.final_fit
     parts = SPLITS if final_fit == ALL else (TRAINING, VALIDATION)
     seen = [tuned.bottlenecks.examples[part] for part in parts]
@@ -141,38 +144,41 @@ def describe_tested(
         "trained_photos": trained_photos,
         "final_fit": final_fit,
         "features": features_node(tuned.extractor.network, model.head),
-        "results": verify.describe_result(result),
+        "results": verify.describe_result(exported.result),
         "trust": trust.described(model.trusted.temperature, model.unknown),
     }
     description = describe_model(tuned.bottlenecks.labels, tuned.extractor, run, **facts)
-    return metadata_bytes(description, trust.constants(model.unknown))
+    content = metadata_bytes(description, trust.constants(model.unknown))
+    return replace(exported, graph=(*exported.graph, content))
 
 
 def log_test(
-    result: verify.HeldOutResult, model: Model, bottlenecks: Bottlenecks, replaced: str
+    result: verify.HeldOutResult, model: Model, bottlenecks: Bottlenecks, settings: RunSettings
 ) -> None:
-    """Logs how the test went; `replaced` is the path of an earlier graph, to compare with."""
+    """Logs how the test went, and how an earlier graph that this one replaces did."""
     held_out = len(bottlenecks.examples[TESTING])
     if result.total < held_out:
         log.info(f"{result.total} of {held_out} test photos were tested")
-    log.info(describe_test(result))
+    log.info(describe_test(result, settings.head.final_fit))
     for line in describe_doubts(result, bottlenecks.labels):
         log.warning(line)
-    before = changes.read_description(replaced)
+    before = changes.read_description(settings.outputs.graph)
     for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
     if result.total and model.trusted.temperature != 1:
         log.info(describe_calibration(result, model.trusted.temperature))
 
 
-def describe_test(result: verify.HeldOutResult) -> str:
-    """Returns one line on a HeldOutResult."""
+def describe_test(result: verify.HeldOutResult, final_fit: str) -> str:
+    """Returns one line on a HeldOutResult; `final_fit` tells if another layer is exported."""
     if result.total == 0:
         return "no test photos: the accuracy of this model is unknown"
     low, high = wilson_interval(result.correct, result.total)
+    on_all = "before the layer is trained on all photos"
     return (
         f"final test accuracy = {result.accuracy:.1%} ({result.correct} of {result.total} photos, "
-        f"95 % interval {low:.1%} to {high:.1%}), measured on the exported graph"
+        f"95 % interval {low:.1%} to {high:.1%}), measured "
+        + (on_all if final_fit == ALL else "on the exported graph")
     )
 
 

@@ -45,6 +45,11 @@ class RunNotes:
         self.caveats.append(self.worded(text))
         log.warning(text)
 
+    def add_warning(self, text: str) -> None:
+        """Logs a warning of the photos, and keeps it for the report."""
+        self.warnings.append(self.worded(text))
+        log.warning(text)
+
     def add_remark(self, text: str) -> None:
         """Does as `add_caveat` with a choice that the report tells as a plain fact."""
         self.add_caveat(text)

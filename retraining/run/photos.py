@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from retraining.bottlenecks.compute import (
@@ -21,7 +21,14 @@ from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
 from retraining.photos.registry import open_source
-from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
+from retraining.photos.source import (
+    BadImage,
+    DatasetError,
+    Photo,
+    PhotoSource,
+    Scan,
+    ScanOptions,
+)
 from retraining.photos.split import PATH, SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, RunSettings
@@ -66,10 +73,17 @@ def find_photos(run: RunContext) -> RunPhotos:
     provide_example_images(run)
     photos, scan = run.settings.photos, scan_options(run.settings)
     source = open_source(photos.image_dir, photos.photo_table)
-    if source.remote:
-        source.scan(scan)  # fails before anything else happens
     once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
+    if source.remote or (once and run.settings.needed_splits):
+        check_scan(source.scan(scan), run.settings)
     return RunPhotos(source, None if once else read_photos(source, scan, run))
+
+
+def check_scan(content: Scan, settings: RunSettings) -> None:
+    """Does as `check_splits` before any photo is read: with the splits that can have photos."""
+    given = {photo.split or "" for of_class in content.photos.values() for photo in of_class}
+    can_hold = settings.photos.split.can_hold
+    check_splits({part for part in (VALIDATION, TESTING) if can_hold(part, given)}, settings)
 
 
 def compute_vectors(photos: RunPhotos, extractor: VectorSource, run: RunContext) -> Bottlenecks:
@@ -130,9 +144,8 @@ def read_photos(
 
         dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
-        log.warning(warning)
+        run.notes.add_warning(warning)
     run.notes.excluded_photos = dataset.excluded
-    run.notes.warnings = list(map(run.notes.worded, dataset.warnings))
     if photos.excluded_by:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
@@ -142,11 +155,22 @@ def read_photos(
     if dataset.note:
         log.info(dataset.note)
     describe_photos(dataset)
-    if run.settings.evaluation.least_accuracy is not None and not dataset.split(TESTING):
-        raise DatasetError(
-            "no photo is held out, which `EvaluationSettings.least_accuracy` needs; add some"
-        )
+    check_splits({example.split for example in dataset.examples}, run.settings)
     return dataset
+
+
+def check_splits(splits: Set[str], settings: RunSettings) -> None:
+    """Refuses settings that need photos of a split, if it is not among the `splits`.
+
+    Raises:
+        DatasetError: there is such a setting.
+    """
+    for name, part in settings.needed_splits.items():
+        if part not in splits:
+            raise DatasetError(
+                f"no photo is for {part}, which `{name}` needs; add some, or raise "
+                f"`SplitOptions.{part}`"
+            )
 
 
 def describe_photos(dataset: Dataset) -> None:

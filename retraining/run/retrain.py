@@ -5,10 +5,11 @@ from collections.abc import Callable
 from retraining.run.audit import end_audit, start_audit
 from retraining.run.cross_validation import cross_validate_photos
 from retraining.run.delivery import Diagnostics, Results, deliver
-from retraining.run.export import export_and_test, make_other_formats
+from retraining.run.export import describe_exported, export_and_test, make_other_formats
 from retraining.run.final_fit import fit_on_all
 from retraining.run.fine_tuning import fine_tune
 from retraining.run.head import train_head, try_fewer_photos
+from retraining.run.leaks import leave_out_leaks
 from retraining.run.network import read_network
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.photos import compute_vectors, find_photos
@@ -36,6 +37,7 @@ def retrain(
     extractor = read_network(run)
     run.lap("reading the network")
     bottlenecks = compute_vectors(photos, extractor, run)
+    bottlenecks = leave_out_leaks(bottlenecks, run)
     run.lap("bottlenecks")
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
@@ -46,7 +48,9 @@ def retrain(
     run.lap("cross-validation")
     tuned = fine_tune(bottlenecks, extractor, trained, run)
     run.lap("fine-tuning")
-    exported = fit_on_all(export_and_test(tuned, run), tuned, run)
+    exported = export_and_test(tuned, run)
+    exported = fit_on_all(exported, tuned, run)
+    exported = describe_exported(exported, tuned, run)
     run.lap("export and test")
     findings = end_audit(auditing, settings)
     run.lap("label audit")

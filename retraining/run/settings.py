@@ -18,7 +18,7 @@ from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.decode import MAX_PIXELS
-from retraining.photos.split import SplitOptions
+from retraining.photos.split import TESTING, VALIDATION, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
@@ -232,21 +232,11 @@ class RunSettings:
 
     def _check_together(self) -> None:
         """Raises SettingsError if settings of different steps contradict each other."""
-        needs_validation = {
-            "HeadSettings.search": self.head.search,
-            "TrainingOptions.early_stopping": self.head.training.early_stopping,
-            "FineTuningSettings.compare": self.fine_tuning.compare,
-        }
-        for name, value in needs_validation.items():
-            if value and not self.photos.split.validation:
+        for name, part in self.needed_splits.items():
+            if not self.photos.split.can_hold(part, given={part}):
                 raise SettingsError(
-                    f"`{name}` needs validation photos; raise `SplitOptions.validation`"
+                    f"`{name}` needs photos for {part}; raise `SplitOptions.{part}`"
                 )
-        if self.evaluation.least_accuracy is not None and not self.photos.split.testing:
-            raise SettingsError(
-                "`EvaluationSettings.least_accuracy` needs test photos; raise "
-                "`SplitOptions.testing`"
-            )
         if self.fine_tuning.methods and len(self.network.names) > 1:
             raise SettingsError(
                 "fine-tuning is for one network; name one `NetworkSettings.architecture`"
@@ -256,6 +246,20 @@ class RunSettings:
                 "`HeadSettings.final_fit` all trains a layer on vectors; it cannot go with "
                 "fine-tuning"
             )
+
+    @property
+    def needed_splits(self) -> dict[str, str]:
+        """{name of a setting: the split that it needs photos of}."""
+        needs = {
+            "HeadSettings.search": (VALIDATION, self.head.search),
+            "TrainingOptions.early_stopping": (VALIDATION, self.head.training.early_stopping),
+            "FineTuningSettings.compare": (VALIDATION, self.fine_tuning.compare),
+            "EvaluationSettings.least_accuracy": (
+                TESTING,
+                self.evaluation.least_accuracy is not None,
+            ),
+        }
+        return {name: part for name, (part, wanted) in needs.items() if wanted}
 
     @property
     def output_files(self) -> dict[str, str]:

@@ -78,8 +78,10 @@ def refused(capsys):
             ["--head", "auto", "--optimizer=sgd", "--how_many_training_steps", "9"],
             "--optimizer, --how_many_training_steps cannot go with it",
         ),
-        (["--head", "auto", "--validation_percentage", "0"], "--head auto needs validation photos"),
-        (["--early_stopping", "3", "--validation_percentage", "0"], "needs validation photos"),
+        (
+            ["--head", "auto", "--validation_percentage", "0", "--split_by", "content"],
+            "--head auto needs photos for validation; raise --validation_percentage",
+        ),
         (["--stratified", "--split_by", "path"], "drop --split_by path"),
     ],
 )
@@ -99,7 +101,10 @@ def test_bad_flags_are_refused_with_one_line(flags, reason, refused):
         (["--compare", "head,half"], "'half' is none of head, two_rates, all, scratch"),
         (["--compare", "all,all"], "names a method twice"),
         (["--compare", "head"], "or only head"),
-        (["--compare", "all", "--validation_percentage", "0"], "--compare needs validation"),
+        (
+            ["--compare", "all", "--split_by", "path", "--validation_percentage", "0"],
+            "--compare needs",
+        ),
         (
             ["--fine_tune", "all", "--base_learning_rate", "0", "--head_learning_rate", "0"],
             "are both 0: nothing is trained",

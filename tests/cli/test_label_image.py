@@ -250,7 +250,7 @@ def test_a_long_list_is_asked_for_as_it_is_answered(finished, expected):
     stream = Endless()
     paths = cli.paths_on(stream)
     classifier = cli.load_classifier(finished.graph)
-    answers = classifier.classify(paths)
+    answers = classifier.predict(paths)
     for _ in range(25):
         next(answers)
     assert stream.taken <= 4

@@ -343,12 +343,14 @@ def test_an_accuracy_that_is_missed_leaves_the_outputs(delivered, captured_run, 
 
 def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
     flags = ("--assert_accuracy_at_least", 0.5)
-    assert run_retrain(tmp_path, photos, *flags, "--testing_percentage", 0) == 2
-    assert "needs test photos" in capsys.readouterr().err
+    none = (*flags, "--testing_percentage", 0)
+    assert run_retrain(tmp_path, photos, *none, "--split_by", "path") == 2
+    assert "needs photos for testing; raise --testing_percentage" in capsys.readouterr().err
     two = tiny.write_photos(tmp_path / "two", {"red": 1, "blue": 1})
-    assert run_retrain(tmp_path, two, *flags) == 1
+    assert [run_retrain(tmp_path, photos, *none), run_retrain(tmp_path, two, *flags)] == [1, 1]
     captured = capsys.readouterr()
-    assert "no photo is held out" in captured.err
+    message = "no photo is for testing, which --assert_accuracy_at_least needs; add some, or raise"
+    assert captured.err.count(message) == 2
     assert "bottlenecks" not in captured.err
     assert not (tmp_path / "models").exists()
 

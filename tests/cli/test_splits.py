@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import label_image
 from retraining.cli.flags import parse_flags
+from retraining.graphs.description import read_metadata
+from retraining.graphs.read import read_graph
+from retraining.photos.key_set import KeySet
+from retraining.photos.registry import hash_file
 from tests import tiny
 
 
@@ -52,8 +58,43 @@ def test_split_folders_and_tables_are_scored_whole(tmp_path, finished, split, ca
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out
     assert "photos\t58\n" in outputs[0].out
+    line = "data holds photos in splits (40 for training, 8 for validation, 10 for testing); all of"
+    assert line in outputs[0].err
+    assert "splits" not in outputs[1].err
     assert f"not scored: {tmp_path}/gone.jpg cannot be read" in outputs[1].err
     assert "does not know the class pink; its photos (1) are not scored" in outputs[1].err
+
+
+def write_varied(folder, count, rng):
+    """Photos of coloured squares, no two alike."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        colours = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+        colours.resize((64, 64), Image.Resampling.NEAREST).save(folder / f"{number}.jpg")
+
+
+def test_near_duplicates_of_test_photos_are_not_trained_on(tmp_path, run_retrain, capsys):
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 20, "val": 4, "test": 5}.items():
+        for label in ("red", "blue"):
+            write_varied(tmp_path / "data" / split / label, count, rng)
+    twin, tested = (tmp_path / "data" / name for name in ("train/red/twin.jpg", "test/blue/3.jpg"))
+    twin.write_bytes(tested.read_bytes() + b"other bytes, the same picture")
+    flags = ("--validation_percentage", 0, "--early_stopping", 3, "--precision", "float32")
+    assert run_retrain(tmp_path, tmp_path / "data", *flags) == 0
+    printed = capsys.readouterr()
+    warning = (
+        "1 photo given for training is a near-duplicate of held-out photos and left out: "
+        "red/twin.jpg (of blue/3.jpg)"
+    )
+    assert f"warning: {warning}\n" in printed.err
+    found = record(printed.out)
+    assert sum(row["training"] for row in found["photos"]) == 40
+    assert warning in found["warnings"]
+    graph = read_graph(tmp_path / "models" / "retrained_graph.pb")
+    trained = KeySet(read_metadata(graph)["trained_photos"])
+    assert len(trained) == 48
+    assert hash_file(str(twin)) not in trained
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_running_numbers_join_photos_only_together_with_similar_vectors(apart, e
     assert sets_of(group_photos(photos)) == expected
 
 
+def test_running_numbers_join_no_photos_of_a_class_where_all_look_alike():
+    numbered = [f"a/IMG_{number:04d}.jpg" for number in range(20)]
+    alike = [(row, 20, 0.3) for row in range(20)]
+    photos = photos_at([*numbered, "a/x.jpg", "b/y.jpg"], alike, targets=[0] * 21 + [1])
+    photos.targets[21:] = 1
+    assert sets_of(group_photos(photos)) == []
+
+
 @pytest.mark.parametrize(("apart", "expected"), [(0.25, [{0, 2}]), (1.0, [])])
 def test_close_times_join_photos_only_together_with_similar_vectors(apart, expected):
     photos = photos_at(["a/x.jpg", "a/y.jpg", "b/z.jpg"], [(2, 0, apart), (1, 0, apart)])

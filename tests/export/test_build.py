@@ -175,7 +175,7 @@ def test_a_network_may_take_pixels_scaled_per_channel(tmp_path, examples):
     classifier = load_classifier(tmp_path / "graph.pb")
     assert classifier.preprocessing == pixels
     from_bytes = BytesRunner(graph_def, "final_result")
-    for path, answer in classifier.classify([e.path for e in examples]):
+    for path, answer, _ in classifier.predict([e.path for e in examples]):
         np.testing.assert_allclose(answer, from_bytes.run(read_file(path))[0], atol=1e-4)
 
 

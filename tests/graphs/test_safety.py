@@ -567,7 +567,7 @@ def test_labels_are_counted_before_an_image_is_run(
     monkeypatch.setattr(runner, "run", lambda *_: pytest.fail("an image was run"))
     classifier = load_classifier(path, labels(count), Overrides(layer, "softmax"))
     with pytest.raises(LabelsError, match=f"gives 10 probabilities for {count} labels"):
-        list(classifier.classify([picture]))
+        list(classifier.predict([picture]))
 
 
 def test_labels_are_counted_after_it_where_the_graph_is_silent(path, labels, picture):
@@ -584,10 +584,10 @@ def test_labels_are_counted_after_it_where_the_graph_is_silent(path, labels, pic
     constant.attr["value"].tensor.MergeFromString(value)
     path.write_bytes(graph_def.SerializeToString())
     flags = Overrides("input", "MobilenetV1/Predictions/Softmax")
-    (answer,) = load_classifier(path, labels(8), flags).classify([picture])
+    (answer,) = load_classifier(path, labels(8), flags).predict([picture])
     assert answer[1].shape == (8,)
     with pytest.raises(LabelsError, match="gives 8 probabilities for 7 labels"):
-        list(load_classifier(path, labels(7), flags).classify([picture]))
+        list(load_classifier(path, labels(7), flags).predict([picture]))
 
 
 @pytest.mark.parametrize(

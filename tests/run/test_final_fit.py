@@ -12,6 +12,8 @@ from retraining.graphs.nodes import constant, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.photos.key_set import KeySet
 from retraining.photos.split import SPLITS
+from retraining.run import export
+from retraining.run.export import choose_held_out
 from retraining.run.final_fit import options_for_all, train_on_all
 from retraining.run.settings import FineTuningSettings, HeadSettings, PhotoSettings, RunSettings
 from retraining.system.ranges import SettingsError
@@ -61,8 +63,19 @@ def test_it_does_not_go_with_fine_tuning():
 
 
 @pytest.mark.numbers
-def test_a_run_exports_it_with_the_figures_of_the_other(tmp_path, run_retrain, finished, photos):
+def test_a_run_exports_it_with_the_figures_of_the_other(
+    tmp_path, run_retrain, finished, photos, monkeypatch, capsys
+):
+    chosen = []
+
+    def choose(*arguments):
+        chosen.append(choose_held_out(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(export, "choose_held_out", choose)
     assert run_retrain(tmp_path, photos, "--precision", "float32", "--final_fit", "all") == 0
+    assert len(chosen) == 1
+    assert "), measured before the layer is trained on all photos\n" in capsys.readouterr().err
     ours, theirs = (
         read_graph(folder / "models" / "retrained_graph.pb")
         for folder in (tmp_path, finished.folder)

@@ -59,12 +59,12 @@ def test_a_value_out_of_range_is_refused(make, error):
 @pytest.mark.parametrize(
     ("parts", "error"),
     [
-        ({"head": HeadSettings(search=True)}, "`HeadSettings.search` needs validation photos"),
+        ({"head": HeadSettings(search=True)}, "`HeadSettings.search` needs photos for validation"),
         (
             {"head": HeadSettings(TrainingOptions(early_stopping=3))},
-            "`TrainingOptions.early_stopping` needs validation photos",
+            "`TrainingOptions.early_stopping` needs photos for validation",
         ),
-        ({"evaluation": EvaluationSettings(least_accuracy=0.5)}, "needs test photos"),
+        ({"evaluation": EvaluationSettings(least_accuracy=0.5)}, "needs photos for testing"),
         (
             {
                 "network": NetworkSettings("inception_v3+mobilenet_1.0_224"),
@@ -76,7 +76,19 @@ def test_a_value_out_of_range_is_refused(make, error):
 )
 def test_settings_that_contradict_each_other_are_refused(parts, error):
     with pytest.raises(SettingsError, match=error):
-        RunSettings(PhotoSettings("x", split=SplitOptions(0, 0)), **parts)
+        RunSettings(PhotoSettings("x", split=SplitOptions(0, 0, by="content")), **parts)
+
+
+def test_photos_that_the_source_may_hold_out_are_not_missed_before_it_is_read():
+    needing = {
+        "head": HeadSettings(search=True),
+        "evaluation": EvaluationSettings(least_accuracy=0.5),
+    }
+    settings = RunSettings(PhotoSettings("x", split=SplitOptions(0, 0)), **needing)
+    assert settings.needed_splits == {
+        "HeadSettings.search": "validation",
+        "EvaluationSettings.least_accuracy": "testing",
+    }
 
 
 def test_settings_do_not_change():

@@ -1,0 +1,124 @@
+"""class_folders.py: which folders are classes, and which are splits."""
+
+import pytest
+
+from retraining.photos.dataset import load_dataset
+from retraining.photos.registry import open_source
+from retraining.photos.source import BadImage, DatasetError, ScanOptions
+from retraining.photos.split import SplitOptions
+from tests.photos.files import JPEG, fill, split_folders
+
+
+def test_labels_keep_the_folders_spelling(tmp_path):
+    fill(tmp_path, {"Foo-Bar_1": 3, "Ünïcode Ωmega": 3, "c++": 3, "猫": 3, "犬": 3})
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.labels == ["Foo-Bar_1", "c++", "Ünïcode Ωmega", "犬", "猫"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Foo-Bar", "foo bar"), ("Rose", "rose"), ("daisy", "daisy "), ("caf\u00e9", "cafe\u0301")],
+)
+def test_folders_that_would_be_one_label_are_refused(tmp_path, one, other):
+    fill(tmp_path, {one: 2, other: 2})
+    with pytest.raises(DatasetError, match="would become one label"):
+        load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("counts", [{}, {"only": 5}])
+def test_fewer_than_two_classes_are_refused(tmp_path, counts):
+    fill(tmp_path, counts)
+    with pytest.raises(DatasetError, match="at least two class folders"):
+        load_dataset(str(tmp_path))
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="cannot read the image folder"):
+        load_dataset(str(tmp_path / "nowhere"))
+
+
+def test_a_label_that_is_no_line_is_refused(tmp_path):
+    fill(tmp_path, {"a": 3, "b\nc": 3})
+    with pytest.raises(DatasetError, match="labels file"):
+        load_dataset(str(tmp_path))
+
+
+def test_only_visible_image_files_count(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20, ".hidden": 5})
+    (tmp_path / "a" / ".hidden.jpg").write_bytes(JPEG)
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"thumbs")
+    (tmp_path / "a" / "folder.jpg").mkdir()
+    (tmp_path / "a" / "list.txt").write_text("text")
+    (tmp_path / "a" / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    scan = open_source(str(tmp_path)).scan()
+    photos, bad, warnings = scan.names, scan.bad, scan.warnings
+    assert sorted(photos) == ["a", "b"]
+    assert len(photos["a"]) == 21
+    assert photos["a"][-1].endswith("picture.txt")
+    assert bad == [
+        BadImage(str(tmp_path / "a" / "list.txt"), "is not an image of a known format", False)
+    ]
+    assert warnings == [
+        f"1 file in {tmp_path / 'a'} is no image: list.txt",
+        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); "
+        "`PhotoSettings.recursive` takes photos "
+        "there, too",
+    ]
+
+
+def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
+    fill(tmp_path, {"a": 20, "b": 20, "a/deep/er": 3, "a/.hidden": 2})
+    (tmp_path / "a" / "deep" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "a" / "deep" / "er")
+    scan = open_source(str(tmp_path)).scan(ScanOptions(recursive=True))
+    photos, bad, warnings = scan.names, scan.bad, scan.warnings
+    assert [len(photos[label]) for label in ("a", "b")] == [23, 23]
+    assert photos["a"][-1].endswith("a/deep/er/002.jpg")
+    assert (bad, warnings) == ([], [])
+    scan = open_source(str(tmp_path)).scan()
+    photos, warnings = scan.names, scan.warnings
+    assert [len(photos[label]) for label in ("a", "b")] == [20, 20]
+    assert len(warnings) == 2
+
+
+def test_path_takes_each_folder_for_a_class(tmp_path):
+    folder = split_folders(tmp_path, train={"a": 5, "b": 5}, test={"a": 5, "b": 5})
+    with pytest.raises(DatasetError, match=r"the class folder .*/test holds no images"):
+        load_dataset(folder, SplitOptions(by="path"))
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"train": {"a": 1}, "other": {"a": 1}},
+        {"train": {"a": 2}, "test": {"b": 2}},
+        {"train": {}, "test": {}},
+    ],
+)
+def test_other_layouts_are_class_folders(tmp_path, folders):
+    split_folders(tmp_path, **folders)
+    for name in folders:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + name.encode())
+    dataset = load_dataset(str(tmp_path), SplitOptions(testing=0, validation=0))
+    assert dataset.labels == sorted(folders)
+    with pytest.raises(DatasetError, match="gives no splits"):
+        load_dataset(str(tmp_path), SplitOptions(by="folders"))
+
+
+def test_photos_without_a_class_are_warned_of(tmp_path):
+    folder = split_folders(tmp_path, train={"a": 30, "b": 30})
+    (tmp_path / "test").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "test" / name).write_bytes(b"\xff\xd8\xff\xe0")
+    scan = open_source(folder).scan()
+    assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 30, "b": 30}
+    assert scan.warnings == [
+        f"2 files in {tmp_path}/test lie in no class folder and are left out: 1.jpg, 2.jpg"
+    ]
+
+
+def test_labels_must_match_to_the_letter(tmp_path):
+    folder = split_folders(tmp_path, train={"Cat": 3, "dog": 3}, test={"cat": 3, "dog": 3})
+    with pytest.raises(DatasetError, match=r"the class folders 'Cat' and 'cat' .* one label"):
+        load_dataset(folder)

@@ -1,0 +1,50 @@
+"""photos.py: settings that need held-out photos, and whether the source gives any."""
+
+import pytest
+
+from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.bottlenecks.ray_engine import Local, Ray
+from retraining.photos.source import DatasetError
+from retraining.photos.split import VALIDATION, SplitOptions
+from retraining.run.notes import RunContext
+from retraining.run.photos import find_photos
+from retraining.run.settings import (
+    EvaluationSettings,
+    HeadSettings,
+    PhotoSettings,
+    RunSettings,
+)
+from retraining.system.observer import Silent
+from retraining.system.ranges import SettingsError
+from retraining.training.loop import TrainingOptions
+from tests.photos.files import split_folders
+
+NOTHING_CUT = SplitOptions(validation=0, testing=0)
+PARTS = {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 2}}
+
+
+def find(tmp_path, engine, split=NOTHING_CUT, **parts):
+    vectors = BottleneckSettings(str(tmp_path / "cache"), engine=engine)
+    photos = PhotoSettings(str(tmp_path / "photos"), split=split)
+    return find_photos(RunContext(RunSettings(photos, bottlenecks=vectors, **parts), Silent()))
+
+
+@pytest.mark.parametrize("engine", [Local(), Ray()])
+@pytest.mark.parametrize(
+    "head", [HeadSettings(search=True), HeadSettings(TrainingOptions(early_stopping=3))]
+)
+def test_given_validation_photos_are_enough(tmp_path, engine, head):
+    split_folders(tmp_path / "photos", **PARTS)
+    found = find(tmp_path, engine, head=head)
+    assert found.dataset is None or len(found.dataset.split(VALIDATION)) == 4
+
+
+@pytest.mark.parametrize("engine", [Local(), Ray()])
+def test_photos_that_no_one_holds_out_are_missed_before_any_vector(tmp_path, engine):
+    split_folders(tmp_path / "photos", **PARTS)
+    least = EvaluationSettings(least_accuracy=0.5)
+    with pytest.raises(DatasetError, match=r"for testing, which `EvaluationSettings.least_acc"):
+        find(tmp_path, engine, evaluation=least)
+    pooled = SplitOptions(validation=0, testing=10, by="content")
+    with pytest.raises(SettingsError, match=r"`HeadSettings.search` needs photos for validation"):
+        find(tmp_path, engine, pooled, head=HeadSettings(search=True))
