@@ -48,6 +48,7 @@ class CrossValidated:
     """The accuracy (0..1) of predictions out of fold, and its 95 % interval (low, high).
 
     `deviation` is the standard deviation of the accuracy over the folds; NaN with a single one.
+    Without a prediction, all four are NaN.
     """
 
     accuracy: float
@@ -160,6 +161,8 @@ def cross_validate(
         if not held_out.any(axis=0).all():
             raise TrainingError("there are too few photos to set some of each fold aside")
     parts = Parts(photos, classes, outside & ~held_out, held_out)
+    if not parts.seen.any():
+        return np.full((len(folds), classes), np.nan, np.float32)
     fit = search_heads if plan.search else train_heads
     rows = np.arange(len(folds))
     logits: NDArray[np.float32] = fit(parts, plan.options)[rows, folds]
@@ -205,7 +208,7 @@ def estimate(
     of_fold = [right[folds[known] == fold].mean() for fold in np.unique(folds[known])]
     accuracy = float(right.mean()) if len(right) else np.nan
     count = effective_count(groups[known]) / INFLATION
-    low, high = wilson_interval(accuracy * count, count) if count else (0.0, 1.0)
+    low, high = wilson_interval(accuracy * count, count) if count else (np.nan, np.nan)
     deviation = float(np.std(of_fold, ddof=1)) if len(of_fold) > 1 else np.nan
     return CrossValidated(accuracy, low, high, deviation, int(right.sum()), len(right))
 

@@ -10,7 +10,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.evaluation.label_audit import MOST_PHOTOS, AuditedPhotos, near_earlier, normalised
+from retraining.evaluation.label_audit import (
+    MOST_PHOTOS,
+    SAME_PHOTO,
+    AuditedPhotos,
+    near_earlier,
+    normalised,
+)
 from retraining.photos.split import subjects
 
 SERIES_SECONDS = 5.0  # between shots of a series
@@ -65,6 +71,20 @@ def group_photos(
     links = coo_array((np.ones(len(rows)), (rows, others)), shape=shape)
     groups: NDArray[np.int_] = connected_components(links, directed=False)[1].astype(int)
     return groups
+
+
+def find_alike(photos: AuditedPhotos, groups: NDArray[np.integer]) -> list[str]:
+    """Returns the classes whose photos look so alike that groups may tell them apart by chance.
+
+    Two photos of such a class are as near as near-duplicates, on average. `groups` is int [n].
+    """
+    unit = normalised(photos.vectors)
+    of_class = [photos.targets == target for target in range(len(photos.labels))]
+    return [
+        label
+        for label, rows in zip(photos.labels, of_class, strict=True)
+        if len(np.unique(groups[rows])) > 1 and mean_distance(unit[rows]) <= 1 - SAME_PHOTO
+    ]
 
 
 def mean_distance(unit: NDArray[np.floating]) -> float:

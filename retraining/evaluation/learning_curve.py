@@ -42,7 +42,7 @@ def compare_sizes(
     Each subset contains the smaller ones. Training takes a number of steps that depends on the
     classes only, so that it costs seconds however many photos there are, and uses momentum instead
     of plain descent. The heads therefore only approximate the real one. Returns an empty list if
-    training diverges.
+    training diverges, or if there is nothing to compare: no held-out photos, or a single size.
 
     Args:
         training: vectors of the training photos; every class has an example.
@@ -52,7 +52,10 @@ def compare_sizes(
     """
     order = _spread_classes(training.targets, options.seed)
     points: list[SizePoint] = []
-    for photos in sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES}):
+    sizes = sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES})
+    if len(sizes) < 2 or not len(held_out.targets):
+        return []
+    for photos in sizes:
         rows = np.sort(order[:photos])
         head = _quick_head(training, rows, classes, options)
         if not head.is_finite:

@@ -222,7 +222,7 @@ def describe_seen(result: Score) -> str:
         f"(N={unseen.photos}, 95 % interval {low:.1%} to {high:.1%})"
     )
     seen = result.photos - unseen.photos
-    return f"{line}; it was trained on the other {seen}" if seen else line
+    return f"{line}; it has seen the other {seen} in training or validation" if seen else line
 
 
 def tsv_lines(result: Score) -> Iterator[str]:

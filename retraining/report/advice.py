@@ -48,6 +48,7 @@ def expectation(validated: Mapping[str, Any]) -> str:
 def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
     low, high = evaluation["interval"]
     guess = evaluation["guessing"]
+    right = round(guess["accuracy"] * 100)
     if low > guess["accuracy"]:
         compared = "better than"
     elif high < guess["accuracy"]:
@@ -56,7 +57,7 @@ def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
         compared = "not certainly better than"
     return (
         f"That is {compared} always guessing {isolated(guess['label'])}, which would be right "
-        f"for {guess['accuracy'] * 100:.0f}."
+        f"for {right if right >= 1 else 'less than 1'}."
     )
 
 
@@ -91,6 +92,14 @@ def doubts(evaluation: Mapping[str, Any], of: str = "test photos") -> list[str]:
         named = some([f"{row['label']} (0 of {row['photos']})" for row in never])
         lines.append(f"the {of} of {named} got no right answer")
     return lines
+
+
+def warnings(record: Record) -> list[str]:
+    """Returns the `doubts` about the accuracy that leads."""
+    lead = leading(record)
+    evaluation = evaluations(record).get(lead)
+    of = "test photos" if lead == "test" else "cross-validated photos"
+    return doubts(evaluation, of) if evaluation else []
 
 
 def _guessing(evaluation: Mapping[str, Any]) -> str | None:
@@ -154,9 +163,7 @@ def _on_test(record: Record) -> Advice | None:
 
 
 def _on_guessing(record: Record) -> Advice | None:
-    lead = leading(record)
-    evaluation = evaluations(record).get(lead)
-    lines = doubts(evaluation, "test photos" if lead == "test" else "photos") if evaluation else []
+    lines = warnings(record)
     if not lines:
         return None
     why = "; ".join(lines)

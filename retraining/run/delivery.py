@@ -19,7 +19,7 @@ from retraining.metrics.classification import choose_rows
 from retraining.photos.source import BadImage
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
-from retraining.report import html
+from retraining.report import advice, html
 from retraining.report.record import (
     Outcome,
     Record,
@@ -92,6 +92,8 @@ def deliver(
     contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
     contents |= {other.path: other.content for other in others}
     replace_outputs({**contents, outputs.graph: exported.graph}, run.settings)
+    for line in advice.warnings(record):
+        log.warning(line)
     if line := describe_twins(record["test"]):
         log.info(line)
     tuned.remove_checkpoints()

@@ -18,13 +18,11 @@ from retraining.graphs.session import return_free_memory
 from retraining.metrics.classification import (
     calibration_error,
     choose_rows,
-    confusion_matrix,
     wilson_interval,
 )
 from retraining.photos.dataset import Example
 from retraining.photos.key_set import MOST_KEYS, pack_keys
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
-from retraining.report import advice, record
 from retraining.run.fine_tuning import Tuned
 from retraining.run.head import fit_trust
 from retraining.run.model import Model, build, describe_model
@@ -160,8 +158,6 @@ def log_test(
     if result.total < held_out:
         log.info(f"{result.total} of {held_out} test photos were tested")
     log.info(describe_test(result, settings.head.final_fit))
-    for line in describe_doubts(result, bottlenecks.labels):
-        log.warning(line)
     before = changes.read_description(settings.outputs.graph)
     for line in changes.describe_changes(before, result, bottlenecks.labels):
         log.info(line)
@@ -172,7 +168,7 @@ def log_test(
 def describe_test(result: verify.HeldOutResult, final_fit: str) -> str:
     """Returns one line on a HeldOutResult; `final_fit` tells if another layer is exported."""
     if result.total == 0:
-        return "no test photos: the accuracy of this model is unknown"
+        return "no photos were held out for a final test"
     low, high = wilson_interval(result.correct, result.total)
     on_all = "before the layer is trained on all photos"
     return (
@@ -180,14 +176,6 @@ def describe_test(result: verify.HeldOutResult, final_fit: str) -> str:
         f"95 % interval {low:.1%} to {high:.1%}), measured "
         + (on_all if final_fit == ALL else "on the exported graph")
     )
-
-
-def describe_doubts(result: verify.HeldOutResult, labels: Sequence[str]) -> list[str]:
-    """Returns lines on what the accuracy hides: guessing does as well, a class is never right."""
-    answers = result.probabilities.argmax(axis=1)
-    confusion = confusion_matrix(result.targets, answers, len(labels))
-    test = record.describe_test(result, labels)
-    return advice.doubts(test | {"classes": record.describe_classes(confusion, labels)})
 
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:

@@ -1,7 +1,5 @@
 """cross_validation.py: folds, predictions out of fold, the estimate and its interval."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -156,9 +154,15 @@ def test_the_estimate_by_hand():
 
 def test_nothing_is_known_without_predictions():
     found = estimate(np.full((4, 2), np.nan), np.zeros(4, int), np.arange(4), np.arange(4))
-    assert math.isnan(found.accuracy)
-    assert math.isnan(found.deviation)
-    assert (found.low, found.high, found.correct, found.total) == (0.0, 1.0, 0, 0)
+    assert np.isnan([found.accuracy, found.low, found.high, found.deviation]).all()
+    assert (found.correct, found.total) == (0, 0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lbfgs"])
+def test_one_group_of_all_photos_allows_no_prediction(optimizer):
+    photos, alike = Labelled(np.ones((6, 3), "f4"), np.arange(6) % 2), np.zeros(6, int)
+    plan = TrainingPlan(TrainingOptions(optimizer=optimizer, steps=3))
+    assert np.isnan(cross_validate(photos, 2, alike, alike, plan)).all()
 
 
 def test_the_effective_count_by_hand():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks.vectors import Labelled
+from retraining.evaluation import learning_curve
 from retraining.evaluation.learning_curve import compare_sizes
 from retraining.training.loop import TrainingOptions
 
@@ -52,10 +53,17 @@ def test_each_class_keeps_its_share_in_the_smallest_subset():
 
 
 def test_with_very_few_photos_no_class_is_without_one():
-    data = Labelled(np.eye(5, dtype="f4"), np.arange(5))
+    data = Labelled(np.eye(6, dtype="f4")[:, :5], np.array([0, 1, 2, 3, 4, 4]))
     points = compare_sizes(data, data, 5, TrainingOptions(learning_rate=0.1))
-    assert [point.photos for point in points] == [5]
-    assert points[0].right.all()
+    assert [point.photos for point in points] == [5, 6]
+    assert points[0].right[:5].all()
+
+
+def test_a_single_size_or_nothing_held_out_is_no_comparison(monkeypatch):
+    monkeypatch.setattr(learning_curve, "_quick_head", lambda *_: 1 / 0)
+    data = Labelled(np.eye(5, dtype="f4"), np.arange(5))
+    assert compare_sizes(data, data, 5, TrainingOptions()) == []
+    assert compare_sizes(Labelled.join([data] * 9), data.first(0), 5, TrainingOptions()) == []
 
 
 def test_sizes_are_not_compared_where_training_goes_astray():

@@ -154,7 +154,7 @@ def test_unseen_photos_are_scored_beside_all():
     assert scoring.to_dict(SEEN)["unseen_accuracy"] == 0.5
     assert scoring.describe_seen(SEEN) == (
         "accuracy on photos that the graph has not seen = 50.0% (N=2, 95 % interval 9.5% to "
-        "90.5%); it was trained on the other 1"
+        "90.5%); it has seen the other 1 in training or validation"
     )
     assert "accuracy on photos that the graph has not seen 50.0% (N=2)" in [
         *scoring.text_lines(SEEN)

@@ -204,7 +204,7 @@ def test_a_cross_validation_that_guessing_reaches_is_told():
     (what, why), *_ = advice.next_steps(led([1] * 100))
     assert what == "Do not rely on this model yet"
     assert "always answering cat would be right as often (50 of 100 photos, the model 50)" in why
-    assert why.endswith("the photos of cat (0 of 50) got no right answer.")
+    assert why.endswith("the cross-validated photos of cat (0 of 50) got no right answer.")
 
 
 def test_what_to_expect_agrees_with_the_interval_as_printed():

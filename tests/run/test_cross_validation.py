@@ -128,6 +128,57 @@ def test_a_class_of_one_subject_allows_no_prediction(caplog):
     assert "the cross-validation predicts no photo" in caplog.text
 
 
+def test_classes_without_a_prediction_are_named(caplog):
+    caplog.set_level("INFO", "retraining")
+    rare = photos(20, 1, apart=3.0)
+    for part in SPLITS:
+        kept = [e.label == "a" or e.path.startswith("1/0x") for e in rare.examples[part]]
+        rare.examples[part] = [e for e, k in zip(rare.examples[part], kept, strict=True) if k]
+        own = rare.labelled[part]
+        rare.labelled[part] = Labelled(own.vectors[kept], own.targets[kept])
+    assert cross_validate_photos(rare, context()).result.total == 20
+    assert "; without b (1 photo): the photos of such a class show a single subject" in caplog.text
+
+
+def test_folds_are_counted_as_used():
+    found = cross_validate_photos(photos(3, 1, apart=3.0), context(folds=20))
+    assert found.folds == 6
+
+
+def test_a_model_of_far_fewer_photos_is_not_judged_by_the_folds(caplog):
+    """Nine tenths are for testing: the folds learn from 64 of 80 photos, the model from 8."""
+    few = photos(40, 1, apart=3.0)
+    moved = {part: rows.vectors for part, rows in few.labelled.items()}
+    run = context()
+    assert cross_validate_photos(few, run).leads
+    assert run.notes.caveats == []
+    order = [*few.examples[TRAINING][6:], *few.examples[VALIDATION], *few.examples[TESTING]]
+    vectors = np.concatenate([moved[TRAINING][6:], moved[VALIDATION], moved[TESTING]])
+    targets = np.array(["ab".index(example.label) for example in order])
+    few.examples.update({TRAINING: few.examples[TRAINING][:6], VALIDATION: [], TESTING: order})
+    few.labelled[TRAINING] = few.labelled[TRAINING].first(6)
+    few.labelled[VALIDATION] = few.labelled[VALIDATION].first(0)
+    few.labelled[TESTING] = Labelled(vectors, targets)
+    assert not cross_validate_photos(few, run).leads
+    assert run.notes.caveats == [
+        "the cross-validated layers learn from 64 photos each, the exported one from 6, so it is "
+        "likely to be less accurate"
+    ]
+
+
+def test_photos_that_all_look_alike_are_told(caplog):
+    caplog.set_level("INFO", "retraining")
+    alike = photos(20, 1)
+    for rows in alike.labelled.values():
+        rows.vectors[:] -= 10
+    cross_validate_photos(alike, context())
+    assert "look nearly alike" not in caplog.text
+    for rows in alike.labelled.values():
+        rows.vectors[rows.targets == 1] += 50
+    cross_validate_photos(alike, context())
+    assert "the photos of b look nearly alike" in caplog.text
+
+
 def test_twins_are_test_photos_in_a_group_with_others():
     assert find_twins(["a", "b", "c", "d"], np.array([0, 1, 1, 2]), 2) == {"c"}
     assert find_twins(["a", "b"], np.array([0, 0]), 0) == frozenset()
@@ -136,7 +187,7 @@ def test_twins_are_test_photos_in_a_group_with_others():
 def test_what_is_said_is_in_whole_photos():
     few = photos(20, 1, apart=3.0)
     found = cross_validate_photos(few, context())
-    line = describe(found, tuned=False)
+    line = describe(found, few, tuned=False)
     assert line.startswith("cross-validated accuracy = ")
     assert f"of {found.result.total} photos in 5 folds" in line
     assert "of 100 new photos like these, expect" in line
