@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
@@ -39,7 +40,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Does as argparse, but first names a mistyped flag and the most similar flag."""
+        """Does as argparse, but first names a mistyped flag and the most similar flag.
+
+        A value that begins with `~` is a path below a home folder, as in a shell, which sees to it
+        only after a space: `--flag ~/x`, but not `--flag=~/x`.
+        """
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             flag = word.split("=")[0]
@@ -48,7 +53,12 @@ class Parser(argparse.ArgumentParser):
             if flag.startswith("--") and flag not in known:
                 like = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
                 self.error(f"unknown flag {flag}" + (f"; did you mean {like[0]}?" if like else ""))
-        return super().parse_known_args(args, namespace)
+        options, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(options, action.dest, None)
+            if action.option_strings and isinstance(value, str) and value.startswith("~"):
+                setattr(options, action.dest, os.path.expanduser(value))
+        return options, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, fitted(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.photos.registry import hash_file
 from retraining.system.atomic import is_within
+from retraining.system.text import as_path
 
 NAME_BYTES = 120  # of the name of a label's folder; file systems allow 143 to 255
 STEM_BYTES = 180  # of a file's name before its mark, which tells it from others of that name
@@ -39,7 +40,9 @@ class Sorter:
         """`by` is `copy` or `link`. Raises SortError if the folder cannot be made."""
         self.folder, self.placed, self.known = Path(folder), 0, 0
         self._put = WAYS[by]
-        self._folders = {label: self.folder / name for label, name in folder_names(labels).items()}
+        self._folders = {
+            label: self.folder / as_path(name) for label, name in folder_names(labels).items()
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

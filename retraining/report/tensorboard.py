@@ -17,6 +17,7 @@ from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
+from retraining.system.text import is_label
 from retraining.training.loop import Step
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def sprite(jpegs: Sequence[bytes | None]) -> "Image":
 def shown(name: str) -> str:
     """Returns the name on one line and without undecodable bytes."""
     text = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
+    return "".join(mark if is_label(mark) else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
 def _new_folder(parent: Path, tags: Sequence[str]) -> Path:
