@@ -440,12 +440,16 @@ def paths_on(stream: io.BufferedIOBase, null: bool = False) -> Iterator[str]:
         ListError: the text is no list of paths.
     """
     batches = nul_batches(stream) if null else line_batches(stream, errors="surrogateescape")
+    empty = 0  # lines since the last path
     try:
-        while True:
+        yield FLUSH
+        for lines in batches:
+            paths = list(map(as_path, filter(None, lines)))
+            empty = 0 if paths else empty + len(lines)
+            if empty > LONGEST_LINE:
+                raise LongLineError(empty)
+            yield from paths
             yield FLUSH
-            yield from map(as_path, filter(None, next(batches)))
-    except StopIteration:
-        return
     except LongLineError as error:
         raise ListError(
             f"standard input has no path within {LONGEST_LINE} bytes; give -0 if NUL ends each "

@@ -22,7 +22,7 @@ from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
 from retraining.system.text import as_path, counted
 
 STDIN = "-"
-BLANKS = " \t"  # that do not count around a label; other spaces are a part of it
+BLANKS = " \t"  # that do not count around the label of a CSV or TSV
 COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
 MOST_ROWS = 5_000_000  # some 2 GB of memory
 CSV, TSV, JSONL = ",", "\t", "{"  # the first is the delimiter
@@ -126,7 +126,7 @@ class TableSource(FolderSource):
         splits: dict[str, str | None] = {}
         for line, record in records:
             path, label, word = (record.get(column, "") for column in COLUMNS)
-            label, word = label.strip(BLANKS), word.strip()
+            label, word = label if form == JSONL else label.strip(BLANKS), word.strip()
             path = _checked_path(line, path, label)
             if word not in splits:
                 splits[word] = named_split(word)
@@ -227,7 +227,7 @@ def _checked_header(line: int, cells: Sequence[str]) -> list[str]:
 def _checked_path(line: int, path: str, label: str) -> str:
     """Returns the path as files have it, after checks of the row."""
     for column, value in ((PATH, path), (LABEL, label)):
-        if not value.strip():
+        if not value.strip(BLANKS):
             raise LineError(line, f"has no {column}")
     if is_url(path):
         raise LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")

@@ -102,8 +102,8 @@ def line_batches(
             yield splitter.lines(chunk)
             read += len(chunk)
             if most is not None and (read > most or splitter.count > MOST_LINES):
-                limits = f"{most >> 20} MiB or {MOST_LINES:,} lines"
-                raise LineError(splitter.count + 1, f"is more than is read: {limits}")
+                limits = f"{most >> 20} MiB and {MOST_LINES:,} lines"
+                raise LineError(splitter.count + 1, f"lies beyond the limits of {limits}")
     except UnicodeDecodeError as error:  # of UTF-16
         raise LineError(splitter.count + 1, NO_TEXT) from error
 
@@ -167,21 +167,18 @@ class _Splitter:
 def _utf8_chunks(stream: BufferedIOBase) -> Iterator[bytes]:
     """Yields the content of a stream as UTF-8 without a byte order mark, then an empty chunk.
 
-    Each chunk is given as soon as it is read; that of a piece of UTF-16 may be only a part of it.
-
     Raises:
         UnicodeDecodeError: it begins as UTF-16 and is no such text.
     """
     start = b""
     while start in STARTS_OF_MARKS and (chunk := stream.read1(CHUNK)):
         start += chunk
-    decoder = None
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    more = iter(lambda: stream.read1(CHUNK), b"") if chunk else ()  # a terminal may end twice
+    chunks = chain([start.removeprefix(codecs.BOM_UTF8)], more)
+    if not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from filter(None, chunks)
+    else:
         decoder = codecs.getincrementaldecoder("utf-16")()
-    chunk = start.removeprefix(codecs.BOM_UTF8)
-    while chunk:
-        converted = decoder.decode(chunk).encode() if decoder else chunk
-        if converted:
-            yield converted
-        chunk = stream.read1(CHUNK)
-    yield decoder.decode(b"", final=True).encode() if decoder else b""
+        yield from filter(None, (decoder.decode(chunk).encode() for chunk in chunks))
+        decoder.decode(b"", final=True)
+    yield b""

@@ -73,9 +73,13 @@ def as_path(text: str) -> str:
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
-def table(rows: Iterable[Iterable[str]]) -> str:
-    """Returns one line per row; tabs separate the fields, each of which is `escaped`."""
-    return "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
+def table(rows: Iterable[Iterable[str]]) -> bytes:
+    """Returns a file's content: one line per row; tabs separate the fields, each `escaped`.
+
+    It is UTF-8, with undecodable bytes of file names as they are.
+    """
+    text = "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
