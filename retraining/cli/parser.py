@@ -4,6 +4,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
@@ -42,8 +43,8 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Does as argparse, but first names a mistyped flag and the most similar flag.
 
-        A value that begins with `~` is a path below a home folder, as in a shell, which sees to it
-        only after a space: `--flag ~/x`, but not `--flag=~/x`.
+        Expands `~` in the values of flags, since a shell does so in `--flag ~/x`, but not in
+        `--flag=~/x`.
         """
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
@@ -56,8 +57,8 @@ class Parser(argparse.ArgumentParser):
         options, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             value = getattr(options, action.dest, None)
-            if action.option_strings and isinstance(value, str) and value.startswith("~"):
-                setattr(options, action.dest, os.path.expanduser(value))
+            if action.option_strings and isinstance(value, str):
+                setattr(options, action.dest, expand_homes(value))
         return options, rest
 
     def error(self, message: str) -> NoReturn:
@@ -71,6 +72,17 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False) or not action.option_strings:
             return action.help
         return super()._get_help_string(action)
+
+
+def expand_homes(value: str) -> str:
+    """Returns a value of a flag with home folders in place of `~` and `~user`.
+
+    They count at the start, and in lists of paths after a comma or `=`, as in `NAME=~/x,OTHER=~/y`.
+    A URL stays as it is, and so does a `~user` that is no user of this machine.
+    """
+    if "~" not in value or "://" in value:
+        return value
+    return re.sub(r"(?:^|(?<=[,=]))~[^,]*", lambda path: os.path.expanduser(path[0]), value)
 
 
 def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
