@@ -26,7 +26,7 @@ def read_listed(path: str | os.PathLike[str]) -> list[str]:
     except TextError as error:
         raise DatasetError(str(error)) from error
     if lines and lines[0].startswith(TABLE_START):
-        lines = [line.split("\t")[0] for line in lines[1:]]
+        lines = [unescaped(line.split("\t")[0]) for line in lines[1:]]
     return [as_path(line) for line in lines if line.strip() and not line.startswith("#")]
 
 

@@ -439,3 +439,15 @@ def test_escaped_and_literal_names_are_found(tmp_path):
     assert dataset.excluded == 3
     left = {os.path.basename(e.path) for e in dataset.examples if e.label == "a"}
     assert left == {"plain.jpg", "other.jpg"}
+
+
+def test_a_table_names_exactly_its_photos(tmp_path):
+    names = ["a\tb.jpg", "a\\tb.jpg", "a\\\\tb.jpg", "a\\b.jpg", "other.jpg"]
+    write(tmp_path, "a", names)
+    write(tmp_path, "b", ["1.jpg"])
+    for name in names[:4]:
+        (tmp_path / "list.tsv").write_bytes(table([["path", "reason"], [f"a/{name}", "doubtful"]]))
+        excluded = tuple(read_listed(tmp_path / "list.tsv"))
+        dataset = load_dataset(str(tmp_path), scan=ScanOptions(excluded=excluded))
+        left = {os.path.basename(e.path) for e in dataset.examples if e.label == "a"}
+        assert left == {*names} - {name}
