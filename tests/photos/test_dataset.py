@@ -12,6 +12,7 @@ from retraining.photos.exclude import read_listed
 from retraining.photos.registry import hash_file, open_source
 from retraining.photos.source import BadImage, DatasetError, ScanOptions
 from retraining.photos.split import SplitOptions, percentage
+from retraining.system.text import table
 
 JPEG = b"\xff\xd8\xff\xe0"
 
