@@ -104,13 +104,13 @@ def _prepared_streams() -> Iterator[None]:
     is escaped as in Python.
     """
     codecs.register_error(BYTES_OR_ESCAPES, _bytes_or_escapes)
-    errors = {"stdin": None, "stdout": BYTES_OR_ESCAPES, "stderr": "backslashreplace"}
+    errors = {"stdin": "surrogateescape", "stdout": BYTES_OR_ESCAPES, "stderr": "backslashreplace"}
     for name, handler in errors.items():
         stream = getattr(sys, name)
         if stream is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-        elif handler and hasattr(stream, "reconfigure"):
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=handler)
     stderr = sys.stderr
     forgiving: Any = _Forgiving(stderr)  # it passes on all attributes of a TextIO
