@@ -1,5 +1,6 @@
 """Exit codes, one-line errors, log lines and progress bars of both commands."""
 
+import codecs
 import contextlib
 import functools
 import logging
@@ -18,12 +19,13 @@ from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.system.observer import Bar
 from retraining.system.signals import signals_to
-from retraining.system.text import escaped
+from retraining.system.text import message_line
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 TERMINAL_SECONDS = 0.2  # between two updates of a progress bar
 FILE_SECONDS = 10.0  # between two lines on progress, where stderr is no terminal
 NARROWEST = 30  # columns that messages fill on a terminal
+BYTES_OR_ESCAPES = "bytes_or_escapes"  # name of the error handler of stdout
 AGAIN_SECONDS = 0.05  # until a dropped KeyboardInterrupt is raised again
 
 
@@ -80,6 +82,13 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def print_for_programs() -> None:
+    """Makes stdout UTF-8 with line ends as they are printed, so the same bytes on every system."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # Without `errors`, a new encoding would come with errors="strict".
+        sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors, newline="")
+
+
 def _reader_left() -> int:
     """Handles a broken pipe on stdout: its reader, such as `head`, has enough; this is no error."""
     # At exit, Python must not try to flush what it cannot write.
@@ -89,11 +98,13 @@ def _reader_left() -> int:
 
 @contextlib.contextmanager
 def _prepared_streams() -> Iterator[None]:
-    """Replaces closed streams, and lets the streams take file names with undecodable bytes.
+    """Replaces closed streams, and lets stdout and stderr take any text, whatever their encoding.
 
-    On stdout those bytes stay as they are; on stderr they are escaped.
+    On stdout undecodable bytes of file names stay as they are; all else that the encoding lacks
+    is escaped as in Python.
     """
-    errors = {"stdin": "surrogateescape", "stdout": "surrogateescape", "stderr": "backslashreplace"}
+    codecs.register_error(BYTES_OR_ESCAPES, _bytes_or_escapes)
+    errors = {"stdin": "surrogateescape", "stdout": BYTES_OR_ESCAPES, "stderr": "backslashreplace"}
     for name, handler in errors.items():
         stream = getattr(sys, name)
         if stream is None:
@@ -108,6 +119,21 @@ def _prepared_streams() -> Iterator[None]:
         yield
     finally:
         sys.stderr = stderr
+
+
+def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Handles a character that an encoding lacks: a lone surrogate of PEP 383 becomes its byte.
+
+    Any other becomes an escape such as `\\u0141`, and so does a byte where it would break the
+    encoding.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    start = error.start
+    one = UnicodeEncodeError(error.encoding, error.object, start, start + 1, error.reason)
+    if not error.encoding.startswith(("utf-16", "utf-32")):
+        with contextlib.suppress(UnicodeEncodeError):
+            return codecs.lookup_error("surrogateescape")(one)
+    return codecs.backslashreplace_errors(one)
 
 
 class _Forgiving:
@@ -170,7 +196,7 @@ def _interrupt_main_thread() -> None:
 
 def say(message: object) -> None:
     """Prints a message on stderr, after the name of the script."""
-    print(fitted(f"{os.path.basename(sys.argv[0])}: {escaped(str(message))}"), file=sys.stderr)
+    print(fitted(f"{os.path.basename(sys.argv[0])}: {message_line(str(message))}"), file=sys.stderr)
 
 
 def fitted(line: str) -> str:
@@ -205,7 +231,7 @@ class _Handler(logging.Handler):
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return fitted(prefix + escaped(in_flags(record.getMessage())))
+        return fitted(prefix + message_line(in_flags(record.getMessage())))
 
 
 def progress_bar(label: str, unit: str, quiet: bool = False) -> Bar:
@@ -290,4 +316,4 @@ class ConsoleObserver:
     def tell(self, text: str) -> None:
         """Prints a line."""
         if not self.quiet:
-            print(fitted(escaped(text)), file=sys.stderr)
+            print(fitted(message_line(text)), file=sys.stderr)

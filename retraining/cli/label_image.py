@@ -12,7 +12,15 @@ from typing import Any
 
 from retraining.bottlenecks.extract import FLUSH, Answer
 from retraining.cli import rows
-from retraining.cli.console import DONE, FAILED, ConsoleObserver, progress_bar, reports_errors, say
+from retraining.cli.console import (
+    DONE,
+    FAILED,
+    ConsoleObserver,
+    print_for_programs,
+    progress_bar,
+    reports_errors,
+    say,
+)
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
@@ -35,7 +43,14 @@ from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import is_table
 from retraining.photos.url import is_url
-from retraining.system.text import counted
+from retraining.system.lines import (
+    LONGEST_LINE,
+    LineError,
+    LongLineError,
+    line_batches,
+    nul_batches,
+)
+from retraining.system.text import as_path, counted
 
 DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
 
@@ -44,7 +59,6 @@ knows its labels and how it wants its images; for other graphs there are flags.
 """
 STDIN = "-"
 MOST_LABELS = 5  # of an image
-LONGEST_PATH = 1 << 16  # bytes; systems take 4 to 32 kB
 
 
 class ListError(RetrainingError):
@@ -133,6 +147,8 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
         say("nothing could be scored: no readable photo of a class that the graph knows")
         return FAILED
     say(scoring.describe_seen(result))
+    if options.format != "text":
+        print_for_programs()
     for line in SCORE_LINES[options.format](result):
         print(line)
     if options.print_misclassified:
@@ -408,33 +424,41 @@ def image_paths(options: argparse.Namespace) -> Iterator[str]:
     for name in options.images:
         if name == STDIN:
             stdin: Any = sys.stdin.buffer  # its declared type has no read1
-            yield from paths_on(stdin, b"\0" if options.null else b"\n")
+            yield from paths_on(stdin, options.null)
         elif os.path.isdir(name):
             yield from images_below(name, sorted_into)
         else:
             yield name
 
 
-def paths_on(stream: io.BufferedIOBase, end: bytes = b"\n") -> Iterator[str]:
-    """Yields the paths on a byte stream, each up to `end`; FLUSH before it may wait for more.
+def paths_on(stream: io.BufferedIOBase, null: bool = False) -> Iterator[str]:
+    """Yields the paths on a byte stream, one a line or, if `null`, each up to a NUL.
 
-    The CR of a CRLF does not belong to a path. Raises ListError for text that cannot be a path.
+    Yields FLUSH before it may wait for more.
+
+    Raises:
+        ListError: the text is no list of paths.
     """
-    rest = b""
-    while True:
+    batches = nul_batches(stream) if null else line_batches(stream, errors="surrogateescape")
+    empty = 0  # lines since the last path
+    try:
         yield FLUSH
-        chunk = stream.read1(1 << 16)
-        *paths, rest = (rest + chunk).split(end) if chunk else (rest, b"")
-        if end == b"\n":
-            paths = [path.rstrip(b"\r") for path in paths]
-        yield from map(os.fsdecode, filter(None, paths))
-        if not chunk:
-            return
-        if len(rest) > LONGEST_PATH:
-            raise ListError(
-                f"standard input has no path within {LONGEST_PATH} bytes; give -0 if NUL ends each "
-                f"path, and no -0 if a line end does"
-            )
+        for lines in batches:
+            paths = list(map(as_path, filter(None, lines)))
+            empty = 0 if paths else empty + len(lines)
+            if empty > LONGEST_LINE:
+                raise LongLineError(empty)
+            yield from paths
+            yield FLUSH
+    except LongLineError as error:
+        raise ListError(
+            f"standard input has no path within {LONGEST_LINE} bytes; give -0 if NUL ends each "
+            f"path, and no -0 if a line end does"
+        ) from error
+    except LineError as error:
+        raise ListError(
+            f"line {error.line} of standard input {error}, or give -0 if NUL ends each path"
+        ) from error
 
 
 def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:

@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
@@ -39,7 +41,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """Does as argparse, but first names a mistyped flag and the most similar flag."""
+        """Does as argparse, but first names a mistyped flag and the most similar flag.
+
+        Expands `~` in the values of flags, since a shell does so in `--flag ~/x`, but not in
+        `--flag=~/x`.
+        """
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             flag = word.split("=")[0]
@@ -48,7 +54,12 @@ class Parser(argparse.ArgumentParser):
             if flag.startswith("--") and flag not in known:
                 like = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
                 self.error(f"unknown flag {flag}" + (f"; did you mean {like[0]}?" if like else ""))
-        return super().parse_known_args(args, namespace)
+        options, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(options, action.dest, None)
+            if action.option_strings and isinstance(value, str):
+                setattr(options, action.dest, expand_homes(value))
+        return options, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, fitted(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
@@ -61,6 +72,17 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, False) or not action.option_strings:
             return action.help
         return super()._get_help_string(action)
+
+
+def expand_homes(value: str) -> str:
+    """Returns a value of a flag with home folders in place of `~` and `~user`.
+
+    They count at the start, and in lists of paths after a comma or `=`, as in `NAME=~/x,OTHER=~/y`.
+    A URL stays as it is, and so does a `~user` that is no user of this machine.
+    """
+    if "~" not in value or "://" in value:
+        return value
+    return re.sub(r"(?:^|(?<=[,=]))~[^,]*", lambda path: os.path.expanduser(path[0]), value)
 
 
 def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:

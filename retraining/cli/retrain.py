@@ -5,7 +5,13 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-from retraining.cli.console import DONE, ConsoleObserver, reports_errors, set_verbosity
+from retraining.cli.console import (
+    DONE,
+    ConsoleObserver,
+    print_for_programs,
+    reports_errors,
+    set_verbosity,
+)
 from retraining.cli.flags import is_quiet, parse_flags
 from retraining.cli.wording import in_flags
 from retraining.export.verify import HeldOutResult
@@ -32,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = retrain(settings, ConsoleObserver(is_quiet(options)), in_flags)
     for caveat in results.caveats:
         log.warning(caveat)
+    print_for_programs()
     print_results(results)
     if options.print_misclassified_test_images:
         print_misclassified(results.test, results.labels)
@@ -74,8 +81,8 @@ def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
     rows = zip(result.paths, result.targets, result.probabilities, strict=True)
     for path, target, answer in rows:
         if answer.argmax() != target:
-            label, predicted = labels[target], labels[answer.argmax()]
-            print(f"misclassified\t{escaped(path)}\t{label}\t{predicted}\t{answer.max():.5f}")
+            names = (path, labels[target], labels[answer.argmax()])
+            print("misclassified", *map(escaped, names), f"{answer.max():.5f}", sep="\t")
 
 
 def print_comparison(results: Results) -> None:

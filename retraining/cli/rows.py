@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from retraining.bottlenecks.extract import Answer
+from retraining.cli.console import print_for_programs
 from retraining.cli.wording import in_flags
 from retraining.photos.reader import ImageError
-from retraining.system.text import escaped
+from retraining.system.text import as_text, escaped, is_label
 
 COLUMNS = ("path", "rank", "label", "score", "error")
 # The default columns of each format; in JSON, a column without a value has no key.
@@ -39,8 +40,7 @@ def make_writer(
     """
     if kind in TEXTS:
         return TEXTS[kind]
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(newline="")  # the same bytes on every system
+    print_for_programs()
     names = columns or USUAL_COLUMNS[kind]
     write_row = PRINTERS[kind]
     if header or (header is None and kind == "csv"):
@@ -68,7 +68,7 @@ def write_named_text(path: str, _: Answer, ranking: Ranking) -> None:
 
 
 def print_tsv(row: Row, columns: Iterable[str]) -> None:
-    """Prints fields between tabs; tabs and line ends in a field become \\t, \\n, \\r."""
+    """Prints fields between tabs, each `escaped`."""
     print("\t".join(escaped(field) for field in _fields(row, columns)))
 
 
@@ -93,9 +93,12 @@ def _fields(row: Row, columns: Iterable[str]) -> list[str]:
 
 
 def to_json(value: Any) -> str:
-    """Returns JSON in UTF-8, or all in ASCII if a name holds bytes that are not UTF-8."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else json.dumps(value)
+    """Returns JSON on one line that can be written in UTF-8.
+
+    It is all ASCII if a name holds bytes that are not UTF-8, or line separators of Unicode.
+    """
+    text = as_text(json.dumps(value, ensure_ascii=False))
+    return text if is_label(text) else json.dumps(value)
 
 
 TEXTS: dict[str, Write] = {"text": write_text, "text with names": write_named_text}

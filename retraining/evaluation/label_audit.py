@@ -377,7 +377,7 @@ def table_bytes(findings: Iterable[Finding]) -> bytes:
     A duplicate's reason ends in `of` and the other photo's path. Names with tabs or line ends are
     `escaped`. A path that begins with `#` is written `./#`, because a line with `#` is a comment.
     """
-    return os.fsencode(table([HEADER, *map(_fields, findings)]))
+    return table([HEADER, *map(_fields, findings)])
 
 
 def _fields(finding: Finding) -> tuple[str, str, str, str, str]:

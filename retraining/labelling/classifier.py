@@ -31,6 +31,7 @@ from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
+from retraining.system.lines import TextError, read_lines
 
 # The usual input and output nodes of old graphs, the likeliest first.
 KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
@@ -40,6 +41,7 @@ UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
 
 T = TypeVar("T")
 AnyImage = TypeVar("AnyImage", bound=Image)
+MOST_LABEL_BYTES = 1 << 24  # 16 MiB of a labels file: a hundred thousand classes and more
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
 
@@ -441,18 +443,17 @@ def _first(*values: T | None) -> T | None:
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Reads the lines of a labels file, without line ends.
+    """Reads the lines of a labels file, without line ends and without empty lines at the end.
 
     Raises:
-        LabelsError: the file is unreadable, empty or not UTF-8 text.
+        LabelsError: the file is unreadable, empty or no text.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            labels = tuple(line.rstrip("\r\n") for line in file)
-    except OSError as error:
-        raise LabelsError(f"cannot read the labels file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise LabelsError(f"the labels file {path} is not UTF-8 text") from error
-    if not any(labels):
+        labels = read_lines(path, f"the labels file {path}", MOST_LABEL_BYTES)
+    except TextError as error:
+        raise LabelsError(str(error)) from error
+    while labels and not labels[-1]:
+        labels.pop()
+    if not labels:
         raise LabelsError(f"the labels file {path} is empty")
-    return labels
+    return tuple(labels)

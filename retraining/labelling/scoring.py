@@ -122,7 +122,7 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
     With `recursive`, photos in folders within a class folder count, too.
 
     Raises:
-        DatasetError: the folder is missing or has no class folder, or two folders are one label.
+        DatasetError: the folder is missing or has no class folder, or one that cannot be a label.
     """
     source = TableSource(folder) if is_table(folder) else FolderSource(folder)
     scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
@@ -157,17 +157,19 @@ def _splits_read(scan: Scan, folder: str) -> list[str]:
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
     """Returns {name: label or None}: the label of exactly that name, or else the only similar one.
 
-    Similar names differ only in details that a reader overlooks (`class_folders.same_label`).
+    Similar names differ only in details that a reader overlooks (`class_folders.same_label`). A
+    name has no label if several labels are similar, or if several names are similar to its label.
     """
-    known = set(labels)
-    alike: dict[str, list[str]] = {}
-    for label in known:
-        alike.setdefault(same_label(label), []).append(label)
-    matches = {name: alike.get(same_label(name), []) for name in names}
-    return {
-        name: name if name in known else matches[name][0] if len(matches[name]) == 1 else None
-        for name in names
-    }
+    names, known = list(names), set(labels)
+    similar = {same_label(label): label for label in known}
+    count = Counter(map(same_label, known))
+    rivals = Counter(map(same_label, set(names)))
+    matches: dict[str, str | None] = {}
+    for name in names:
+        key = same_label(name)
+        unambiguous = count[key] == rivals[key] == 1
+        matches[name] = name if name in known else similar[key] if unambiguous else None
+    return matches
 
 
 def score(

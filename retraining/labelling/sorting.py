@@ -13,6 +13,7 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.photos.registry import hash_file
 from retraining.system.atomic import is_within
+from retraining.system.text import as_path
 
 NAME_BYTES = 120  # of the name of a label's folder; file systems allow 143 to 255
 STEM_BYTES = 180  # of a file's name before its mark, which tells it from others of that name
@@ -20,7 +21,7 @@ MARK_DIGITS = 8  # of a SHA-1, in hex
 
 # Windows refuses these characters, and a dot or space at the end. A dot at the start hides a
 # folder. `%` is escaped where it looks like an escape.
-UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\udc80-\udcff]|%(?=[0-9A-Fa-f]{2})|^\.|[. ]\Z')
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})|^\.|[. ]\Z')
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\.|\Z)", re.IGNORECASE)
 
@@ -39,7 +40,9 @@ class Sorter:
         """`by` is `copy` or `link`. Raises SortError if the folder cannot be made."""
         self.folder, self.placed, self.known = Path(folder), 0, 0
         self._put = WAYS[by]
-        self._folders = {label: self.folder / name for label, name in folder_names(labels).items()}
+        self._folders = {
+            label: self.folder / as_path(name) for label, name in folder_names(labels).items()
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -113,7 +116,15 @@ def safe_name(label: str) -> str:
 
 
 def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+    return "".join(f"%{byte:02X}" for byte in _utf8(character))
+
+
+def _utf8(text: str) -> bytes:
+    """Returns the text in UTF-8, lone surrogates as the bytes they stand for, or as themselves."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _as_some_systems_see(name: str) -> str:
@@ -121,12 +132,12 @@ def _as_some_systems_see(name: str) -> str:
 
 
 def _mark(label: str) -> str:
-    return hashlib.sha1(label.encode("utf-8", "surrogateescape")).hexdigest()[:MARK_DIGITS]
+    return hashlib.sha1(_utf8(label)).hexdigest()[:MARK_DIGITS]
 
 
 def _cut(text: str, size: int) -> str:
     """Returns the text, or its first part, of at most `size` bytes of UTF-8."""
-    encoded = text.encode("utf-8", "surrogateescape")
+    encoded = _utf8(text)
     return text if len(encoded) <= size else encoded[:size].decode("utf-8", "ignore")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from retraining.photos.decode import ImageFileError, NotAnImageError, claims_to_be_image
 from retraining.photos.source import BadImage, DatasetError, Facts, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
-from retraining.system.text import counted, some
+from retraining.system.text import as_text, counted, is_label, some
 
 
 class Tree(Protocol):
@@ -61,7 +61,9 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
         _check_split_classes(tree.location, found, least_classes)
     else:
         names = _class_names(tree, options, least_classes)
-        found = [_ClassFolder(name, tree.path_of(name)) for name in names]
+        found = [_ClassFolder(as_text(name), tree.path_of(name)) for name in names]
+    labels = dict.fromkeys(folder.label for folder in found)
+    scan.warnings.extend(check_labels(labels, "class folder", tree.location))
     for name, folder, split in found:
         files = _files_of(tree, folder, options, name)
         scan.folders.setdefault(name, []).append(folder)
@@ -115,7 +117,7 @@ def _split_class_folders(tree: Tree, warnings: list[str]) -> list[_ClassFolder]:
         return []
     warnings += loose
     return sorted(
-        _ClassFolder(os.path.basename(path), path, named_split(name))
+        _ClassFolder(as_text(os.path.basename(path)), path, named_split(name))
         for name, paths in inner.items()
         for path in paths
     )
@@ -128,7 +130,6 @@ def _check_split_classes(location: str, found: Sequence[_ClassFolder], least: in
             f"the split folders of {location} must hold at least {counted(least, 'class folder')} "
             f"with photos and have only one ({labels[0]})"
         )
-    check_labels(labels, "class folder", location)
 
 
 def some_names(paths: Sequence[str]) -> str:
@@ -144,37 +145,49 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
         if _files_of(tree, tree.location, replace(options, recursive=False)).photos:
             has += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{tree.location} must hold {wanted} with photos and has {has}")
-    check_labels(names, "class folder", tree.location)
     return names
 
 
 def same_label(name: str) -> str:
-    """Returns the name without what readers overlook: case, spaces, `_`, `-`, accents' form."""
-    text = unicodedata.normalize("NFC", name).casefold()
-    return re.sub(r"[\s_-]+", " ", text).strip()
+    """Returns the name without what readers overlook.
+
+    That is case, spaces, `_`, `-`, the form of accents, and characters without ink: joiners, other
+    format characters (Unicode's category Cf), variation selectors.
+    """
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    inked = (c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return re.sub(r"[\s_-]+", " ", "".join(inked)).strip()
 
 
-def check_labels(names: Iterable[str], kind: str, place: str) -> None:
-    """Checks that labels are lines of text that readers can tell apart.
+def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
+    """Checks that labels are lines of text; returns a warning for each group that readers mix up.
 
-    `kind` is what bears them, such as `class folder`, and `place` where it is.
+    `kind` is what bears them, such as `class folder`, and `place` where it is. Labels are easily
+    mixed up if they differ only in what `same_label` overlooks.
 
     Raises:
-        DatasetError: one is not printable, or two differ only in what `same_label` overlooks.
+        DatasetError: a label has control characters, line separators or lone surrogates.
     """
-    first: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
     for name in names:
-        if not name.isprintable():
+        if not is_label(name):
             raise DatasetError(
                 f"the {kind} {name!r} in {place} has characters that cannot stand in a "
                 f"labels file; rename it"
             )
-        other = first.setdefault(same_label(name), name)
-        if other != name:
-            raise DatasetError(
-                f"the {kind}s {other!r} and {name!r} in {place} would become one label; "
-                f"rename or merge them"
-            )
+        alike.setdefault(same_label(name), []).append(name)
+    return [
+        f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; each is a class of "
+        f"its own"
+        for group in alike.values()
+        if len(group) > 1
+    ]
+
+
+def _quoted(names: Sequence[str]) -> list[str]:
+    """Returns the names in quotes; those that may look the same with all their characters told."""
+    composed = {unicodedata.normalize("NFC", name) for name in names}
+    return [repr(name) if len(composed) == len(names) else ascii(name) for name in names]
 
 
 @dataclass(frozen=True)

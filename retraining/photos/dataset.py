@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from retraining.photos.class_folders import some_names
+from retraining.photos.class_folders import same_label, some_names
 from retraining.photos.decode import reason_of
 from retraining.photos.exclude import without
 from retraining.photos.registry import hash_file, open_source
@@ -77,8 +77,8 @@ def load_dataset(
     kept, and of copies in several splits only those in the last one, testing being the last.
 
     Raises:
-        DatasetError: the source is missing or empty, has fewer than two classes, two classes
-            would become one label, a class has no images or no training images, or the options
+        DatasetError: the source is missing or empty, has fewer than two classes, a name of a
+            class cannot be a label, a class has no images or no training images, or the options
             want splits that the source does not give.
         SourceError: the source cannot be listed.
     """
@@ -263,9 +263,11 @@ def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:
             continue
         if given:
             others = f", only for {' and '.join(sorted(of_class))}" if of_class else ""
+            alike = [o for o in parts if o != label and same_label(o) == same_label(label)]
+            rename = f"give it the name of {alike[0]!r} if it is the same class, " if alike else ""
             raise DatasetError(
-                f"no image of {label} is for training{others}; add some, or pool all photos with "
-                f"`SplitOptions.by` content"
+                f"no image of {label} is for training{others}; {rename}add some, or pool all "
+                f"photos with `SplitOptions.by` content"
             )
         raise DatasetError(
             f"no image of {label} is left for training; add images, lower "

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from retraining.photos.class_folders import some_names
 from retraining.photos.registry import canonical
 from retraining.photos.source import DatasetError, Photo, PhotoSource
-from retraining.system.text import unescaped
+from retraining.system.lines import TextError, read_lines
+from retraining.system.text import as_path, unescaped
 
+MOST_BYTES = 1 << 28  # 256 MiB: some millions of paths
 TABLE_START = "path\t"  # the headers of label_audit.tsv and bad_images.tsv begin so
 
 
@@ -21,17 +22,12 @@ def read_listed(path: str | os.PathLike[str]) -> list[str]:
         DatasetError: the file cannot be read or is not text.
     """
     try:
-        text = os.fsdecode(Path(path).read_bytes())
-    except OSError as error:
-        raise DatasetError(f"cannot read the list {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        text = "\0"  # on Windows, where names are text, not bytes
-    if "\0" in text:
-        raise DatasetError(f"the list {path} is no text in UTF-8; save it as such")
-    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
-    if lines[0].startswith(TABLE_START):
-        lines = [line.split("\t")[0] for line in lines[1:]]
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+        lines = read_lines(path, f"the list {path}", MOST_BYTES, "surrogateescape")
+    except TextError as error:
+        raise DatasetError(str(error)) from error
+    if lines and lines[0].startswith(TABLE_START):
+        lines = [unescaped(line.split("\t")[0]) for line in lines[1:]]
+    return [as_path(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
 def without(

@@ -111,8 +111,8 @@ class PhotoSource(Protocol):
         """Finds the photos and their labels.
 
         Raises:
-            DatasetError: there are fewer than `least_classes` classes, or two would become one
-                label.
+            DatasetError: there are fewer than `least_classes` classes, or one has a name that
+                cannot be a label.
             SourceError: the source cannot be listed.
         """
 

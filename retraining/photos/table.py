@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedIOBase
+from itertools import chain
+from typing import Any, NamedTuple
 
 from retraining.photos.class_folders import check_labels
 from retraining.photos.decode import ImageFileError, NotAnImageError, reason_of
@@ -16,11 +18,12 @@ from retraining.photos.folder import FolderSource
 from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url
-from retraining.system.text import counted
+from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
+from retraining.system.text import as_path, counted
 
 STDIN = "-"
+BLANKS = " \t"  # that do not count around the label of a CSV or TSV
 COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
-LONGEST_LINE = 1 << 16  # bytes; paths take 4 to 32 kB
 MOST_ROWS = 5_000_000  # some 2 GB of memory
 CSV, TSV, JSONL = ",", "\t", "{"  # the first is the delimiter
 FORMATS = {".csv": CSV, ".tsv": TSV, ".jsonl": JSONL, ".ndjson": JSONL}
@@ -58,8 +61,8 @@ class TableSource(FolderSource):
             has = f"only one ({labels[0]})" if labels else "none"
             wanted = "at least two labels" if least_classes == 2 else "a label"
             raise DatasetError(f"{self._name} must have {wanted} and has {has}")
-        check_labels(labels, "label", self._name)
-        scan = Scan({label: [] for label in labels})
+        warnings = check_labels(labels, "label", self._name)
+        scan = Scan({label: [] for label in labels}, warnings=warnings)
         for row in self.rows:
             try:
                 facts = self.look_at(row.path, options.max_pixels)
@@ -112,10 +115,10 @@ class TableSource(FolderSource):
                 yield from self._rows_of(file)
         except OSError as error:
             raise DatasetError(f"cannot read {self._name}: {reason_of(error)}") from error
-        except _LineError as error:
+        except LineError as error:
             raise DatasetError(f"line {error.line} of {self._name} {error}") from error
 
-    def _rows_of(self, file: BinaryIO) -> Iterator[Row]:
+    def _rows_of(self, file: BufferedIOBase) -> Iterator[Row]:
         lines = _Lines(file)
         start = next((line for line in lines if line.strip()), "")
         form = FORMATS.get(os.path.splitext(self.location)[1].lower()) or _sniffed(start)
@@ -123,52 +126,35 @@ class TableSource(FolderSource):
         splits: dict[str, str | None] = {}
         for line, record in records:
             path, label, word = (record.get(column, "") for column in COLUMNS)
-            label, word = label.strip(), word.strip()
-            _check_row(line, path, label)
+            label, word = label if form == JSONL else label.strip(BLANKS), word.strip()
+            path = _checked_path(line, path, label)
             if word not in splits:
                 splits[word] = named_split(word)
             if word and not splits[word]:
                 known = ", ".join(SPLIT_NAMES)
-                raise _LineError(line, f"has the split {word[:40]!r}; there are {known}")
+                raise LineError(line, f"has the split {word[:40]!r}; there are {known}")
             yield Row(line, self.path_of(path), sys.intern(label), splits[word])
 
 
-class _LineError(Exception):
-    """A line of a table is wrong. The text says how, after the line's number."""
-
-    def __init__(self, line: int, text: str) -> None:
-        super().__init__(text)
-        self.line = line
-
-
 class _Lines:
-    """Yields the lines of a file in UTF-8; `number` is that of the last one."""
+    """Yields the lines of a text with their ends; `number` is that of the last one."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.number, self._file = 0, file
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self.number = 0
+        self._lines = chain.from_iterable(line_batches(stream, MOST_BYTES, keep_ends=True))
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(LONGEST_LINE + 1)
-        if not line:
-            raise StopIteration
+        line = next(self._lines)
         self.number += 1
-        if len(line) > LONGEST_LINE:
-            raise _LineError(self.number, f"is longer than {LONGEST_LINE} bytes")
-        try:
-            text = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            text = "\0"
-        if "\0" in text:
-            raise _LineError(self.number, "is no text in UTF-8; save the table as such")
-        return text
+        return line
 
 
 def _opened(location: str) -> Any:
     """Returns the file as a context, which leaves standard input open."""
-    return nullcontext(sys.stdin.buffer) if location == STDIN else open(location, "rb")
+    return nullcontext(sys.stdin.buffer) if location == STDIN else opened(location)
 
 
 def _sniffed(start: str) -> str:
@@ -184,9 +170,9 @@ def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]
             try:
                 values = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise _LineError(lines.number, "is no JSON object") from error
+                raise LineError(lines.number, "is no JSON object") from error
             if not isinstance(values, dict):
-                raise _LineError(lines.number, "is no JSON object")
+                raise LineError(lines.number, "is no JSON object")
             named = {name.strip().casefold(): value for name, value in values.items()}
             yield lines.number, {c: _text(lines.number, c, named.get(c)) for c in COLUMNS}
         line = next(lines, None)
@@ -197,7 +183,7 @@ def _text(line: int, column: str, value: Any) -> str:
         return ""
     if isinstance(value, str) or (type(value) is int and column == LABEL):
         return str(value)
-    raise _LineError(line, f"has a {column} that is no text")
+    raise LineError(line, f"has a {column} that is no text")
 
 
 def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -213,13 +199,13 @@ def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Map
             if not header:
                 header = _checked_header(line, cells)
             elif len(cells) != len(header):
-                raise _LineError(
+                raise LineError(
                     line, f"has {counted(len(cells), 'field')}, the header has {len(header)}"
                 )
             else:
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise _LineError(begun, f"cannot be read: {error}") from error
+        raise LineError(begun, f"cannot be read: {error}") from error
 
 
 def _after(start: str, lines: _Lines) -> Iterator[str]:
@@ -232,21 +218,24 @@ def _checked_header(line: int, cells: Sequence[str]) -> list[str]:
     for column in (PATH, LABEL):
         if column not in header:
             named = ", ".join(cell[:20] for cell in cells[:5])
-            raise _LineError(line, f"names no column {column!r}, but {named}")
+            raise LineError(line, f"names no column {column!r}, but {named}")
     if len({*header} & {*COLUMNS}) < sum(name in COLUMNS for name in header):
-        raise _LineError(line, "names a column twice")
+        raise LineError(line, "names a column twice")
     return header
 
 
-def _check_row(line: int, path: str, label: str) -> None:
-    for column, value in ((PATH, path.strip()), (LABEL, label)):
-        if not value:
-            raise _LineError(line, f"has no {column}")
+def _checked_path(line: int, path: str, label: str) -> str:
+    """Returns the path as files have it, after checks of the row."""
+    for column, value in ((PATH, path), (LABEL, label)):
+        if not value.strip(BLANKS):
+            raise LineError(line, f"has no {column}")
     if is_url(path):
-        raise _LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")
+        raise LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")
     try:
-        readable = b"\0" not in os.fsencode(path)
+        name = as_path(path)
+        readable = b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:
         readable = False
     if not readable:
-        raise _LineError(line, "has a path that no file can have")
+        raise LineError(line, "has a path that no file can have")
+    return name

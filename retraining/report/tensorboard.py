@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos.dataset import Example
 from retraining.photos.thumbnails import Thumbnails
-from retraining.system.text import one_line
+from retraining.system.text import is_label, one_line
 from retraining.training.loop import Step
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def sprite(jpegs: Sequence[bytes | None]) -> "Image":
 def shown(name: str) -> str:
     """Returns the name on one line and without undecodable bytes."""
     text = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
+    return "".join(mark if is_label(mark) else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
 def _name(tags: Sequence[str]) -> str:

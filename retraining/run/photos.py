@@ -227,8 +227,8 @@ def bad_images_contents(bad: Sequence[BadImage], outputs: OutputSettings) -> dic
     """Returns {path: bytes} of the list of bad images; without any, an earlier list gets empty."""
     if not bad and not os.path.exists(outputs.bad_images):
         return {}
-    text = table([("path", "reason"), *((image.path, image.reason) for image in bad)])
-    return {outputs.bad_images: text.encode("utf-8", "surrogateescape")}
+    rows = [("path", "reason"), *((image.path, image.reason) for image in bad)]
+    return {outputs.bad_images: table(rows)}
 
 
 def log_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:

@@ -1,30 +1,85 @@
 """Formats text to fit on one line: file names may hold tabs and newlines, and lists may be long."""
 
+import os
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 
-MARKS = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
+ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+# What cannot stand in a field: the separators, and surrogates that no byte of a file's name gives.
+UNFIT = re.compile("[\t\n\r\ud800-\udc7f\udd00-\udfff]")
+ESCAPED = re.compile(r"\\(?:([\\tnr])|u(d[89a-f][0-9a-f]{2}))")
+# Categories of Unicode: control characters, line and paragraph separators, lone surrogates.
+NO_TEXT = frozenset({"Cc", "Zl", "Zp", "Cs"})
 
 
 def escaped(text: str) -> str:
-    """Returns the text with tabs and line ends written as \\t, \\n and \\r.
+    """Returns the text as a field of a line, such as one of tab-separated ones.
 
-    If the text holds any of them, backslashes are doubled, so that `unescaped` can restore it.
+    Tabs and line ends are written as \\t, \\n and \\r, lone surrogates as \\ud800 (but not those of
+    undecodable bytes, PEP 383), and backslashes are doubled. A text that holds none of these, and
+    nothing that looks like an escape, stays as it is. So no two texts give the same field, and
+    `unescaped` restores each.
     """
-    if not any(mark in text for mark in "\t\n\r"):
+    if not UNFIT.search(text) and not ESCAPED.search(text):
         return text
-    text = text.replace("\\", "\\\\")
-    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, escape)
+    return UNFIT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def unescaped(text: str) -> str:
-    """Reverses `escaped`. Correct only for texts that `escaped` had to change."""
-    return re.sub(r"\\[\\tnr]", lambda match: MARKS[match[0]], text)
+def unescaped(field: str) -> str:
+    """Reverses `escaped`."""
+    marks = {escape[1]: character for character, escape in ESCAPES.items()}
+    return ESCAPED.sub(lambda it: marks[it[1]] if it[1] else chr(int(it[2], 16)), field)
 
 
-def table(rows: Iterable[Iterable[str]]) -> str:
-    """Returns one line per row; tabs separate the fields, each of which is `escaped`."""
-    return "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
+def message_line(text: str) -> str:
+    """Returns a message for people on one line: only one with tabs or line ends is `escaped`."""
+    return escaped(text) if UNFIT.search(text) else text
+
+
+def is_label(text: str) -> bool:
+    """Returns whether a text can be the name of a class: any script, on one line.
+
+    Joiners, no-break spaces and other characters without ink may be in it. Control characters,
+    line separators and lone surrogates may not.
+    """
+    return text.isprintable() or NO_TEXT.isdisjoint(map(unicodedata.category, text))
+
+
+def as_text(name: str) -> str:
+    """Returns a file's name as text: bytes that Python could not decode are read as UTF-8.
+
+    Such are all but those of ASCII where the locale is `LC_ALL=C PYTHONUTF8=0`.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return name
+
+
+def as_path(text: str) -> str:
+    """Reverses `as_text`: returns the name of the file whose bytes are this text in UTF-8.
+
+    They are the same but where the locale is none of UTF-8.
+
+    Raises:
+        UnicodeEncodeError: no file can have such a name.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return text
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def table(rows: Iterable[Iterable[str]]) -> bytes:
+    """Returns a file's content: one line per row; tabs separate the fields, each `escaped`.
+
+    It is UTF-8, with undecodable bytes of file names as they are.
+    """
+    text = "".join("\t".join(map(escaped, row)) + "\n" for row in rows)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

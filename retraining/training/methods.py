@@ -92,7 +92,7 @@ def table_bytes(described: Iterable[Mapping[str, Any]] = ()) -> bytes:
     """Returns the table as a file's content: a header, then a line for each dict of `describe`."""
     rows = [{**row, "exported": "yes" if row["exported"] else "no"} for row in described]
     lines = [[format(row[name], how) for name, how in COLUMNS.items()] for row in rows]
-    return table([COLUMNS, *lines]).encode()
+    return table([COLUMNS, *lines])
 
 
 def is_table(path: str | Path) -> bool:

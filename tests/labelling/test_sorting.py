@@ -49,6 +49,8 @@ def contents(folder):
         ("console", "console"),
         ("a\nb", "a%0Ab"),
         ("caf\udce9", "caf%E9"),
+        ("a\ud800", "a%ED%A0%80"),
+        ("क्\u200dष\u00a0", "क्\u200dष\u00a0"),
         ("", "%"),
         ("x" * 300, "x" * 120 + "~" + hashlib.sha1(b"x" * 300).hexdigest()[:8]),
     ],

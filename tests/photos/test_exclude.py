@@ -7,6 +7,7 @@ import pytest
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import read_listed
 from retraining.photos.source import DatasetError, ScanOptions
+from retraining.system.text import table
 from tests.photos.files import fill, write
 
 
@@ -61,9 +62,9 @@ def test_lists_of_paths(tmp_path):
 def test_a_list_that_is_none_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="cannot read the list"):
         read_listed(tmp_path)
-    (tmp_path / "utf16").write_bytes("a.jpg".encode("utf-16"))
-    with pytest.raises(DatasetError, match="no text in UTF-8"):
-        read_listed(tmp_path / "utf16")
+    (tmp_path / "zeros").write_bytes(bytes(5))
+    with pytest.raises(DatasetError, match=r"line 1 of the list .* is no text in UTF-8"):
+        read_listed(tmp_path / "zeros")
 
 
 def test_escaped_and_literal_names_are_found(tmp_path):
@@ -75,3 +76,15 @@ def test_escaped_and_literal_names_are_found(tmp_path):
     assert dataset.excluded == 3
     left = {os.path.basename(e.path) for e in dataset.examples if e.label == "a"}
     assert left == {"plain.jpg", "other.jpg"}
+
+
+def test_a_table_names_exactly_its_photos(tmp_path):
+    names = ["a\tb.jpg", "a\\tb.jpg", "a\\\\tb.jpg", "a\\b.jpg", "other.jpg"]
+    write(tmp_path, "a", names)
+    write(tmp_path, "b", ["1.jpg"])
+    for name in names[:4]:
+        (tmp_path / "list.tsv").write_bytes(table([["path", "reason"], [f"a/{name}", "doubtful"]]))
+        excluded = tuple(read_listed(tmp_path / "list.tsv"))
+        dataset = load_dataset(str(tmp_path), scan=ScanOptions(excluded=excluded))
+        left = {os.path.basename(e.path) for e in dataset.examples if e.label == "a"}
+        assert left == {*names} - {name}
