@@ -405,7 +405,7 @@ def test_the_photos_it_was_trained_on_are_told_from_others(finished, tmp_path, c
     assert lines["photos"] == "90"
     tested = read_metadata(read_graph(finished.graph))["results"]["test_photos"]
     assert lines["unseen_photos"] == str(tested)
-    assert f"it was trained on the other {90 - tested}" in captured.err
+    assert f"it has seen the other {90 - tested} in training or validation" in captured.err
 
 
 def test_mistakes_are_listed_on_request(finished, labelled, capsys):
