@@ -22,10 +22,10 @@ from retraining.labelling import scoring
 from retraining.labelling.classifier import (
     FEW,
     Classifier,
-    Overrides,
     load_classifier,
     read_labels,
 )
+from retraining.labelling.resolve import Overrides
 from retraining.labelling.sorting import WAYS, Sorter
 from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, ModelFiles

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES
-from retraining.graphs.preprocessing import Preprocessing, Size, add_front_end
+from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size, add_front_end
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode
@@ -182,9 +182,13 @@ class ImageReader:
     def load(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 [1, height, width, 3] of an image, whatever it is given as.
 
+        Where the preprocessing has ANY_SIZE, these are the image's own height and width.
+
         Raises:
             ImageError: it cannot be read or decoded, or is no array of pixels.
         """
+        if self.size == ANY_SIZE:
+            return self._whole(image)
         if isinstance(image, bytes):
             return self.decode(image)
         if isinstance(image, np.ndarray):
@@ -223,6 +227,16 @@ class ImageReader:
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
             images.append(self._distort(pixels, distortions, rng))
         return (np.stack(images) - self._offset) * self._factor
+
+    def _whole(self, image: Image) -> NDArray[np.float32]:
+        try:
+            if isinstance(image, np.ndarray):
+                pixels = checked_pixels(image)
+            else:
+                pixels = self._pixels(file_bytes(image, self.max_pixels))
+        except ImageFileError as error:
+            raise ImageError(str(error)) from error
+        return (pixels[None].astype(np.float32) - self._offset) * self._factor
 
     def _content(self, path: str, key: str | None) -> bytes:
         content = read_file(path, self.max_pixels)

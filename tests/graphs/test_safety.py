@@ -12,7 +12,8 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.description import METADATA, read_preprocessing
+from retraining.graphs.description import METADATA
+from retraining.graphs.front_end import read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
 from retraining.graphs.preprocessing import PartialPreprocessing
 from retraining.graphs.read import import_graph, read_graph
@@ -24,7 +25,8 @@ from retraining.graphs.safety import (
     describe_unsafe,
     load_graph,
 )
-from retraining.labelling.classifier import LabelsError, Overrides, load_classifier
+from retraining.labelling.classifier import LabelsError, load_classifier
+from retraining.labelling.resolve import Overrides
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from tests import ROOT, fuzz, tiny
