@@ -11,9 +11,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.nodes import (
+    GraphError,
+    attribute,
+    constant,
+    node_name,
+    nodes_by_name,
+    sizes_of,
+    type_of,
+)
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Size, can_scale
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+from retraining.graphs.tensorflow import GraphDef, NodeDef
 
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
@@ -24,7 +32,12 @@ PASSED_ON = (
     *("Identity", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape"),
     *("PlaceholderWithDefault", "Cast"),
 )
-BATCHING = ("ExpandDims", "Pack", "Reshape")  # these make a batch [1, ...] of one image
+BATCHING = (
+    "ExpandDims",
+    "Pack",
+    "Reshape",
+    "StridedSlice",
+)  # these make a batch [1, ...] of one image
 RESIZING = ("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea")
 ARITHMETIC = ("Sub", "Add", "AddV2", "Mul", "RealDiv", "Div", "BiasAdd")
 DIVISIONS = ("RealDiv", "Div")
@@ -97,8 +110,8 @@ class Before:
         node = self.source
         if node.op in PLACEHOLDERS:
             return type_of(node) in INTEGERS
-        whole = _attribute(node, "ratio").i in (0, 1) and type_of(node) in (None, "uint8")
-        return node.op in DECODERS and _attribute(node, "channels").i == 3 and whole
+        whole = attribute(node, "ratio").i in (0, 1) and type_of(node) in (None, "uint8")
+        return node.op in DECODERS and attribute(node, "channels").i == 3 and whole
 
 
 def look_before(nodes: Nodes, name: str) -> Before:
@@ -125,17 +138,17 @@ def look_before(nodes: Nodes, name: str) -> Before:
 def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     """Returns (the node that this one changes, how), if that is exactly known."""
     if node.op == "Cast":
-        source, target = (_type(node, key) for key in ("SrcT", "DstT"))
+        source, target = (type_of(node, key) for key in ("SrcT", "DstT"))
         exact = str(target).startswith("float") or (
             source in ("uint8", target) and target in INTEGERS
         )
     elif node.op in RESIZING:
-        others = _attribute(node, "align_corners").b or _attribute(node, "half_pixel_centers").b
+        others = attribute(node, "align_corners").b or attribute(node, "half_pixel_centers").b
         exact = (
             node.op == "ResizeBilinear" and not others and _resized_size(nodes, node) is not None
         )
     elif node.op in ARITHMETIC:
-        kind, constants = _type(node, "T"), (constant(nodes, name) for name in _data(node))
+        kind, constants = type_of(node, "T"), (constant(nodes, name) for name in _data(node))
         exact = all(value is None or value.size <= 3 for value in constants)
         if kind in INTEGERS:  # which wraps or rounds
             exact &= kind in ("int32", "int64") and node.op not in DIVISIONS
@@ -158,13 +171,18 @@ def _step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
 def _makes_batch(nodes: Nodes, node: NodeDef, inputs: list[str]) -> bool:
     """Returns whether a node turns one image into a batch of one."""
     if node.op == "Pack":
-        return len(inputs) == 1 and _attribute(node, "axis").i == 0
+        return len(inputs) == 1 and attribute(node, "axis").i == 0
     value = constant(nodes, inputs[1]) if node.op in BATCHING else None
     if value is None:
         return False
+    if node.op == "StridedSlice":  # image[None] and its kin
+        masks = {k: attribute(node, f"{k}_mask").i for k in ("begin", "end", "ellipsis")}
+        whole = masks["ellipsis"] | masks["begin"] & masks["end"] | 1
+        new = attribute(node, "new_axis_mask").i, attribute(node, "shrink_axis_mask").i
+        return new == (1, 0) and whole == (1 << value.size) - 1
     if node.op == "ExpandDims":
         return value.size == 1 and value.item() == 0
-    return value.shape == (4,) and value[3] == 3
+    return value.shape == (4,) and bool(value[3] == 3)
 
 
 def _arithmetic(nodes: Nodes, node: NodeDef, inputs: list[str]) -> tuple[str, Affine] | None:
@@ -262,20 +280,9 @@ def read_preprocessing(graph_def: GraphDef, name: str) -> PartialPreprocessing:
         GraphError: the size is not that of an image.
     """
     nodes = nodes_by_name(graph_def)
-    if name not in nodes:
-        return PartialPreprocessing(None, None, None)
     found = look_before(nodes, name)
     mean, std = (found.is_pixels and found.affine.scale()) or (None, None)
     return PartialPreprocessing(found.size, mean, std)
-
-
-def sizes_of(node: NodeDef) -> list[int] | None:
-    """Returns the shape that a node declares, with -1 for unknown sizes; None if it has none."""
-    if "shape" not in node.attr or node.attr["shape"].shape.unknown_rank:
-        return None
-    sizes = [dimension.size for dimension in node.attr["shape"].shape.dim]
-    # Old graphs write an unknown shape as an empty one; no image is a scalar.
-    return sizes or None
 
 
 def fixed_size(node: NodeDef) -> Size | None:
@@ -299,18 +306,3 @@ def _checked_size(size: Any) -> Size:
     if len(sides) != 2 or not all(0 < side <= MAX_SIDE for side in sides):
         raise GraphError(f"the graph takes images of {sides} pixels, not (height, width)")
     return sides[0], sides[1]
-
-
-def type_of(node: NodeDef) -> str | None:
-    """Returns the name of the type that a node declares, such as `uint8`; None if it has none."""
-    return _type(node, "dtype")
-
-
-def _type(node: NodeDef, key: str) -> str | None:
-    kind = _attribute(node, key).type
-    return str(import_tensorflow().dtypes.as_dtype(kind).name) if kind else None
-
-
-def _attribute(node: NodeDef, key: str) -> Any:
-    """Returns an attribute, empty if the node has none; plain reading would add it to the node."""
-    return (node if key in node.attr else type(node)()).attr[key]

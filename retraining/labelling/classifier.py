@@ -89,7 +89,7 @@ class Classifier:
     unknown: UnknownScore | None = None
     unknown_inputs: tuple[str, ...] = ()  # the nodes of the vectors and logits for that score
     parts: tuple[Part, ...] = ()  # the networks, if there are two
-    one_by_one: int | None = None  # the rank of the input, if it takes one image at a time
+    single: int | None = None  # the rank of the input, if it takes one image at a time
 
     @property
     def unknown_label(self) -> str:
@@ -218,7 +218,7 @@ class Classifier:
                 return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
-        if self.one_by_one:
+        if self.single:
             return self._one_by_one(self.preprocessing, also)
         ends = self.input, self.output
         runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
@@ -235,7 +235,7 @@ class Classifier:
 
         def load(image: Image) -> NDArray[np.float32]:
             pixels = reader.load(image)
-            pixels = pixels if self.one_by_one == 4 else pixels[0]
+            pixels = pixels if self.single == 4 else pixels[0]
             return runner.run_pixels({self.input: pixels}).reshape(1, -1)
 
         return load, _Done()
@@ -306,7 +306,7 @@ def load_classifier(
         (*notes, *ends.assumed),
         described,
         parts=parts,
-        one_by_one=ends.one_by_one,
+        single=ends.single,
     )
     if ends.output != described.get("output"):
         return classifier  # temperature and score were fitted for another output

@@ -19,10 +19,15 @@ from retraining.graphs.front_end import (
     fixed_size,
     look_after,
     look_before,
+)
+from retraining.graphs.nodes import (
+    GraphError,
+    constant,
+    node_name,
+    nodes_by_name,
     sizes_of,
     type_of,
 )
-from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import (
     ANY_SIZE,
     PartialPreprocessing,
@@ -63,22 +68,16 @@ class Overrides:
 class Ends:
     """How to use a graph: feed `input`, read `output`.
 
-    The input takes the bytes of an image file if `preprocessing` is None, else pixels. `rank` is 4
-    for a batch of images [n, height, width, 3], and 3 for one image [height, width, 3]. `assumed`
-    says in words what neither the user nor the graph tells.
+    The input takes the bytes of an image file if `preprocessing` is None, else pixels. It takes a
+    batch of images [n, height, width, 3], unless `single` is the rank of the one image that it
+    takes at a time: 4 with n = 1, or 3. `assumed` says what neither the user nor the graph tells.
     """
 
     input: str
     output: str
     preprocessing: Preprocessing | None
     assumed: tuple[str, ...] = ()
-    rank: int = 4
-
-    @property
-    def one_by_one(self) -> int | None:
-        """The rank of an input that does not take batches of images of one size; else None."""
-        sized = self.preprocessing is None or self.preprocessing.size != ANY_SIZE
-        return None if sized and self.rank == 4 else self.rank
+    single: int | None = None
 
 
 def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, Any]) -> Ends:
@@ -106,9 +105,17 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
         if name == described.get("input")
         else PartialPreprocessing(about.size, None, None)
     )
-    ends = Ends(name, output, *_preprocessing(about, known, overrides), about.rank)
-    _check_size(graph_def, ends, known.size, about.fixed)
-    return ends
+    preprocessing, assumed = _preprocessing(about, known, overrides)
+    ends = Ends(name, output, preprocessing, assumed)
+    if not described.get("second"):  # of which the classifier refuses any other size
+        _check_size(graph_def, ends, known.size or about.usual, about.fixed)
+    batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
+    return ends if batches else replace(ends, single=about.rank)
+
+
+def _scales_batches(nodes: Nodes) -> bool:
+    """Returns whether an image's answer depends on its batch: quantised by the batch's range."""
+    return any(node.op.startswith("Quantize") for node in nodes.values())
 
 
 def _named(nodes: Nodes, given: str | None, setting: str) -> str | None:
@@ -174,7 +181,7 @@ def _likeness(nodes: Nodes, node: NodeDef) -> int:
         return 0
     sizes = sizes_of(node)
     if sizes is None:
-        return int(look_after(nodes, node.name).reader != "MatMul")
+        return int("MatMul" not in (look_after(nodes, node.name).reader or ""))
     if len(sizes) == 4:
         return 3 if sizes[3] in (3, -1) else 0
     return 2 if len(sizes) == 3 and sizes[2] == 3 else 0
@@ -184,13 +191,13 @@ def _likeness(nodes: Nodes, node: NodeDef) -> int:
 class _About:
     """What the nodes around an input tell of it.
 
-    `fixed` is the size that the input itself declares, `usual` the size of its network; None where
-    there is none. `scale` is (mean, std), `certain` if it follows from the nodes.
+    `size` is None if they do not tell it, and `fixed` if the input itself declares it. `usual` is
+    the size of a known network. `scale` is (mean, std), `certain` if it follows from the nodes.
     """
 
     rank: int
     resized: bool
-    fixed: Size | None
+    fixed: bool
     size: Size | None
     usual: Size | None
     scale: Scale
@@ -206,7 +213,7 @@ class _About:
         return cls(
             3 if single else 4,
             after.resized,
-            fixed_size(nodes[name]),
+            fixed_size(nodes[name]) is not None,
             found.size,
             sizes.pop() if len(sizes) == 1 and not after.resized else None,
             own or _usual_scale(nodes, found, name, networks),
@@ -216,13 +223,8 @@ class _About:
 
 def _known(nodes: Nodes) -> list[Network]:
     """Returns the base networks whose nodes a graph has; of MobileNets all, for each size."""
-    mobilenet = any(name.startswith("MobilenetV1/") for name in nodes)
-    return [
-        network
-        for network in NETWORKS.values()
-        if network.bottleneck in nodes
-        or (mobilenet and network.bottleneck.startswith("MobilenetV1/"))
-    ]
+    scopes = {f"{name.split('/')[0]}/Predictions/Reshape" for name in nodes}  # of MobileNets
+    return [n for n in NETWORKS.values() if n.bottleneck in nodes or n.bottleneck in scopes]
 
 
 def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Network]) -> Scale:
@@ -284,10 +286,10 @@ def _size(about: _About, own: Size | None, overrides: Overrides) -> tuple[Size, 
     return (height, width), f" `Overrides.input_height` {height} `Overrides.input_width` {width}"
 
 
-def _check_size(graph_def: GraphDef, ends: Ends, own: Size | None, fixed: Size | None) -> None:
-    """Raises GraphError if the user chose a size that the graph does not take."""
-    size = ends.preprocessing.size if ends.preprocessing else own
-    if own is None or size is None or size == own:
+def _check_size(graph_def: GraphDef, ends: Ends, own: Size | None, fixed: bool) -> None:
+    """Raises GraphError if the user chose another size than the graph's own, which it must have."""
+    size = ends.preprocessing.size if ends.preprocessing else None
+    if not own or not size or size == own:
         return
     if fixed or not accepts_images(graph_def, ends.input, ends.output, size):
         raise GraphError(
