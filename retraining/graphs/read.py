@@ -55,6 +55,10 @@ def accepts_images(
     del shape.dim[:]
     for side in (1, *size, 3):
         shape.dim.add(size=side)
+    for node in part.node:
+        if node.op == "PlaceholderWithDefault":  # which would hide the shape of its default
+            node.op = "EnsureShape"
+            node.attr["T"].type = node.attr.pop("dtype").type
     try:
         sizes = output_tensor(import_graph(part), output_name).shape
     except GraphError:

@@ -187,8 +187,6 @@ class ImageReader:
         Raises:
             ImageError: it cannot be read or decoded, or is no array of pixels.
         """
-        if self.size == ANY_SIZE:
-            return self._whole(image)
         if isinstance(image, bytes):
             return self.decode(image)
         if isinstance(image, np.ndarray):
@@ -228,16 +226,6 @@ class ImageReader:
             images.append(self._distort(pixels, distortions, rng))
         return (np.stack(images) - self._offset) * self._factor
 
-    def _whole(self, image: Image) -> NDArray[np.float32]:
-        try:
-            if isinstance(image, np.ndarray):
-                pixels = checked_pixels(image)
-            else:
-                pixels = self._pixels(file_bytes(image, self.max_pixels))
-        except ImageFileError as error:
-            raise ImageError(str(error)) from error
-        return (pixels[None].astype(np.float32) - self._offset) * self._factor
-
     def _content(self, path: str, key: str | None) -> bytes:
         content = read_file(path, self.max_pixels)
         if key and hashlib.sha1(content).hexdigest() != key:
@@ -250,7 +238,7 @@ class ImageReader:
         if header and header[2] == 1:
             width, height, _ = header
             decode.check_pixels(width, height, self.max_pixels)
-            if width * height <= LARGE:
+            if width * height <= LARGE and self.size != ANY_SIZE:
                 try:
                     images: NDArray[np.float32] = self._session.run(
                         "Mul:0", {f"{IMAGE_BYTES}:0": content}
@@ -274,6 +262,8 @@ class ImageReader:
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
+        if (size or self.size) == ANY_SIZE:
+            return pixels.astype(np.float32)
         if pixels.shape[0] * pixels.shape[1] > LARGE:
             return self._kernel.resize(pixels, size or self.size)
         feed = {"DecodeJpeg:0": pixels, f"{self._kernel.op}/size:0": size or self.size}

@@ -5,14 +5,17 @@ TensorFlow decodes and resizes the photo, NumPy scales its pixels.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.tools.strip_unused_lib import strip_unused
 
+from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import GraphError
+from retraining.graphs.read import read_graph
 from retraining.labelling.classifier import load_classifier
 from retraining.labelling.resolve import Overrides
 from tests import tiny
@@ -174,8 +177,6 @@ def of_mobilenet(x):
 
 def graph_of(front, strip=None):
     """The GraphDef of a front end and the network, stripped at a node as TensorFlow's tool does."""
-    from tensorflow.python.tools.strip_unused_lib import strip_unused
-
     with tf.Graph().as_default() as graph:
         x = front()
         if x.op.type != "Softmax":
@@ -331,10 +332,10 @@ def pictures(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def load(tmp_path, graph_def, **flags):
+def load(tmp_path, graph_def, labels=LABELS, **flags):
     path = tmp_path / "graph.pb"
     path.write_bytes(graph_def.SerializeToString())
-    return load_classifier(path, LABELS, Overrides(**flags), "float32")
+    return load_classifier(path, labels, Overrides(**flags), "float32")
 
 
 @pytest.mark.numbers
@@ -436,3 +437,105 @@ def test_variables_without_values_are_called_unfrozen(tmp_path, resource, allowe
         load(tmp_path, graph_of(front), allow_unsafe_ops=allowed)
     assert "'kernel'; freeze it" in str(caught.value)
     assert "allow_unsafe_ops" not in str(caught.value)
+
+
+# -- our own graphs, and real ones -----------------------------------------------------------
+
+
+def without_description(graph_def):
+    """A copy as TensorFlow's tools leave it: with the nodes alone that the output needs."""
+    return tf1.graph_util.extract_sub_graph(graph_def, ["final_result"])
+
+
+@pytest.fixture(scope="module")
+def own(finished):
+    return read_graph(finished.graph)
+
+
+def labels_of(tmp_path, graph_def, photos, **flags):
+    """(node fed, notes, raw answers) of a graph of three classes."""
+    classifier = load(tmp_path, graph_def, ("blue", "green", "red"), **flags)
+    classifier = replace(classifier, temperature=1.0)
+    answers = [answer for _, answer in classifier.classify(photos)]
+    return classifier.input, classifier.notes, np.array(answers)
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("strip", [None, "Mul", "Sub", "ResizeBilinear", "Cast"])
+def test_our_own_graph_answers_alike_when_it_is_stripped(tmp_path, own, finished, strip):
+    photos = [f"{finished.photos}/{label}/photo_01.jpg" for label in ("red", "green", "blue")]
+    _, notes, expected = labels_of(tmp_path, own, photos)
+    assert notes == ()
+    graph_def, flags, said = without_description(own), {}, {"Mul": (128, 128), "Sub": (128, 1)}
+    if strip:
+        graph_def = strip_unused(graph_def, [strip], ["final_result"], 1)
+        flags = {} if strip == "Cast" else {"input_height": tiny.SIZE, "input_width": tiny.SIZE}
+    fed, notes, answers = labels_of(tmp_path, graph_def, photos, **flags)
+    assert fed == (strip or "Mul")
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    mean, std = said.get(strip, (0, 1))
+    assumed = f"assuming `Overrides.input_mean` {mean} `Overrides.input_std` {std}"
+    assert [note.endswith(assumed) for note in notes] == ([True] if strip else [])
+
+
+@pytest.mark.numbers
+def test_a_stripped_graph_that_kept_its_description_needs_nothing(tmp_path, own, finished):
+    photos = [f"{finished.photos}/red/photo_01.jpg"]
+    _, _, expected = labels_of(tmp_path, own, photos)
+    kept = strip_unused(own, ["Mul"], ["final_result", METADATA], 1)
+    fed, notes, answers = labels_of(tmp_path, kept, photos)
+    assert (fed, notes) == ("Mul", ())
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+def test_our_own_graph_refuses_another_size_than_its_networks(tmp_path, own, finished):
+    with pytest.raises(GraphError, match="takes images of 32 x 32 pixels; drop"):
+        labels_of(tmp_path, own, [], input_height=64, input_width=64)
+    labels_of(tmp_path, own, [], input_height=32)
+
+
+@pytest.fixture(scope="module")
+def inception(shared):
+    """The 2015 Inception with a layer for four classes, as the classic retrain.py made them."""
+    graph_def = read_graph(shared / "models/inception_dec_2015/tensorflow_inception_graph.pb")
+    weights = np.random.default_rng(0).normal(0, 0.1, (2048, 4)).astype(np.float32)
+    with tf.Graph().as_default() as graph:
+        (found,) = tf.import_graph_def(graph_def, return_elements=["pool_3/_reshape:0"], name="")
+        bottleneck = tf1.placeholder_with_default(found, (None, 2048), "input/BottleneckInput")
+        tf.nn.softmax(tf.matmul(bottleneck, weights), name="final_result")
+        return without_description(graph.as_graph_def())
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("strip", [None, "Mul", "Sub", "ResizeBilinear", "ExpandDims", "Cast"])
+def test_the_2015_graph_answers_alike_when_it_is_stripped(tmp_path, shared, inception, strip):
+    photos = sorted((shared / "flower_photos/tulips").iterdir())[:2]
+    with tf.Graph().as_default(), tf1.Session() as session:
+        tf.import_graph_def(inception, name="")
+        feeds = [{"DecodeJpeg/contents:0": photo.read_bytes()} for photo in photos]
+        expected = np.concatenate([session.run("final_result:0", feed) for feed in feeds])
+    stripped = strip_unused(inception, [strip], ["final_result"], 1) if strip else inception
+    stripped.versions.producer = 8
+    classifier = load(tmp_path, stripped)
+    assert classifier.input == (strip or "Mul")
+    answers = np.array([answer for _, answer in classifier.classify(photos)])
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    sized = strip in ("Mul", "Sub", "ResizeBilinear")
+    whole = "`Overrides.input_height` 299 `Overrides.input_width` 299"
+    assert [whole in note for note in classifier.notes] == ([sized] if strip else [])
+
+
+@pytest.mark.numbers
+def test_a_mobilenet_retrained_by_others_answers_as_by_hand(tmp_path, shared):
+    graph_def = read_graph(shared / "models/retrained_by_others/retrained_graph.pb")
+    photo = min((shared / "flower_photos/roses").iterdir())
+    with tf.Graph().as_default(), tf1.Session() as session:
+        pixels = session.run(tf1.image.resize_bilinear(batch_of(photo.read_bytes()), (128, 128)))
+        tf.import_graph_def(graph_def, name="")
+        expected = session.run("final_result:0", {"input:0": usual(pixels)})
+    classifier = load(tmp_path, graph_def, tuple("abcdef"))
+    assert classifier.input == "input"
+    (note,) = classifier.notes
+    assert note.endswith(SIGNED)
+    ((_, answer),) = classifier.classify([photo])
+    np.testing.assert_allclose(answer, expected[0], atol=1e-5)
