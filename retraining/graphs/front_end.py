@@ -83,7 +83,10 @@ def before(scale: tuple[PerChannel, PerChannel], after: Affine) -> tuple[PerChan
     if (after.factor == 1).all() and (after.offset == 0).all():
         return scale
     mean, std = (np.asarray(value, np.float64) for value in scale)
-    earlier = _plain(mean + std * after.offset), _plain(std * after.factor)
+    earlier = (
+        _plain(np.round(mean + std * after.offset, 4)),  # of constants in float32
+        _plain(std * after.factor),
+    )
     return earlier if can_scale(*earlier) else scale
 
 

@@ -143,14 +143,16 @@ def _find_input(used: Nodes, output: str, own: str | None) -> str:
         return own
     likely = {name: _likeness(used, node) for name, node in used.items()}
     best = max(likely.values())
-    if images := [name for name, likeness in likely.items() if likeness == best > 0]:
-        return _only(images)
+    images = [name for name, likeness in likely.items() if likeness == best > 0]
     read = {node_name(n.input[0]) for n in used.values() if n.op in DECODERS and n.input}
     contents = [
         name
         for name, node in used.items()
         if type_of(node) == "string" and (node.op in PLACEHOLDERS or name in read)
     ]
+    if images:
+        rest = ancestors(used, output, stop=images[0])
+        return _only(images + [name for name in contents if name in rest])
     if contents and FRONT_END in used:
         found, rest = look_before(used, FRONT_END), ancestors(used, output, stop=FRONT_END)
         if found.size and found.is_pixels and found.affine.scale() and rest.isdisjoint(contents):

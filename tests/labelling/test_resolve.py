@@ -151,6 +151,16 @@ def fed_by_two():
     return network((placeholder("left") + placeholder("right")) / 2)
 
 
+def fed_by_bytes_too():
+    return network((placeholder() + scaled(from_bytes())) / 2)
+
+
+def beside_mul():
+    """As in our graphs of two networks, `Mul` is not all that the output needs."""
+    x = from_bytes()
+    return (scaled(x) + x / STD - 1) / 2
+
+
 def quantised(x):
     low, high = tf.reduce_min(x), tf.reduce_max(x)
     return tf.quantization.dequantize(*tf.quantization.quantize(x, low, high, tf.quint8))
@@ -248,6 +258,7 @@ MATRIX = {
     "rounded integers": Member(of_rounded_integers, wants=lambda x: usual(np.floor(x + 0.5))),
     "half pixels": Member(lambda: scaled(from_bytes(**HALF)), how=HALF),
     "corners": Member(lambda: scaled(from_bytes(align_corners=True)), how={"align_corners": True}),
+    "a way around Mul": Member(beside_mul),
     # Placeholders of images.
     "late Mul": Member(lambda: late_product(placeholder()), said=UNIT, wants=unit),
     "late Mul, told": Member(
@@ -376,6 +387,7 @@ def of_vectors(shape=(None, 6)):
     ("front", "flags", "error"),
     [
         (fed_by_two, {}, BOTH),
+        (fed_by_bytes_too, {}, BOTH.replace("left, right", "input, DecodeJpeg/contents")),
         (of_vectors, {}, NO_INPUT),
         (lambda: of_vectors(SHAPELESS), {}, NO_INPUT),
         (lambda: placeholder(shape=ANY_SIZES), {}, NO_SIZE),
