@@ -291,7 +291,11 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     )
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
-    add("--input_layer", help="node that takes the image")
+    add(
+        "--input_layer",
+        help="node that takes the image; default: the only placeholder of images, else `Mul` "
+        "behind a decoder, else the node that takes a file's bytes",
+    )
     add("--output_layer", help="node that gives the probabilities")
     any_number = number(float, -math.inf)
     add("--input_height", type=number(int, 1), help="height in pixels to which images are resized")

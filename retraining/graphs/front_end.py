@@ -32,12 +32,7 @@ PASSED_ON = (
     *("Identity", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape"),
     *("PlaceholderWithDefault", "Cast"),
 )
-BATCHING = (
-    "ExpandDims",
-    "Pack",
-    "Reshape",
-    "StridedSlice",
-)  # these make a batch [1, ...] of one image
+BATCHING = ("ExpandDims", "Pack", "Reshape", "StridedSlice")  # from an image to a batch of it
 RESIZING = ("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea")
 ARITHMETIC = ("Sub", "Add", "AddV2", "Mul", "RealDiv", "Div", "BiasAdd")
 DIVISIONS = ("RealDiv", "Div")
@@ -161,7 +156,10 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
 
 
 def _step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
-    """Returns (the node that this one changes, how); None if it does something else."""
+    """Returns (the node that this one changes, how); None if it does something else.
+
+    The order of the channels does not count.
+    """
     inputs = _data(node)
     if any(":" in name and not name.endswith(":0") for name in inputs):
         return None
