@@ -11,17 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.graphs.nodes import (
-    GraphError,
-    attribute,
-    constant,
-    node_name,
-    nodes_by_name,
-    sizes_of,
-    type_of,
-)
+from retraining.graphs.nodes import GraphError, attribute, constant, node_name, sizes_of, type_of
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Size, can_scale
-from retraining.graphs.tensorflow import GraphDef, NodeDef
+from retraining.graphs.tensorflow import NodeDef
 
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
@@ -78,17 +70,15 @@ def before(scale: tuple[PerChannel, PerChannel], after: Affine) -> tuple[PerChan
     if (after.factor == 1).all() and (after.offset == 0).all():
         return scale
     mean, std = (np.asarray(value, np.float64) for value in scale)
-    earlier = (
-        _plain(np.round(mean + std * after.offset, 4)),  # of constants in float32
-        _plain(std * after.factor),
-    )
+    offset = np.round(mean + std * after.offset, 4)  # beyond which constants are not exact
+    earlier = _plain(offset), _plain(std * after.factor)
     return earlier if can_scale(*earlier) else scale
 
 
 def _plain(values: Values) -> PerChannel:
     """Returns numbers of float32 precision, that of the constants in graphs; one if all agree."""
     numbers = [float(number) + 0.0 for number in np.float32(values).ravel()]  # no -0.0
-    if len(set(numbers)) == 1 or len(numbers) == 1:
+    if len(set(numbers)) == 1:
         return numbers[0]
     red, green, blue = numbers
     return red, green, blue
@@ -140,18 +130,18 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
         exact = str(target).startswith("float") or (
             source in ("uint8", target) and target in INTEGERS
         )
-    elif node.op in RESIZING:
+    elif node.op == "ResizeBilinear":
         others = attribute(node, "align_corners").b or attribute(node, "half_pixel_centers").b
-        exact = (
-            node.op == "ResizeBilinear" and not others and _resized_size(nodes, node) is not None
-        )
+        exact = not others and _resized_size(nodes, node) is not None
+    elif node.op == "PlaceholderWithDefault":  # one with a constant default is fed
+        exact = constant(nodes, node.input[0]) is None
     elif node.op in ARITHMETIC:
         kind, constants = type_of(node, "T"), (constant(nodes, name) for name in _data(node))
         exact = all(value is None or value.size <= 3 for value in constants)
         if kind in INTEGERS:  # which wraps or rounds
             exact &= kind in ("int32", "int64") and node.op not in DIVISIONS
     else:
-        exact = node.op != "ReverseV2"
+        exact = node.op not in (*RESIZING, "ReverseV2")
     return _step(nodes, node) if exact else None
 
 
@@ -190,22 +180,20 @@ def _arithmetic(nodes: Nodes, node: NodeDef, inputs: list[str]) -> tuple[str, Af
     constants = [_per_channel(constant(nodes, name)) for name in inputs]
     if sum(value is None for value in constants) != 1:
         return None
-    left, right = constants
-    zero, one = np.zeros(()), np.ones(())
-    if left is None:
-        assert right is not None
-        if node.op == "Mul" or node.op in DIVISIONS:
-            with np.errstate(all="ignore"):
-                change = Affine(right if node.op == "Mul" else 1 / right, zero)
-        else:
-            change = Affine(one, -right if node.op == "Sub" else right)
+    x = int(constants[0] is not None)  # the input that is no constant
+    value, zero, one = np.asarray(constants[1 - x]), np.zeros(()), np.ones(())
+    if node.op == "Mul":
+        change = Affine(value, zero)
     elif node.op in DIVISIONS:
-        return None
-    elif node.op == "Mul":
-        change = Affine(left, zero)
+        if x == 1:
+            return None
+        with np.errstate(all="ignore"):
+            change = Affine(1 / value, zero)
+    elif node.op == "Sub":
+        change = Affine(-one, value) if x == 1 else Affine(one, -value)
     else:
-        change = Affine(-one if node.op == "Sub" else one, left)
-    return node_name(inputs[left is not None]), change
+        change = Affine(one, value)
+    return node_name(inputs[x]), change
 
 
 def _per_channel(value: NDArray[Any] | None) -> Values | None:
@@ -272,7 +260,7 @@ def _data(node: NodeDef) -> list[str]:
     return [name for name in node.input if name[0] != "^"]
 
 
-def read_preprocessing(graph_def: GraphDef, name: str) -> PartialPreprocessing:
+def read_preprocessing(nodes: Nodes, name: str) -> PartialPreprocessing:
     """Returns what the nodes before a node tell of its pixels.
 
     Mean and std are told only if the arithmetic starts at decoded pixels.
@@ -280,7 +268,6 @@ def read_preprocessing(graph_def: GraphDef, name: str) -> PartialPreprocessing:
     Raises:
         GraphError: the size is not that of an image.
     """
-    nodes = nodes_by_name(graph_def)
     found = look_before(nodes, name)
     mean, std = (found.is_pixels and found.affine.scale()) or (None, None)
     return PartialPreprocessing(found.size, mean, std)

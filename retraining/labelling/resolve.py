@@ -177,9 +177,8 @@ def _only(names: Sequence[str]) -> str:
 def _likeness(nodes: Nodes, node: NodeDef) -> int:
     """Returns how likely a node is to be fed with images: 0 (it is not) to 3."""
     computed = node.op == "PlaceholderWithDefault" and constant(nodes, node.input[0]) is None
-    if node.op not in PLACEHOLDERS or computed or type_of(node) not in PIXEL_TYPES:
-        return 0
-    if "BottleneckInput" in node.name:  # as the classic retrain.py calls it
+    vectors = "BottleneckInput" in node.name  # as the classic retrain.py calls it
+    if node.op not in PLACEHOLDERS or computed or vectors or type_of(node) not in PIXEL_TYPES:
         return 0
     sizes = sizes_of(node)
     if sizes is None:

@@ -77,7 +77,7 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
         raise GraphError(
             f"{path} is a retrained graph, not a base network; see `NetworkSettings.model_file`"
         )
-    own = read_preprocessing(graph_def, network.input)
+    own = read_preprocessing(nodes, network.input)
     size = own.size or (network.size, network.size)
     if network.first_weights and (
         size != (network.size, network.size) or _differ(nodes, *network.first_weights)

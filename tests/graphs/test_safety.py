@@ -620,14 +620,14 @@ def test_a_description_that_makes_no_sense_is_refused(path, wrong):
 
 def test_an_input_of_absurd_size_is_refused():
     with pytest.raises(GraphError, match=r"takes images of \(5000, 5000\) pixels"):
-        read_preprocessing(tiny.tiny_mobilenet(5000), "input")
+        read_preprocessing(nodes_by_name(tiny.tiny_mobilenet(5000)), "input")
 
 
 def test_a_scale_per_channel_is_read():
     graph_def = tiny.tiny_inception()
     set_constant(nodes_by_name(graph_def)["Mul/y"], np.array([1, 2, 4], np.float32))
     expected = PartialPreprocessing((32, 32), 128.0, (1.0, 0.5, 0.25))
-    assert read_preprocessing(graph_def, "Mul") == expected
+    assert read_preprocessing(nodes_by_name(graph_def), "Mul") == expected
 
 
 @pytest.mark.parametrize("name", ["Mul/y", "Sub/y"])
@@ -635,7 +635,7 @@ def test_a_scale_per_channel_is_read():
 def test_a_scale_that_is_none_is_not_read(name, value):
     graph_def = tiny.tiny_inception()
     set_constant(nodes_by_name(graph_def)[name], np.array(value, np.float32))
-    found = read_preprocessing(graph_def, "Mul")
+    found = read_preprocessing(nodes_by_name(graph_def), "Mul")
     assert (found.mean, found.std) == (None, None)
 
 

@@ -316,6 +316,10 @@ MATRIX = {
     "a default of zeros": Member(
         lambda: network(with_default(np.zeros((1, *SIZE, 3), np.float32))), wants=unit, said=UNIT
     ),
+    "a default of uint8": Member(
+        lambda: scaled(tf.cast(with_default(np.zeros((1, *SIZE, 3), np.uint8)), tf.float32)),
+        wants=rounded,
+    ),
     "a default from a placeholder": Member(
         lambda: network(with_default(multiplied(placeholder("raw")))), said=RAW
     ),
