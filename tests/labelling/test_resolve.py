@@ -408,22 +408,35 @@ def test_what_cannot_be_told_is_asked_for(tmp_path, front, flags, error):
     assert error in str(caught.value)
 
 
-def test_a_feature_map_is_not_believed_to_be_pixels(tmp_path, pictures):
-    def front():
-        return network(tf.multiply(features(from_bytes())[..., :3] - 5, 0.5, name="Mul"))
+def of_a_feature_map():
+    return tf.multiply(features(from_bytes())[..., :3] - 5, 0.5, name="Mul")
 
+
+def of_halved_integers():
+    whole = batch_of(contents(), tf.int32)
+    return scaled(shrunk(tf.cast(tf.raw_ops.Div(x=whole, y=2), tf.float32)))
+
+
+def of_wrapping_integers():
+    return scaled(shrunk(tf.cast(batch_of(contents(), tf.uint8) + 100, tf.float32)))
+
+
+@pytest.mark.parametrize(
+    "front", [of_a_feature_map, of_halved_integers, of_wrapping_integers, cropped]
+)
+def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front):
+    """The graph gets bytes, and gives what it gives when TensorFlow runs all of it."""
     graph_def = graph_of(front)
-    assert load(tmp_path, graph_def).preprocessing is None  # bytes, as the graph takes them
-    (note,) = load(tmp_path, graph_def, **named("Mul", **SIZED)).notes
-    assert note.endswith(UNIT)
     classifier = load(tmp_path, graph_def)
-    with tf.Graph().as_default() as graph, tf1.Session() as session:
+    assert classifier.preprocessing is None
+    with tf.Graph().as_default(), tf1.Session() as session:
         tf.import_graph_def(graph_def, name="")
         for path, answer in classifier.classify(pictures):
             feed = {"DecodeJpeg/contents:0": path.read_bytes()}
             (expected,) = session.run("final_result:0", feed)
             np.testing.assert_allclose(answer, expected, atol=1e-6)
-            assert graph is session.graph
+    (note,) = load(tmp_path, graph_def, **named("Mul", **SIZED)).notes
+    assert "does not tell how pixels are scaled; assuming" in note
 
 
 def test_another_size_is_refused_where_the_network_does_not_take_it(tmp_path):
