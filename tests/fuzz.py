@@ -17,7 +17,8 @@ from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import set_constant
 from retraining.graphs.run import Runner, Running
 from retraining.graphs.safety import ALLOWED_OPS
-from retraining.labelling.classifier import Overrides, load_classifier
+from retraining.labelling.classifier import load_classifier
+from retraining.labelling.resolve import Overrides
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader

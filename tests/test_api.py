@@ -85,7 +85,7 @@ def test_a_single_image_needs_no_list(finished):
 
 
 def test_a_graph_that_takes_bytes_only_takes_pixels_as_well(finished):
-    from retraining.labelling.classifier import Overrides
+    from retraining.labelling.resolve import Overrides
 
     overrides = Overrides(input_layer="DecodeJpeg/contents")
     classifier = load_classifier(finished.graph, overrides=overrides)

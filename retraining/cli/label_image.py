@@ -30,10 +30,10 @@ from retraining.labelling import scoring
 from retraining.labelling.classifier import (
     FEW,
     Classifier,
-    Overrides,
     load_classifier,
     read_labels,
 )
+from retraining.labelling.resolve import Overrides
 from retraining.labelling.sorting import WAYS, Sorter
 from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, ModelFiles
@@ -307,7 +307,11 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     )
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument
-    add("--input_layer", help="node that takes the image")
+    add(
+        "--input_layer",
+        help="node that takes the image; default: the only placeholder of images, else `Mul` "
+        "behind a decoder, else the node that takes a file's bytes",
+    )
     add("--output_layer", help="node that gives the probabilities")
     any_number = number(float, -math.inf)
     add("--input_height", type=number(int, 1), help="height in pixels to which images are resized")

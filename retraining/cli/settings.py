@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.export.registry import FORMATS
-from retraining.labelling.classifier import Overrides
+from retraining.labelling.resolve import Overrides
 from retraining.networks.recipes import Choice
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SplitOptions

@@ -94,10 +94,10 @@ def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -
 def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
     """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
 
-    The ops and options are those of `preprocessing.add_front_end`: the network's resize kernel,
-    and a product with the reciprocal instead of a division.
+    The ops and options are those of `preprocessing.add_front_end`, but for transparency: the
+    network's resize kernel, and a product with the reciprocal instead of a division.
     """
-    image = tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)[None]
+    image = _decode_opaque(tf, image_bytes)[None]
     records = [each.preprocessing for each in source.inputs]
     resizers = [getattr(tf.raw_ops, record.resizing().op) for record in records]
     resized = [
@@ -108,6 +108,29 @@ def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]
         (pixels - record.offset) * record.factor
         for pixels, record in zip(resized, records, strict=True)
     ]
+
+
+COLOUR_TYPE = 25  # its byte in a PNG file (PNG specification, 11.2.2)
+WITH_ALPHA = (b"\x04", b"\x06")
+
+
+def _decode_opaque(tf: TensorFlow, image_bytes: Tensor) -> Tensor:
+    """Returns float32 [height, width, 3] of 0..255; puts the alpha channel of a PNG over white."""
+
+    def over_white() -> Tensor:
+        rgba = tf.cast(tf.io.decode_png(image_bytes, channels=4), tf.float32)
+        alpha = rgba[..., 3:] / 255
+        return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
+
+    def plain() -> Tensor:
+        return tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)
+
+    # `==` would compare the tensors as Python objects where TensorFlow 2's behaviour is off.
+    padded = tf.strings.join([image_bytes, " " * (COLOUR_TYPE + 1)])
+    colour_type = tf.strings.substr(padded, COLOUR_TYPE, 1)
+    is_png = tf.equal(tf.strings.substr(padded, 0, 4), b"\x89PNG")
+    has_alpha = tf.reduce_any(tf.equal(colour_type, tf.constant(WITH_ALPHA)))
+    return tf.cond(tf.logical_and(is_png, has_alpha), over_white, plain)
 
 
 class SavedModel:

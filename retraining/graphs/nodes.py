@@ -71,6 +71,25 @@ def dtype_of(node: NodeDef) -> Any:
     return import_tensorflow().dtypes.as_dtype(node.attr["dtype"].type)
 
 
+def attribute(node: NodeDef, key: str) -> Any:
+    """Returns an attribute, an empty one if the node has none; reading it plainly would add it."""
+    return (node if key in node.attr else type(node)()).attr[key]
+
+
+def type_of(node: NodeDef, key: str = "dtype") -> str | None:
+    """Returns the name of the type in an attribute, such as `uint8`; None if there is none."""
+    kind = attribute(node, key).type
+    return str(import_tensorflow().dtypes.as_dtype(kind).name) if kind else None
+
+
+def sizes_of(node: NodeDef) -> list[int] | None:
+    """Returns the shape that a Placeholder declares, -1 for unknown sizes; None if it has none.
+
+    Old graphs write an unknown shape as an empty one.
+    """
+    return [dimension.size for dimension in attribute(node, "shape").shape.dim] or None
+
+
 def set_constant(node: NodeDef, value: NDArray[Any] | np.generic) -> None:
     """Turns `node` into a Const with the value `value`."""
     tensor = import_tensorflow().make_tensor_proto(value)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from retraining.graphs.tensorflow import GraphDef
 
 Size: TypeAlias = tuple[int, int]  # (height, width) in pixels
 PerChannel: TypeAlias = float | tuple[float, float, float]  # for all channels, or for R, G and B
+
+ANY_SIZE: Size = (0, 0)  # images keep their size, for graphs that resize them
 
 LEGACY_BILINEAR = "legacy_bilinear"  # the kernel of the 2015 graph
 EXIF = "exif"  # turn images upright by their EXIF orientation
@@ -30,7 +32,6 @@ class PartialPreprocessing:
     size: Size | None
     mean: PerChannel | None
     std: PerChannel | None
-    fixed_size: bool = field(default=False, compare=False)  # the shape of the input fixes the size
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from retraining.graphs.nodes import GraphError
+from retraining.graphs.nodes import GraphError, nodes_by_name
 from retraining.graphs.safety import MAX_ELEMENTS, load_graph
-from retraining.graphs.surgery import outline
+from retraining.graphs.surgery import cut, outline
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_tensorflow
 from retraining.system.text import one_line
 
@@ -44,6 +44,26 @@ def import_shapes(graph_def: GraphDef, output_name: str | None = None) -> Any:
         GraphError: TensorFlow does not accept the graph, or a node is missing.
     """
     return import_graph(outline(graph_def, output_name))
+
+
+def accepts_images(
+    graph_def: GraphDef, input_name: str, output_name: str, size: tuple[int, int]
+) -> bool:
+    """Returns whether an output has one row for an image of (height, width), by its shapes."""
+    part = cut(outline(graph_def, output_name), input_name, output_name)
+    shape = nodes_by_name(part)[input_name].attr["shape"].shape
+    del shape.dim[:]
+    for side in (1, *size, 3):
+        shape.dim.add(size=side)
+    for node in part.node:
+        if node.op == "PlaceholderWithDefault":  # which would hide the shape of its default
+            node.op = "EnsureShape"
+            node.attr["T"].type = node.attr.pop("dtype").type
+    try:
+        sizes = output_tensor(import_graph(part), output_name).shape
+    except GraphError:
+        return False
+    return sizes.rank is None or (sizes.rank > 0 and sizes[0] in (1, None))
 
 
 def _check_shapes(graph: Any) -> None:

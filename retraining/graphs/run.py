@@ -86,7 +86,7 @@ class Runner:
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         with _errors_of_running():
-            output = self._fetch({self._input: batch})
+            output = self._fetch({self._input: _of_type(self._input, batch)})
         if output.shape[:1] != (len(batch),):
             raise GraphError(
                 f"the graph gives an answer of shape {output.shape} for {len(batch)} images, not a "
@@ -102,6 +102,11 @@ def _errors_of_running() -> Iterator[None]:
         yield
     except (import_tensorflow().errors.OpError, ValueError, TypeError) as error:
         raise GraphError(f"TensorFlow cannot run this graph: {one_line(error)}") from error
+
+
+def _of_type(tensor: Tensor, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns images rounded to pixels if a tensor takes integers; TensorFlow would cut them."""
+    return np.rint(images).clip(0, 255) if tensor.dtype.is_integer else images
 
 
 def _fetcher(
@@ -170,7 +175,8 @@ class BytesRunner:
             GraphError: TensorFlow cannot run the graph.
         """
         with _errors_of_running():
-            return self._fetch({self._tensor(f"{name}:0"): image for name, image in images.items()})
+            feed = {self._tensor(f"{name}:0"): image for name, image in images.items()}
+            return self._fetch({tensor: _of_type(tensor, image) for tensor, image in feed.items()})
 
     def run(self, content: bytes) -> NDArray[np.float32]:
         """Returns float32 [1, width] for the bytes of one image file.

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphD
     graph_def = parse(path, content)
     unsafe = describe_unsafe(graph_def)
     if unsafe and not allow_unsafe_ops:
+        check_frozen(path, graph_def.node)
         raise GraphError(
             f"{path} was not run, since it could do more than compute: it holds {unsafe}; if you "
             f"trust whoever made it, add `Choice.allow_unsafe_ops`"
@@ -104,6 +105,23 @@ def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphD
     except GraphError as error:
         raise GraphError(f"{path} is damaged or not safe to load: {error}") from error
     return graph_def, content
+
+
+VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
+
+
+def check_frozen(graph: str | Path, nodes: Iterable[NodeDef]) -> None:
+    """Refuses variables among the nodes of a graph, which is named as `graph` in the error.
+
+    Raises:
+        GraphError: there is a variable, whose values the graph does not hold.
+    """
+    name = next((_shown(node.name) for node in nodes if node.op in VARIABLES), None)
+    if name is not None:
+        raise GraphError(
+            f"{graph} is not frozen: it lacks the values of its variables, such as {name}; freeze "
+            f"it with its checkpoint (freeze_graph of TensorFlow) and name the .pb file that gives"
+        )
 
 
 def read_bytes(path: str | Path) -> bytes:

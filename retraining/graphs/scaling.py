@@ -8,15 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retraining.graphs.nodes import (
-    add_constant,
-    add_node,
-    constant,
-    node_name,
-    nodes_by_name,
-    set_inputs,
-    users_of,
-)
+from retraining.graphs.front_end import look_after
+from retraining.graphs.nodes import add_constant, add_node, node_name, nodes_by_name, set_inputs
 from retraining.graphs.tensorflow import GraphDef
 
 INPUT = "input"
@@ -68,25 +61,5 @@ def sort_nodes(graph_def: GraphDef) -> None:
 
 
 def scales_pixels(graph_def: GraphDef) -> bool:
-    """Returns whether the graph begins by scaling pixels, as models for pixels 0..255 do.
-
-    It looks for the constant that gives such scaling away: the first arithmetic divides by tens or
-    hundreds, multiplies by the inverse, or subtracts as much.
-    """
-    nodes = nodes_by_name(graph_def)
-    users = users_of(graph_def)
-    current = INPUT
-    passed_on = ("Cast", "ReverseV2", "Mul", "RealDiv", "Sub", "Add", "AddV2", "Identity")
-    while len(users.get(current, ())) == 1 and users[current][0].op in passed_on:
-        node = users[current][0]
-        values = [constant(nodes, name) for name in node.input]
-        size = max((np.abs(v).max() for v in values if v is not None and v.size), default=None)
-        if size is not None and _is_scale(node.op, size):
-            return True
-        current = node.name
-    return False
-
-
-def _is_scale(op: str, size: float) -> bool:
-    large = size > 20
-    return (op == "Mul" and 0 < size < 0.05) or (op in ("RealDiv", "Sub", "Add", "AddV2") and large)
+    """Returns whether the graph begins by scaling pixels, as models for pixels 0..255 do."""
+    return look_after(nodes_by_name(graph_def), INPUT).takes_raw

@@ -85,7 +85,9 @@ def drop_others(graph_def: GraphDef, output_name: str) -> None:
 
 
 def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
-    """Copies the part between an input, which becomes a float Placeholder, and an output.
+    """Copies the part between an input, which becomes a Placeholder, and an output.
+
+    A placeholder keeps its type. Any other node becomes one of float32.
 
     Raises:
         GraphError: one of the two is not in the graph, or they are not connected.
@@ -98,10 +100,13 @@ def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
     node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
     sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
+    kind = import_tensorflow().dtypes.float32.as_datatype_enum
+    if node.op.startswith("Placeholder"):
+        kind = node.attr["dtype"].type
     del node.input[:]
     node.op = "Placeholder"
     node.attr.clear()
-    node.attr["dtype"].type = import_tensorflow().dtypes.float32.as_datatype_enum
+    node.attr["dtype"].type = kind
     for size in sizes or [-1, -1, -1, 3]:
         node.attr["shape"].shape.dim.add(size=size)
     return part

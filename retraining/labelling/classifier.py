@@ -15,31 +15,24 @@ from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
-from retraining.graphs.description import read_metadata, read_preprocessing
+from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
-from retraining.graphs.preprocessing import (
-    PartialPreprocessing,
-    PerChannel,
-    Preprocessing,
-    spelled,
-)
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+from retraining.graphs.tensorflow import GraphDef
+from retraining.labelling.resolve import Overrides, resolve
 from retraining.networks.pair import SECOND_PREFIX
-from retraining.networks.registry import NETWORKS, resolve_precision
+from retraining.networks.registry import resolve_precision
+from retraining.photos.class_folders import same_label
 from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
 from retraining.system.lines import TextError, read_lines
 
-# The usual input and output nodes of old graphs, the likeliest first.
-KNOWN_INPUTS = ("Mul", "input", "Placeholder", IMAGE_BYTES)
-KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
 # The label of unknown images: the first of these that is not a class.
 UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
 
-T = TypeVar("T")
 AnyImage = TypeVar("AnyImage", bound=Image)
 MOST_LABEL_BYTES = 1 << 24  # 16 MiB of a labels file: a hundred thousand classes and more
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
@@ -47,19 +40,6 @@ FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
 class LabelsError(RetrainingError):
     """The labels file is missing or does not fit the graph."""
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What the user says about a graph; None where the graph itself tells."""
-
-    input_layer: str | None = None
-    output_layer: str | None = None
-    input_height: int | None = None
-    input_width: int | None = None
-    input_mean: float | None = None
-    input_std: float | None = None
-    allow_unsafe_ops: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +91,7 @@ class Classifier:
     unknown: UnknownScore | None = None
     unknown_inputs: tuple[str, ...] = ()  # the nodes of the vectors and logits for that score
     parts: tuple[Part, ...] = ()  # the networks, if there are two
+    single: int | None = None  # the rank of the input, if it takes one image at a time
 
     @property
     def unknown_label(self) -> str:
@@ -230,10 +211,27 @@ class Classifier:
                 return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
 
             return load, _Done()
+        if self.single:
+            return self._one_by_one(self.preprocessing, also)
         ends = self.input, self.output
         runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
         return ImageReader(self.preprocessing, self.max_pixels).load, runner
+
+    def _one_by_one(
+        self, preprocessing: Preprocessing, also: tuple[str, ...]
+    ) -> tuple[Callable[[Image], NDArray[np.float32]], "_Done"]:
+        """As `_loader`, for a graph that takes single images, or resizes them itself."""
+        reader = ImageReader(preprocessing, self.max_pixels)
+        runner = BytesRunner(self.graph_def, self.output, self.input, also)
+        self._check_width(runner.width)
+
+        def load(image: Image) -> NDArray[np.float32]:
+            pixels = reader.load(image)
+            pixels = pixels if self.single == 4 else pixels[0]
+            return runner.run_pixels({self.input: pixels}).reshape(1, -1)
+
+        return load, _Done()
 
     def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
@@ -282,19 +280,28 @@ def load_classifier(
     overrides = overrides or Overrides()
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
-    labels = _find_labels(graph_path, labels_path, described)
     unsafe = describe_unsafe(graph_def)
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
-    input_name, output, preprocessing = _find_ends(graph_def, overrides, described, notes)
+    labels = _find_labels(graph_path, labels_path, described, notes)
+    ends = resolve(graph_def, overrides, described)
+    if ends.output == described.get("output"):
+        _check_order(labels, described["labels"])
     parts: tuple[Part, ...] = ()
-    if described.get("second") and preprocessing:
+    if described.get("second") and ends.preprocessing:
         parts = _find_parts(graph_def, described, overrides, precision)
-    precision = resolve_precision(precision, graph_def)
     classifier = Classifier(
-        graph_def, input_name, output, preprocessing, labels, precision, tuple(notes), described
+        graph_def,
+        ends.input,
+        ends.output,
+        ends.preprocessing,
+        labels,
+        resolve_precision(precision, graph_def),
+        (*notes, *ends.assumed),
+        described,
+        parts=parts,
+        single=ends.single,
     )
-    classifier = replace(classifier, parts=parts)
-    if output != described.get("output"):
+    if ends.output != described.get("output"):
         return classifier  # temperature and score were fitted for another output
     return replace(classifier, **_find_trust(graph_def, described))
 
@@ -345,101 +352,49 @@ def _find_labels(
     graph_path: str | Path,
     labels_path: str | Path | tuple[str, ...] | None,
     described: Mapping[str, Any],
+    notes: list[str],
 ) -> tuple[str, ...]:
+    """Returns the labels as given, as in the graph, or those beside it; adds a note on the last."""
     beside = Path(graph_path).with_name("retrained_labels.txt")  # the default name of retrain.py
     if isinstance(labels_path, tuple):
         return labels_path
     if labels_path:
         return read_labels(labels_path)
     if described:
-        return tuple(described["labels"])
+        own = tuple(described["labels"])
+        if beside.is_file() and _differ(beside, own):
+            notes.append(f"the graph's own labels are used; those in {beside} differ")
+        return own
     if beside.is_file():
+        notes.append(f"the labels are those of {beside}; name another file with `labels_path`")
         return read_labels(beside)
     raise LabelsError("this graph does not carry its labels; name their file with `labels_path`")
 
 
-def _find_ends(
-    graph_def: GraphDef, overrides: Overrides, described: Mapping[str, Any], notes: list[str]
-) -> tuple[str, str, Preprocessing | None]:
-    """Returns (input, output, Preprocessing or None): as overridden, described or usual."""
-    nodes = nodes_by_name(graph_def)
-    known_inputs = [described["input"]] if described else KNOWN_INPUTS
-    known_outputs = [described["output"]] if described else KNOWN_OUTPUTS
-    input_name = _named(nodes, overrides.input_layer, known_inputs, "input_layer")
-    output = _named(nodes, overrides.output_layer, known_outputs, "output_layer")
-    if _takes_bytes(graph_def, input_name):
-        return input_name, output, None
-    known = read_preprocessing(graph_def, input_name)
-    if described and input_name == described["input"]:
-        known = Preprocessing.of(described)
-    return input_name, output, _preprocessing(graph_def, known, overrides, notes)
+def _differ(path: Path, labels: tuple[str, ...]) -> bool:
+    try:
+        return read_labels(path) != labels
+    except LabelsError:
+        return True
 
 
-def _named(
-    nodes: Mapping[str, NodeDef], given: str | None, known: Sequence[str], setting: str
-) -> str:
-    if given is not None:
-        if node_name(given) not in nodes:
-            raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
-        return node_name(given)
-    for name in known:
-        if name in nodes:
-            return name
-    raise GraphError(
-        f"cannot tell which node of the graph to use; name it with `Overrides.{setting}`"
-    )
+def _check_order(labels: Sequence[str], own: Sequence[str]) -> None:
+    """Refuses labels that give one class of the graph the name of another. New names are fine.
 
-
-def _takes_bytes(graph_def: GraphDef, input_name: str) -> bool:
-    """Returns whether the node gives strings: a Placeholder or Const of that type."""
-    node = nodes_by_name(graph_def)[input_name]
-    if "dtype" not in node.attr:  # reading it would add it
-        return False
-    return bool(node.attr["dtype"].type == import_tensorflow().dtypes.string.as_datatype_enum)
-
-
-def _preprocessing(
-    graph_def: GraphDef, known: PartialPreprocessing, overrides: Overrides, notes: list[str]
-) -> Preprocessing:
-    """Returns the preprocessing: as overridden, as the graph tells, or as usual."""
-    own_height, own_width = known.size or (None, None)
-    height = _first(overrides.input_height, own_height)
-    width = _first(overrides.input_width, own_width)
-    if not height or not width:
-        raise GraphError(
-            "the graph does not tell its image size; give `Overrides.input_height` and "
-            "`Overrides.input_width`"
-        )
-    if known.size and known.fixed_size and known.size != (height, width):
-        raise GraphError(
-            f"the graph takes images of {known.size[0]} x {known.size[1]} pixels; drop "
-            f"`Overrides.input_height` and `Overrides.input_width`"
-        )
-    mean = known.mean if overrides.input_mean is None else overrides.input_mean
-    std = known.std if overrides.input_std is None else overrides.input_std
-    if mean is None or std is None:
-        usual_mean, usual_std = _usual_scale(graph_def)
-        mean = usual_mean if mean is None else mean
-        std = usual_std if std is None else std
-        notes.append(
-            f"this graph does not tell how pixels are scaled; assuming `Overrides.input_mean` "
-            f"{spelled(mean)} `Overrides.input_std` {spelled(std)}"
-        )
-    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
-        return replace(known, size=(height, width), mean=mean, std=std)
-    return Preprocessing((height, width), mean, std)
-
-
-def _usual_scale(graph_def: GraphDef) -> tuple[PerChannel, PerChannel]:
-    """Returns mean and std: those of MobileNets, or of the classic label_image.py (0 and 255)."""
-    if any(node.name.startswith("MobilenetV1/") for node in graph_def.node):
-        network = NETWORKS["mobilenet_1.0_224"]
-        return network.mean, network.std
-    return 0.0, 255.0
-
-
-def _first(*values: T | None) -> T | None:
-    return next((value for value in values if value is not None), None)
+    Raises:
+        LabelsError: there is such a label.
+    """
+    if len(labels) != len(own):
+        return  # which the graph's width shows
+    rows = {same_label(label): row for row, label in enumerate(own)}
+    given = [same_label(label) for label in labels]
+    for row, name in enumerate(given):
+        other = rows.get(name, row)
+        if given[other] != name:
+            raise LabelsError(
+                f"the labels are in another order than the graph's own: {labels[row]!r} is number "
+                f"{row + 1}, and number {other + 1} in the graph; drop `labels_path`"
+            )
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:

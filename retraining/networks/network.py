@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retraining.graphs.description import METADATA, read_preprocessing
+from retraining.graphs.description import METADATA
+from retraining.graphs.front_end import before, look_after, read_preprocessing
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
-from retraining.graphs.preprocessing import Preprocessing
+from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
 from retraining.graphs.tensorflow import GraphDef, NodeDef
@@ -76,7 +77,7 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
         raise GraphError(
             f"{path} is a retrained graph, not a base network; see `NetworkSettings.model_file`"
         )
-    own = read_preprocessing(graph_def, network.input)
+    own = read_preprocessing(nodes, network.input)
     size = own.size or (network.size, network.size)
     if network.first_weights and (
         size != (network.size, network.size) or _differ(nodes, *network.first_weights)
@@ -89,14 +90,23 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
         graph_def=graph_def,
         input=network.input,
         bottleneck=network.bottleneck,
-        preprocessing=Preprocessing(
-            size,
-            network.mean if own.mean is None else own.mean,
-            network.std if own.std is None else own.std,
-        ),
+        preprocessing=Preprocessing(size, *_scale(nodes, network, own)),
         width=_width(path, graph_def, nodes, network.bottleneck),
         file_sha1=file_sha1,
     )
+
+
+def _scale(
+    nodes: Mapping[str, NodeDef], network: Network, own: PartialPreprocessing
+) -> tuple[PerChannel, PerChannel]:
+    """Returns (mean, std) as the graph tells, else the network's, less what the graph does itself.
+
+    The numbers of a recipe are those of the whole graph that it makes.
+    """
+    if own.mean is not None and own.std is not None:
+        return own.mean, own.std
+    scale = network.mean, network.std
+    return scale if network.recipe else before(scale, look_after(nodes, network.input).affine)
 
 
 def _differ(nodes: Mapping[str, NodeDef], name: str, shape: tuple[int, ...]) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import IMAGE_BYTES
-from retraining.graphs.preprocessing import Preprocessing, Size, add_front_end
+from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size, add_front_end
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode
@@ -182,6 +182,8 @@ class ImageReader:
     def load(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 [1, height, width, 3] of an image, whatever it is given as.
 
+        Where the preprocessing has ANY_SIZE, these are the image's own height and width.
+
         Raises:
             ImageError: it cannot be read or decoded, or is no array of pixels.
         """
@@ -236,7 +238,7 @@ class ImageReader:
         if header and header[2] == 1:
             width, height, _ = header
             decode.check_pixels(width, height, self.max_pixels)
-            if width * height <= LARGE:
+            if width * height <= LARGE and self.size != ANY_SIZE:
                 try:
                     images: NDArray[np.float32] = self._session.run(
                         "Mul:0", {f"{IMAGE_BYTES}:0": content}
@@ -260,6 +262,8 @@ class ImageReader:
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
+        if (size or self.size) == ANY_SIZE:
+            return pixels.astype(np.float32)
         if pixels.shape[0] * pixels.shape[1] > LARGE:
             return self._kernel.resize(pixels, size or self.size)
         feed = {"DecodeJpeg:0": pixels, f"{self._kernel.op}/size:0": size or self.size}

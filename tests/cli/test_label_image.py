@@ -139,14 +139,57 @@ def test_the_graphs_own_labels_count_more_than_a_file_beside_it(
     finished, expected, capsys, tmp_path
 ):
     shutil.copy(finished.graph, tmp_path / "graph.pb")
-    (tmp_path / "retrained_labels.txt").write_text("x\ny\nz\n")
     path = next(iter(expected))
-    assert label_image.main(["--graph", f"{tmp_path}/graph.pb", path]) == 0
-    assert capsys.readouterr().out.startswith("red (")
-    (tmp_path / "mine.txt").write_text("x\ny\nz\n")
-    flags = ["--graph", f"{tmp_path}/graph.pb", "--labels", f"{tmp_path}/mine.txt"]
-    assert label_image.main([*flags, path]) == 0
-    assert capsys.readouterr().out.startswith("z (")
+    beside = tmp_path / "retrained_labels.txt"
+    for content, said in (
+        (b"x\ny\nz\n", f"the graph's own labels are used; those in {beside} differ\n"),
+        (b"\xff", f"the graph's own labels are used; those in {beside} differ\n"),
+        ("".join(f"{label}\n" for label in LABELS).encode(), ""),
+    ):
+        beside.write_bytes(content)
+        assert label_image.main(["--graph", f"{tmp_path}/graph.pb", path]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.startswith("red (")
+        assert captured.err.partition(": ")[2] == said
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("x\ny\nz\n", None),  # other names, such as those of another language
+        ("Blue\nGREEN\nRed\n", None),
+        ("blue\nblue\nred\n", None),  # two classes of one name
+        ("red\nblue\ngreen\n", "'red' is number 1, and number 3 in the graph; drop --labels"),
+        ("Red\nGreen\nBlue\n", "'Red' is number 1, and number 3 in the graph; drop --labels"),
+        ("x\nred\ny\n", "'red' is number 2, and number 3 in the graph; drop --labels"),
+        ("red\nblue\n", "the graph gives 3 probabilities for 2 labels"),
+    ],
+)
+def test_labels_may_rename_classes_but_not_exchange_them(
+    finished, expected, capsys, tmp_path, content, error
+):
+    (tmp_path / "mine.txt").write_text(content)
+    flags = ("--labels", tmp_path / "mine.txt", "--top_k", 1)
+    assert run(finished, next(iter(expected)), *flags) == (1 if error else 0)
+    captured = capsys.readouterr()
+    if error:
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert error in captured.err
+    else:
+        assert captured.out.startswith(f"{content.split()[2]} (")
+        assert captured.err == ""
+
+
+def test_labels_beside_a_graph_without_its_own_are_named(stock, expected, capsys, tmp_path):
+    shutil.copy(stock[0], tmp_path / "graph.pb")
+    beside = tmp_path / "retrained_labels.txt"
+    shutil.copy(stock[1], beside)
+    assert label_image.main(["--graph", f"{tmp_path}/graph.pb", next(iter(expected))]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("thing ")
+    said = f"the labels are those of {beside}; name another file with --labels\n"
+    assert captured.err.partition(": ")[2] == said
 
 
 def test_text_for_several_images_names_them(finished, expected, capsys):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from flatbuffers.table import Table
+from PIL import Image
 
 from retraining.cli import flags as cli_flags
 from retraining.cli import settings as cli_settings
@@ -123,6 +124,25 @@ def test_a_saved_model_takes_files_and_pixels(run, some, pixels, expected):
         assert answer["labels"].numpy().tolist() == [[b"blue", b"green", b"red"]] * 4
     single = loaded.signatures["one_image"](image_bytes=contents[2])
     np.testing.assert_allclose(single["probabilities"], expected[2:3], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P", "JPEG"])
+def test_a_saved_model_sees_white_behind_what_is_transparent(run, mode):
+    photo = tiny.photo(tiny.COLOURS["red"], np.random.default_rng(2))
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size).point(lambda a: max(0, a - 99)))
+    photo = (
+        photo.convert("RGB").quantize(16)
+        if mode == "P"
+        else photo.convert(mode.replace("JPEG", "RGB"))
+    )
+    file = io.BytesIO()
+    photo.save(file, "JPEG" if mode == "JPEG" else "PNG")
+    loaded = tf.saved_model.load(run.saved)
+    seen = ImageReader(Preprocessing.of(read_metadata(run.graph))).decode(file.getvalue())
+    expected = loaded.signatures["images"](images=tf.constant(seen))["probabilities"]
+    for name, content in (("one_image", file.getvalue()), ("serving_default", [file.getvalue()])):
+        answer = loaded.signatures[name](image_bytes=tf.constant(content))
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 
 
 def test_a_saved_model_is_the_next_version_in_its_folder(run):

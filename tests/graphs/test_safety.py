@@ -12,7 +12,8 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 import label_image
-from retraining.graphs.description import METADATA, read_preprocessing
+from retraining.graphs.description import METADATA
+from retraining.graphs.front_end import read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
 from retraining.graphs.preprocessing import PartialPreprocessing
 from retraining.graphs.read import import_graph, read_graph
@@ -24,7 +25,8 @@ from retraining.graphs.safety import (
     describe_unsafe,
     load_graph,
 )
-from retraining.labelling.classifier import LabelsError, Overrides, load_classifier
+from retraining.labelling.classifier import LabelsError, load_classifier
+from retraining.labelling.resolve import Overrides
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from tests import ROOT, fuzz, tiny
@@ -191,7 +193,7 @@ def test_ops_that_touch_files_are_refused_by_name(path, needed):
     "op",
     [
         *("ReadFile", "MatchingFiles", "SaveV2", "RestoreV2", "TFRecordReaderV2", "ImmutableConst"),
-        *("PyFunc", "EagerPyFunc", "PyFuncStateless", "VarHandleOp", "VariableV2", "PrintV2"),
+        *("PyFunc", "EagerPyFunc", "PyFuncStateless", "PrintV2"),
         *("FIFOQueueV2", "TensorArrayV3", "IteratorV2", "TFRecordDataset", "HashTableV2"),
         *("PartitionedCall", "StatefulPartitionedCall", "While", "If", "XlaLaunch", "Send"),
         *("NextIteration", "DebugIdentity", "CollectiveReduce", "NobodysOp", "", "_FusedConv2D"),
@@ -201,6 +203,15 @@ def test_these_ops_are_refused(path, op):
     graph_def = tiny.tiny_mobilenet(32)
     graph_def.node.add(name="odd", op=op)
     assert f"it holds '{op}' (node 'odd');" in refusal(path, graph_def)
+
+
+@pytest.mark.parametrize("op", ["Variable", "VariableV2", "VarHandleOp"])
+def test_variables_are_refused_as_not_frozen(path, op):
+    graph_def = tiny.tiny_mobilenet(32)
+    graph_def.node.add(name="odd", op=op)
+    text = refusal(path, graph_def)
+    assert "is not frozen: it lacks the values of its variables, such as 'odd'; freeze" in text
+    assert "allow_unsafe_ops" not in text
 
 
 def test_many_refused_ops_are_counted(path):
@@ -609,13 +620,23 @@ def test_a_description_that_makes_no_sense_is_refused(path, wrong):
 
 def test_an_input_of_absurd_size_is_refused():
     with pytest.raises(GraphError, match=r"takes images of \(5000, 5000\) pixels"):
-        read_preprocessing(tiny.tiny_mobilenet(5000), "input")
+        read_preprocessing(nodes_by_name(tiny.tiny_mobilenet(5000)), "input")
 
 
-def test_a_scale_per_channel_is_left_to_the_flags():
+def test_a_scale_per_channel_is_read():
     graph_def = tiny.tiny_inception()
-    set_constant(nodes_by_name(graph_def)["Mul/y"], np.array([1, 2, 3], np.float32))
-    assert read_preprocessing(graph_def, "Mul") == PartialPreprocessing((32, 32), 128.0, None)
+    set_constant(nodes_by_name(graph_def)["Mul/y"], np.array([1, 2, 4], np.float32))
+    expected = PartialPreprocessing((32, 32), 128.0, (1.0, 0.5, 0.25))
+    assert read_preprocessing(nodes_by_name(graph_def), "Mul") == expected
+
+
+@pytest.mark.parametrize("name", ["Mul/y", "Sub/y"])
+@pytest.mark.parametrize("value", [[1, 2], [np.inf], [[[1, 2, 3]] * 2] * 2])
+def test_a_scale_that_is_none_is_not_read(name, value):
+    graph_def = tiny.tiny_inception()
+    set_constant(nodes_by_name(graph_def)[name], np.array(value, np.float32))
+    found = read_preprocessing(nodes_by_name(graph_def), "Mul")
+    assert (found.mean, found.std) == (None, None)
 
 
 def test_an_output_without_numbers_is_refused():

@@ -41,7 +41,7 @@ NETWORK = BaseNetwork(
 OPTIONS = TuningOptions()
 OTHERS = TuningOptions(0.5, 1e-05, 3, 7, "mixed/tower", True, "bfloat16", 11)
 HIDDEN = ((np.eye(2, dtype=np.float32), np.zeros(2, np.float32)),)
-OTHER_PIXELS = Preprocessing((224, 192), 127.5, 0.5, True)
+OTHER_PIXELS = Preprocessing((224, 192), 127.5, 0.5)
 
 
 def digest(network=NETWORK, options=OPTIONS, distortions=None, hidden=()):

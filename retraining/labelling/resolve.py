@@ -1,0 +1,299 @@
+"""Decides which node of a graph to feed, with what, and which node to read.
+
+In this order: what the user says, what the graph says of itself, what its nodes tell, what is usual
+for such graphs. The last is an assumption, which the answer puts into words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from retraining.graphs.front_end import (
+    DECODERS,
+    PIXEL_TYPES,
+    PLACEHOLDERS,
+    Affine,
+    Before,
+    Nodes,
+    before,
+    fixed_size,
+    look_after,
+    look_before,
+)
+from retraining.graphs.nodes import (
+    GraphError,
+    constant,
+    node_name,
+    nodes_by_name,
+    sizes_of,
+    type_of,
+)
+from retraining.graphs.preprocessing import (
+    ANY_SIZE,
+    PartialPreprocessing,
+    PerChannel,
+    Preprocessing,
+    Size,
+    spelled,
+)
+from retraining.graphs.read import accepts_images
+from retraining.graphs.safety import check_frozen
+from retraining.graphs.surgery import ancestors
+from retraining.graphs.tensorflow import GraphDef, NodeDef
+from retraining.networks.registry import NETWORKS, Network
+
+Scale: TypeAlias = tuple[PerChannel, PerChannel]  # (mean, std)
+
+KNOWN_OUTPUTS = ("final_result", "softmax", "MobilenetV1/Predictions/Reshape_1")
+FRONT_END = "Mul"  # the last node of the 2015 graph's front end
+KNOWN_INPUTS = (FRONT_END, "input", "Placeholder")  # of graphs that read images by other ops
+UNIT_SCALE: Scale = (0.0, 255.0)  # pixels 0..1, as the classic label_image.py feeds
+RAW_SCALE: Scale = (0.0, 1.0)  # pixels 0..255
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user says about a graph; None where the graph itself tells."""
+
+    input_layer: str | None = None
+    output_layer: str | None = None
+    input_height: int | None = None
+    input_width: int | None = None
+    input_mean: float | None = None
+    input_std: float | None = None
+    allow_unsafe_ops: bool = False
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How to use a graph: feed `input`, read `output`.
+
+    The input takes the bytes of an image file if `preprocessing` is None, else pixels. It takes a
+    batch of images [n, height, width, 3], unless `single` is the rank of the one image that it
+    takes at a time: 4 with n = 1, or 3. `assumed` says what neither the user nor the graph tells.
+    """
+
+    input: str
+    output: str
+    preprocessing: Preprocessing | None
+    assumed: tuple[str, ...] = ()
+    single: int | None = None
+
+
+def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, Any]) -> Ends:
+    """Returns the Ends of a graph; `described` is its own description, empty if it has none.
+
+    Raises:
+        GraphError: a fact is missing, or the user contradicts the graph. The text names the
+            setting.
+    """
+    nodes = nodes_by_name(graph_def)
+    output = _named(nodes, overrides.output_layer, "output_layer") or _known_output(
+        nodes, described
+    )
+    wanted = ancestors(nodes, output)
+    used = {name: node for name, node in nodes.items() if name in wanted}
+    check_frozen("the graph", used.values())
+    name = _named(nodes, overrides.input_layer, "input_layer") or _find_input(
+        used, output, described.get("input")
+    )
+    if type_of(nodes[name]) == "string":
+        return Ends(name, output, None)
+    about = _About.of(used if name in used else nodes, name)
+    known = (
+        Preprocessing.of(described)
+        if name == described.get("input")
+        else PartialPreprocessing(about.size, None, None)
+    )
+    preprocessing, assumed = _preprocessing(about, known, overrides)
+    ends = Ends(name, output, preprocessing, assumed)
+    if not described.get("second"):  # of which the classifier refuses any other size
+        _check_size(graph_def, ends, known.size or about.usual, about.fixed)
+    batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
+    return ends if batches else replace(ends, single=about.rank)
+
+
+def _scales_batches(nodes: Nodes) -> bool:
+    """Returns whether an image's answer depends on its batch: quantised by the batch's range."""
+    return any(node.op.startswith("Quantize") for node in nodes.values())
+
+
+def _named(nodes: Nodes, given: str | None, setting: str) -> str | None:
+    if given is not None and node_name(given) not in nodes:
+        raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
+    return None if given is None else node_name(given)
+
+
+def _known_output(nodes: Nodes, described: Mapping[str, Any]) -> str:
+    for name in (described["output"],) if described else KNOWN_OUTPUTS:
+        if name in nodes:
+            return str(name)
+    raise GraphError(
+        "cannot tell which node of the graph gives the probabilities; name it with "
+        "`Overrides.output_layer`"
+    )
+
+
+def _find_input(used: Nodes, output: str, own: str | None) -> str:
+    """Returns the node to feed: a placeholder of images, the 2015 front end, or bytes.
+
+    `used` are the nodes that the output needs, `own` is the input that the graph names itself.
+    """
+    if own in used and own is not None:
+        return own
+    likely = {name: _likeness(used, node) for name, node in used.items()}
+    best = max(likely.values())
+    images = [name for name, likeness in likely.items() if likeness == best > 0]
+    read = {node_name(n.input[0]) for n in used.values() if n.op in DECODERS and n.input}
+    contents = [
+        name
+        for name, node in used.items()
+        if type_of(node) == "string" and (node.op in PLACEHOLDERS or name in read)
+    ]
+    if images:
+        rest = ancestors(used, output, stop=images[0])
+        return _only(images + [name for name in contents if name in rest])
+    if contents and FRONT_END in used:
+        found, rest = look_before(used, FRONT_END), ancestors(used, output, stop=FRONT_END)
+        if found.size and found.is_pixels and found.affine.scale() and rest.isdisjoint(contents):
+            return FRONT_END
+    fallback = [name for name in KNOWN_INPUTS if name in used and used[name].op not in PLACEHOLDERS]
+    return _only(contents or fallback[:1])
+
+
+def _only(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise GraphError(
+            "cannot tell which node of the graph takes images; name it with `Overrides.input_layer`"
+        )
+    raise GraphError(
+        f"several nodes of the graph take images: {', '.join(names)}; name one with "
+        f"`Overrides.input_layer`"
+    )
+
+
+def _likeness(nodes: Nodes, node: NodeDef) -> int:
+    """Returns how likely a node is to be fed with images: 0 (it is not) to 3."""
+    computed = node.op == "PlaceholderWithDefault" and constant(nodes, node.input[0]) is None
+    vectors = "BottleneckInput" in node.name  # as the classic retrain.py calls it
+    if node.op not in PLACEHOLDERS or computed or vectors or type_of(node) not in PIXEL_TYPES:
+        return 0
+    sizes = sizes_of(node)
+    if sizes is None:
+        return int("MatMul" not in (look_after(nodes, node.name).reader or ""))
+    if len(sizes) == 4:
+        return 3 if sizes[3] in (3, -1) else 0
+    return 2 if len(sizes) == 3 and sizes[2] == 3 else 0
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the nodes around an input tell of it.
+
+    `size` is None if they do not tell it, and `fixed` if the input itself declares it. `usual` is
+    the size of a known network. `scale` is (mean, std), `certain` if it follows from the nodes.
+    """
+
+    rank: int
+    resized: bool
+    fixed: bool
+    size: Size | None
+    usual: Size | None
+    scale: Scale
+    certain: bool
+
+    @classmethod
+    def of(cls, nodes: Nodes, name: str) -> "_About":
+        found, after, networks = look_before(nodes, name), look_after(nodes, name), _known(nodes)
+        own = found.is_pixels and found.affine.scale()
+        sizes = {(network.size, network.size) for network in networks}
+        dimensions = sizes_of(nodes[name])
+        single = len(dimensions) == 3 if dimensions else after.batched
+        return cls(
+            3 if single else 4,
+            after.resized,
+            fixed_size(nodes[name]) is not None,
+            found.size,
+            sizes.pop() if len(sizes) == 1 and not after.resized else None,
+            own or _usual_scale(nodes, found, name, networks),
+            bool(own),
+        )
+
+
+def _known(nodes: Nodes) -> list[Network]:
+    """Returns the base networks whose nodes a graph has; of MobileNets all, for each size."""
+    scopes = {f"{name.split('/')[0]}/Predictions/Reshape" for name in nodes}  # of MobileNets
+    return [n for n in NETWORKS.values() if n.bottleneck in nodes or n.bottleneck in scopes]
+
+
+def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Network]) -> Scale:
+    """Returns the (mean, std) that is usual where the nodes do not tell.
+
+    It is that of a known network, less the arithmetic between the image and the network; else that
+    for which the arithmetic after the image is made; else pixels are 0..1. If the image enters
+    earlier than at the node `name`, the arithmetic between the two follows.
+    """
+    starts = found.source.op in PLACEHOLDERS
+    after = look_after(nodes, found.source.name if starts else name)
+    if networks:
+        mean, std = before((networks[0].mean, networks[0].std), after.affine)
+    else:
+        mean, std = RAW_SCALE if after.takes_raw else UNIT_SCALE
+    there = Affine.of(mean, std)
+    return (there.then(found.affine) if starts else there).scale() or UNIT_SCALE
+
+
+def _preprocessing(
+    about: _About, known: PartialPreprocessing, overrides: Overrides
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Returns the preprocessing, as overridden, told or usual, and what is assumed in it."""
+    size, assumed_size = _size(about, known.size, overrides)
+    unknown = [] if assumed_size is None else ["its image size"]
+    assumed = assumed_size or ""
+    mean = known.mean if overrides.input_mean is None else overrides.input_mean
+    std = known.std if overrides.input_std is None else overrides.input_std
+    if mean is None or std is None:
+        mean = about.scale[0] if mean is None else mean
+        std = about.scale[1] if std is None else std
+        if not about.certain:
+            unknown.append("how pixels are scaled")
+            assumed += (
+                f" `Overrides.input_mean` {spelled(mean)} `Overrides.input_std` {spelled(std)}"
+            )
+    notes = (f"this graph does not tell {' and '.join(unknown)}; assuming{assumed}",)
+    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
+        return replace(known, size=size, mean=mean, std=std), ()
+    return Preprocessing(size, mean, std), notes if unknown else ()
+
+
+def _size(about: _About, own: Size | None, overrides: Overrides) -> tuple[Size, str | None]:
+    """Returns the size, and what is assumed of it; None if nothing is."""
+    asked = overrides.input_height, overrides.input_width
+    if not own and about.resized and asked == (None, None):
+        return ANY_SIZE, None
+    height, width = (
+        value or usual
+        for value, usual in zip(asked, own or about.usual or (None, None), strict=True)
+    )
+    if not height or not width:
+        raise GraphError(
+            "the graph does not tell its image size; give `Overrides.input_height` and "
+            "`Overrides.input_width`"
+        )
+    if own or None not in asked:
+        return (height, width), None
+    return (height, width), f" `Overrides.input_height` {height} `Overrides.input_width` {width}"
+
+
+def _check_size(graph_def: GraphDef, ends: Ends, own: Size | None, fixed: bool) -> None:
+    """Raises GraphError if the user chose another size than the graph's own, which it must have."""
+    size = ends.preprocessing.size if ends.preprocessing else None
+    if not own or not size or size == own:
+        return
+    if fixed or not accepts_images(graph_def, ends.input, ends.output, size):
+        raise GraphError(
+            f"the graph takes images of {own[0]} x {own[1]} pixels; drop "
+            f"`Overrides.input_height` and `Overrides.input_width`"
+        )

@@ -1,0 +1,51 @@
+"""network.py: how a base network is fed, by its file and by what is published of it."""
+
+import numpy as np
+import pytest
+
+from retraining.graphs.nodes import add_constant, add_node, nodes_by_name, set_inputs
+from retraining.graphs.run import Runner
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
+from tests import tiny
+
+CONVOLUTION = "MobilenetV1/conv"
+
+
+def scaling_itself(ops, size=128):
+    """A MobileNet whose file scales the pixels of `input`: [(op, constant), ...]."""
+    graph_def, x = tiny.tiny_mobilenet(size), "input"
+    for number, (op, value) in enumerate(ops):
+        name = add_constant(graph_def, f"scale_{number}/y", np.float32(value))
+        x = add_node(graph_def, f"scale_{number}", op, [x, name], T="float32")
+    convolution = nodes_by_name(graph_def)[CONVOLUTION]
+    set_inputs(convolution, [x, convolution.input[1]])
+    return graph_def
+
+
+@pytest.mark.parametrize(
+    ("ops", "mean", "std"),
+    [
+        ([], 127.5, 127.5),
+        ([("Sub", 127.5), ("Mul", 1 / 127.5)], 0, 1),
+        ([("Mul", 1 / 127.5), ("Sub", 1)], 0, 1),
+        ([("Mul", 2), ("Sub", 1)], 0, 255),
+        ([("RealDiv", 127.5)], 127.5, 1),
+        ([("Sub", [127.5, 27.5, 127.5]), ("RealDiv", 127.5)], (0, 100, 0), 1),
+    ],
+)
+def test_pixels_are_scaled_once(tmp_path, ops, mean, std):
+    network = NETWORKS["mobilenet_0.25_128"]
+    graph_def = scaling_itself(ops)
+    path = tmp_path / "frozen_graph.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    base = load_network(path, network)
+    about = base.preprocessing
+    assert (about.size, about.mean, about.std) == ((128, 128), mean, std)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 128, 128, 3))
+    fed = np.float32((pixels - np.float64(about.mean)) / about.std)
+    found = Runner(base.graph_def, base.input, base.bottleneck).run(fed)
+    expected = Runner(tiny.tiny_mobilenet(), "input", base.bottleneck).run(
+        np.float32((pixels - 127.5) / 127.5)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
