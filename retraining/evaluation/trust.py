@@ -65,8 +65,11 @@ def read(
         unknown = UnknownScore(origin, axes, float(stored["scale"]), quantiles, factors)
         if factors is not None and factors.shape != origin.shape:
             raise ValueError
-        if quantiles.shape != QUANTILES.shape or origin.shape != axes.shape[:1]:
+        if quantiles.shape != QUANTILES.shape or (origin.ndim, axes.ndim) != (1, 2):
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        numbers = (origin, axes, unknown.scale, quantiles, 0 if factors is None else factors)
+        if len(axes) != len(origin) or not all(np.isfinite(part).all() for part in numbers):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise TrustError("the graph's own temperature or unknown score is damaged") from error
     return temperature, unknown

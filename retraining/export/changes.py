@@ -1,15 +1,18 @@
 """Tells how a retrained graph differs from the one it replaces: in its classes and answers."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from retraining.export.verify import HeldOutResult
-from retraining.graphs.description import read_metadata
+from retraining.graphs.description import DescriptionError, read_metadata
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.read import read_graph
 from retraining.system.text import some
+
+log = logging.getLogger(__name__)
 
 NAMED = 5  # photos that a line names
 
@@ -18,8 +21,11 @@ def read_description(path: str) -> dict[str, Any]:
     """Returns the description that the retrained graph at `path` carries; {} if there is none."""
     try:
         return read_metadata(read_graph(path)) or {}
+    except DescriptionError as error:
+        log.warning(f"{path} is replaced without a comparison: {error}")
     except GraphError:
-        return {}  # retrain.py did not write this file
+        pass  # retrain.py did not write this file
+    return {}
 
 
 @dataclass(frozen=True)

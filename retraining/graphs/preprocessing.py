@@ -125,9 +125,15 @@ def spelled(value: PerChannel) -> str:
     return numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
 
 
+LARGEST = 3.4e38  # of float32
+
+
 def can_scale(mean: PerChannel, std: PerChannel) -> bool:
-    """Returns whether pixels can be scaled by these numbers: finite ones, and no division by 0."""
-    return all(map(math.isfinite, (*channels(mean), *channels(std)))) and 0 not in channels(std)
+    """Returns whether pixels that are scaled by these numbers are finite numbers in float32."""
+    if not all(map(math.isfinite, (*channels(mean), *channels(std)))) or 0 in channels(std):
+        return False
+    farthest = max(255 + abs(value) for value in channels(mean))
+    return farthest / min(map(abs, channels(std))) <= LARGEST
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ class Runner:
         self._input, self._output = ends(session.graph, input_name, output_name)
         self.width = width_of(self._output)
         self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
-        also = [session.graph.get_tensor_by_name(name + ":0") for name in how.also]
-        self._fetch = _fetcher(session, self._output, also)
+        self._fetch = _fetcher(session, self._output, how.also)
         self._started, self._first_call = False, threading.Lock()
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -110,12 +109,20 @@ def _of_type(tensor: Tensor, images: NDArray[np.float32]) -> NDArray[np.float32]
 
 
 def _fetcher(
-    session: Session, output: Tensor, also: Sequence[Tensor]
+    session: Session, output: Tensor, also: Sequence[str]
 ) -> Callable[[dict[Tensor, Any]], NDArray[np.float32]]:
-    """Returns a function from a feed to the output, with the columns of `also` appended."""
+    """Returns a function from a feed to the output, with the columns of the nodes `also` appended.
+
+    Raises:
+        GraphError: there is no such node on the way to the output.
+    """
     if not also:
         return lambda feed: session.run(output, feed)
-    return lambda feed: np.concatenate(session.run([output, *also], feed), axis=1)
+    try:
+        tensors = [session.graph.get_tensor_by_name(f"{name}:0") for name in also]
+    except (KeyError, ValueError) as error:
+        raise GraphError(f"the graph lacks a node that its description names: {error}") from error
+    return lambda feed: np.concatenate(session.run([output, *tensors], feed), axis=1)
 
 
 def _choose_rewrites(rewrites: Any, optimize: bool) -> None:
@@ -164,8 +171,7 @@ class BytesRunner:
         session = open_session(graph_def, output_name, config, few=few)
         self._bytes, output = ends(session.graph, input_name, output_name)
         self.width = width_of(output)
-        others = [session.graph.get_tensor_by_name(name + ":0") for name in also]
-        self._fetch = _fetcher(session, output, others)
+        self._fetch = _fetcher(session, output, also)
         self._tensor = session.graph.get_tensor_by_name
 
     def run_pixels(self, images: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:

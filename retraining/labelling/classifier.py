@@ -35,6 +35,8 @@ UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
 
 AnyImage = TypeVar("AnyImage", bound=Image)
 MOST_LABEL_BYTES = 1 << 24  # 16 MiB of a labels file: a hundred thousand classes and more
+# Such as "is ..." of an image that cannot be read; programs read these reasons, too.
+NO_NUMBERS = "has no answer: the graph gives infinity or NaN for it, which a wrong scale may cause"
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
 
@@ -154,6 +156,9 @@ class Classifier:
             outputs = outputs.reshape(1, -1)
             rest = outputs[:, len(self.labels) :] if also else outputs[:, :0]
             answer = self._checked(outputs[:, : outputs.shape[1] - rest.shape[1]])
+            if not np.isfinite(answer).all():
+                yield image, ImageError(NO_NUMBERS), None
+                continue
             yield image, answer, self._novelty(rest, share) if also else None
 
     def _novelty(self, rest: NDArray[np.float32], share: float | None) -> float | None:
@@ -161,6 +166,8 @@ class Classifier:
         if self.unknown is None or share is None:
             return None
         width = len(self.unknown.origin)
+        if rest.shape[1] != width + len(self.labels):
+            raise trust.TrustError("the score for unknown images was fitted for other vectors")
         score = self.unknown.score(rest[:, :width], rest[:, width:])
         if score[0] >= self.unknown.threshold(share):
             return None

@@ -34,6 +34,7 @@ from retraining.graphs.preprocessing import (
     PerChannel,
     Preprocessing,
     Size,
+    can_scale,
     spelled,
 )
 from retraining.graphs.read import accepts_images
@@ -262,6 +263,11 @@ def _preprocessing(
             assumed += (
                 f" `Overrides.input_mean` {spelled(mean)} `Overrides.input_std` {spelled(std)}"
             )
+    if not can_scale(mean, std):
+        raise GraphError(
+            f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
+            f"`Overrides.input_std` {spelled(std)}"
+        )
     notes = (f"this graph does not tell {' and '.join(unknown)}; assuming{assumed}",)
     if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
         return replace(known, size=size, mean=mean, std=std), ()

@@ -359,7 +359,7 @@ def test_a_graph_answers_as_its_network_does_by_hand(tmp_path, pictures, member)
     classifier = load(tmp_path, graph_of(member.front, member.strip), **member.flags)
     expected = by_hand(pictures, member.wants, member.how)
     assert np.ptp(expected, axis=0).max() > 0.05  # the photos are told apart
-    answers = np.array([answer for _, answer in classifier.classify(pictures)])
+    answers = np.array([answer for _, answer, _ in classifier.predict(pictures)])
     np.testing.assert_allclose(answers, expected, atol=member.within)
     if member.said is None:
         assert classifier.notes == ()
@@ -372,8 +372,8 @@ def test_a_graph_answers_as_its_network_does_by_hand(tmp_path, pictures, member)
 def test_a_quantised_graphs_answer_does_not_depend_on_other_photos(tmp_path, pictures, kind):
     """Its range is that of the batch."""
     classifier = load(tmp_path, graph_of(MATRIX[kind].front))
-    together = [answer for _, answer in classifier.classify(pictures)]
-    alone = [answer for path in pictures for _, answer in classifier.classify([path])]
+    together = [answer for _, answer, _ in classifier.predict(pictures)]
+    alone = [answer for path in pictures for _, answer, _ in classifier.predict([path])]
     np.testing.assert_array_equal(together, alone)
 
 
@@ -431,7 +431,7 @@ def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front
     assert classifier.preprocessing is None
     with tf.Graph().as_default(), tf1.Session() as session:
         tf.import_graph_def(graph_def, name="")
-        for path, answer in classifier.classify(pictures):
+        for path, answer, _ in classifier.predict(pictures):
             feed = {"DecodeJpeg/contents:0": path.read_bytes()}
             (expected,) = session.run("final_result:0", feed)
             np.testing.assert_allclose(answer, expected, atol=1e-6)
@@ -485,7 +485,7 @@ def labels_of(tmp_path, graph_def, photos, **flags):
     """(node fed, notes, raw answers) of a graph of three classes."""
     classifier = load(tmp_path, graph_def, ("blue", "green", "red"), **flags)
     classifier = replace(classifier, temperature=1.0)
-    answers = [answer for _, answer in classifier.classify(photos)]
+    answers = [answer for _, answer, _ in classifier.predict(photos)]
     return classifier.input, classifier.notes, np.array(answers)
 
 
@@ -547,7 +547,7 @@ def test_the_2015_graph_answers_alike_when_it_is_stripped(tmp_path, shared, ince
     stripped.versions.producer = 8
     classifier = load(tmp_path, stripped)
     assert classifier.input == (strip or "Mul")
-    answers = np.array([answer for _, answer in classifier.classify(photos)])
+    answers = np.array([answer for _, answer, _ in classifier.predict(photos)])
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     sized = strip in ("Mul", "Sub", "ResizeBilinear")
     whole = "`Overrides.input_height` 299 `Overrides.input_width` 299"
@@ -566,5 +566,5 @@ def test_a_mobilenet_retrained_by_others_answers_as_by_hand(tmp_path, shared):
     assert classifier.input == "input"
     (note,) = classifier.notes
     assert note.endswith(SIGNED)
-    ((_, answer),) = classifier.classify([photo])
+    ((_, answer, _),) = classifier.predict([photo])
     np.testing.assert_allclose(answer, expected[0], atol=1e-5)
