@@ -29,7 +29,7 @@ from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import NETWORKS, resolve_precision
-from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
 
 # The usual input and output nodes of old graphs, the likeliest first.
@@ -234,7 +234,7 @@ class Classifier:
             most = self.max_pixels
 
             def load(image: Image) -> NDArray[np.float32]:
-                return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
+                return run_on_bytes(from_bytes, file_bytes(image, most), most).reshape(1, -1)
 
             return load, _Done()
         ends = self.input, self.output

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, NamedTuple
 
+from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels
-from retraining.photos.decode import ImageFileError, NotAnImageError, reason_of
 from retraining.photos.folder import FolderSource
+from retraining.photos.formats import reason_of
 from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url

@@ -4,8 +4,9 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from retraining.photos.decode import opaque, silence_pillow
-from retraining.photos.reader import read_file
+from retraining.photos.bounds import ImageFileError
+from retraining.photos.decode import decoded
+from retraining.photos.reader import ImageError, read_file
 
 SIDE = 112  # pixels of the longer side
 QUALITY = 70  # of the JPEG; about 3 kB each
@@ -28,16 +29,14 @@ class Thumbnails:
 
 def make_thumbnail(path: str) -> bytes | None:
     """Returns JPEG bytes of the photo, turned by its EXIF orientation, or None."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    silence_pillow()
     try:
-        with Image.open(io.BytesIO(read_file(path, max_pixels=None))) as opened:
-            opened.draft("RGB", (2 * SIDE, 2 * SIDE))  # decodes a large JPEG at a fraction
-            image = ImageOps.exif_transpose(opened)
+        with decoded(read_file(path, max_pixels=None), least_side=2 * SIDE) as pixels:
+            image = Image.fromarray(pixels)
             image.thumbnail((SIDE, SIDE))
-            output = io.BytesIO()
-            opaque(image).save(output, "JPEG", quality=QUALITY, optimize=True)
-    except Exception:  # Pillow's decoders raise many kinds of error on broken files
+    except (ImageError, ImageFileError):
         return None
+    output = io.BytesIO()
+    image.save(output, "JPEG", quality=QUALITY, optimize=True)
     return output.getvalue()
