@@ -8,7 +8,7 @@ MAX_PIXELS = 200_000_000  # of one image, by default
 BYTES_PER_PIXEL = 5  # of the largest files; uncompressed 16-bit RGB has 6, but fewer pixels
 FILE_BASE = 64 << 20  # bytes of any file besides: more frames, or a video behind a JPEG
 WORK_PER_PIXEL = 4  # units of work, of about ten nanoseconds, for each pixel that is allowed
-MEMORY_BASE = 1_000_000_000  # bytes that decoding may take besides 8 bytes a pixel
+MEMORY_BASE = 1_100_000_000  # bytes that file and decoding may take besides 8 bytes a pixel
 PIECES = 10_000  # chunks, segments or blocks of any file, and one more for so many bytes:
 BYTES_PER_PIECE = 1_000
 
@@ -53,9 +53,13 @@ def check_work(units: float, most: int = MAX_PIXELS) -> None:
         raise ImageFileError(TOO_MUCH_WORK)
 
 
-def check_memory(pixels: int, bytes_per_pixel: float) -> None:
-    """Raises ImageFileError if decoding so many pixels takes too much memory (in bytes each)."""
-    if pixels * (bytes_per_pixel - 8) > MEMORY_BASE:
+def check_memory(pixels: int, bytes_per_pixel: float, size: int) -> None:
+    """Checks what decoding so many pixels takes in memory, besides `size` bytes for the file.
+
+    Raises:
+        ImageFileError: it takes more than MEMORY_BASE and 8 bytes a pixel.
+    """
+    if pixels * (bytes_per_pixel - 8) + size > MEMORY_BASE:
         raise ImageFileError(TOO_MUCH_MEMORY)
 
 

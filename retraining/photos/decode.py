@@ -9,7 +9,7 @@ formats, and JPEGs that the op refuses. Colour profiles are ignored, as that gra
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,7 @@ FLOAT_WORK = 1.5  # times that of other images, for the conversion
 PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
 PYTHON_WORK = 100
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
+BITS_PER_SAMPLE, ROWS_PER_STRIP = 258, 278
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -152,7 +153,7 @@ def _checked_header(content: bytes, most: int) -> Jpeg:
         raise ImageFileError("is a broken image (it has no frame header)")
     check_pixels(header.width, header.height, most)
     check_work(header.work(len(content)), most)
-    check_memory(header.width * header.height, header.memory())
+    check_memory(header.width * header.height, header.memory(), len(content))
     return header
 
 
@@ -232,11 +233,19 @@ def _check_costs(kind: Format, image: "Picture", size: int, most: int) -> None:
     """Checks the pixels of an image, and what they take; the file has `size` bytes."""
     check_pixels(*image.size, most)
     pixels = image.width * image.height
-    check_memory(pixels, kind.memory)
     codecs = {tile[0] for tile in getattr(image, "tile", ())}
+    memory = kind.memory + (_strip_of_tiff(image) if "libtiff" in codecs else 0)
+    check_memory(pixels, memory, kind.copies * size)
     in_python = PYTHON_WORK * min(size, pixels) if codecs.intersection(PYTHON_CODECS) else 0
     per_pixel = kind.work * (FLOAT_WORK if image.mode in ("F", "I") else 1)
     check_work(per_pixel * pixels + kind.work_per_byte * size + in_python, most)
+
+
+def _strip_of_tiff(image: "Picture") -> float:
+    """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
+    return min(rows, image.height) / image.height * sum(bits) / 8
 
 
 def _in_strips(

@@ -29,6 +29,7 @@ MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
 MOST_COMPONENTS = 4
 TIFF_STARTS = re.compile(b"|".join(map(re.escape, STARTS)))
 # JPEG 2000 (ITU T.800): a codestream, which begins with its size, and a file that holds one.
+AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
 JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
 CODESTREAM, BOX_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"jp2c"
 
@@ -62,6 +63,7 @@ class Format:
     work_per_byte: float = 0
     version: int = 2
     check: Callable[[bytes, int], None] = _no_check
+    copies: int = 1  # of the file in memory
 
 
 def sniff(head: bytes) -> Format | None:
@@ -204,15 +206,15 @@ def _begins(*starts: bytes) -> re.Pattern[bytes]:
 
 
 JPEG = Format("JPEG", _begins(rb"\xff\xd8\xff"), memory=9, work=1)  # see jpeg.Jpeg
-PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 9, 4, version=3, check=_check_png)
+PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 4, version=3, check=_check_png)
 FORMATS = (
     JPEG,
     PNG,
     Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
-    Format("WEBP", _begins(b"RIFF....WEBP"), 17, 4, 8, check=_check_webp),
-    Format("TIFF", TIFF_STARTS, 16, 4, version=3, check=_check_tiff),
+    Format("WEBP", _begins(b"RIFF....WEBP"), 17, 4, 2, check=_check_webp, copies=2),
+    Format("TIFF", TIFF_STARTS, 10, 4, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
-    Format("AVIF", _begins(b"....ftyp(?:avif|avis|mif1|msf1)"), 13, 4, 9, check=_check_avif),
+    Format("AVIF", _begins(AVIF_START), 13, 4, 9, check=_check_avif, copies=2),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
     Format("PPM", _begins(rb"P[56]\s+[\d#]"), 8, 2, version=3),
 )

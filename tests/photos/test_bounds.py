@@ -1,5 +1,6 @@
-"""formats.py, jpeg.py, tags.py and bounds.py: files that cost more than their pixels are refused."""
+"""formats.py, jpeg.py, tags.py, bounds.py: files that cost more than their pixels are refused."""
 
+import contextlib
 import io
 import os
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining.photos.bounds import ImageFileError, NotAnImageError
+from retraining.photos.bounds import ImageFileError, NotAnImageError, check_memory
 from retraining.photos.decode import check, decode
 from retraining.photos.exif_time import taken_at
 from retraining.photos.folder import FolderSource, look_at_image
@@ -113,10 +114,8 @@ def test_decoding_starts_no_program(tmp_path):
             lambda: check(content, 1 << 20),  # noqa: B023
             lambda: look_at_image(str(path)),  # noqa: B023
         ):
-            try:
+            with contextlib.suppress(ImageFileError):
                 reads()
-            except ImageFileError:
-                pass
         make_thumbnail(str(path))
         with open(path, "rb") as file:
             taken_at(file)
@@ -205,6 +204,14 @@ def test_a_jpeg_of_many_scans_is_refused():
         decode(bytes(content))
     with pytest.raises(ImageFileError, match="takes more work to decode"):
         check(bytes(content), 200_000_000)
+
+
+def test_memory_is_bounded_by_the_pixels_and_the_file():
+    check_memory(100_000_000, 17, 200_000_000)
+    check_memory(200_000_000, 8, 1_064_000_000)
+    for pixels, each, size in ((130_000_000, 17, 0), (100_000_000, 17, 300_000_000)):
+        with pytest.raises(ImageFileError, match="takes more memory to decode"):
+            check_memory(pixels, each, size)
 
 
 def pieces(count):
