@@ -245,7 +245,7 @@ def _strip_of_tiff(image: "Picture") -> float:
     """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
-    return min(rows, image.height) / image.height * sum(bits) / 8
+    return float(min(rows, image.height) / image.height * sum(bits) / 8)
 
 
 def _in_strips(
