@@ -216,6 +216,6 @@ FORMATS = (
     Format("BMP", _begins(b"BM"), 8, 2),
     Format("AVIF", _begins(AVIF_START), 13, 4, 9, check=_check_avif, copies=2),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
-    Format("PPM", _begins(rb"P[56]\s+[\d#]"), 8, 2, version=3),
+    Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )
 PIXELS = max(each.version for each in FORMATS)  # the newest version of any format's pixels

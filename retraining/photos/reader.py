@@ -189,7 +189,7 @@ class ImageReader:
         if isinstance(image, bytes):
             return self.decode(image)
         if isinstance(image, np.ndarray):
-            return (self._shrunk(checked_pixels(image))[None] - self._offset) * self._factor
+            return self._normalised(checked_pixels(image))
         return self.read(os.fspath(image))
 
     def read(
@@ -214,13 +214,20 @@ class ImageReader:
         """
         try:
             with decode.decoded(content, self.max_pixels) as pixels:
-                images = [self._shrunk(pixels)]
-                if distortions:
-                    assert key is not None, "the key of an image decides on its views"
-                    images += self._views(pixels, key, distortions)
+                if not distortions:
+                    return self._normalised(pixels)
+                assert key is not None, "the key of an image decides on its views"
+                images = [self._shrunk(pixels), *self._views(pixels, key, distortions)]
         except ImageFileError as error:
             raise ImageError(str(error)) from error
         return (np.stack(images) - self._offset) * self._factor
+
+    def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns float32 [1, height, width, 3]; resizes and scales in one call if it can."""
+        if pixels.shape[0] * pixels.shape[1] > LARGE:
+            return (self._shrunk(pixels)[None] - self._offset) * self._factor
+        images: NDArray[np.float32] = self._session.run("Mul:0", {"DecodeJpeg:0": pixels})
+        return images
 
     def _views(
         self, pixels: NDArray[np.uint8], key: str, distortions: Distortions
