@@ -42,7 +42,8 @@ STRIP = 1 << 20  # pixels that are converted at a time
 DEPTHS = (255, 1023, 4095, 16383, 65535)  # the white of 8 to 16 bits
 FLOAT_WHITE = (1, 255, 65535)
 PNG_DEPTH = 24  # the place of the bits a sample in a PNG
-FLOAT_WORK = 1.5  # times that of other images, for the conversion
+ALPHA_WORK = 1.5  # a pixel, to put transparency over white
+FLOAT_WORK = 2  # times that of other images, for the conversion
 PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
 PYTHON_WORK = 100
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
@@ -238,6 +239,8 @@ def _check_costs(kind: Format, image: "Picture", size: int, most: int) -> None:
     check_memory(pixels, memory, kind.copies * size)
     in_python = PYTHON_WORK * min(size, pixels) if codecs.intersection(PYTHON_CODECS) else 0
     per_pixel = kind.work * (FLOAT_WORK if image.mode in ("F", "I") else 1)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        per_pixel += ALPHA_WORK
     check_work(per_pixel * pixels + kind.work_per_byte * size + in_python, most)
 
 

@@ -206,15 +206,15 @@ def _begins(*starts: bytes) -> re.Pattern[bytes]:
 
 
 JPEG = Format("JPEG", _begins(rb"\xff\xd8\xff"), memory=9, work=1)  # see jpeg.Jpeg
-PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 4, version=3, check=_check_png)
+PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 2, 0.9, 3, _check_png)
 FORMATS = (
     JPEG,
     PNG,
     Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
-    Format("WEBP", _begins(b"RIFF....WEBP"), 17, 4, 2, check=_check_webp, copies=2),
-    Format("TIFF", TIFF_STARTS, 10, 4, version=3, check=_check_tiff),
+    Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
+    Format("TIFF", TIFF_STARTS, 10, 2.5, 0.35, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
-    Format("AVIF", _begins(AVIF_START), 13, 4, 9, check=_check_avif, copies=2),
+    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, check=_check_avif, copies=2),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
     Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )
