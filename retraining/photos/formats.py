@@ -212,7 +212,7 @@ FORMATS = (
     PNG,
     Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
     Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
-    Format("TIFF", TIFF_STARTS, 10, 2.5, 0.35, version=3, check=_check_tiff),
+    Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
     Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, check=_check_avif, copies=2),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
