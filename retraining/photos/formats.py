@@ -26,11 +26,14 @@ from retraining.photos.tags import STARTS, check_tags
 HEAD = 32  # bytes of a file that tell its format
 GIF_BLOCKS = 4_000  # before the picture; Pillow's time grows with the square of their number
 MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
-MOST_COMPONENTS = 4
+MOST_COMPONENTS = 4  # of JPEG 2000
+MOST_BLOCKS = 200_000  # of JPEG 2000, each of which takes a kilobyte
 TIFF_STARTS = re.compile(b"|".join(map(re.escape, STARTS)))
 # JPEG 2000 (ITU T.800): a codestream, which begins with its size, and a file that holds one.
 AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
 JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
+SIZES, CODING, CODING_OF_COMPONENT, TILE, DATA = 0x51, 0x52, 0x53, 0x90, 0x93  # markers
+END_OF_CODESTREAM = b"\xd9"
 CODESTREAM, BOX_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"jp2c"
 
 
@@ -182,23 +185,45 @@ def _check_jpeg_2000(content: bytes, most: int) -> None:
 
 
 def _check_codestream(content: bytes, start: int, most: int) -> None:
-    """Checks the markers before the first tile: sizes, components, layers, blocks (A.5, A.6)."""
-    at = start + 2
-    while content[at : at + 2] not in (b"\xff\x90", b""):
+    """Checks the headers of the image and of its tiles (ITU T.800, annex A)."""
+    at, count, pixels, next_tile = start + 2, 0, 0, 0
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != END_OF_CODESTREAM:
+        count += 1
+        check_pieces(count, len(content))
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
         body = content[at + 4 : at + 2 + length]
-        if content[at] != 0xFF or length < 2:
-            raise BoundsError
-        if marker == 0x51:
-            right, bottom, left, top, across, down = (
-                int.from_bytes(body[at : at + 4], "big") for at in range(2, 26, 4)
-            )
-            check_pixels(max(0, right - left), max(0, bottom - top), most)
-            tiles = -(-right // max(1, across)) * -(-bottom // max(1, down))
-            check_pieces(tiles, len(content))
-            if int.from_bytes(body[34:36], "big") > MOST_COMPONENTS:
-                raise TooManyPiecesError
-        at += 2 + length
+        if marker == SIZES:
+            pixels = _check_sizes(body, len(content), most)
+        elif marker in (CODING, CODING_OF_COMPONENT):
+            _check_blocks(body[5:] if marker == CODING else body[2:], pixels)
+        elif marker == TILE:
+            next_tile = at + int.from_bytes(body[2:6], "big")
+        at = next_tile if marker == DATA else at + 2 + max(2, length)
+        if marker == DATA and next_tile < start + count:  # the last tile may leave out its length
+            return
+
+
+def _check_sizes(body: bytes, size: int, most: int) -> int:
+    """Returns the pixels of an image, after a check of its sizes and components (A.5.1)."""
+    right, bottom, left, top, across, down = (
+        int.from_bytes(body[at : at + 4], "big") for at in range(2, 26, 4)
+    )
+    width, height = max(0, right - left), max(0, bottom - top)
+    check_pixels(width, height, most)
+    check_pieces(-(-right // max(1, across)) * -(-bottom // max(1, down)), size)
+    if int.from_bytes(body[34:36], "big") > MOST_COMPONENTS:
+        raise TooManyPiecesError
+    return width * height
+
+
+def _check_blocks(style: bytes, pixels: int) -> None:
+    """Checks how many code blocks and precincts there are, each of which takes memory (A.6.1)."""
+    levels, *sides = (*style[:3], 0, 0, 0)[:3]
+    areas = [(4 + sum(sides), 0)]  # (of a block, halvings of the image), as powers of two
+    for level, precinct in enumerate(style[5 : 6 + levels]):
+        areas.append(((precinct & 15) + (precinct >> 4), 2 * (levels - level)))
+    if any(pixels >> min(64, area + halvings) > MOST_BLOCKS for area, halvings in areas):
+        raise TooManyPiecesError
 
 
 def _begins(*starts: bytes) -> re.Pattern[bytes]:

@@ -246,6 +246,28 @@ def test_tags_of_a_tiff_that_share_their_bytes_are_refused():
         decode(content + bytes(1 << 20))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"codeblock_size": (4, 4)}, {"precinct_size": (32, 32), "codeblock_size": (16, 16)}],
+)
+def test_jpeg_2000_of_tiny_blocks_is_refused_if_it_is_large(settings):
+    """OpenJPEG takes a kilobyte for each."""
+    assert decode(encoded(picture(64, 64), "JPEG2000", **settings)).shape == (64, 64, 3)
+    large = bytearray(encoded(picture(64, 64), "JPEG2000", **settings))
+    at = large.index(b"\xff\x4f\xff\x51") + 8
+    for place in (at, at + 16):  # the image's size, and the tile's
+        large[place : place + 8] = struct.pack(">2I", 14_500, 14_000)
+    with pytest.raises(ImageFileError, match="too many parts|more than"):
+        decode(bytes(large), most=1 << 31)
+    with pytest.raises(ImageFileError, match="too many parts"):
+        sniff(bytes(large[:32])).check(bytes(large), 1 << 31)
+
+
+def test_jpeg_2000_of_several_tiles():
+    for settings in ({"tile_size": (32, 32)}, {"quality_layers": [20, 5]}, {"irreversible": True}):
+        assert decode(encoded(picture(100, 90), "JPEG2000", **settings)).shape == (90, 100, 3)
+
+
 def test_a_run_length_bmp_is_bounded_since_python_decodes_it():
     small = encoded(picture().convert("P"), "BMP")
     head = bytearray(small[:-1])
