@@ -246,10 +246,11 @@ def test_tags_of_a_tiff_that_share_their_bytes_are_refused():
         decode(content + bytes(1 << 20))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"codeblock_size": (4, 4)}, {"precinct_size": (32, 32), "codeblock_size": (16, 16)}],
-)
+TINY_BLOCKS = {"codeblock_size": (4, 4)}
+TINY_PRECINCTS = {"precinct_size": (32, 32), "codeblock_size": (16, 16)}
+
+
+@pytest.mark.parametrize("settings", [TINY_BLOCKS, TINY_PRECINCTS])
 def test_jpeg_2000_of_tiny_blocks_is_refused_if_it_is_large(settings):
     """OpenJPEG takes a kilobyte for each."""
     assert decode(encoded(picture(64, 64), "JPEG2000", **settings)).shape == (64, 64, 3)
@@ -257,10 +258,8 @@ def test_jpeg_2000_of_tiny_blocks_is_refused_if_it_is_large(settings):
     at = large.index(b"\xff\x4f\xff\x51") + 8
     for place in (at, at + 16):  # the image's size, and the tile's
         large[place : place + 8] = struct.pack(">2I", 14_500, 14_000)
-    with pytest.raises(ImageFileError, match="too many parts|more than"):
-        decode(bytes(large), most=1 << 31)
     with pytest.raises(ImageFileError, match="too many parts"):
-        sniff(bytes(large[:32])).check(bytes(large), 1 << 31)
+        decode(bytes(large), most=1 << 31)
 
 
 def test_jpeg_2000_of_several_tiles():
