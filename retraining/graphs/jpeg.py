@@ -30,8 +30,7 @@ def _decoder() -> Callable[[bytes], NDArray[np.uint8]]:
         tf.import_graph_def(graph_def, name="")
     config = tf.ConfigProto(
         intra_op_parallelism_threads=1,
-        inter_op_parallelism_threads=1,
-        use_per_session_threads=True,
+        inter_op_parallelism_threads=-1,  # the caller's own
         device_count={"GPU": 0},
     )
     session = tf.Session(graph=graph, config=config)

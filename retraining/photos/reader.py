@@ -170,11 +170,10 @@ class ImageReader:
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(front_end, name="")
-        # One thread for each call: the callers' threads decode in parallel.
+        # Each call computes on the caller's own thread (-1), and callers run in parallel.
         config = tf.ConfigProto(
             intra_op_parallelism_threads=1,
-            inter_op_parallelism_threads=1,
-            use_per_session_threads=True,
+            inter_op_parallelism_threads=-1,
             device_count={"GPU": 0},
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = True
