@@ -18,6 +18,7 @@ from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.pair import JOINT, scale_alike
 from retraining.photos.dataset import Dataset, Example
+from retraining.photos.formats import PIXELS
 from retraining.photos.reader import Distortions
 from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
@@ -184,7 +185,9 @@ def import_exported(
         sound = taken = 0
         with bar(None, total=len(file)) as shown:
             for keys, vectors in file.rows():
-                counts = [put_lacking(store, keys, vectors[:, cut]) for store, cut in stores]
+                counts = [
+                    put_lacking(store, keys, vectors[:, cut], file.pixels) for store, cut in stores
+                ]
                 sound, taken = sound + len(keys), taken + max(counts)
                 shown.update(len(keys))
         invalid = len(file) - sound
@@ -197,12 +200,17 @@ def import_exported(
         )
 
 
-def put_lacking(store: BottleneckStore, keys: Sequence[str], vectors: NDArray[np.float32]) -> int:
-    """Stores those of the vectors, a row per key, that the store lacks; returns how many."""
+def put_lacking(
+    store: BottleneckStore, keys: Sequence[str], vectors: NDArray[np.float32], pixels: int
+) -> int:
+    """Stores those of the vectors, a row per key, that the store lacks; returns how many.
+
+    `pixels` is the version of the pixels that they were computed from.
+    """
     rows = dict(zip(keys, vectors, strict=True))
     lacking = store.missing(rows)
     for key in lacking:
-        store.put(key, rows[key])
+        store.put(key, rows[key], version=pixels)
     return len(lacking)
 
 
@@ -234,6 +242,7 @@ def export_content(bottlenecks: Bottlenecks, extractor: VectorSource) -> Callabl
         "fingerprint": JOINT.join(fingerprint_of(part) for part in extractor.parts),
         "precision": extractor.settings.precision,
         "width": JOINT.join(str(part.network.width) for part in extractor.parts),
+        "pixels": str(PIXELS),
     }
     parts = [(bottlenecks.examples[part], bottlenecks.labelled[part].vectors) for part in SPLITS]
     if bottlenecks.factors is not None:  # export what the networks give

@@ -13,15 +13,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, Fetched
+from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, Fetched, changed_pixels
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.graphs.run import Runner, Running
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.mirror import images_per_photo
 from retraining.networks.network import BaseNetwork
 from retraining.networks.pair import NetworkPair
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.dataset import Example
-from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Distortions, ImageError, ImageReader
 from retraining.system.background import beside
 
@@ -409,7 +409,8 @@ def fill_store(
     `broken` (also {image key: reason}) not at all. Starts the network only if there is something to
     compute.
     """
-    missing = set(store.missing(key for job in jobs for key in job.keys))
+    names = {key: job.example.path for job in jobs for key in job.keys}
+    missing = set(store.missing(names, changed_pixels(names)))
     bad = dict(broken or {})
     jobs = [job for job in jobs if job.example.key not in bad]
     wanted = {job.keys: job for job in jobs if missing.intersection(job.keys)}.values()

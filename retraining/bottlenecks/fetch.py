@@ -2,15 +2,37 @@
 
 import hashlib
 import io
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.photos.decode import NO_IMAGE, begins_like_image
+from retraining.bottlenecks.store import Changed
+from retraining.photos.bounds import NO_IMAGE
+from retraining.photos.formats import begins_like_image
 from retraining.photos.reader import ImageError, ImageReader, read_file
+from retraining.photos.registry import pixels_version
 
 FETCHERS = 16  # files fetched at a time: object stores are slow to answer, but answer in parallel
 FETCHED_AHEAD = 32  # files that wait to be decoded
+
+
+def changed_pixels(names: Mapping[str, str]) -> Changed:
+    """Returns what tells which vectors are of pixels that are decoded otherwise now.
+
+    `names` are those of the photos by the keys of their vectors. Reads the first bytes of each
+    photo that is asked about. A photo that cannot be read counts as changed.
+    """
+
+    def changed(versions: Mapping[str, int]) -> set[str]:
+        asked = list(dict.fromkeys(names[key] for key in versions))
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            now = dict(zip(asked, pool.map(pixels_version, asked), strict=True))
+        return {key for key, old in versions.items() if (now[names[key]] or math.inf) > old}
+
+    return changed
 
 
 class NoImageError(ImageError):

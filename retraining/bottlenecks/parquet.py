@@ -1,7 +1,8 @@
 """Writes vectors to Parquet files, for other tools (pandas, DuckDB, Spark ...), and reads them.
 
 The schema's metadata describes the network of the vectors: `network`, `fingerprint`, `precision`
-and `width`. For two networks, each entry joins their values with `+`.
+and `width`. For two networks, each entry joins their values with `+`. `pixels` is the version of
+the pixels; older files lack it.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.bottlenecks.store import FIRST_PIXELS
 from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.dataset import Example
@@ -109,7 +111,7 @@ class VectorFile:
     """Reads a file of `vectors_content`. Use as a context manager.
 
     `facts` are those in its metadata; `columns` is {fingerprint of a network: its slice of the
-    vectors}.
+    vectors}; `pixels` is the version of the pixels that all were computed from.
     """
 
     def __init__(self, path: str) -> None:
@@ -148,6 +150,8 @@ class VectorFile:
                 f"{self.path} does not say what network its vectors are of, as files of "
                 f"`BottleneckSettings.export_file` do; give one of these, as it was written"
             )
+        pixels = told.get(b"pixels", b"")
+        self.pixels = int(pixels) if re.fullmatch(b"[0-9]{1,6}", pixels) else FIRST_PIXELS
         ends = list(itertools.accumulate(map(int, widths), initial=0))
         return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))
 

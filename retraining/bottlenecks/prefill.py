@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from retraining.bottlenecks.extract import Reading, ShowProgress, in_order, thread_pool
-from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, NoImageError
+from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, NoImageError, changed_pixels
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.photos.reader import ImageError
@@ -51,7 +51,7 @@ def prefill(
             filled.not_images.add(name)
         elif isinstance(vector, ImageError):
             filled.broken[key] = str(vector)
-        elif store.missing([key]):  # a copy or a moved photo may be there
+        elif store.missing([key], set):  # a copy or a moved photo may be there
             store.put(key, vector)
     store.commit()
     return filled
@@ -82,5 +82,6 @@ def key_of(name: str) -> str | None:
 def _lacking(photos: Iterable[Photo], files: FileKeys, store: BottleneckStore) -> dict[str, Photo]:
     """Returns {name: photo} of photos whose key is unknown or not in the store."""
     keys = {photo: files.known(photo) for photo in photos}
-    lacking = {None, *store.missing(key for key in keys.values() if key)}
+    names = {key: photo.name for photo, key in keys.items() if key}
+    lacking = {None, *store.missing(names, changed_pixels(names))}
     return {photo.name: photo for photo, key in keys.items() if key in lacking}

@@ -1,9 +1,10 @@
 """Stores bottleneck vectors: one SQLite file per network fingerprint, a row per image key.
 
 A row holds a float32 vector in little-endian byte order under the key of the image (and of its
-distortion, for a distorted view), a mark if it was imported instead of computed, and a check sum.
-SQLite has no check sums, and a flipped bit should cost one vector, not a model. A file that is
-damaged, foreign or of another schema is moved aside, never deleted, and replaced by a new one.
+distortion, for a distorted view), a mark, and a check sum. The mark tells that the vector was
+imported, or else the version of the pixels that it was computed from. SQLite has no check sums, and
+a flipped bit should cost one vector, not a model. A file that is damaged, foreign or of another
+schema is moved aside, never deleted, and replaced by a new one.
 `file_keys.sqlite` in the same folder is that of FileKeys. This module does not need TensorFlow.
 """
 
@@ -14,7 +15,7 @@ import sqlite3
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,22 @@ from retraining.bottlenecks.database import (
     open_database,
 )
 from retraining.errors import RetrainingError
+from retraining.photos.formats import PIXELS
 from retraining.system.text import counted
 
 COMMIT_SECONDS = 2.0  # of work that a killed run loses at most
 MEMORY_BYTES = 1 << 30  # of vectors; larger arrays are mapped from a temporary file
+COMPUTED, IMPORTED = 0, 1  # marks; the first stands for pixels of the first version
+FIRST_PIXELS = 2  # a later version is its own mark
 QUERY_KEYS = 500  # keys per SELECT; old versions of SQLite allow 999 parameters
 
 
 class CacheError(RetrainingError):
     """The store cannot be opened, read or written. The text says why and what to do."""
+
+
+# Returns those of {key: version of the pixels} whose photos have other pixels since.
+Changed = Callable[[Mapping[str, int]], Set[str]]
 
 
 def check_sum(key: str, blob: bytes, imported: int) -> int:
@@ -119,46 +127,64 @@ class BottleneckStore:
         finally:
             self._connection.close()
 
-    def missing(self, keys: Iterable[str]) -> list[str]:
+    def missing(self, keys: Iterable[str], changed: Changed | None = None) -> list[str]:
         """Returns the keys (each once, in order) that have no valid vector yet.
 
-        Removes invalid rows, and moves a damaged file aside.
+        Removes invalid rows, and those that `changed` returns of the rows that were computed from
+        pixels of an older version. Moves a damaged file aside.
         """
         keys = list(dict.fromkeys(keys))
         try:
-            return self._missing(keys)
+            return self._missing(keys, changed)
         except DATABASE_ERRORS as error:
             self._mend(error)
-            return self._missing(keys)
+            return self._missing(keys, changed)
 
-    def _missing(self, keys: Sequence[str]) -> list[str]:
+    def _missing(self, keys: Sequence[str], changed: Changed | None) -> list[str]:
         known: set[str] = set(self._pending)
         unsound: list[str] = []
-        for key, vector in self._rows(keys):
+        older: dict[str, int] = {}
+        for key, vector, version in self._rows(keys):
             (known.add if vector is not None else unsound.append)(key)
-        if unsound:
-            with self._connection:
-                rows = [(key,) for key in unsound]
-                self._connection.executemany("DELETE FROM vectors WHERE key = ?", rows)
-            forms = f"vector in {self.path} was", f"vectors in {self.path} were"
-            self.notes.append(f"{counted(len(rows), *forms)} damaged; computed again")
+            if vector is not None and version < PIXELS and key not in self._pending:
+                older[key] = version
+        self._drop(unsound, "damaged")
+        if changed and older:
+            stale = changed(older)
+            self._drop(stale, "of pixels that are decoded otherwise now")
+            known -= stale
+            for key, vector, _ in self._rows([key for key in older if key not in stale]):
+                if vector is not None:
+                    self.put(key, vector)
+            self.commit()
         return [key for key in keys if key not in known]
 
-    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
-        """Yields (key, float32 [width], or None if invalid) for those of the keys in the file."""
+    def _drop(self, keys: Iterable[str], reason: str) -> None:
+        """Deletes rows, and notes why."""
+        if rows := [(key,) for key in keys]:
+            with self._connection:
+                self._connection.executemany("DELETE FROM vectors WHERE key = ?", rows)
+            forms = f"vector in {self.path} was", f"vectors in {self.path} were"
+            self.notes.append(f"{counted(len(rows), *forms)} {reason}; computed again")
+
+    def _rows(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32] | None, int]]:
+        """Yields (key, float32 [width], version of the pixels) for those of the keys in the file.
+
+        An invalid row has None for the vector; an imported vector counts as of the newest version.
+        """
         for start in range(0, len(keys), QUERY_KEYS):
             chunk = dict.fromkeys(keys[start : start + QUERY_KEYS])
             marks = ",".join("?" * len(chunk))
             query = f"SELECT * FROM vectors WHERE key IN ({marks})"
             rows = self._connection.execute(query, tuple(chunk)).fetchall()
-            for key, blob, imported, stored in rows:
+            for key, blob, mark, stored in rows:
                 if key not in chunk:
                     raise sqlite3.DatabaseError("the index and the table differ")
-                sound = isinstance(blob, bytes) and stored == check_sum(key, blob, imported)
+                sound = isinstance(blob, bytes) and stored == check_sum(key, blob, mark)
                 vector = np.frombuffer(blob, "<f4") if sound and len(blob) % 4 == 0 else None
                 if vector is not None and not self._valid(vector):
                     vector = None
-                yield key, vector
+                yield key, vector, {COMPUTED: FIRST_PIXELS, IMPORTED: PIXELS}.get(mark, mark)
 
     def _valid(self, vector: NDArray[np.float32]) -> bool:
         return vector.shape == (self.width,) and bool(np.isfinite(vector).all())
@@ -178,7 +204,7 @@ class BottleneckStore:
         vectors = self._array(len(keys), self.width) if out is None else out
         lacking = set(rows)
         try:
-            for key, vector in self._rows(list(rows)):
+            for key, vector, _ in self._rows(list(rows)):
                 if vector is not None:
                     vectors[rows[key]] = vector
                     lacking.discard(key)
@@ -229,8 +255,16 @@ class BottleneckStore:
             marked = self._connection.execute("SELECT key FROM vectors WHERE imported = 1")
             return {key for (key,) in marked}.intersection(keys)
 
-    def put(self, key: str, vector: NDArray[np.float32], imported: bool = False) -> None:
-        """Adds a vector; `imported` marks one that this tool did not compute.
+    def put(
+        self,
+        key: str,
+        vector: NDArray[np.float32],
+        imported: bool = False,
+        version: int = PIXELS,
+    ) -> None:
+        """Adds a vector, computed from pixels of a `version`.
+
+        `imported` marks one that this tool did not compute.
 
         While vectors keep coming, each is on disk within `COMMIT_SECONDS`.
 
@@ -239,7 +273,8 @@ class BottleneckStore:
         """
         if not self._valid(vector):
             raise CacheError(f"the network gave no valid vector for {key}; not stored")
-        self._pending[key] = vector.astype("<f4").tobytes(), int(imported)
+        mark = IMPORTED if imported else COMPUTED if version == FIRST_PIXELS else version
+        self._pending[key] = vector.astype("<f4").tobytes(), mark
         if time.monotonic() - self._committed >= COMMIT_SECONDS:
             self.commit()
 

@@ -38,8 +38,9 @@ from retraining.labelling.sorting import WAYS, Sorter
 from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels, without_background
 from retraining.networks.recipes import Choice, ModelFiles
 from retraining.networks.registry import made_by, obtain
-from retraining.photos.decode import MAX_PIXELS, ImageFileError, claims_to_be_image
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError
 from retraining.photos.folder import files_below, look_at_image
+from retraining.photos.formats import claims_to_be_image
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import is_table
 from retraining.photos.url import is_url

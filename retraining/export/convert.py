@@ -85,7 +85,7 @@ def read_samples(
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(from_bytes, content)[0])
+                answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
                 files.append(content)
     if not pixels:
         raise RetrainingError("no photo can be read any more to try it on")

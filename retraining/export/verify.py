@@ -180,7 +180,7 @@ def run_whole(
             content = read_unchanged(example, max_pixels)
             if from_bytes < FROM_BYTES and is_plain_jpeg(content):
                 with contextlib.suppress(ImageError):  # the decoder does not read CMYK, for example
-                    answer = run_on_bytes(runner, content)[0]
+                    answer = run_on_bytes(runner, content, max_pixels)[0]
                     spots.append(Spot(example.path, "a file's bytes", answer))
                     from_bytes += 1
                     continue

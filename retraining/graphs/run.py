@@ -17,7 +17,13 @@ from retraining.graphs.precision import lower
 from retraining.graphs.read import ends, width_of
 from retraining.graphs.session import open_session, return_free_memory
 from retraining.graphs.surgery import batched_part
-from retraining.graphs.tensorflow import GraphDef, Session, Tensor, import_tensorflow
+from retraining.graphs.tensorflow import (
+    GraphDef,
+    Session,
+    Tensor,
+    import_tensorflow,
+    without_lines_of_libjpeg,
+)
 from retraining.system.text import one_line
 
 
@@ -191,7 +197,7 @@ class BytesRunner:
             UndecodableError: the graph's own decoder cannot read them.
             GraphError: TensorFlow cannot run the graph.
         """
-        with _errors_of_running():
+        with _errors_of_running(), without_lines_of_libjpeg():
             try:
                 return self._fetch({self._bytes: content})
             except self._refused as error:

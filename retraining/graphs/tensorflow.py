@@ -9,8 +9,10 @@ import contextlib
 import functools
 import importlib.util
 import os
+import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
@@ -102,6 +104,45 @@ def _unexecuted_package(name: str) -> ModuleType:
 
     package.__dict__["__getattr__"] = execute_and_get
     return package
+
+
+# How the lines begin that libjpeg writes to stderr about damaged files (jerror.h), whatever the
+# log level.
+LINE_OF_LIBJPEG = re.compile(
+    rb"^(?:Application transferred|Arithmetic table 0x|Backing store not|Bogus |Buffer passed"
+    rb"|CCIR601 |Cannot |Corrupt JPEG data|DCT |Didn't expect more|Empty |Fractional sampling"
+    rb"|Huffman table 0x|IDCT |Image too wide|Improper call to JPEG|Inconsistent progression"
+    rb"|Input file read|Insufficient memory|Invalid |JPEG datastream|Maximum supported image"
+    rb"|Missing Huffman|Not a JPEG|Premature end of JPEG|Quantization table 0x|Sampling factors"
+    rb"|Scan script|Sorry, |Suspension not|Unexpected |Unknown Adobe|Unsupported |Virtual array"
+    rb"|Warning: unknown JFIF).*\n",
+    re.MULTILINE,
+)
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_lines_of_libjpeg() -> Iterator[None]:
+    """Drops what libjpeg writes to stderr in this context, one thread at a time.
+
+    What others write there meanwhile appears at the end of the context.
+    """
+    with _one_at_a_time:
+        sys.stderr.flush()
+        try:
+            saved = os.dup(2)
+        except OSError:  # started without a stderr
+            yield
+            return
+        with tempfile.TemporaryFile() as caught:
+            os.dup2(caught.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(saved, 2)
+                os.close(saved)
+                caught.seek(0)
+                os.write(2, LINE_OF_LIBJPEG.sub(b"", caught.read()))
 
 
 @contextlib.contextmanager

@@ -25,8 +25,8 @@ from retraining.graphs.tensorflow import GraphDef
 from retraining.labelling.resolve import Overrides, resolve
 from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import resolve_precision
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.class_folders import same_label
-from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
 from retraining.system.lines import TextError, read_lines
 
@@ -215,7 +215,7 @@ class Classifier:
             most = self.max_pixels
 
             def load(image: Image) -> NDArray[np.float32]:
-                return run_on_bytes(from_bytes, file_bytes(image, most)).reshape(1, -1)
+                return run_on_bytes(from_bytes, file_bytes(image, most), most).reshape(1, -1)
 
             return load, _Done()
         if self.single:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from retraining.photos.decode import ImageFileError, NotAnImageError, claims_to_be_image
+from retraining.photos.bounds import ImageFileError, NotAnImageError
+from retraining.photos.formats import claims_to_be_image
 from retraining.photos.source import BadImage, DatasetError, Facts, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
 from retraining.system.text import as_text, counted, is_label, some

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from retraining.photos.class_folders import same_label, some_names
-from retraining.photos.decode import reason_of
 from retraining.photos.exclude import without
+from retraining.photos.formats import reason_of
 from retraining.photos.registry import hash_file, open_source
 from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
 from retraining.photos.split import (

@@ -1,107 +1,99 @@
-"""Reads image files with Pillow: tells which files are images, their size and their pixels.
+"""Turns the bytes of an image file into pixels, in the same way for all purposes.
 
-A file's content decides, never its name. Only regular files are opened: opening a named pipe
-would block until somebody writes to it. This module does not need TensorFlow.
+simplejpeg decodes JPEGs as the 2015 graph's DecodeJpeg op does, bit for bit: with libjpeg-turbo's
+fast DCT and smooth upsampling. That op itself decodes the kinds that simplejpeg does not: CMYK,
+unusual subsampling, damaged files, and progressive files that lack scans. Pillow decodes all other
+formats, and JPEGs that the op refuses. Colour profiles are ignored, as that graph does.
 """
 
+import contextlib
 import io
-import os
-import stat
-import warnings
-from typing import IO, TYPE_CHECKING
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.jpeg import decode_jpeg
+from retraining.photos.bounds import (
+    MAX_PIXELS,
+    ImageFileError,
+    NotAnImageError,
+    TooManyPiecesError,
+    check_memory,
+    check_pixels,
+    check_work,
+)
+from retraining.photos.budget import decoding_budget
+from retraining.photos.formats import HEAD, JPEG, PNG, Format, sniff
+from retraining.photos.jpeg import Jpeg, read_jpeg
+from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-SIGNATURES = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF8",
-    b"BM",
-    b"II*\x00",  # TIFF
-    b"MM\x00*",
-)
-MAX_PIXELS = 200_000_000  # of one image, by default
-BYTES_PER_PIXEL = 8  # in the largest files: four channels of 16 bits, uncompressed
 LEAST_ROWS = 0.5  # share of its rows that a truncated JPEG must have
 END_OF_IMAGE = b"\xff\xd9"  # makes libjpeg fill in the missing rows without an error
 MISSING_GREY = 128  # what it fills in: blocks whose coefficients are all zero
-ORIENTATION = 0x0112  # the EXIF tag
-NO_IMAGE = "is not an image of a known format"
-
-# Formats that Pillow reads only with the help of another program, or not at all.
-NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-
-class ImageFileError(Exception):
-    """A file is not a readable image. The text is the reason and follows the file's name."""
-
-
-class NotAnImageError(ImageFileError):
-    """The content has no known image format."""
-
-    def __init__(self) -> None:
-        super().__init__(NO_IMAGE)
+ATTEMPTS = 3  # decoders that try a damaged JPEG
+STRIP = 1 << 20  # pixels that are converted at a time
+DEPTHS = (255, 1023, 4095, 16383, 65535)  # the white of 8 to 16 bits
+FLOAT_WHITE = (1, 255, 65535)
+PNG_DEPTH = 24  # the place of the bits a sample in a PNG
+ALPHA_WORK = 1.5  # a pixel, to put transparency over white
+FLOAT_WORK = 2  # times that of other images, for the conversion
+PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
+PYTHON_WORK = 100
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
+BITS_PER_SAMPLE, ROWS_PER_STRIP = 258, 278
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
-def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_result:
-    """Returns the status of a regular file.
+@contextlib.contextmanager
+def decoded(
+    content: bytes, most: int = MAX_PIXELS, least_side: int = 0
+) -> Iterator[NDArray[np.uint8]]:
+    """Decodes an image file's bytes to uint8 [height, width, 3] for the time of the context.
+
+    Turns the image upright by its EXIF orientation, puts transparency over white, takes the first
+    frame of several, and maps deep greyscale to 8 bits by its likely range. With `least_side`, a
+    JPEG may come smaller, with sides of so many pixels or more. Waits while other threads decode
+    as much as memory allows.
 
     Raises:
-        ImageFileError: it is something else, cannot be read, or is too large for so many pixels.
+        ImageFileError: it is broken, has more than `most` pixels, or takes too much to decode.
+        NotAnImageError: the format is unknown.
     """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise ImageFileError(f"is {kind}, not an image file")
-    check_size(status.st_size, max_pixels)
-    return status
+    kind = sniff(content[:HEAD])
+    if kind is None:
+        raise NotAnImageError
+    kind.check(content, most)
+    opened = _jpeg(content, most, least_side) if kind is JPEG else _other(kind, content, most)
+    with opened as pixels:
+        yield pixels
 
 
-def check_size(size: int, max_pixels: int | None = MAX_PIXELS) -> None:
-    """Raises ImageFileError if `size` bytes are too many for so many pixels (None: no limit)."""
-    if max_pixels is not None and size > max_pixels * BYTES_PER_PIXEL + (1 << 20):
-        raise ImageFileError(f"has {size} bytes, more than any image that `max_pixels` allows")
+def decode(content: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decodes an image file's bytes to uint8 [height, width, 3]; see `decoded`."""
+    with decoded(content, most) as pixels:
+        return pixels
 
 
-def reason_of(error: Exception) -> str:
-    """Returns the text of an OSError (or another error) without the file's name."""
-    return getattr(error, "strerror", None) or str(error)
+def check(content: bytes, most: int) -> None:
+    """Checks an image file for another decoder, such as that in a graph.
 
-
-def begins_like_image(file: IO[bytes]) -> bool:
-    """Returns whether an open binary file begins like an image, even if the image is broken."""
-    head = file.read(16)
-    if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return True
-    file.seek(0)
-    try:
-        with open_image(file):
-            return True
-    except NotAnImageError:
-        return False
-    except ImageFileError:
-        return True
-
-
-def named_like_image(path: str) -> bool:
-    """Returns whether the file's name has the extension of an image."""
-    from PIL import Image
-
-    return os.path.splitext(path)[1].lower() in Image.registered_extensions()
-
-
-def claims_to_be_image(path: str, error: ImageFileError) -> bool:
-    """Returns whether the name or the content of a file that is no readable image is an image's."""
-    return not isinstance(error, NotAnImageError) or named_like_image(path)
+    Raises:
+        ImageFileError: it has more than `most` pixels, or takes too much to decode.
+    """
+    kind = sniff(content[:HEAD])
+    if kind is JPEG:
+        _checked_header(content, most)
+    elif kind is not None:
+        kind.check(content, most)
+        with open_image(io.BytesIO(content)) as image:
+            _check_costs(kind, image, len(content), most)
 
 
 def silence_pillow() -> None:
@@ -109,128 +101,248 @@ def silence_pillow() -> None:
 
     Photos are read on threads, and `warnings.catch_warnings` is not thread-safe.
     """
+    import warnings
+
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def open_image(file: IO[bytes]) -> "Picture":
-    """Returns Pillow's Image of an open binary file, with only the header read.
+    """Returns Pillow's Image of an open binary file in one of FORMATS, with only the header read.
 
     Raises:
         NotAnImageError: the format is unknown.
         ImageFileError: the header is broken.
     """
-    from PIL import Image, UnidentifiedImageError
+    kind = sniff(file.read(HEAD))
+    if kind is None:
+        raise NotAnImageError
+    file.seek(0)
+    return _open_as(kind, file)
+
+
+def _open_as(kind: Format, file: IO[bytes]) -> "Picture":
+    from PIL import Image
 
     silence_pillow()
-    Image.init()
     Image.MAX_IMAGE_PIXELS = None  # our own limit applies before anything is decoded
+    with _explained():
+        return Image.open(file, formats=[kind.name])
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turns the many kinds of errors that decoders raise on broken files into ImageFileError."""
     try:
-        return Image.open(file, formats=[name for name in Image.ID if name not in NOT_READ])
-    except UnidentifiedImageError as error:
-        raise NotAnImageError from error
-    except Exception as error:  # Pillow's parsers raise many kinds of error on broken files
+        yield
+    except ImageFileError:
+        raise
+    except Exception as error:
         raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
 
 
-def check_pixels(width: int, height: int, most: int = MAX_PIXELS) -> None:
-    """Raises ImageFileError if an image has more than `most` pixels."""
-    if width * height > most:
-        raise ImageFileError(f"has {width} x {height} pixels, more than `max_pixels` {most} allows")
+# -- JPEG ------------------------------------------------------------------------------------
 
 
-def decode(content: bytes, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decodes an image file's bytes to uint8 [height, width, 3].
-
-    Turns the image upright by its EXIF orientation, puts transparency over white, takes the first
-    frame of several, and maps deep greyscale to 8 bits by its likely range.
-
-    Raises:
-        ImageFileError: Pillow cannot read it, or it has more than `most` pixels.
-    """
-    from PIL import ImageOps
-
-    with open_image(io.BytesIO(content)) as image:
-        check_pixels(*image.size, most)
-        try:
-            image.load()
-            return np.asarray(opaque(ImageOps.exif_transpose(image)))
-        except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-            raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
+def jpeg_header(content: bytes) -> Jpeg | None:
+    """Returns what the segments of a JPEG tell; None if the content is no JPEG, or a broken one."""
+    return read_jpeg(content) if content.startswith(b"\xff\xd8\xff") else None
 
 
-def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
-    """Decodes a JPEG's bytes, which may be truncated, to uint8 [height, width, 3], not turned.
+def _checked_header(content: bytes, most: int) -> Jpeg:
+    header = read_jpeg(content)
+    if header is None:
+        raise ImageFileError("is a broken image (it has no frame header)")
+    check_pixels(header.width, header.height, most)
+    check_work(header.work(len(content)), most)
+    check_memory(header.width * header.height, header.memory(), len(content))
+    return header
+
+
+@contextlib.contextmanager
+def _jpeg(content: bytes, most: int, least_side: int) -> Iterator[NDArray[np.uint8]]:
+    header = _checked_header(content, most)
+    with decoding_budget().take(header.width * header.height * (3 + header.memory())):
+        pixels = _as_the_graph_does(content, header, least_side)
+        if pixels is None:
+            check_work(ATTEMPTS * header.work(len(content)), most)
+            pixels = decode_jpeg(content)
+        if pixels is None:
+            pixels = _rescued(content, header)
+        yield upright(pixels, header.orientation)
+
+
+def _as_the_graph_does(content: bytes, header: Jpeg, least_side: int) -> NDArray[np.uint8] | None:
+    """Decodes with simplejpeg; returns None for the kinds that it does not decode alike."""
+    import simplejpeg
+
+    if not header.complete:
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+        if space in ("CMYK", "YCCK"):
+            return None
+        if (width, height) != (header.width, header.height):
+            raise ImageFileError("is a broken image (it has two sizes)")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            content, "RGB", fastdct=True, min_height=least_side, min_width=least_side
+        )
+    except (ValueError, KeyError):  # it does not know the name of each subsampling
+        return None
+    return pixels
+
+
+def _rescued(content: bytes, header: Jpeg) -> NDArray[np.uint8]:
+    """Decodes a JPEG that may be truncated, not turned.
 
     Raises:
         ImageFileError: Pillow cannot read it, or more than half of its rows are missing.
     """
-    with open_image(io.BytesIO(content + END_OF_IMAGE)) as image:
-        try:
-            pixels = np.asarray(image.convert("RGB"))
-        except Exception as error:  # as in `decode`
-            raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
+    if header.exif_blocks > 1:  # Pillow joins them, and reads all tags in them
+        raise TooManyPiecesError
+    with _open_as(JPEG, io.BytesIO(content + END_OF_IMAGE)) as image, _explained():
+        if image.size != (header.width, header.height):
+            raise ImageFileError("is a broken image (it has two sizes)")
+        image.load()
+        pixels = _in_strips(image, lambda strip: np.asarray(strip.convert("RGB")))
     rows = np.flatnonzero((pixels != MISSING_GREY).any(axis=(1, 2)))
     if not len(rows) or rows[-1] + 1 < LEAST_ROWS * len(pixels):
         raise ImageFileError("is a broken image (more than half of it is missing)")
     return pixels
 
 
-def opaque(image: "Picture") -> "Picture":
-    """Converts a Pillow image to RGB: puts transparency over white, makes deep greyscale 8-bit."""
+# -- other formats ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8]]:
+    with _open_as(kind, io.BytesIO(content)) as image:
+        _check_costs(kind, image, len(content), most)
+        size = image.size
+        with decoding_budget().take(int(image.width * image.height * (3 + kind.memory))):
+            with _explained():
+                image.load()
+                if image.size != size:
+                    check_pixels(*image.size, most)
+                if kind is PNG:
+                    _mend_transparency(image, content[PNG_DEPTH])
+                pixels, orientation = _rgb(image), _orientation(image)
+                image.close()
+            yield upright(pixels, orientation)
+
+
+def _check_costs(kind: Format, image: "Picture", size: int, most: int) -> None:
+    """Checks the pixels of an image, and what they take; the file has `size` bytes."""
+    check_pixels(*image.size, most)
+    pixels = image.width * image.height
+    codecs = {tile[0] for tile in getattr(image, "tile", ())}
+    memory = kind.memory + (_strip_of_tiff(image) if "libtiff" in codecs else 0)
+    check_memory(pixels, memory, kind.copies * size)
+    in_python = PYTHON_WORK * min(size, pixels) if codecs.intersection(PYTHON_CODECS) else 0
+    per_pixel = kind.work * (FLOAT_WORK if image.mode in ("F", "I") else 1)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        per_pixel += ALPHA_WORK
+    check_work(per_pixel * pixels + kind.work_per_byte * size + in_python, most)
+
+
+def _strip_of_tiff(image: "Picture") -> float:
+    """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
+    return float(min(rows, image.height) / image.height * sum(bits) / 8)
+
+
+def _in_strips(
+    image: "Picture", convert: Callable[["Picture"], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Converts an image to uint8 [height, width, 3] by some rows at a time, which saves memory."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for strip, top in _strips(image):
+        pixels[top : top + strip.height] = convert(strip)
+    return pixels
+
+
+def _strips(image: "Picture") -> Iterator[tuple["Picture", int]]:
+    """Yields (some rows of an image, the first row's number)."""
+    width, height = image.size
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(height, top + rows))), top
+
+
+def _rgb(image: "Picture") -> NDArray[np.uint8]:
+    """Converts a loaded image to uint8 [height, width, 3]: transparency becomes white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _in_strips(image, _deep_converter(image))
+    return _in_strips(image, _opaque)
+
+
+def _opaque(image: "Picture") -> NDArray[np.uint8]:
     from PIL import Image
 
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return _to_eight_bits(image).convert("RGB")
+    return np.asarray(image.convert("RGB"))
 
 
-def _to_eight_bits(image: "Picture") -> "Picture":
-    """Converts 16-bit, 32-bit and float greyscale to 8 bits by its likely range."""
-    from PIL import Image
-
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    likely = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    white = next((top for top in likely if values.max() <= top), values.max())
-    return Image.fromarray(np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8))
+def _mend_transparency(image: "Picture", depth: int) -> None:
+    """Gives the transparent colour of a PNG 8 bits, as the pixels have (PNG, section 11.3.2)."""
+    colour = image.info.get("transparency")
+    if image.mode == "RGB" and depth == 16 and colour is not None:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    if image.mode == "L" and depth < 8 and colour is not None:
+        image.info["transparency"] = colour * 255 // ((1 << depth) - 1)
 
 
-def jpeg_header(content: bytes) -> tuple[int, int, int] | None:
-    """Returns (width, height, EXIF orientation) of a JPEG's bytes, or None if hard to find.
+def _deep_converter(image: "Picture") -> Callable[["Picture"], NDArray[np.uint8]]:
+    """Returns what converts strips of 16-bit, 32-bit and float greyscale by their likely range.
 
-    Walks over the segments up to the frame header (ITU T.81, B.1.1), which takes microseconds.
+    White is that of the fewest usual bits that hold the largest value.
     """
-    at, orientation = 2, 1
-    while content[at : at + 1] == b"\xff" and at + 9 <= len(content):
-        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # fill
-            at += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(content[at + 5 : at + 7], "big")
-            width = int.from_bytes(content[at + 7 : at + 9], "big")
-            return (width, height, orientation) if width and height else None
-        if marker == 0xE1 and content[at + 4 : at + 10] == b"Exif\0\0":
-            orientation = _orientation(content[at + 4 : at + 2 + length])
-        if length < 2 or marker in (0xD8, 0xD9, 0xDA):
-            return None
-        at += 2 + length
-    return None
+    largest = max(float(_finite(strip).max()) for strip, _ in _strips(image))
+    likely = FLOAT_WHITE if image.mode == "F" else DEPTHS
+    white = next((top for top in likely if largest <= top), largest)
+    clear = image.info.get("transparency")
+    inverted = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+    def grey_of(values: NDArray[Any]) -> NDArray[np.uint8]:
+        grey = np.clip(values * (255 / white) + 0.5, 0, 255).astype(np.uint8)
+        if inverted:
+            grey = 255 - grey
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return grey
+
+    table = grey_of(np.arange(1 << 16)) if image.mode.startswith("I;16") else None
+
+    def convert(strip: "Picture") -> NDArray[np.uint8]:
+        values = _finite(strip)
+        grey = grey_of(values) if table is None else table[values]
+        return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+
+    return convert
 
 
-def _orientation(exif: bytes) -> int:
-    """Returns the orientation, 1 to 8, in an EXIF block; 1 (upright) if the block has none."""
-    from PIL import Image
+def _finite(strip: "Picture") -> NDArray[Any]:
+    """Returns the numbers of greyscale; NaN becomes 0."""
+    values = np.asarray(strip)
+    return np.nan_to_num(values.astype(np.float64)) if strip.mode == "F" else values
 
-    silence_pillow()
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        orientation = tags.get(ORIENTATION, 1)
-    except Exception:  # a broken block has no orientation
+
+def _orientation(image: "Picture") -> int:
+    """Returns the orientation of a loaded image, 1 to 8: that of EXIF, or else of XMP."""
+    if image.format == "TIFF":  # Pillow has turned it
         return 1
+    block = image.info.get("exif")
+    if block is None and "Raw profile type exif" in image.info:  # as ImageMagick writes PNGs
+        lines = image.info["Raw profile type exif"].split("\n")
+        block = bytes.fromhex("".join(lines[3:]))
+    orientation = exif_orientation(block) if block else None
+    if orientation is None:
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        found = XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
+        orientation = int(found[1]) if found else 1
     return orientation if orientation in range(1, 9) else 1
 
 

@@ -4,8 +4,9 @@ import math
 from datetime import UTC, datetime
 from typing import IO
 
-from retraining.photos.decode import open_image
+from retraining.photos.decode import jpeg_header, open_image
 
+HEAD_BYTES = 1 << 20  # of a JPEG, where its EXIF data lie
 EXIF_IFD = 0x8769  # the tag that points to the block of the tags below (EXIF 2.32, section 4.6.3)
 DATE_TIME_ORIGINAL = 0x9003
 SUB_SEC_TIME_ORIGINAL = 0x9291
@@ -14,10 +15,15 @@ SUB_SEC_TIME_ORIGINAL = 0x9291
 def taken_at(file: IO[bytes]) -> float:
     """Returns when the photo in an open binary file was taken, in seconds; NaN if it does not say.
 
-    Only the head of the file is read. EXIF times have no time zone: they are counted from 1970 by
-    the camera's clock, so only differences between photos mean something.
+    Only the head of the file is read. A JPEG with several EXIF blocks does not say. EXIF times have
+    no time zone: they are counted from 1970 by the camera's clock, so only differences between
+    photos mean something.
     """
     try:
+        header = jpeg_header(file.read(HEAD_BYTES))
+        if header and header.exif_blocks > 1:  # Pillow would join them
+            return math.nan
+        file.seek(0)
         with open_image(file) as image:
             tags = image.getexif().get_ifd(EXIF_IFD)
     except Exception:  # Pillow's parsers raise many kinds of error on broken files

@@ -6,15 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError, NotAnImageError
 from retraining.photos.class_folders import scan_class_folders
-from retraining.photos.decode import (
-    MAX_PIXELS,
-    ImageFileError,
-    NotAnImageError,
-    begins_like_image,
-    check_regular,
-    reason_of,
-)
+from retraining.photos.formats import begins_like_image, check_regular, reason_of
 from retraining.photos.source import (
     RACY_SECONDS,
     DatasetError,
@@ -52,9 +46,15 @@ class FolderSource:
 
     @staticmethod
     def read(name: str) -> bytes:
-        """Reads a file's bytes. Raises OSError if it cannot be read."""
+        """Reads a file's bytes, no more than its size. Raises OSError if it cannot be read."""
         with open(name, "rb") as file:
-            return file.read()
+            return file.read(os.fstat(file.fileno()).st_size)
+
+    @staticmethod
+    def head(name: str, size: int) -> bytes:
+        """Reads the first bytes of a file. Raises OSError if it cannot be read."""
+        with open(name, "rb") as file:
+            return file.read(size)
 
     @staticmethod
     def absolute(name: str) -> str:

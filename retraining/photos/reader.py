@@ -1,16 +1,16 @@
 """Turns image files into pixels, in the same way for training and for labelling.
 
-TensorFlow's ops, with the options of the 2015 graph, decode JPEGs and resize every photo, so the
-network sees the very pixels that the classic scripts gave it. Pillow decodes all other formats.
-Photos are turned by their EXIF orientation, which the classic did not do. A truncated JPEG is
-accepted if it has half of its rows. The first `ImageReader` imports TensorFlow.
+`decode` gives a JPEG the pixels of the 2015 graph, and TensorFlow's op, with the options of that
+graph, resizes every photo, so the network sees the very pixels that the classic scripts gave it.
+Photos are turned by their EXIF orientation, which the classic did not do. The first `ImageReader`
+imports TensorFlow.
 """
 
 import hashlib
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.nodes import IMAGE_BYTES
 from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size, add_front_end
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode
-from retraining.photos.decode import MAX_PIXELS, ImageFileError
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError
+from retraining.photos.formats import reason_of
 from retraining.photos.registry import read_bytes
 from retraining.system.ranges import Range, check_ranges
 
-JPEG_SIGNATURE = b"\xff\xd8\xff"
-POLICY = 2  # part of every vector's key; raise it when the pixels of any image change
+# Part of every vector's key. Raise it when the pixels of all formats change; where those of one
+# format change, raise its `formats.Format.version`.
+POLICY = 2
 LARGE = 10_000_000  # pixels; TensorFlow would make a float copy of all of a larger image
 
 # A path, the bytes of an image file, or pixels: uint8 [height, width, 3], RGB.
@@ -89,16 +90,22 @@ def read_file(name: str, max_pixels: int | None = MAX_PIXELS) -> bytes:
     except ImageFileError as error:
         raise ImageError(str(error)) from error
     except OSError as error:
-        raise ImageError(f"cannot be read: {decode.reason_of(error)}") from error
+        raise ImageError(f"cannot be read: {reason_of(error)}") from error
 
 
-def run_on_bytes(runner: BytesRunner, content: bytes) -> NDArray[np.float32]:
+def run_on_bytes(
+    runner: BytesRunner, content: bytes, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.float32]:
     """Runs a graph on an image file's bytes; returns float32 [1, width].
 
     Raises:
-        ImageError: the graph's own decoder cannot read them.
+        ImageError: the graph's own decoder cannot read them, or the image is too large.
         GraphError: TensorFlow cannot run the graph.
     """
+    try:
+        decode.check(content, max_pixels)
+    except ImageFileError as error:
+        raise ImageError(str(error)) from error
     try:
         return runner.run(content)
     except UndecodableError as error:
@@ -107,13 +114,8 @@ def run_on_bytes(runner: BytesRunner, content: bytes) -> NDArray[np.float32]:
 
 def is_plain_jpeg(content: bytes) -> bool:
     """Returns whether a graph's own decoder gives the same pixels as `ImageReader`."""
-    header = _jpeg_header(content)
-    return header is not None and header[2] == 1
-
-
-def _jpeg_header(content: bytes) -> tuple[int, int, int] | None:
-    """Returns (width, height, EXIF orientation); None if not a JPEG, or hard to find."""
-    return decode.jpeg_header(content) if content.startswith(JPEG_SIGNATURE) else None
+    header = decode.jpeg_header(content)
+    return header is not None and header.orientation == 1
 
 
 def checked_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -163,17 +165,15 @@ class ImageReader:
         tf = import_tensorflow()
         self.size, self.max_pixels = preprocessing.size, max_pixels
         self._offset, self._factor = preprocessing.offset, preprocessing.factor
-        self._decode_error = tf.errors.InvalidArgumentError
         front_end = tf.GraphDef()
         add_front_end(front_end, preprocessing)
         graph = tf.Graph()
         with graph.as_default():
             tf.import_graph_def(front_end, name="")
-        # One thread for each call: the callers' threads decode in parallel.
+        # Each call computes on the caller's own thread (-1), and callers run in parallel.
         config = tf.ConfigProto(
             intra_op_parallelism_threads=1,
-            inter_op_parallelism_threads=1,
-            use_per_session_threads=True,
+            inter_op_parallelism_threads=-1,
             device_count={"GPU": 0},
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = True
@@ -190,7 +190,7 @@ class ImageReader:
         if isinstance(image, bytes):
             return self.decode(image)
         if isinstance(image, np.ndarray):
-            return (self._shrunk(checked_pixels(image))[None] - self._offset) * self._factor
+            return self._normalised(checked_pixels(image))
         return self.read(os.fspath(image))
 
     def read(
@@ -214,51 +214,34 @@ class ImageReader:
             ImageError: they cannot be decoded.
         """
         try:
-            if not distortions:
-                return self._normalised(content)
-            pixels = self._pixels(content)
+            with decode.decoded(content, self.max_pixels) as pixels:
+                if not distortions:
+                    return self._normalised(pixels)
+                assert key is not None, "the key of an image decides on its views"
+                images = [self._shrunk(pixels), *self._views(pixels, key, distortions)]
         except ImageFileError as error:
             raise ImageError(str(error)) from error
-        assert key is not None, "the key of an image decides on its views"
-        images = [self._shrunk(pixels)]
+        return (np.stack(images) - self._offset) * self._factor
+
+    def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns float32 [1, height, width, 3]; resizes and scales in one call if it can."""
+        if pixels.shape[0] * pixels.shape[1] > LARGE or self.size == ANY_SIZE:
+            return (self._shrunk(pixels)[None] - self._offset) * self._factor
+        images: NDArray[np.float32] = self._session.run("Mul:0", {"DecodeJpeg:0": pixels})
+        return images
+
+    def _views(
+        self, pixels: NDArray[np.uint8], key: str, distortions: Distortions
+    ) -> Iterator[NDArray[np.float32]]:
         for view in range(distortions.views):
             rng = np.random.default_rng([distortions.seed, view, int(key, 16)])
-            images.append(self._distort(pixels, distortions, rng))
-        return (np.stack(images) - self._offset) * self._factor
+            yield self._distort(pixels, distortions, rng)
 
     def _content(self, path: str, key: str | None) -> bytes:
         content = read_file(path, self.max_pixels)
         if key and hashlib.sha1(content).hexdigest() != key:
             raise ImageError("was changed while it was in use; run again")
         return content
-
-    def _normalised(self, content: bytes) -> NDArray[np.float32]:
-        """Returns float32 [1, height, width, 3]; decodes and resizes a plain JPEG in one call."""
-        header = _jpeg_header(content)
-        if header and header[2] == 1:
-            width, height, _ = header
-            decode.check_pixels(width, height, self.max_pixels)
-            if width * height <= LARGE and self.size != ANY_SIZE:
-                try:
-                    images: NDArray[np.float32] = self._session.run(
-                        "Mul:0", {f"{IMAGE_BYTES}:0": content}
-                    )
-                    return images
-                except self._decode_error:
-                    pass  # `_pixels` tries other decoders
-        return (self._shrunk(self._pixels(content))[None] - self._offset) * self._factor
-
-    def _pixels(self, content: bytes) -> NDArray[np.uint8]:
-        """Decodes an image file's bytes to uint8 [height, width, 3], upright."""
-        if header := _jpeg_header(content):
-            width, height, orientation = header
-            decode.check_pixels(width, height, self.max_pixels)
-            try:
-                pixels = self._session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})
-            except self._decode_error:  # Pillow may read this kind of JPEG, or a damaged one
-                pixels = decode.decode_jpeg(content)
-            return decode.upright(pixels, orientation)
-        return decode.decode(content, self.max_pixels)
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
@@ -278,11 +261,12 @@ class ImageReader:
         Raises:
             ImageError: as for `read`.
         """
+        size = self._large(1 + distortions.random_crop / 100)
         try:
-            pixels = self._pixels(self._content(path, key))
+            with decode.decoded(self._content(path, key), self.max_pixels) as pixels:
+                return self._shrunk(pixels, size)
         except ImageFileError as error:
             raise ImageError(str(error)) from error
-        return self._shrunk(pixels, self._large(1 + distortions.random_crop / 100))
 
     def view_of(
         self, enlarged: NDArray[np.float32], distortions: Distortions, rng: np.random.Generator

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 from retraining.photos.folder import FolderSource
+from retraining.photos.formats import HEAD, sniff
 from retraining.photos.source import PhotoSource
 from retraining.photos.table import STDIN, TableSource
 from retraining.photos.url import UrlSource
@@ -44,6 +45,19 @@ def read_bytes(name: str, max_pixels: int | None = None) -> bytes:
     kind = kind_of(name)
     kind.check(name, max_pixels)
     return kind.read(name)
+
+
+def pixels_version(name: str) -> int | None:
+    """Returns the version of the pixels that a photo's format has now; None if unknown.
+
+    Raises:
+        SourceError: no file of its source can be read.
+    """
+    try:
+        kind = sniff(kind_of(name).head(name, HEAD))
+    except OSError:
+        return None
+    return None if kind is None else kind.version
 
 
 def hash_file(name: str) -> str:

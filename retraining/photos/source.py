@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from retraining.errors import RetrainingError
-from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.bounds import MAX_PIXELS
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
@@ -140,6 +140,10 @@ class PhotoSource(Protocol):
             OSError: this file cannot be read.
             SourceError: no file of the source can be read, as far as is known.
         """
+
+    @staticmethod
+    def head(name: str, size: int) -> bytes:
+        """Reads the first `size` bytes of a photo's file; raises as `read`."""
 
     @staticmethod
     def absolute(name: str) -> str:

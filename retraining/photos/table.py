@@ -12,9 +12,10 @@ from io import BufferedIOBase
 from itertools import chain
 from typing import Any, NamedTuple
 
+from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels
-from retraining.photos.decode import ImageFileError, NotAnImageError, reason_of
 from retraining.photos.folder import FolderSource
+from retraining.photos.formats import reason_of
 from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url

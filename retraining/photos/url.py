@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from retraining.photos.bounds import ImageFileError, check_size
 from retraining.photos.class_folders import scan_class_folders
-from retraining.photos.decode import ImageFileError, check_size
 from retraining.photos.source import (
     RACY_SECONDS,
     Facts,
@@ -76,6 +76,14 @@ class UrlSource:
         with _explained(name):
             system, path = _open(name)
             content: bytes = system.cat_file(path)
+        return content
+
+    @staticmethod
+    def head(name: str, size: int) -> bytes:
+        """Reads the first bytes of a file, with one request; raises as `read`."""
+        with _explained(name):
+            system, path = _open(name)
+            content: bytes = system.cat_file(path, start=0, end=size)
         return content
 
     @staticmethod

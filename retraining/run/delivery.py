@@ -84,7 +84,7 @@ def deliver(
     outcome = make_outcome(tuned, exported, diagnostics)
     outcome = replace(outcome, final_fit=run.settings.head.final_fit)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
-    thumbnails = Thumbnails()
+    thumbnails = Thumbnails(run.settings.photos.max_pixels)
     contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}
     if vectors_file := run.settings.bottlenecks.export_file:
         contents[vectors_file] = export_content(bottlenecks, tuned.extractor)

@@ -17,7 +17,7 @@ from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
-from retraining.photos.decode import MAX_PIXELS
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.split import TESTING, VALIDATION, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths

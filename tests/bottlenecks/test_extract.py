@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from retraining.bottlenecks import extract
 from retraining.bottlenecks.extract import (
@@ -168,6 +169,37 @@ def test_a_full_store_needs_no_network(store, network, photos, monkeypatch):
     monkeypatch.setattr(extract, "Runner", None)
     monkeypatch.setattr(extract, "ImageReader", None)
     assert fill_store(store, jobs, Extractor(network), plain) == {}
+
+
+def test_of_an_older_store_only_formats_with_other_pixels_are_computed_again(
+    store, network, photos, tmp_path, monkeypatch
+):
+    """A JPEG's vector stays, bit for bit; a PNG's is computed anew, and its views' too."""
+    shutil.copy(f"{photos}/red/photo_00.jpg", tmp_path / "a.jpg")
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "b.png")
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "c.bmp")
+    views = Distortions(flip_left_right=True, views=1)
+    jobs = [
+        Job(Example(str(tmp_path / name), "red", "training", hash_file(tmp_path / name)), views)
+        for name in ("a.jpg", "b.png", "c.bmp")
+    ]
+    old = np.arange(network.width, dtype=np.float32)
+    for job in jobs:
+        for key in job.keys:
+            store.put(key, old, version=2)
+    store.commit()
+    computed = []
+    extractor = Extractor(network)
+    original = extractor.compute
+    monkeypatch.setattr(
+        extractor, "compute", lambda jobs: original(computed.append(list(jobs)) or computed[-1])
+    )
+    assert fill_store(store, jobs, extractor, lambda items, total: items) == {}
+    assert computed == [[jobs[1]]]
+    found = store.read([key for job in jobs for key in job.keys])
+    assert (found == old).all(axis=1).tolist() == [True, True, False, False, True, True]
+    fill_store(store, jobs, extractor, lambda items, total: items)
+    assert len(computed) == 1
 
 
 def test_bad_images_are_named_and_the_rest_computed(store, network, photos, tmp_path):

@@ -108,6 +108,7 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     with parquet.VectorFile(path) as file:
         assert len(file) == 20
         assert file.facts == TWO
+        assert file.pixels == 2  # in files that do not say
         assert file.columns == {"aa": slice(0, 2), "bb": slice(2, 3)}
         assert [len(keys) for keys, _ in file.rows()] == [7, 7, 6]
     keys, found = read_all(path)

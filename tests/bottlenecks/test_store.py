@@ -14,6 +14,7 @@ import pytest
 from retraining.bottlenecks import database
 from retraining.bottlenecks import store as store_module
 from retraining.bottlenecks.store import BottleneckStore, CacheError
+from retraining.photos.formats import PIXELS
 
 FINGERPRINT = "0123456789abcdef" * 2
 
@@ -53,6 +54,39 @@ def test_imported_vectors_are_remembered_as_such(tmp_path):
     with open_store(tmp_path) as store:
         assert store.imported(["a", "b", "c"]) == {"a"}
         np.testing.assert_array_equal(store.read(["a", "b"]), [vector(1), vector(2)])
+
+
+def marks(folder):
+    """{key: mark} of the store in a folder."""
+    (path,) = folder.glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT key, imported FROM vectors"))
+
+
+def test_vectors_of_older_pixels_are_asked_about_once(tmp_path):
+    """A vector whose photo is decoded as before stays, and is not asked about again."""
+    keys = ["same", "changed", "imported", "new"]
+    with open_store(tmp_path) as store:
+        store.put("same", vector(1), version=2)
+        store.put("changed", vector(2), version=2)
+        store.put("imported", vector(3), imported=True)
+        store.put("new", vector(4))
+    assert marks(tmp_path) == {"same": 0, "changed": 0, "imported": 1, "new": PIXELS}
+    asked = []
+
+    def changed(versions):
+        asked.append(versions)
+        return {"changed"}
+
+    with open_store(tmp_path) as store:
+        assert store.missing(keys) == []  # nobody says what changed
+        assert store.missing(keys, changed) == ["changed"]
+        assert store.missing(keys, changed) == ["changed"]
+        assert asked == [{"same": 2, "changed": 2}]
+        (note,) = store.notes
+        assert "1 vector in" in note
+        np.testing.assert_array_equal(store.read(["same"]), [vector(1)])
+    assert marks(tmp_path) == {"same": PIXELS, "imported": 1, "new": PIXELS}
 
 
 def test_a_missing_vector_is_an_error_not_a_guess(tmp_path):

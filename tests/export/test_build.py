@@ -20,8 +20,8 @@ from retraining.labelling.classifier import load_classifier
 from retraining.metrics import classification
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.dataset import Example
-from retraining.photos.decode import MAX_PIXELS
 from retraining.photos.reader import ImageReader, read_file
 from retraining.photos.registry import hash_file
 from retraining.system.atomic import write_files
@@ -139,7 +139,7 @@ def test_a_damaged_description_is_an_error(written, text):
     graph_def = read_graph(written)
     node = nodes_by_name(graph_def)[description.METADATA]
     set_constant(node, np.array(text, object))
-    with pytest.raises(GraphError, match="damaged"):
+    with pytest.raises(GraphError, match="own description"):
         read_metadata(graph_def)
 
 

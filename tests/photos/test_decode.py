@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from retraining.photos.decode import (
-    ORIENTATION,
-    ImageFileError,
-    NotAnImageError,
-    check_regular,
-    decode,
-    jpeg_header,
-    named_like_image,
-    upright,
-)
+from retraining.photos.bounds import ImageFileError, NotAnImageError
+from retraining.photos.decode import decode, jpeg_header, upright
 from retraining.photos.folder import look_at_image
+from retraining.photos.formats import check_regular, named_like_image
+from retraining.photos.tags import ORIENTATION
 
 
 def encoded(image, **settings):
@@ -93,12 +87,10 @@ def test_sixteen_bits_a_channel():
     assert decode(sixteen_bit_png()).tolist() == [[[255, 0, 128]]]
 
 
-@pytest.mark.parametrize("format_", ["PNG", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "SGI"])
+@pytest.mark.parametrize("format_", ["PNG", "BMP", "TIFF", "PPM"])
 def test_exact_formats(format_):
     image = picture(16, 16)
-    found = decode(
-        encoded(image, format=format_, **({"sizes": [(16, 16)]} if format_ == "ICO" else {}))
-    )
+    found = decode(encoded(image, format=format_))
     np.testing.assert_array_equal(found, np.asarray(image))
 
 
@@ -146,25 +138,30 @@ def jpeg(orientation=None, **settings):
     return encoded(picture(40, 24), format="JPEG", exif=exif, **settings)
 
 
+def header_of(content):
+    header = jpeg_header(content)
+    return header and (header.width, header.height, header.orientation)
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("orientation", [None, 1, 6, 8, 0, 9, 77])
 def test_a_jpegs_header(progressive, orientation):
     expected = orientation if orientation in (6, 8) else 1
     content = jpeg(orientation, progressive=progressive)
-    assert jpeg_header(content) == (40, 24, expected)
+    assert header_of(content) == (40, 24, expected)
 
 
 def test_a_jpegs_header_behind_other_segments():
     content = jpeg(3)
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 300) + b"c" * 300
-    assert jpeg_header(content[:2] + comment * 3 + content[2:]) == (40, 24, 3)
-    assert jpeg_header(content[:2] + b"\xff\xff\xff" + content[2:]) == (40, 24, 3)
+    assert header_of(content[:2] + comment * 3 + content[2:]) == (40, 24, 3)
+    assert header_of(content[:2] + b"\xff\xff\xff" + content[2:]) == (40, 24, 3)
 
 
 def test_a_broken_exif_block_tells_nothing():
     content = jpeg(6)
     at = content.index(b"Exif\0\0") + 6
-    assert jpeg_header(content[:at] + b"\xff" * 8 + content[at + 8 :]) == (40, 24, 1)
+    assert header_of(content[:at] + b"\xff" * 8 + content[at + 8 :]) == (40, 24, 1)
 
 
 def test_a_jpegs_header_never_fails():
@@ -175,7 +172,7 @@ def test_a_jpegs_header_never_fails():
         broken = bytearray(content)
         for _ in range(3):
             broken[rng.randrange(200)] = rng.randrange(256)
-        found = jpeg_header(bytes(broken))
+        found = header_of(bytes(broken))
         assert found is None or len(found) == 3
 
 

@@ -111,7 +111,7 @@ def test_a_class_folder_without_photos_is_refused(listed):
 
 
 def test_an_object_too_large_is_left_out_unread(listed):
-    facts = {"a/large.tif": Facts(10 * 8 + (1 << 20) + 1, 1, True)}
+    facts = {"a/large.tif": Facts(10 * 5 + (64 << 20) + 1, 1, True)}
     scan = listed("a/large.tif", "a/1.jpg", "b/2.jpg", **facts).scan(ScanOptions(max_pixels=10))
     assert scan.names["a"] == ["s3://b/p/a/1.jpg"]
     assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/large.tif", True)]
@@ -175,9 +175,9 @@ def test_reading_is_one_request(object_store):
 
 
 def test_a_file_too_large_is_not_fetched(object_store):
-    object_store.put("large/1", bytes((1 << 20) + 81))
+    object_store.put("large/1", bytes((64 << 20) + 81))
     object_store.asked.clear()
-    with pytest.raises(ImageError, match="has 1048657 bytes, more than any image"):
+    with pytest.raises(ImageError, match="has 67108945 bytes, more than any image"):
         read_file("s3://photos/large/1", 10)
     assert object_store.fetched("large") == {}
 

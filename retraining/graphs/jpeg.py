@@ -1,0 +1,37 @@
+"""Decodes JPEGs with the op of the 2015 graph."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.graphs.nodes import IMAGE_BYTES, add_node
+from retraining.graphs.tensorflow import import_tensorflow, without_lines_of_libjpeg
+
+
+def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
+    """Returns the pixels of a JPEG, uint8 [height, width, 3], or None if the op refuses it."""
+    tf = import_tensorflow()
+    with without_lines_of_libjpeg():
+        try:
+            return _decoder()(content)
+        except tf.errors.InvalidArgumentError:
+            return None
+
+
+@functools.cache
+def _decoder() -> Callable[[bytes], NDArray[np.uint8]]:
+    tf = import_tensorflow()
+    graph_def, graph = tf.GraphDef(), tf.Graph()
+    content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
+    add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+    config = tf.ConfigProto(
+        intra_op_parallelism_threads=1,
+        inter_op_parallelism_threads=-1,  # the caller's own
+        device_count={"GPU": 0},
+    )
+    session = tf.Session(graph=graph, config=config)
+    return lambda content: session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})

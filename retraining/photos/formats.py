@@ -1,0 +1,246 @@
+"""Tells which files are images, and what decoding one of each format can cost.
+
+Only the formats in FORMATS are read. A file's content decides, never its name. Pillow has decoders
+for more formats; some of them start other programs, open further files inside a file, run for
+minutes on a few bytes, or show their size only after decoding.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from retraining.photos.bounds import (
+    MAX_PIXELS,
+    ImageFileError,
+    NotAnImageError,
+    TooManyPiecesError,
+    check_pieces,
+    check_pixels,
+    check_size,
+)
+from retraining.photos.tags import STARTS, check_tags
+
+HEAD = 32  # bytes of a file that tell its format
+GIF_BLOCKS = 4_000  # before the picture; Pillow's time grows with the square of their number
+MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
+MOST_COMPONENTS = 4  # of JPEG 2000
+MOST_BLOCKS = 200_000  # of JPEG 2000, each of which takes a kilobyte
+TIFF_STARTS = re.compile(b"|".join(map(re.escape, STARTS)))
+# JPEG 2000 (ITU T.800): a codestream, which begins with its size, and a file that holds one.
+AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
+JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
+SIZES, CODING, CODING_OF_COMPONENT, TILE, DATA = 0x51, 0x52, 0x53, 0x90, 0x93  # markers
+END_OF_CODESTREAM = b"\xd9"
+CODESTREAM, BOX_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"jp2c"
+
+
+class BoundsError(ImageFileError):
+    """A file cannot be checked, since its structure is broken."""
+
+    def __init__(self) -> None:
+        super().__init__("is a broken image (its structure is damaged)")
+
+
+def _no_check(content: bytes, most: int) -> None:
+    """Accepts any content: the decoder's own header tells all that counts."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read, and the most that decoding one pixel takes, besides the file.
+
+    `name` is that of Pillow's plugin, and `begins` matches the first bytes of a file. `memory` is
+    in bytes; `work` in units of about ten nanoseconds, and so is `work_per_byte` of the file; they
+    were measured on noise and on plain colour. `version` is that of its pixels: vectors computed
+    from older ones are not valid. `check(content, most)` raises ImageFileError if the file would
+    cost more than its pixels, of which it may have `most`.
+    """
+
+    name: str
+    begins: re.Pattern[bytes]
+    memory: float
+    work: float
+    work_per_byte: float = 0
+    version: int = 2
+    check: Callable[[bytes, int], None] = _no_check
+    copies: int = 1  # of the file in memory
+
+
+def sniff(head: bytes) -> Format | None:
+    """Returns the format of a file by its first HEAD bytes, or None."""
+    return next((each for each in FORMATS if each.begins.match(head)), None)
+
+
+def begins_like_image(file: IO[bytes]) -> bool:
+    """Returns whether an open binary file begins like an image, even if the image is broken."""
+    return sniff(file.read(HEAD)) is not None
+
+
+def named_like_image(path: str) -> bool:
+    """Returns whether the file's name has the extension of an image, even of one never read."""
+    from PIL import Image
+
+    return os.path.splitext(path)[1].lower() in Image.registered_extensions()
+
+
+def claims_to_be_image(path: str, error: ImageFileError) -> bool:
+    """Returns whether the name or the content of a file that is no readable image is an image's."""
+    return not isinstance(error, NotAnImageError) or named_like_image(path)
+
+
+def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_result:
+    """Returns the status of a regular file.
+
+    Files of the system, as in /proc, have no size and may never end, so that files without a size
+    count as empty and are not opened.
+
+    Raises:
+        ImageFileError: it is something else, cannot be read, or is too large for so many pixels.
+        NotAnImageError: it is empty.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise ImageFileError(f"is {kind}, not an image file")
+    if not status.st_size:
+        raise NotAnImageError
+    check_size(status.st_size, max_pixels)
+    return status
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the text of an OSError (or another error) without the file's name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _check_png(content: bytes, most: int) -> None:
+    """Counts the chunks, each of which takes Pillow some microseconds."""
+    at, count = 8, 0
+    while at + 8 <= len(content) and content[at + 4 : at + 8] != b"IEND":
+        count += 1
+        check_pieces(count, len(content))
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+
+
+def _check_gif(content: bytes, most: int) -> None:
+    """Counts the blocks before the first picture; Pillow joins them one by one (GIF89a)."""
+    flags = content[10] if len(content) > 10 else 0
+    at, count = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0
+    while at < len(content) and content[at : at + 1] not in (b",", b";"):
+        if content[at : at + 1] == b"!":
+            at += 2
+            while at < len(content) and content[at] and count <= GIF_BLOCKS:
+                at, count = at + 1 + content[at], count + 1
+        at, count = at + 1, count + 1
+        if count > GIF_BLOCKS:
+            raise TooManyPiecesError
+
+
+def _check_tiff(content: bytes, most: int) -> None:
+    check_tags(content)
+
+
+def _check_webp(content: bytes, most: int) -> None:
+    """Checks the size of the canvas, for which libwebp takes memory when it opens a file."""
+    kind, data = content[12:16], content[20:30]
+    if kind == b"VP8X":
+        sides = [1 + int.from_bytes(data[at : at + 3], "little") for at in (4, 7)]
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[1:5], "little")
+        sides = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
+    else:
+        sides = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (6, 8)]
+    check_pixels(sides[0], sides[1], most)
+
+
+def _check_avif(content: bytes, most: int) -> None:
+    """Checks the tags of an EXIF block, which Pillow reads when it opens a file."""
+    for count, found in enumerate(TIFF_STARTS.finditer(content)):
+        if count > MOST_STARTS:
+            raise TooManyPiecesError
+        check_tags(content[found.start() :])
+
+
+def _check_jpeg_2000(content: bytes, most: int) -> None:
+    """Checks the size in the codestream, which may differ from that in the file's header."""
+    at, count = 0, 0
+    while content[:4] != CODESTREAM[:4] and content[at + 4 : at + 8] != BOX_OF_CODESTREAM:
+        length = int.from_bytes(content[at : at + 4], "big")
+        if length == 1:  # the length follows
+            length = int.from_bytes(content[at + 8 : at + 16], "big")
+        at, count = at + length, count + 1
+        check_pieces(count, len(content))
+        if length < 8 or at >= len(content):
+            raise BoundsError
+    start = content.find(CODESTREAM, at, at + 32)
+    if start < 0:
+        raise BoundsError
+    _check_codestream(content, start, most)
+
+
+def _check_codestream(content: bytes, start: int, most: int) -> None:
+    """Checks the headers of the image and of its tiles (ITU T.800, annex A)."""
+    at, count, pixels, next_tile = start + 2, 0, 0, 0
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != END_OF_CODESTREAM:
+        count += 1
+        check_pieces(count, len(content))
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        body = content[at + 4 : at + 2 + length]
+        if marker == SIZES:
+            pixels = _check_sizes(body, len(content), most)
+        elif marker in (CODING, CODING_OF_COMPONENT):
+            _check_blocks(body[5:] if marker == CODING else body[2:], pixels)
+        elif marker == TILE:
+            next_tile = at + int.from_bytes(body[2:6], "big")
+        at = next_tile if marker == DATA else at + 2 + max(2, length)
+        if marker == DATA and next_tile < start + count:  # the last tile may leave out its length
+            return
+
+
+def _check_sizes(body: bytes, size: int, most: int) -> int:
+    """Returns the pixels of an image, after a check of its sizes and components (A.5.1)."""
+    right, bottom, left, top, across, down = (
+        int.from_bytes(body[at : at + 4], "big") for at in range(2, 26, 4)
+    )
+    width, height = max(0, right - left), max(0, bottom - top)
+    check_pixels(width, height, most)
+    check_pieces(-(-right // max(1, across)) * -(-bottom // max(1, down)), size)
+    if int.from_bytes(body[34:36], "big") > MOST_COMPONENTS:
+        raise TooManyPiecesError
+    return width * height
+
+
+def _check_blocks(style: bytes, pixels: int) -> None:
+    """Checks how many code blocks and precincts there are, each of which takes memory (A.6.1)."""
+    levels, *sides = (*style[:3], 0, 0, 0)[:3]
+    areas = [(4 + sum(sides), 0)]  # (of a block, halvings of the image), as powers of two
+    for level, precinct in enumerate(style[5 : 6 + levels]):
+        areas.append(((precinct & 15) + (precinct >> 4), 2 * (levels - level)))
+    if any(pixels >> min(64, area + halvings) > MOST_BLOCKS for area, halvings in areas):
+        raise TooManyPiecesError
+
+
+def _begins(*starts: bytes) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(starts), re.DOTALL)
+
+
+JPEG = Format("JPEG", _begins(rb"\xff\xd8\xff"), memory=9, work=1)  # see jpeg.Jpeg
+PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 2, 0.9, 3, _check_png)
+FORMATS = (
+    JPEG,
+    PNG,
+    Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
+    Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
+    Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
+    Format("BMP", _begins(b"BM"), 8, 2),
+    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, check=_check_avif, copies=2),
+    Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
+    Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
+)
+PIXELS = max(each.version for each in FORMATS)  # the newest version of any format's pixels
