@@ -14,6 +14,10 @@ from retraining.python_version import refuse_old_python
 
 refuse_old_python()  # before imports that an old Python does not parse or have
 
+from retraining.system.limits import refuse_small_limits
+
+refuse_small_limits()  # before imports that need the memory
+
 from retraining.cli.console import leave
 from retraining.cli.label_image import main
 

@@ -2,15 +2,24 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0  # how long to wait while another process writes
+QUIET_SECONDS = 2.0  # after which a line tells of the wait
 RETRY_SECONDS = 0.02
+SUFFIXES = ("", "-wal", "-shm", "-journal")  # of a database and the files SQLite keeps beside it
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 
 
@@ -39,33 +48,66 @@ class _NotOursError(Exception):
     """The file is damaged, or is not our database."""
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that waits up to BUSY_SECONDS while another process locks the file.
+
+    SQLite itself can wait, but says nothing meanwhile, and does not wait before it switches a file
+    to WAL: if two processes switch a new file at once, it refuses one immediately.
+    """
+
+    def __init__(self, database: str | Path) -> None:
+        super().__init__(database, timeout=0)
+        self._path = database
+
+    def execute(self, *statement: Any) -> sqlite3.Cursor:
+        """See sqlite3.Connection."""
+        execute = super().execute
+        return self._when_free(lambda: execute(*statement))
+
+    def executemany(self, *statement: Any) -> sqlite3.Cursor:
+        """See sqlite3.Connection; takes a list of rows, since it may go through them twice."""
+        execute = super().executemany
+        return self._when_free(lambda: execute(*statement))
+
+    def _when_free(self, action: Callable[[], T]) -> T:
+        begun, told = time.monotonic(), False
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                waited = time.monotonic() - begun
+                if not _is_locked(error) or waited > BUSY_SECONDS:
+                    raise
+            if waited > QUIET_SECONDS and not told:
+                log.warning("waiting for another process that has locked %s", self._path)
+                told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def _check_kinds(path: Path) -> None:
+    """Raises _NotOursError if the file, or one that SQLite keeps beside it, is a pipe or a device.
+
+    SQLite would wait for the other end of a pipe.
+    """
+    for suffix in SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(f"{path}{suffix}").st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise _NotOursError
+
+
 def _connect(path: Path, tables: Mapping[str, str], facts: Mapping[str, str]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    _check_kinds(path)
+    connection = _Connection(path)
     connection.text_factory = lambda text: text.decode(errors="replace")  # bits may be flipped
     try:
-        _wait_for_others(lambda: _prepare(connection, tables, facts))
+        _prepare(connection, tables, facts)
     except BaseException as error:
         connection.close()
         if is_damage(error):
             raise _NotOursError from error
         raise
     return connection
-
-
-def _wait_for_others(prepare: Callable[[], None]) -> None:
-    """Calls `prepare` repeatedly, for up to BUSY_SECONDS, while another process locks the file.
-
-    SQLite itself waits before it reads or writes, but not before it switches a file to WAL: if two
-    processes switch a new file at once, it refuses one immediately.
-    """
-    end = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return prepare()
-        except sqlite3.OperationalError as error:
-            if not _is_locked(error) or time.monotonic() > end:
-                raise
-        time.sleep(RETRY_SECONDS)
 
 
 def _is_locked(error: sqlite3.OperationalError) -> bool:
@@ -86,28 +128,32 @@ def _prepare(
     connection: sqlite3.Connection, tables: Mapping[str, str], facts: Mapping[str, str]
 ) -> None:
     tables = {**tables, "facts": "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT)"}
-    if _tables(connection):
+    if _schema(connection):
         _check(connection, tables, facts)  # before any change
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # commits survive a crash
+    connection.execute("BEGIN IMMEDIATE")  # atomic, and one process at a time
     with connection:
-        connection.execute("BEGIN IMMEDIATE")  # atomic, and one process at a time
-        if not _tables(connection):
+        if not _schema(connection):
             for statement in tables.values():
                 connection.execute(statement)
-            connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+            connection.executemany("INSERT INTO facts VALUES (?, ?)", list(facts.items()))
     _check(connection, tables, facts)
 
 
-def _tables(connection: sqlite3.Connection) -> dict[str, str]:
-    """Returns {name: its CREATE statement}."""
-    return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Returns {(kind, name, CREATE statement)} of all that statements have created.
+
+    A view or a trigger, which strangers may have added, could run for ever.
+    """
+    query = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    return set(connection.execute(query))
 
 
 def _check(
     connection: sqlite3.Connection, tables: Mapping[str, str], facts: Mapping[str, str]
 ) -> None:
-    if _tables(connection) != tables:
+    if _schema(connection) != {("table", name, sql) for name, sql in tables.items()}:
         raise _NotOursError
     if dict(connection.execute("SELECT name, value FROM facts")) != facts:
         raise _NotOursError
@@ -122,8 +168,7 @@ def move_aside(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (path.with_name(f"{path.name}.damaged-{stamp}{more}") for more in _counted())
     aside = next(name for name in names if not name.exists())
-    os.replace(path, aside)
-    for suffix in ("-wal", "-shm"):
+    for suffix in SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{path}{suffix}", f"{aside}{suffix}")
     return aside

@@ -17,6 +17,8 @@ from typing import Any, NoReturn, Protocol, Self, TextIO
 
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
+from retraining.system import limits
+from retraining.system.atomic import naming
 from retraining.system.observer import Bar
 from retraining.system.signals import signals_to
 from retraining.system.text import message_line
@@ -49,18 +51,19 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
                 warnings.simplefilter("ignore")  # libraries address these to programmers
                 if not logging.getLogger().handlers:  # hides their log lines
                     logging.getLogger().addHandler(logging.NullHandler())
-                code = main(argv)
+                if small := limits.problem():
+                    raise RetrainingError(small)
+                code = _code_of(main, argv)
                 sys.stdout.flush()
                 return code
-        except SystemExit as stop:  # argparse: 0 after --help, 2 after bad flags
-            return stop.code if isinstance(stop.code, int) else FAILED
         except BrokenPipeError:
-            return _reader_left()
+            return reader_left()
         except RetrainingError as error:
             message, code = in_flags(str(error)), FAILED
         except OSError as error:
-            what = error.filename or "input or output"
-            message, code = f"{what}: {error.strerror or error}", FAILED
+            message, code = f"{_place_of(error)}: {error.strerror or error}", FAILED
+        except MemoryError:
+            message, code = "there is too little memory", FAILED
         except KeyboardInterrupt:
             message, code = interrupted, INTERRUPTED
         except Exception:  # C code may turn a KeyboardInterrupt into an ImportError
@@ -71,6 +74,14 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
         return code
 
     return guarded
+
+
+def _code_of(main: Main, argv: Sequence[str] | None) -> int:
+    """Calls a command; returns its exit code, also that with which argparse ends it."""
+    try:
+        return main(argv)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after bad flags
+        return stop.code if isinstance(stop.code, int) else FAILED
 
 
 def leave(code: int) -> NoReturn:
@@ -89,11 +100,25 @@ def print_for_programs() -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors, newline="")
 
 
-def _reader_left() -> int:
-    """Handles a broken pipe on stdout: its reader, such as `head`, has enough; this is no error."""
+def reader_left(failed: bool = False) -> int:
+    """Handles a broken pipe on stdout: its reader, such as `head`, has enough; this is no error.
+
+    Returns the exit code, which tells whether anything has `failed` before.
+    """
     # At exit, Python must not try to flush what it cannot write.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE
+    return FAILED if failed else DONE
+
+
+def _place_of(error: OSError) -> str:
+    """Returns what an error is about: a file, or the working folder that is gone."""
+    if error.filename:
+        return os.fsdecode(error.filename)
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder, which has been deleted or cannot be read"
+    return "input or output"
 
 
 @contextlib.contextmanager
@@ -112,13 +137,44 @@ def _prepared_streams() -> Iterator[None]:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=handler)
-    stderr = sys.stderr
-    forgiving: Any = _Forgiving(stderr)  # it passes on all attributes of a TextIO
-    sys.stderr = forgiving
+    streams = sys.stdout, sys.stderr
+    named: Any = _Named(sys.stdout)  # they pass on all attributes of a TextIO
+    forgiving: Any = _Forgiving(sys.stderr)
+    sys.stdout, sys.stderr = named, forgiving
     try:
         yield
     finally:
-        sys.stderr = stderr
+        sys.stdout, sys.stderr = streams
+
+
+class _Named:
+    """A stream that puts its name into errors: that its disk is full, say.
+
+    Repeats an error at the next flush, since argparse hides it and the buffer is empty then.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._failed: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            with naming("standard output"):
+                return self._stream.write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._failed = error
+            raise
+
+    def flush(self) -> None:
+        if self._failed:
+            raise self._failed
+        with naming("standard output"):
+            self._stream.flush()
 
 
 def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:

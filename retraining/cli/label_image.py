@@ -18,6 +18,7 @@ from retraining.cli.console import (
     ConsoleObserver,
     print_for_programs,
     progress_bar,
+    reader_left,
     reports_errors,
     say,
 )
@@ -101,23 +102,26 @@ def load_stock(options: argparse.Namespace) -> Classifier:
 
 def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the images in their order, printing each at once; returns the exit code."""
-    write = rows.make_writer(options.format, options.columns, options.header)
     sorter = make_sorter(classifier, options)
     few = options.single and len(options.images) <= FEW
     share = options.unknown_threshold
     labelled = failed = 0
-    for path, answer, novelty in classifier.predict(image_paths(options), few, share):
-        labelled += 1
-        ranking = ranked(answer, classifier.labels, options)
-        if novelty is not None:
-            ranking = [(classifier.unknown_label, novelty), *ranking[: options.top_k - 1]]
-        if isinstance(answer, ImageError):
-            failed += 1
-            say(f"{path} {in_flags(str(answer))}")
-        elif sorter and ranking:
-            sorter.place(path, ranking[0][0])
-        write(path, answer, ranking)
-        sys.stdout.flush()
+    try:
+        write = rows.make_writer(options.format, options.columns, options.header)
+        for path, answer, novelty in classifier.predict(image_paths(options), few, share):
+            labelled += 1
+            ranking = ranked(answer, classifier.labels, options)
+            if novelty is not None:
+                ranking = [(classifier.unknown_label, novelty), *ranking[: options.top_k - 1]]
+            if isinstance(answer, ImageError):
+                failed += 1
+                say(f"{path} {in_flags(str(answer))}")
+            elif sorter and ranking:
+                sorter.place(path, ranking[0][0])
+            write(path, answer, ranking)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return reader_left(failed > 0)
     if not labelled:
         say("no images were found")
     if sorter:
@@ -150,11 +154,15 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     say(scoring.describe_seen(result))
     if options.format != "text":
         print_for_programs()
-    for line in SCORE_LINES[options.format](result):
-        print(line)
-    if options.print_misclassified:
-        for line in MISTAKE_LINES[options.format](result):
+    try:
+        for line in SCORE_LINES[options.format](result):
             print(line)
+        if options.print_misclassified:
+            for line in MISTAKE_LINES[options.format](result):
+                print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return reader_left(bool(bad))
     return FAILED if bad else DONE
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from retraining.examples.drawings import (
@@ -12,9 +13,10 @@ from retraining.examples.drawings import (
     DrawingError,
     draw_flower_photos,
 )
-from retraining.system.archives import unpack
+from retraining.system.archives import ArchiveError, unpack
 from retraining.system.download import DownloadError, Remote, fetch
 from retraining.system.observer import Bar, Observer
+from retraining.system.scratch import scratch_folder
 
 NAME = "flower_photos"
 PER_CLASS = 60  # drawings in each class
@@ -64,26 +66,38 @@ def _fetch(folder: Path, remote: Remote, observer: Observer) -> str | None:
     """Fetches and unpacks the photos; returns the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        archive = fetch(remote, folder / f"{NAME}.tgz", observer)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as aside:
-            unpack(archive, Path(aside))
-            _move_in(Path(aside) / NAME, folder)
-        archive.unlink()
+        with scratch_folder(".unpacking-", folder) as aside:
+            archive = folder / f"{NAME}.tgz"
+            fetch(remote, archive, observer, partial(_unpack_to, aside / "whole"))
+            _move_in(aside / "whole" / NAME, folder)
+        archive.unlink(missing_ok=True)
     except (DownloadError, OSError) as error:
         return str(error)
     return None
 
 
+def _unpack_to(target: Path, archive: Path) -> None:
+    """Unpacks an archive into a new folder beside `target`, which that becomes if all is well.
+
+    Raises DownloadError.
+    """
+    fresh = Path(tempfile.mkdtemp(dir=target.parent))
+    unpack(archive, fresh)
+    if not (fresh / NAME).is_dir():
+        raise ArchiveError(f"{archive} holds no folder {NAME}")
+    os.replace(fresh, target)
+
+
 def _draw(folder: Path, bar: Bar) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".drawing-", dir=folder) as aside:
+        with scratch_folder(".drawing-", folder) as aside:
+            drawn = aside / "drawn"  # apart from the lock
+            drawn.mkdir()
             with bar(total=PER_CLASS * len(LABELS)) as shown:
-                draw_flower_photos(Path(aside), PER_CLASS, progress=lambda *_: shown.update())
-            os.replace(
-                Path(aside) / NOTE_NAME, folder / NOTE_NAME
-            )  # the note comes before the drawings
-            _move_in(Path(aside), folder)
+                draw_flower_photos(drawn, PER_CLASS, progress=lambda *_: shown.update())
+            os.replace(drawn / NOTE_NAME, folder / NOTE_NAME)  # it comes before the drawings
+            _move_in(drawn, folder)
     except OSError as error:
         raise DrawingError(f"cannot draw pictures into {folder}: {error.strerror}") from error
 

@@ -30,6 +30,8 @@ from retraining.graphs.session import open_session
 from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
+from retraining.system.atomic import naming
+from retraining.system.children import end_with_parent
 from retraining.system.text import one_line
 
 # Photos, share with the same first label, largest difference of a probability.
@@ -66,7 +68,8 @@ def main(folder: str) -> None:
         answers = convert_and_run(kind, source, samples, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
         sys.exit(f"{kind}: {one_line(error)}")
-    with open(os.path.join(folder, "answers.json"), "w", encoding="ascii") as file:
+    written = os.path.join(folder, "answers.json")
+    with naming(written), open(written, "w", encoding="ascii") as file:
         json.dump(answers, file)
 
 
@@ -116,7 +119,8 @@ def convert_and_run(
 ) -> dict[str, Agreement | None]:
     """Writes one format, reads it back and runs it; returns the content of answers.json."""
     path = os.path.join(folder, kind)
-    CONVERTERS[kind].save(source, path)
+    with naming(path):
+        CONVERTERS[kind].save(source, path)
     model = CONVERTERS[kind].load(path)
     agreements: dict[str, Agreement | None] = {
         "pixels": compare(model.run(samples.feeds), samples.answers)
@@ -136,7 +140,10 @@ def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agre
 
 
 if __name__ == "__main__":
+    end_with_parent()
     try:
         main(sys.argv[1])
     except RetrainingError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(one_line(error))

@@ -3,9 +3,7 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
-import tempfile
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,12 @@ from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
 from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
-from retraining.system.atomic import Content
-from retraining.system.package import project_folder
+from retraining.system.atomic import Content, naming
+from retraining.system.children import run_module
+from retraining.system.scratch import scratch_folder
 
 MOST_PHOTOS = 50  # that test a format
+ROOM = 5  # times the size of a graph that a conversion may need for temporary files
 
 
 class MissingPackageError(RetrainingError):
@@ -69,9 +69,9 @@ def make(
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
     """
-    with tempfile.TemporaryDirectory(prefix="retrain-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        (folder / "graph.pb").write_bytes(graph)
+    with scratch_folder("retrain-") as folder:
+        with naming(folder / "graph.pb"):
+            (folder / "graph.pb").write_bytes(graph)
         request = {
             "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
@@ -89,21 +89,24 @@ def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, A
     the next format begins.
     """
     text = json.dumps({"format": kind, **request})
-    (folder / "request.json").write_text(text, encoding="ascii")
-    command = [sys.executable, "-m", "retraining.export.convert", os.path.abspath(folder)]
-    done = subprocess.run(
-        command,
-        cwd=project_folder(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    with naming(folder / "request.json"):
+        (folder / "request.json").write_text(text, encoding="ascii")
+    done = run_module("retraining.export.convert", [os.path.abspath(folder)], folder)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"the converter ended with exit code {done.returncode}"
-        raise ExportError(f"another format cannot be made: {reason}; nothing was replaced")
+        room = _room(folder)
+        raise ExportError(f"another format cannot be made: {reason}{room}; nothing was replaced")
     answers: dict[str, Agreement | None] = json.loads((folder / "answers.json").read_text())
     return answers
+
+
+def _room(folder: Path) -> str:
+    """Returns what to add to an error if the disk is nearly full, which libraries may not tell."""
+    free = shutil.disk_usage(folder).free
+    if free > ROOM * sum(path.stat().st_size for path in folder.glob("graph.pb")):
+        return ""
+    return f" ({free / 1e6:.1f} MB are left for temporary files in {folder.parent}; see TMPDIR)"
 
 
 def _made(

@@ -5,10 +5,13 @@ Only `KerasRecipe.build` imports Keras itself, which takes seconds.
 
 import contextlib
 import difflib
+import io
 import json
 import os
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +23,15 @@ from numpy.typing import NDArray
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling
 from retraining.graphs.tensorflow import GraphDef
-from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
-from retraining.system.download import DownloadError, Remote, fetch
+from retraining.networks.recipes import (
+    MAX_MODEL,
+    Choice,
+    ChoiceError,
+    ModelFiles,
+    short_hash,
+)
+from retraining.system.download import Check, DownloadError, Remote, fetch
+from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
 KERAS_PREFIX = "keras:"
@@ -29,6 +39,8 @@ IMAGENET, RANDOM = "imagenet", "random"
 TOP = "softmax"  # the node of the classifier's probabilities
 BOTTLENECK = "bottleneck"
 CLASSES = 1000
+MOST_CONFIG = 16 << 20  # bytes of JSON; EfficientNetV2L's description has 1 MB
+MOST_EXPANSION = 20  # times the size of a file; weights hardly compress
 UNTRAINED = (
     "the weights of {} are random, nothing was learned before: expect no more than a layer on "
     "random features gives, or what fine-tuning learns from these photos alone"
@@ -293,6 +305,7 @@ def load_weights(model: Any, path: str) -> None:
     """
     # For layers that are missing in the file, Keras only warns: then these NaN stay.
     empty = [np.full_like(v, np.nan if v.dtype.kind == "f" else 0) for v in model.get_weights()]
+    check_model_file(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -305,6 +318,69 @@ def load_weights(model: Any, path: str) -> None:
             f"{path} does not hold the weights that are needed (.weights.h5, .keras or .h5 of that "
             f"very network): {one_line(error)}"
         ) from error
+
+
+def check_model_file(path: Path) -> None:
+    """Checks that a Keras file, a zip or HDF5, holds no more than its size lets expect.
+
+    Keras would read all of a member or dataset into memory, and follow links to other files.
+
+    Raises:
+        ChoiceError: it is damaged, of another kind, or claims too much.
+    """
+    try:
+        open_regular(path, MAX_MODEL).close()
+        if zipfile.is_zipfile(path):
+            _check_zip(path)
+        else:
+            check_h5(path)
+    except (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ChoiceError(f"{path} is damaged or no Keras file: {one_line(error)}") from error
+
+
+def _check_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        # zipfile reads no more than these sizes, even if they are lies.
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        _check_expansion(sum(sizes.values()), path.stat().st_size)
+        for name, size in sizes.items():
+            if name.endswith(".json") and size > MOST_CONFIG:
+                raise ValueError(f"its {name} has {size} bytes")
+            if name.endswith(".h5"):
+                check_h5(io.BytesIO(archive.read(name)))
+
+
+def check_h5(file: Path | io.BytesIO) -> None:
+    """Checks that an HDF5 file is sound, has no links, and no more data than its size lets expect.
+
+    Raises:
+        OSError, ValueError, RuntimeError: it is not.
+    """
+    import h5py
+
+    # h5py stops at what these return, and does not survive all that they could raise.
+    def problem_of_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else f"its {name!r} is a link"
+
+    def problem_of_item(name: str, item: Any) -> str | None:
+        if not isinstance(item, h5py.Dataset):
+            return None
+        sizes.append(int(item.size or 0) * item.dtype.itemsize)
+        return f"its {name!r} lies in other files" if item.external or item.is_virtual else None
+
+    sizes: list[int] = []
+    with h5py.File(file, "r") as opened:
+        problem = opened.visititems_links(problem_of_link) or opened.visititems(problem_of_item)
+    if problem:
+        raise ValueError(problem)
+    size = len(file.getbuffer()) if isinstance(file, io.BytesIO) else file.stat().st_size
+    _check_expansion(sum(sizes), size)
+
+
+def _check_expansion(size: int, stored: int) -> None:
+    """Raises ValueError if `size` bytes come from a file of only `stored` bytes."""
+    if size > min(MAX_MODEL, MOST_EXPANSION * stored + MOST_CONFIG):
+        raise ValueError(f"its {stored} bytes unpack to {size}")
 
 
 def random_weights(variables: Iterable[Any]) -> list[NDArray[Any]]:
@@ -353,19 +429,23 @@ def cache_folder() -> Path:
     return Path(home) / "models"
 
 
-def cached_file(name: str, url: str, files: ModelFiles) -> Path:
+def cached_file(name: str, url: str, files: ModelFiles, check: Check) -> Path:
     """Returns a file in the cache of Keras; fetches it if it is missing and `files` allows that.
 
+    `check` is that of `download.fetch`, which replaces a file that it refuses.
+
     Raises:
-        ChoiceError: the file is missing and cannot be fetched; says which file to put where.
+        ChoiceError: the file is missing or wrong and cannot be fetched; says which file to put
+            where.
     """
     path = cache_folder() / name
-    if path.is_file():
+    if files.offline and path.is_file():
+        check(path)
         return path
     reason = "`NetworkSettings.offline` forbids fetching it"
     if not files.offline:
         try:
-            return fetch(Remote((url,)), path, files.observer)
+            return fetch(Remote((url,)), path, files.observer, check)
         except DownloadError as error:
             reason = f"cannot be fetched ({error})"
     raise ChoiceError(
@@ -395,10 +475,12 @@ def downloads_into_cache(files: ModelFiles) -> Iterator[None]:
         ) from error
 
     def get_file(fname: str, origin: str, file_hash: str | None = None, **_: object) -> str:
-        path = cached_file(fname, origin, files)
-        if file_hash and not validate_file(str(path), file_hash):
-            raise ChoiceError(f"{path} is damaged or another file than Keras's; delete it")
-        return str(path)
+        def check(path: Path) -> None:
+            if file_hash and not validate_file(str(path), file_hash):
+                raise ChoiceError(f"{path} is damaged or another file than Keras's; delete it")
+            check_model_file(path)
+
+        return str(cached_file(fname, origin, files, check))
 
     file_utils.get_file = get_file
     try:
@@ -418,11 +500,17 @@ def imagenet_labels(files: ModelFiles) -> tuple[str, ...]:
     Raises:
         ChoiceError: the labels file of Keras cannot be fetched, or is damaged.
     """
-    path = cached_file("imagenet_class_index.json", CLASS_INDEX, files)
+    path = cached_file("imagenet_class_index.json", CLASS_INDEX, files, _read_class_index)
+    return _read_class_index(path)
+
+
+def _read_class_index(path: Path) -> tuple[str, ...]:
+    """Reads the labels in Keras's file. Raises ChoiceError."""
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path, MOST_CONFIG) as file:
+            index = json.loads(file.read())
         return tuple(str(index[str(number)][1]).replace("_", " ") for number in range(CLASSES))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ChoiceError(f"{path} is damaged; delete it") from error
 
 

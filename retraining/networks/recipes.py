@@ -11,6 +11,9 @@ from retraining.graphs.preprocessing import PerChannel
 from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 from retraining.system.observer import Observer
+from retraining.system.regular import open_regular
+
+MAX_MODEL = 4 << 30  # bytes of a file of weights: twice those that a frozen graph can hold
 
 
 class ChoiceError(RetrainingError):
@@ -91,15 +94,15 @@ def short_hash(path: str | Path) -> str:
     """Returns 12 hex digits of a SHA-1 hash of a file, or of all files in a folder.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, is no regular file, or has more than MAX_MODEL bytes.
     """
     path, digest = Path(path), hashlib.sha1()
-    files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if not p.is_dir())
     for file_path in files:
         if file_path != path:
             digest.update(file_path.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-        digest.update(b"\0%d\0" % os.path.getsize(file_path))
-        with open(file_path, "rb") as file:
+        with open_regular(file_path, MAX_MODEL) as file:
+            digest.update(b"\0%d\0" % os.fstat(file.fileno()).st_size)
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()[:12]

@@ -23,6 +23,7 @@ from retraining.system.archives import unpack
 from retraining.system.atomic import WriteError, write_files
 from retraining.system.download import DownloadError, Remote, UnreachableError, fetch
 from retraining.system.observer import Observer, Silent
+from retraining.system.scratch import scratch_folder
 
 
 class NetworkError(RetrainingError):
@@ -296,17 +297,32 @@ def _fetch(network: Network, source: Source, model_dir: Path, observer: Observer
     """Downloads and unpacks an archive, checks its graph, and only then moves it into place."""
     model_dir.mkdir(parents=True, exist_ok=True)
     archive = model_dir / source.remote.urls[0].rsplit("/", 1)[1]
-    fetch(source.remote, archive, observer)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=model_dir) as aside:
-        unpacked = unpack(archive, Path(aside))
-        graph = next((path for path in unpacked if path.name == source.file_name), None)
-        if graph is None:
-            raise NetworkError(f"the archive holds no {source.file_name}; delete {archive}")
-        check_node_names(graph, network)
+    unpacked: list[Path] = []
+    with scratch_folder(".unpacking-", model_dir) as aside:
+
+        def check(path: Path) -> None:
+            unpacked[:] = _unpack_network(path, Path(tempfile.mkdtemp(dir=aside)), network, source)
+
+        fetch(source.remote, archive, observer, check)
         (model_dir / network.folder).mkdir(exist_ok=True)
         for path in unpacked:
             os.replace(path, model_dir / network.folder / path.name)
-    archive.unlink()
+    archive.unlink(missing_ok=True)
+
+
+def _unpack_network(archive: Path, folder: Path, network: Network, source: Source) -> list[Path]:
+    """Unpacks an archive; returns the paths of its files.
+
+    Raises:
+        DownloadError: it cannot be unpacked.
+        NetworkError: it does not hold the network.
+    """
+    unpacked = unpack(archive, folder)
+    graph = next((path for path in unpacked if path.name == source.file_name), None)
+    if graph is None:
+        raise NetworkError(f"the archive {archive} holds no {source.file_name}")
+    check_node_names(graph, network)
+    return unpacked
 
 
 def check_node_names(path: str | Path, network: Network) -> None:

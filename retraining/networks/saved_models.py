@@ -17,11 +17,18 @@ from typing import Any, ClassVar, TypeAlias
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
-from retraining.networks.keras import BOTTLENECK, import_keras, output_of
-from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
+from retraining.networks.keras import BOTTLENECK, check_model_file, import_keras, output_of
+from retraining.networks.recipes import (
+    Choice,
+    ChoiceError,
+    ModelFiles,
+    short_hash,
+)
+from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
+MAX_GRAPH = 2 << 30  # bytes of any protocol buffer
 ASSUMED_STD = 255.0  # for models that do not scale pixels: 0..1, as models of TensorFlow Hub expect
 
 Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
@@ -151,6 +158,7 @@ def averaged(function: Function, notes: list[str]) -> Function:
 
 def load_keras(path: Path, choice: Choice) -> Loaded:
     """Loads a .keras or .h5 model. Raises ChoiceError."""
+    check_model_file(path)
     check_config(path, _read_config(path))
     keras = import_keras()
     try:
@@ -283,7 +291,8 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     from retraining.graphs.tensorflow import import_tensorflow
 
     try:
-        saved = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        with open_regular(path / "saved_model.pb", MAX_GRAPH) as file:
+            saved = import_tensorflow().SavedModel.FromString(file.read())
         meta = saved.meta_graphs[0]
     except (OSError, DecodeError, IndexError) as error:
         raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error

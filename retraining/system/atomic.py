@@ -155,14 +155,25 @@ def replacing(path: str | os.PathLike[str], flush: bool = True) -> Iterator[Bina
     temporary = temporary_name(place, os.urandom(8).hex())  # other threads may write here, too
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, place)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                yield file
+                if flush:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives an OSError the name of the file, which those of writing, unlike opening, lack."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def _write_flushed(path: Path, content: Content) -> None:

@@ -7,16 +7,21 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from retraining.errors import RetrainingError
+from retraining.system.background import beside
 from retraining.system.locks import lock
 from retraining.system.observer import Observer, Silent
+from retraining.system.text import one_line
 
 if TYPE_CHECKING:
     from requests import Response
@@ -27,6 +32,12 @@ READ_TIMEOUT = 20.0  # seconds without a byte
 TRIES = 4  # in a row that receive nothing new
 BACKOFF = 0.5  # seconds before the second try, doubled for each further one
 CHUNK = 1 << 16  # bytes
+MAX_BYTES = 4 << 30  # of a file; the largest that we fetch, keras:ConvNeXtXLarge, has 1.4 GB
+LEAST_BYTES = 60_000  # that must arrive within SLOW_SECONDS
+SLOW_SECONDS = 60.0
+MOST_MARK = 1000  # characters
+MOST_SECONDS = 14_400.0  # for one file, with all its tries
+POLL = 0.5  # seconds between two looks at a transfer
 
 
 class DownloadError(RetrainingError):
@@ -54,29 +65,62 @@ class Remote:
     sha256: str | None = None  # hexadecimal
 
 
-def fetch(remote: Remote, target: Path, observer: Observer | None = None) -> Path:
+Check: TypeAlias = Callable[[Path], object]  # raises RetrainingError for a wrong file
+
+
+def fetch(
+    remote: Remote, target: Path, observer: Observer | None = None, check: Check | None = None
+) -> Path:
     """Downloads `remote` to `target` unless that exists; returns `target`.
 
-    Keeps a partial download in `target`.part, so that a later call can resume it. If several calls,
-    in any process, ask for one target, one downloads it and the others wait.
+    `check` reads the file and raises a RetrainingError if it is not the expected one; it is called
+    on the download before that becomes `target`, and on a `target` that exists. A wrong download is
+    removed. A wrong file that exists may be somebody else's: it is renamed to `target`.refused, the
+    observer is told, and the file is downloaded.
+
+    Keeps a partial download in `target`.part if a later call can resume it. If several calls, in
+    any process, ask for one target, one downloads it and the others wait.
 
     Raises:
         UnreachableError: no address can be reached.
         DownloadError: the file cannot be downloaded or written, or differs from its description.
     """
-    if target.is_file():
+    check = check or (lambda _: None)
+    if _problem(target, check) is None:
         return target
     observer = observer or Silent()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with lock(target, observer):
-            if not target.is_file():
-                part = _Part(target)
-                _fetch_from_any(remote, part, observer)
+            problem = _problem(target, check)  # another process may have fetched it meanwhile
+            if problem is None:
+                return target
+            if target.is_file():
+                aside = target.with_name(target.name + ".refused")
+                os.replace(target, aside)
+                observer.tell(f"{problem}; moved to {aside}, fetching it again")
+            part = _Part(target, remote)
+            try:
+                _fetch_from_any(remote, part, observer, check)
                 part.publish()
+            finally:
+                part.drop_unless_usable()
     except OSError as error:
-        raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
+        beside_it = error.filename and Path(error.filename) not in (target, target.parent)
+        where = f" ({error.filename})" if beside_it else ""
+        raise DownloadError(f"cannot write {target}: {error.strerror or error}{where}") from error
     return target
+
+
+def _problem(target: Path, check: Check) -> str | None:
+    """Returns why a file cannot be used, or None."""
+    if not target.is_file():
+        return "it is missing"
+    try:
+        check(target)
+    except RetrainingError as error:
+        return str(error)
+    return None
 
 
 # ------------------------------------------------------------------------------- fetching
@@ -89,10 +133,12 @@ class _Part:
     remote file is never appended to the beginning of the old one.
     """
 
-    def __init__(self, target: Path):
+    def __init__(self, target: Path, remote: Remote):
         self.target = target
+        self.remote = remote
         self.path = target.with_name(target.name + ".part")
         self.mark_path = target.with_name(target.name + ".part.mark")
+        self.drop_unless_usable()
 
     def size(self) -> int:
         """Returns the number of bytes received so far."""
@@ -100,14 +146,25 @@ class _Part:
 
     def mark(self) -> str | None:
         """Returns the mark of the partial download, if the server gave one."""
-        return self.mark_path.read_text("latin-1") if self.mark_path.exists() else None
+        if not self.mark_path.is_file():
+            return None
+        with open(self.mark_path, encoding="latin-1", newline="") as file:
+            mark = file.read(MOST_MARK + 1)
+        return mark if _is_sound(mark) else None
+
+    def drop_unless_usable(self) -> None:
+        """Removes what no transfer can resume: nothing could tell that its rest belongs to it."""
+        usable = self.path.is_file() and not self.path.is_symlink()
+        usable = usable and 0 < self.size() <= (self.remote.size or MAX_BYTES)
+        if not usable or not (self.mark() or self.remote.sha256):
+            self.drop()
 
     def restart(self, mark: str | None = None) -> None:
         """Starts again with an empty file."""
         self.drop()  # first, so that the new mark never stands beside the old bytes
         self.path.touch()
         if mark is not None:
-            self.mark_path.write_text(mark, "latin-1")
+            self.mark_path.write_text(mark, "latin-1", newline="")
 
     def drop(self) -> None:
         """Removes the partial download."""
@@ -122,20 +179,20 @@ class _Part:
         self.mark_path.unlink(missing_ok=True)
 
 
-def _fetch_from_any(remote: Remote, part: _Part, observer: Observer) -> None:
+def _fetch_from_any(remote: Remote, part: _Part, observer: Observer, check: Check) -> None:
     """Fills `part` from the first address that has the file. Raises DownloadError if none has."""
     errors: dict[str, DownloadError] = {}
     spoilt = set()
     addresses = [(url, address) for url in remote.urls for address in _https_first(url)]
     knocks = {address: _Knock(address) for _, address in addresses}  # all at once
-    deadline = time.monotonic() + REACH_TIMEOUT
+    deadline, end = time.monotonic() + REACH_TIMEOUT, time.monotonic() + MOST_SECONDS
     for url, address in addresses:
         if url in spoilt:
             continue
         try:
             knocks[address].wait(deadline)
-            _download(address, remote, part, observer)
-            _verify(part, remote)
+            _download(address, part, observer, end)
+            _verify(part, check)
             return
         except DownloadError as error:
             errors[address] = error
@@ -215,15 +272,15 @@ def _first_hop(url: str) -> tuple[str, int]:
     return parts.hostname or "", port
 
 
-def _download(url: str, remote: Remote, part: _Part, observer: Observer) -> None:
-    """Completes `part` from `url`; retries as long as that makes progress.
+def _download(url: str, part: _Part, observer: Observer, end: float) -> None:
+    """Completes `part` from `url`; retries as long as that makes progress, until time `end`.
 
     Raises DownloadError if the server has no such file, or after TRIES tries without progress.
     """
     failed, furthest, reached = 0, part.size(), False
-    while remote.size is None or part.size() != remote.size:
+    while part.remote.size is None or part.size() != part.remote.size:
         try:
-            _receive(url, remote, part, observer)
+            _watch(_Transfer(url, part, observer), end)
             return
         except (_BrokenOffError, UnreachableError) as error:
             failed = 1 if part.size() > furthest else failed + 1
@@ -234,22 +291,103 @@ def _download(url: str, remote: Remote, part: _Part, observer: Observer) -> None
         time.sleep(BACKOFF * 2 ** (failed - 1))
 
 
-def _receive(url: str, remote: Remote, part: _Part, observer: Observer) -> None:
-    """Requests the missing rest of `part` from `url` once, and appends it.
+def _watch(transfer: "_Transfer", end: float) -> None:
+    """Runs a transfer on a thread of its own; gives it up if it is too slow, or at time `end`.
 
-    Raises _BrokenOffError if another try may help, otherwise DownloadError.
+    The timeouts of sockets start again with each byte, of headers and of the content alike.
     """
-    with _network_errors(), _get(url, _resume_headers(remote, part)) as response:
-        _check_status(response, part)
-        offset, total = _span(response, part)
-        if None not in (total, remote.size) and total != remote.size:
-            # Nothing has been written yet: the partial download of an earlier run stays.
-            raise _WrongContentError(f"{total} bytes instead of {remote.size}")
-        if offset == 0:
-            part.restart(_mark(response))
-        _append(response, part, total or remote.size, observer)
-    if total is not None and part.size() < total:
-        raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
+    done = beside(transfer.run)
+    received, since = 0, time.monotonic()
+    try:
+        while not wait([done], POLL).done:
+            now = time.monotonic()
+            if now > end:
+                raise DownloadError(f"not complete after {MOST_SECONDS / 3600:g} hours")
+            if transfer.received >= received + LEAST_BYTES:
+                received, since = transfer.received, now
+            elif now > since + SLOW_SECONDS:
+                raise DownloadError(
+                    f"less than {LEAST_BYTES / 1000:g} kB came within {SLOW_SECONDS:g} seconds"
+                )
+    finally:
+        transfer.stop()
+    done.result()
+
+
+class _Transfer:
+    """One request for the missing rest of a partial download, to which it appends the answer."""
+
+    def __init__(self, url: str, part: _Part, observer: Observer):
+        self.received = 0  # bytes
+        self._url, self._part, self._observer = url, part, observer
+        self._lock, self._stopped = threading.Lock(), False
+
+    def stop(self) -> None:
+        """Lets it change the partial download no more, although its thread may still wait."""
+        with self._lock:
+            self._stopped = True
+
+    def run(self) -> None:
+        """Requests the rest and appends it.
+
+        Raises _BrokenOffError if another try may help, otherwise DownloadError.
+        """
+        part = self._part
+        with _network_errors(), _get(self._url, _resume_headers(part)) as response:
+            with self._unless_stopped():
+                total = _begin(response, part)
+            self._append(response, total or part.remote.size)
+        if total is not None and part.size() < total:
+            raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
+
+    @contextmanager
+    def _unless_stopped(self) -> Iterator[None]:
+        with self._lock:
+            if self._stopped:
+                raise DownloadError("given up")  # which nobody waits for
+            yield
+
+    def _append(self, response: "Response", total: int | None) -> None:
+        """Appends the body of `response`; stops soon after `total` bytes, or MAX_BYTES."""
+        part = self._part
+        bar = self._observer.progress(part.target.name, "B")(total=total)
+        with bar, open(part.path, "ab", buffering=0) as file:
+            bar.update(part.size())
+            # Raw bytes: some servers label a .tgz file as a compressed transfer of a .tar.
+            for chunk in response.raw.stream(CHUNK, decode_content=False):
+                with self._unless_stopped():
+                    _write_all(file, chunk)
+                self.received += len(chunk)
+                bar.update(len(chunk))
+                if file.tell() > (total or MAX_BYTES):
+                    break
+        _check_size(part.size(), part)
+
+
+def _write_all(file: FileIO, chunk: bytes) -> None:
+    """Writes a chunk to an unbuffered file, which may take less at once."""
+    while chunk:
+        chunk = chunk[file.write(chunk) :]
+
+
+def _begin(response: "Response", part: _Part) -> int | None:
+    """Prepares `part` for the body of `response`; returns the size of the whole file if known."""
+    _check_status(response, part)
+    offset, total = _span(response, part)
+    if None not in (total, part.remote.size) and total != part.remote.size:
+        # Nothing has been written yet: the partial download of an earlier run stays.
+        raise _WrongContentError(f"{total} bytes instead of {part.remote.size}")
+    _check_size(total or 0, part)
+    if offset == 0:
+        part.restart(_mark(response))
+    return total
+
+
+def _check_size(size: int, part: _Part) -> None:
+    """Drops `part` and raises _WrongContentError if its file is or will be too large."""
+    if size > max(MAX_BYTES, part.remote.size or 0):
+        part.drop()
+        raise _WrongContentError(f"more than {MAX_BYTES >> 20} MiB, so it is another file")
 
 
 def _get(url: str, headers: dict[str, str]) -> "Response":
@@ -260,10 +398,10 @@ def _get(url: str, headers: dict[str, str]) -> "Response":
     return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
 
 
-def _resume_headers(remote: Remote, part: _Part) -> dict[str, str]:
+def _resume_headers(part: _Part) -> dict[str, str]:
     """Returns headers that request the rest of `part`; none if nothing could verify the rest."""
     size, mark = part.size(), part.mark()
-    if size == 0 or not (mark or remote.sha256):
+    if size == 0 or not (mark or part.remote.sha256):
         return {}
     return {"Range": f"bytes={size}-", **({"If-Range": mark} if mark else {})}
 
@@ -299,29 +437,27 @@ def _span(response: "Response", part: _Part) -> tuple[int, int | None]:
 def _mark(response: "Response") -> str | None:
     """Returns a mark for If-Range: a strong ETag or the date of change (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    mark = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    return mark if mark and _is_sound(mark) else None
 
 
-def _append(response: "Response", part: _Part, total: int | None, observer: Observer) -> None:
-    """Appends the body of `response` to `part`, but stops soon after `total` bytes."""
-    bar = observer.progress(part.target.name, "B")(total=total)
-    with bar, open(part.path, "ab") as file:
-        bar.update(part.size())
-        # Raw bytes: some servers label a .tgz file as a compressed transfer of a .tar.
-        for chunk in response.raw.stream(CHUNK, decode_content=False):
-            file.write(chunk)
-            bar.update(len(chunk))
-            if total is not None and file.tell() > total:
-                break
+def _is_sound(mark: str) -> bool:
+    """Returns whether a header of a request can hold a mark."""
+    return len(mark) <= MOST_MARK and mark.isprintable()
 
 
-def _verify(part: _Part, remote: Remote) -> None:
-    """Drops `part` and raises _WrongContentError if it does not match `remote`."""
-    size, problem = part.size(), None
+def _verify(part: _Part, check: Check) -> None:
+    """Drops `part` and raises _WrongContentError if it is not the file that its remote describes.
+
+    `check` decides where neither size nor hash is known.
+    """
+    remote, size, problem = part.remote, part.size(), None
     if remote.size not in (None, size):
         problem = f"{size} bytes instead of {remote.size}"
     elif remote.sha256 and _sha256(part.path) != remote.sha256.lower():
         problem = "the SHA-256 is not the expected one"
+    else:
+        problem = _problem(part.path, check)
     if problem:
         part.drop()
         raise _WrongContentError(problem)
@@ -337,7 +473,11 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turns errors of requests and urllib3 into ours. Lets errors of the disk pass."""
+    """Turns errors of requests and urllib3 into ours. Lets errors of the disk pass.
+
+    Addresses that a server redirects to, and its headers, may be any text: neither library
+    catches all the errors that Python's own functions raise for them.
+    """
     import requests
     import urllib3
 
@@ -345,6 +485,10 @@ def _network_errors() -> Iterator[None]:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _translate(error) from error
+    except (HTTPException, ConnectionError, TimeoutError) as error:
+        raise _BrokenOffError("the connection broke off") from error
+    except (ValueError, LookupError, AttributeError) as error:
+        raise DownloadError(f"the server's answer is invalid: {one_line(error)}") from error
 
 
 def _translate(error: Exception) -> DownloadError:

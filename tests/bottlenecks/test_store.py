@@ -357,6 +357,71 @@ def test_a_store_that_stays_locked_is_one_line(tmp_path, monkeypatch):
             open_store(tmp_path)
 
 
+ADDED = {
+    "trigger": "CREATE TRIGGER t AFTER INSERT ON vectors BEGIN INSERT INTO facts {}; END",
+    "trigger of facts": "CREATE TRIGGER t AFTER DELETE ON vectors BEGIN SELECT * {}; END",
+    "view": "CREATE VIEW v AS SELECT * {}",
+    "index": "CREATE INDEX i ON vectors (imported)",
+    "table": "CREATE TABLE t (x)",
+}
+FOR_EVER = "FROM (WITH RECURSIVE x(v) AS (SELECT 1 UNION ALL SELECT v FROM x) SELECT v, v FROM x)"
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_what_others_have_added_is_moved_aside_unread(tmp_path, kind):
+    select = f"SELECT * {FOR_EVER}" if kind == "trigger" else FOR_EVER
+    with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
+        other.execute(ADDED[kind].format(select))
+    missing, notes = refill(tmp_path)
+    assert len(missing) == 40
+    assert ["was damaged or something else" in note for note in notes] == [True]
+    assert refill(tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize("table", ["vectors", "facts"])
+def test_a_view_in_place_of_a_table_is_moved_aside_unread(tmp_path, table):
+    with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
+        other.execute(f"DROP TABLE {table}")
+        other.execute(f"CREATE VIEW {table} AS SELECT v AS name, v AS value {FOR_EVER}")
+    missing, _ = refill(tmp_path)
+    assert len(missing) == 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+@pytest.mark.parametrize("suffix", database.SUFFIXES)
+def test_a_pipe_in_place_of_a_file_is_moved_aside_unopened(tmp_path, suffix):
+    path = fill(tmp_path)
+    path.with_name(path.name + suffix).unlink(missing_ok=True)
+    os.mkfifo(f"{path}{suffix}")
+    missing, notes = refill(tmp_path)
+    assert len(missing) == 40
+    assert ["was damaged or something else" in note for note in notes] == [True]
+    assert refill(tmp_path) == ([], [])
+
+
+@pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
+def test_waiting_for_a_locked_store_is_said_once(tmp_path, monkeypatch, caplog, mode):
+    monkeypatch.setattr(database, "QUIET_SECONDS", 0.05)
+    path = fill(tmp_path)
+    with contextlib.closing(
+        sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute(f"PRAGMA locking_mode = {'EXCLUSIVE' if mode == 'EXCLUSIVE' else 'NORMAL'}")
+        other.execute(f"BEGIN {mode}")
+
+        def let_go():
+            other.execute("COMMIT")
+            other.close()
+
+        timer = threading.Timer(0.5, let_go)
+        timer.start()
+        with open_store(tmp_path) as store:
+            store.put("new", vector(1))
+        timer.join()
+    assert caplog.messages == [f"waiting for another process that has locked {path}"]
+    assert refill(tmp_path)[0] == []
+
+
 def test_two_processes_share_a_store(tmp_path):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_put_range, args=(tmp_path, n)) for n in (0, 150)]

@@ -71,6 +71,49 @@ def test_a_full_disk_behind_stdout_is_one_line(finished):
     assert "No space left on device" in done.stderr
 
 
+def test_a_full_disk_behind_stdout_is_named(script):
+    done = run_in_shell(f"{sys.executable} {script} > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == ("command.py: standard output: No space left on device")
+    for command in ("label_image.py", "retrain.py"):
+        done = run_in_shell(f"{sys.executable} {command} --help > /dev/full")
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"{command}: standard output: No space left on device\n",
+        )
+
+
+def test_a_working_folder_that_is_gone_is_named(tmp_path, finished):
+    (tmp_path / "gone").mkdir()
+    line = f"cd {tmp_path}/gone; rmdir {tmp_path}/gone; {sys.executable} {ROOT}/retrain.py"
+    done = run_in_shell(f"{line} --image_dir {finished.photos}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "retrain.py: the working folder, which has been deleted or cannot be read: No such file or "
+        "directory"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs ulimit -v")
+@pytest.mark.parametrize("limit", ["-v 100000", "-v 1000000", "-v 2000000", "-d 1000000"])
+def test_too_small_a_limit_of_memory_is_one_line(finished, limit):
+    photo = f"{finished.photos}/red/photo_00.jpg"
+    for command in ("label_image.py", "retrain.py"):
+        done = run_in_shell(f"ulimit {limit}; {sys.executable} {command} {photo}")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "TensorFlow needs" in done.stderr
+        assert f"raise the limit: ulimit {limit[:2]}" in done.stderr
+
+
+def test_too_little_memory_is_one_line(capsys):
+    def main(argv):
+        raise MemoryError
+
+    assert reports_errors(main)([]) == 1
+    assert capsys.readouterr().err.endswith(": there is too little memory\n")
+
+
 def test_undecodable_names_are_their_bytes_on_stdout(finished, tmp_path):
     name = os.fsencode(tmp_path) + b"/\xff.jpg"
     shutil.copy(f"{finished.photos}/red/photo_00.jpg", name)

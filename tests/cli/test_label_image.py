@@ -228,6 +228,24 @@ def test_a_reader_that_leaves_is_no_error(finished, expected):
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", ["", "--format csv", "--evaluate"])
+def test_a_reader_that_leaves_does_not_hide_a_bad_image(finished, tmp_path, flags):
+    """The bad image comes first; then more rows than a pipe holds."""
+    for number in range(3 if flags == "--evaluate" else 400):
+        (tmp_path / "red").mkdir(exist_ok=True)
+        os.symlink(f"{finished.photos}/red/photo_00.jpg", tmp_path / "red" / f"{number:03}.jpg")
+    (tmp_path / "red" / "0.jpg").write_bytes(b"\xff\xd8\xff bad")
+    images = f"{flags} {tmp_path}" if flags else f"{tmp_path} --top_k 3"
+    line = f"{sys.executable} label_image.py --graph {finished.graph} {images} | head -1"
+    reader = "sleep 0" if flags == "--evaluate" else "head -1"
+    line = line.replace("head -1", reader)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert "0.jpg" in done.stderr
+
+
 # -- in a pipeline ---------------------------------------------------------------------------
 
 

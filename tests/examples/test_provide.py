@@ -91,6 +91,18 @@ def test_a_wrong_archive_is_not_unpacked(tmp_path, few, archive):
     assert (folder / "daisy").exists()
 
 
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_wrong_archive_that_is_there_is_moved_aside(tmp_path, archive, left):
+    folder = tmp_path / "flower_photos"
+    folder.mkdir()
+    sound = (tmp_path / "www" / "flower_photos.tgz").read_bytes()
+    bad = sound[: int(left * len(sound))] or b"<html>Please log in</html>"
+    (folder / "flower_photos.tgz").write_bytes(bad)
+    assert provide.provide(folder, False, Silent(), archive) is None
+    assert sorted(os.listdir(folder)) == ["blue", "flower_photos.tgz.refused", "red"]
+    assert (folder / "flower_photos.tgz.refused").read_bytes() == bad
+
+
 def test_an_interrupted_drawing_leaves_nothing_half_done(tmp_path, few, monkeypatch):
     def interrupted(folder, per_class, progress):
         (folder / "daisy").mkdir()

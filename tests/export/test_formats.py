@@ -1,6 +1,7 @@
 """formats.py and its converters: files as other programs use them, and what makes a run fail."""
 
 import contextlib
+import errno
 import importlib.util
 import io
 import itertools
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +42,7 @@ from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
+from retraining.system.children import run_module
 from retraining.training.head import Head
 from tests import ROOT, tiny
 
@@ -48,20 +51,17 @@ HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what --onnx_file needs is not installed")
 
 
-START = subprocess.run  # whatever takes its place in a test
-
-
-def in_this_process(command, **_):
-    """In place of subprocess.run: the same converters, so that a test can break them."""
-    convert.main(command[-1])
+def in_this_process(_, arguments, scratch):
+    """In place of run_module: the same converters, so that a test can break them."""
+    convert.main(arguments[-1])
     return SimpleNamespace(returncode=0)
 
 
-def mostly_here(command, **settings):
-    """In place of subprocess.run: only the SavedModel is made in a process of its own."""
-    request = json.loads(Path(command[-1], "request.json").read_text())
-    run = START if request["format"] == "saved_model" else in_this_process
-    return run(command, **settings)
+def mostly_here(module, arguments, scratch):
+    """In place of run_module: only the SavedModel is made in a process of its own."""
+    request = json.loads((scratch / "request.json").read_text())
+    run = run_module if request["format"] == "saved_model" else in_this_process
+    return run(module, arguments, scratch)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def run(tmp_path_factory, run_retrain, photos):
         contextlib.redirect_stderr(io.StringIO()) as err,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(subprocess, "run", mostly_here)
+        patch.setattr(formats, "run_module", mostly_here)
         assert run_retrain(folder, photos, "--precision", "float32", *flags) == 0
     return SimpleNamespace(
         folder=folder,
@@ -384,7 +384,7 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
         tflite.save(source, path)
 
     monkeypatch.setitem(CONVERTERS, "tflite", replace(tflite, save=save_wrongly))
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(formats, "run_module", in_this_process)
     (tmp_path / "m.tflite").write_bytes(b"the one before")
     code, said = failing("--tflite_file", tmp_path / "m.tflite")
     assert code == 1
@@ -395,11 +395,11 @@ def test_a_format_that_answers_otherwise_fails_the_run(failing, monkeypatch, tmp
 
 
 def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
-    def run_without_graph(command, **settings):
-        os.remove(os.path.join(command[-1], "graph.pb"))
-        return START(command, **settings)
+    def run_without_graph(module, arguments, scratch):
+        (scratch / "graph.pb").unlink()
+        return run_module(module, arguments, scratch)
 
-    monkeypatch.setattr(subprocess, "run", run_without_graph)
+    monkeypatch.setattr(formats, "run_module", run_without_graph)
     code, said = failing("--saved_model_dir", tmp_path / "saved")
     assert code == 1
     assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
@@ -408,14 +408,39 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
 
 def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    monkeypatch.setattr(formats, "run_module", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
         formats.make({"tflite": "x"}, b"", [], 1)
 
 
+def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    failed = SimpleNamespace(returncode=1, stderr=b"tflite: list index out of range")
+    monkeypatch.setattr(formats, "run_module", lambda *_: failed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7_000_000))
+    with pytest.raises(build.ExportError, match=r"range; nothing was replaced"):
+        formats.make({"tflite": "x"}, bytes(1000), [], 1)
+    with pytest.raises(build.ExportError) as error:
+        formats.make({"tflite": "x"}, bytes(2_000_000), [], 1)
+    assert f"range (7.0 MB are left for temporary files in {tmp_path}; see TMPDIR); nothing" in (
+        str(error.value)
+    )
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as unwritten:
+        formats.make({"tflite": "x"}, b"", [], 1)
+    assert str(unwritten.value.filename).startswith(f"{tmp_path}/retrain-")
+    assert unwritten.value.filename.endswith("graph.pb")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monkeypatch):
     """A WebP file, which Pillow reads and TensorFlow's DecodeJpeg does not."""
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(formats, "run_module", in_this_process)
     graph_def = retrained(networks[1])
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = {"saved_model": str(tmp_path / "saved")}
@@ -458,14 +483,13 @@ def converted(monkeypatch):
     def make(kind, answers, photos=("here.jpg",)):
         requests = []
 
-        def run(command, **_):
-            folder = Path(command[-1])
+        def run(module, arguments, folder):
             requests.append(json.loads((folder / "request.json").read_text()))
             (folder / kind).write_bytes(b"a model")
             (folder / "answers.json").write_text(json.dumps({"pixels": answers}))
             return SimpleNamespace(returncode=0)
 
-        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(formats, "run_module", run)
         (made,) = formats.make({kind: "x"}, b"", photos, 9)
         return made, requests[0]
 
@@ -497,7 +521,7 @@ def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, fail
     for module in (cli_flags, cli_settings):
         monkeypatch.setattr(module, "FORMATS", (*module.FORMATS, other))
     monkeypatch.setitem(cli_flags.OUTPUT_FLAGS, "other", "other_file")
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(formats, "run_module", in_this_process)
     assert failing("--other_file", tmp_path / "models" / "retrained_graph.pb")[0] == 2
     missing = replace(other, packages=("no_such_package",), requirements=onnx.requirements)
     monkeypatch.setitem(CONVERTERS, "other", missing)

@@ -2,11 +2,17 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
+import threading
+import zipfile
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +22,7 @@ from retraining.graphs.nodes import constant, nodes_by_name, read_notes
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import Runner
 from retraining.graphs.safety import describe_unsafe
+from retraining.networks import keras as keras_networks
 from retraining.networks.keras import (
     CAFFE,
     INSIDE,
@@ -30,6 +37,7 @@ from retraining.networks.keras import (
 from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError, ModelFiles
 from retraining.networks.registry import NetworkError, find, obtain
+from retraining.networks.saved_models import load_keras
 from retraining.training.head import Head
 from retraining.training.tuning_graph import (
     Batch,
@@ -257,6 +265,105 @@ def test_weights_of_imagenet_come_from_kerass_cache(whole, pixels, tmp_path, mon
     same = frozen("keras:MobileNet_0.25_128", tmp_path / "models", weights=str(file))
     large = np.repeat(np.repeat(pixels, 4, 1), 4, 2)
     np.testing.assert_array_equal(vectors(base, large), vectors(same, large))
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """Serves tmp_path/www to fetch Keras's files from; the cache of Keras is in tmp_path/home."""
+    (tmp_path / "www").mkdir()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("wrong", ["portal", "cut"])
+@pytest.mark.parametrize("kind", ["weights", "labels"])
+def test_a_wrong_file_for_kerass_cache_does_not_stay(web, whole, tmp_path, wrong, kind):
+    index = {str(number): [f"n{number}", f"class_{number}"] for number in range(1000)}
+    sound = (whole.folder / "bare.weights.h5").read_bytes()
+    sound = sound if kind == "weights" else json.dumps(index).encode()
+    check = (
+        keras_networks.check_model_file if kind == "weights" else keras_networks._read_class_index
+    )
+    bad = b"<html>Please log in</html>" if wrong == "portal" else sound[: len(sound) // 2]
+    files = ModelFiles(tmp_path / "models")
+    cached = [f"{kind}.h5", f"{web}/file", files, check]
+    (tmp_path / "www" / "file").write_bytes(bad)
+    with pytest.raises(ChoiceError, match=r"cannot be fetched .* damaged"):
+        keras_networks.cached_file(*cached)
+    assert list((tmp_path / "home" / "models").iterdir()) == []
+    (tmp_path / "home" / "models" / f"{kind}.h5").write_bytes(bad)
+    with pytest.raises(ChoiceError, match="damaged"):
+        keras_networks.cached_file(*cached[:2], replace(files, offline=True), check)
+    (tmp_path / "www" / "file").write_bytes(sound)
+    assert keras_networks.cached_file(*cached).read_bytes() == sound
+    names = sorted(path.name for path in (tmp_path / "home" / "models").iterdir())
+    assert names == [f"{kind}.h5", f"{kind}.h5.refused"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices")
+@pytest.mark.parametrize("name", [SMALL, "vgg16"])
+def test_weights_that_have_no_end_are_one_line(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.h5")
+    with open(tmp_path / "sparse.h5", "wb") as file:
+        file.truncate(6 << 30)
+    said = {"pipe.h5": "a pipe, a socket or a device", "sparse.h5": "it has 6442450944 bytes"}
+    said |= {"/dev/zero": "a pipe, a socket or a device"}
+    for weights, reason in said.items():
+        with pytest.raises(NetworkError, match=f"cannot read the weights .*: .*{reason}") as error:
+            obtain(find(name, Choice(str(tmp_path / weights))), tmp_path / "models")
+        assert "\n" not in str(error.value)
+
+
+def bombs(folder):
+    """{reason: file of weights that claims more than it holds, or leads elsewhere}."""
+    made = {}
+    for number, (reason, make) in enumerate(BOMBS.items()):
+        made[reason] = folder / f"{number}.h5"
+        with h5py.File(made[reason], "w") as file:
+            make(file)
+    for name in ("config.json", "model.weights.h5", "metadata.json"):
+        made[name] = folder / f"{name}.keras"
+        with zipfile.ZipFile(made[name], "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr(name, b" " * (100 << 20))
+    return made
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource("other.h5", "w", (4,))
+    file.create_virtual_dataset("w", layout)
+
+
+BOMBS = {
+    "unpack": lambda file: file.create_dataset("w", (1 << 30,), "f4", chunks=True),
+    "is a link": lambda file: file.update(w=h5py.ExternalLink("pipe.h5", "/w")),
+    "'w' is a link": lambda file: file.update(w=h5py.SoftLink("/lost")),
+    "lies in other files": lambda file: file.create_dataset("w", (4,), "f4", external="/dev/zero"),
+    "'w' lies in other files": virtual,
+}
+
+
+def test_files_of_weights_that_unpack_to_more_than_they_hold_are_refused(keras, tmp_path):
+    for reason, path in bombs(tmp_path).items():
+        with pytest.raises(ChoiceError) as error:
+            keras_networks.check_model_file(path)
+        said = "unpack to" if path.suffix == ".keras" else reason
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+        with pytest.raises(ChoiceError, match=r"unpack|link|other files"):
+            keras_networks.load_weights(keras.Sequential([keras.Input((2,))]), str(path))
+
+
+def test_a_description_of_blanks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_networks, "MOST_CONFIG", 1000)
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", b"{}" + b" " * 2000)
+    with pytest.raises(ChoiceError, match=r"its config\.json has 2002 bytes"):
+        load_keras(tmp_path / "m.keras", Choice())
 
 
 def test_another_keras_is_one_line_and_files_of_weights_go_on(keras, whole, tmp_path, monkeypatch):

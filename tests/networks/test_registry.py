@@ -146,6 +146,33 @@ def test_no_network_says_which_file_to_put_where(tmp_path):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("place", ["served", "here"])
+@pytest.mark.parametrize("wrong", ["portal", "cut", "bad CRC", "another"])
+def test_a_wrong_archive_does_not_stay(server, tmp_path, graph_bytes, wrong, place):
+    served, models = tmp_path / "www" / "a.zip", tmp_path / "models"
+    write_zip(served, {"graph.pb": graph_bytes})
+    sound = served.read_bytes()
+    bad = {
+        "portal": b"<html>Please log in</html>",
+        "cut": sound[: len(sound) // 2],
+        "bad CRC": sound.replace(graph_bytes[:20], bytes(20)),
+        "another": sound.replace(b"graph.pb", b"other.pb"),
+    }[wrong]
+    assert bad != sound
+    if place == "here":
+        models.mkdir()
+        (models / "a.zip").write_bytes(bad)
+    else:
+        served.write_bytes(bad)
+        with pytest.raises(NetworkError, match="cannot be fetched"):
+            obtain(network_at(server, "a.zip"), models)
+        assert [p.name for p in models.rglob("*")] == []
+        served.write_bytes(sound)
+    assert obtain(network_at(server, "a.zip"), models).read_bytes() == graph_bytes
+    aside = ["a.zip.refused"] if place == "here" else []
+    assert sorted(p.name for p in models.rglob("*")) == [*aside, "folder", "graph.pb"]
+
+
 def test_offline_asks_nobody(server, tmp_path, graph_bytes):
     write_zip(tmp_path / "www" / "a.zip", {"graph.pb": graph_bytes})
     with pytest.raises(NetworkError, match=r"`NetworkSettings.offline` forbids"):

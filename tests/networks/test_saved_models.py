@@ -180,4 +180,4 @@ def test_keras_files_with_an_odd_description_are_one_line(tmp_path):
         archive.writestr("config.json", "[" * 200_000 + "]" * 200_000)
     for path in (odd, deep):
         with pytest.raises(ChoiceError, match="is damaged or no Keras model"):
-            load_keras(str(path), Choice())
+            load_keras(path, Choice())

@@ -1,6 +1,8 @@
 """Fetching, verifying and unpacking. The only network is a server of our own on 127.0.0.1."""
 
+import contextlib
 import errno
+import gc
 import gzip
 import hashlib
 import io
@@ -451,8 +453,199 @@ def test_disk_full(server, target, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DownloadError, match=r"net\.zip: No space left on device$"):
-        fetch(server.remote(), target)
+        fetch(server.remote(sha256=SHA256), target)
     assert names(target.parent) == ["net.zip.part"]  # to go on from, when there is room again
+
+
+# ----------------------------------------------------------------- fetching: the wrong file
+
+PORTAL = b"<html>Please log in</html>"
+
+
+def good(path):
+    """A check that takes BODY only."""
+    if path.read_bytes() != BODY:
+        raise RetrainingError(f"{path} is another file")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        whole(PORTAL, Content_Type="text/html"),
+        whole(BODY[:5000], Content_Length=None),  # cut, and nothing tells
+        whole(BODY[:5000]),
+        whole(b""),
+        whole(OTHER, ETag='"one"'),
+    ],
+)
+def test_a_wrong_download_is_removed_and_the_next_call_tries_again(server, target, wrong):
+    server.replies = [wrong, whole()]
+    with pytest.raises(DownloadError, match="is another file") as error:
+        fetch(server.remote(), target, check=good)
+    assert_one_line(error)
+    assert names(target.parent) == []
+    assert fetch(server.remote(), target, check=good).read_bytes() == BODY
+    assert names(target.parent) == ["net.zip"]
+
+
+def test_the_second_address_serves_where_the_first_has_a_portal(server, target):
+    server.replies = [whole(PORTAL), whole()]
+    remote = Remote((f"{server.url}/a", f"{server.url}/b"))
+    assert fetch(remote, target, check=good).read_bytes() == BODY
+
+
+def test_a_wrong_file_that_is_there_is_moved_aside_with_a_line(server, target, capsys):
+    target.parent.mkdir()
+    target.write_bytes(PORTAL)
+    shown = ConsoleObserver(quiet=False)
+    assert fetch(server.remote(), target, shown, good).read_bytes() == BODY
+    assert target.with_name("net.zip.refused").read_bytes() == PORTAL
+    said = capsys.readouterr().err.splitlines()[0]
+    assert said == f"{target} is another file; moved to {target}.refused, fetching it again"
+    assert fetch(server.remote(), target, shown, good) == target
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", [None, 10 * len(BODY)])
+def test_a_body_without_end_is_cut_and_removed(server, target, monkeypatch, length):
+    def endless(handler):
+        handler.send(200, b"", Content_Length=length)
+        with contextlib.suppress(OSError):
+            while not handler.server.stop.is_set():
+                handler.wfile.write(bytes(CHUNK))
+
+    monkeypatch.setattr(download, "MAX_BYTES", len(BODY))
+    server.replies = [endless]
+    with pytest.raises(DownloadError, match="more than 0 MiB, so it is another file"):
+        fetch(server.remote(), target)
+    assert names(target.parent) == []
+
+
+def dripping(prefix):
+    """A reply that sends `prefix`, then a byte every few milliseconds for ever."""
+
+    def reply(handler):
+        with contextlib.suppress(OSError):
+            handler.wfile.write(prefix)
+            while not handler.server.stop.wait(0.02):
+                handler.wfile.write(b"a")
+
+    return reply
+
+
+DRIPS = {
+    "status": b"",
+    "header": b"HTTP/1.1 200 OK\r\nX-Long: ",
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 10240\r\n\r\n",
+    "body without length": b"HTTP/1.1 200 OK\r\n\r\n",
+    "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n",
+}
+
+
+@pytest.mark.parametrize("limit", ["SLOW_SECONDS", "MOST_SECONDS"])
+@pytest.mark.parametrize("where", DRIPS)
+def test_a_server_that_drips_is_given_up(server, target, monkeypatch, where, limit):
+    monkeypatch.setattr(download, limit, 0.2)
+    monkeypatch.setattr(download, "POLL", 0.05)
+    server.replies = [dripping(DRIPS[where])]
+    said = {"SLOW_SECONDS": "less than 60 kB came within", "MOST_SECONDS": "not complete after"}
+    with pytest.raises(DownloadError, match=said[limit]) as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+    assert names(target.parent) == []
+
+
+def test_a_transfer_that_was_given_up_writes_nothing_more(server, target):
+    target.parent.mkdir()
+    part = download._Part(target, server.remote())
+    transfer = download._Transfer(f"{server.url}/net.zip", part, Silent())
+    transfer.stop()
+    with pytest.raises(DownloadError, match="given up"):
+        transfer.run()
+    assert names(target.parent) == []
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[::1",
+        "http://[v1.x/",
+        "http://h:99999/",
+        "http://h:port/",
+        "http://" + "a" * 70 + ".com/",
+        "http://" + "a." * 200,
+        "http://./",
+        "http:///nothing",
+        "http://a b/",
+        "http://\u00e9\u00ff\x80/",
+        "//[",
+        "ftp://127.0.0.1/net.zip",
+        "file:///etc/passwd",
+        "javascript:0",
+        "http://*.example.org/",
+        "http://%zz/",
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # requests leaves a socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_invalid_redirect_is_one_line(server, target, location):
+    server.replies = [status(302, Location=location)]
+    with pytest.raises(DownloadError) as error:
+        fetch(server.remote(), target)
+    assert_one_line(error)
+    assert names(target.parent) == []
+    del error
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content_Length": "9" * 5000},
+        {"Content_Length": "-5"},
+        {"Content_Length": "\u00b2"},
+        {"Content_Length": None, "Transfer_Encoding": "chunked"},
+        {"ETag": '"' + "x" * 5000 + '"', "Content_Length": len(BODY) + 5},
+    ],
+)
+def test_invalid_headers_are_one_line(server, target, headers):
+    server.replies = [whole(**headers)]
+    with contextlib.suppress(DownloadError):
+        fetch(server.remote(sha256=SHA256), target)
+    assert set(names(target.parent)) <= {"net.zip", "net.zip.part"}
+
+
+USELESS = {
+    "without mark": lambda part: part.write_bytes(b"some"),
+    "empty": lambda part: part.touch(),
+    "link": lambda part: part.symlink_to(part.with_name("mine")),
+    "pipe": os.mkfifo if hasattr(os, "mkfifo") else None,
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
+@pytest.mark.parametrize("kind", USELESS)
+def test_a_part_that_cannot_be_used_is_removed(server, target, kind):
+    target.parent.mkdir()
+    mine, part = target.with_name("mine"), target.with_name("net.zip.part")
+    mine.write_bytes(b"some")
+    USELESS[kind](part)
+    server.replies = [status(404)]
+    with pytest.raises(DownloadError, match="404"):
+        fetch(server.remote(), target)
+    assert names(target.parent) == ["mine"]
+    server.replies = [whole()]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert mine.read_bytes() == b"some"
+
+
+@pytest.mark.parametrize("mark", ["two\nlines", "x" * 5000, "\0"])
+def test_a_mark_that_no_header_can_hold_is_none(server, target, mark):
+    target.parent.mkdir()
+    target.with_name("net.zip.part").write_bytes(BODY[:5000])
+    target.with_name("net.zip.part.mark").write_text(mark)
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert server.asked("Range") == [None]
 
 
 # --------------------------------------------------------------------- fetching: no way there
