@@ -40,7 +40,8 @@ def make_writer(
 
     `kind` is `text`, `text with names`, `tsv`, `csv`, SAFE_CSV or `jsonl`; `columns` chooses and
     orders the columns of all but the first two. An image that cannot be read has a row only if
-    `error` is a column. If `header` is True, or None and the format is CSV, this function prints a header at once.
+    `error` is a column. If `header` is True, or None and the format is CSV, this function prints a
+    header at once.
     """
     if kind in TEXTS:
         return TEXTS[kind]
