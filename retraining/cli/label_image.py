@@ -242,6 +242,10 @@ def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--columns and --header are for tsv, csv and jsonl, not for text")
     if options.format == "jsonl" and options.header is not None:
         parser.error("--header is for tsv and csv; in jsonl each row names its columns")
+    if options.csv_safe:
+        if options.format != "csv":
+            parser.error("--csv_safe is for --format csv")
+        options.format = rows.SAFE_CSV
     if options.format == "text" and not one:
         options.format = "text with names"
 
@@ -354,6 +358,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"columns of tsv, csv and jsonl, of {', '.join(rows.COLUMNS)}; with error, an image "
         f"that cannot be read has a row, too",
+    )
+    add(
+        "--csv_safe",
+        action="store_true",
+        help="begin names in csv with an apostrophe where a spreadsheet would take them for a "
+        "formula, as they begin with =, +, - or @",
     )
     add("--header", action="store_true", default=None, help="begin tsv or csv with column names")
     add("--no_header", dest="header", action="store_false", default=None, help="begin without them")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from retraining.cli.console import USAGE, fitted
+from retraining.system.text import message_line
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 ALLOW_UNSAFE_OPS = (  # the help of that flag
@@ -62,7 +63,8 @@ class Parser(argparse.ArgumentParser):
         return options, rest
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, fitted(f"{self.prog}: {message} (see {self.prog} --help)") + "\n")
+        line = f"{self.prog}: {message_line(message)} (see {self.prog} --help)"
+        self.exit(USAGE, fitted(line) + "\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

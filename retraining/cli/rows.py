@@ -10,11 +10,15 @@ from retraining.bottlenecks.extract import Answer
 from retraining.cli.console import print_for_programs
 from retraining.cli.wording import in_flags
 from retraining.photos.reader import ImageError
-from retraining.system.text import as_text, escaped, is_label
+from retraining.system.text import UNFIT, as_text, escaped, is_label
 
 COLUMNS = ("path", "rank", "label", "score", "error")
 # The default columns of each format; in JSON, a column without a value has no key.
 USUAL_COLUMNS = {"tsv": ("path", "label", "score"), "csv": COLUMNS[:-1], "jsonl": COLUMNS}
+
+SAFE = ", safe"
+SAFE_CSV = f"csv{SAFE}"  # CSV whose names no spreadsheet takes for formulas
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # begin them (OWASP, CSV Injection)
 
 Row: TypeAlias = Mapping[str, str | float]  # by the names of COLUMNS
 Ranking: TypeAlias = Sequence[tuple[str, float]]  # labels and their scores, the likeliest first
@@ -34,16 +38,17 @@ def make_writer(
 ) -> Write:
     """Returns `write(path, answer, ranking)`, which prints the rows of an image to stdout.
 
-    `kind` is `text`, `text with names`, `tsv`, `csv` or `jsonl`; `columns` chooses and orders the
-    columns of the last three. An image that cannot be read has a row only if `error` is a column.
-    If `header` is True, or None and the format is CSV, this function prints a header at once.
+    `kind` is `text`, `text with names`, `tsv`, `csv`, SAFE_CSV or `jsonl`; `columns` chooses and
+    orders the columns of all but the first two. An image that cannot be read has a row only if
+    `error` is a column. If `header` is True, or None and the format is CSV, this function prints a
+    header at once.
     """
     if kind in TEXTS:
         return TEXTS[kind]
     print_for_programs()
-    names = columns or USUAL_COLUMNS[kind]
+    names = columns or USUAL_COLUMNS[kind.removesuffix(SAFE)]
     write_row = PRINTERS[kind]
-    if header or (header is None and kind == "csv"):
+    if header or (header is None and kind.startswith("csv")):
         write_row({name: name for name in names}, names)
 
     def write(path: str, answer: Answer, ranking: Ranking) -> None:
@@ -57,7 +62,7 @@ def make_writer(
 def write_text(path: str, _: Answer, ranking: Ranking) -> None:
     """Prints the lines of the classic."""
     for label, score in ranking:
-        print(f"{label} (score={score:.5f})")
+        print(f"{escaped(label)} (score={score:.5f})")
 
 
 def write_named_text(path: str, _: Answer, ranking: Ranking) -> None:
@@ -73,8 +78,23 @@ def print_tsv(row: Row, columns: Iterable[str]) -> None:
 
 
 def print_csv(row: Row, columns: Iterable[str]) -> None:
-    """Prints RFC 4180: CRLF after each row; quotes fields with commas, quotes or line ends."""
-    csv.writer(sys.stdout, lineterminator="\r\n").writerow(_fields(row, columns))
+    """Prints RFC 4180: CRLF after each row; quotes fields with commas, quotes or line ends.
+
+    Names are exact, but `escaped` on a terminal.
+    """
+    fields = _fields(row, columns)
+    if sys.stdout.isatty():
+        fields = list(map(escaped, fields))
+    csv.writer(sys.stdout, lineterminator="\r\n").writerow(fields)
+
+
+def print_safe_csv(row: Row, columns: Iterable[str]) -> None:
+    """Prints as `print_csv`, with an apostrophe before what a spreadsheet takes for a formula."""
+    guarded = {
+        name: f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+        for name, value in row.items()
+    }
+    print_csv(guarded, columns)
 
 
 def print_jsonl(row: Row, columns: Iterable[str]) -> None:
@@ -95,15 +115,17 @@ def _fields(row: Row, columns: Iterable[str]) -> list[str]:
 def to_json(value: Any) -> str:
     """Returns JSON on one line that can be written in UTF-8.
 
-    It is all ASCII if a name holds bytes that are not UTF-8, or line separators of Unicode.
+    It is all ASCII if a name holds bytes that are not UTF-8, or characters that can rewrite a
+    terminal; see `text.UNFIT`.
     """
     text = as_text(json.dumps(value, ensure_ascii=False))
-    return text if is_label(text) else json.dumps(value)
+    return text if is_label(text) and not UNFIT.search(text) else json.dumps(value)
 
 
 TEXTS: dict[str, Write] = {"text": write_text, "text with names": write_named_text}
 PRINTERS: dict[str, Callable[[Row, Iterable[str]], None]] = {
     "tsv": print_tsv,
     "csv": print_csv,
+    SAFE_CSV: print_safe_csv,
     "jsonl": print_jsonl,
 }

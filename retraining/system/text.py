@@ -7,9 +7,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-# What cannot stand in a field: the separators, and surrogates that no byte of a file's name gives.
-UNFIT = re.compile("[\t\n\r\ud800-\udc7f\udd00-\udfff]")
-ESCAPED = re.compile(r"\\(?:([\\tnr])|u(d[89a-f][0-9a-f]{2}))")
+# What cannot stand in a field: separators; control characters and what turns the direction of text
+# (UAX 9), with which a name can rewrite a terminal; surrogates that no byte of a file's name gives.
+UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
+ESCAPED = re.compile(r"\\(?:([\\tnr])|u(00[0189][0-9a-f]|007f|20[26][0-9a-f]|d[89a-f][0-9a-f]{2}))")
 # Categories of Unicode: control characters, line and paragraph separators, lone surrogates.
 NO_TEXT = frozenset({"Cc", "Zl", "Zp", "Cs"})
 
@@ -17,10 +18,10 @@ NO_TEXT = frozenset({"Cc", "Zl", "Zp", "Cs"})
 def escaped(text: str) -> str:
     """Returns the text as a field of a line, such as one of tab-separated ones.
 
-    Tabs and line ends are written as \\t, \\n and \\r, lone surrogates as \\ud800 (but not those of
-    undecodable bytes, PEP 383), and backslashes are doubled. A text that holds none of these, and
-    nothing that looks like an escape, stays as it is. So no two texts give the same field, and
-    `unescaped` restores each.
+    Tabs and line ends are written as \\t, \\n and \\r, others of UNFIT as \\u001b (but not the
+    surrogates of undecodable bytes, PEP 383), and backslashes are doubled. A text that holds
+    none of these, and nothing that looks like an escape, stays as it is. So no two texts give the
+    same field, and `unescaped` restores each.
     """
     if not UNFIT.search(text) and not ESCAPED.search(text):
         return text

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 
 import pytest
 
@@ -26,7 +27,7 @@ def written(capfdbinary, kind, *columns, header=None):
 @pytest.mark.parametrize(
     ("kind", "columns", "header", "expected"),
     [
-        ("text", (), None, b'red, dark (score=0.70049)\n"b"\nlue (score=0.20000)\n'),
+        ("text", (), None, b'red, dark (score=0.70049)\n"b"\\nlue (score=0.20000)\n'),
         (
             "tsv",
             (),
@@ -65,6 +66,29 @@ def written(capfdbinary, kind, *columns, header=None):
 )
 def test_the_bytes_of_each_format(capfdbinary, kind, columns, header, expected):
     assert written(capfdbinary, kind, *columns, header=header) == expected
+
+
+HOSTILE = "=\x1b]0;x\a\u202ea.jpg"
+
+
+@pytest.mark.parametrize("kind", ["text with names", "tsv", "csv", "jsonl"])
+def test_no_name_reaches_a_terminal_as_it_is(capsys, monkeypatch, kind):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    make_writer(kind)(HOSTILE, None, [("\x9bred\b", 0.5)])
+    printed = capsys.readouterr().out
+    assert not {"\x1b", "\a", "\u202e", "\x9b", "\b"}.intersection(printed)
+    assert "\\u001b]0;x" in printed
+    assert "\\u009bred\\" in printed
+
+
+def test_csv_for_programs_is_exact_and_for_spreadsheets_guarded(capfdbinary):
+    for kind in ("csv", "csv, safe"):
+        make_writer(kind, ("path", "label", "score"))("=1+1", None, [("-x", 0.5), ("red", 0.25)])
+        print(end="", flush=True)
+    assert capfdbinary.readouterr().out == (
+        b"path,label,score\r\n=1+1,-x,0.50000\r\n=1+1,red,0.25000\r\n"
+        b"path,label,score\r\n'=1+1,'-x,0.50000\r\n'=1+1,red,0.25000\r\n"
+    )
 
 
 def test_csv_and_json_give_names_back(capfdbinary):

@@ -38,7 +38,14 @@ def test_what_is_counted_is_one_or_many(count, words, expected):
         ("a\ud800", "a\\ud800"),
         ("a\\ud800", "a\\\\ud800"),
         ("a\\u0041", "a\\u0041"),
-        ("a\udcff\u2028\x85", "a\udcff\u2028\x85"),
+        ("a\udcff\u2028\x85", "a\udcff\\u2028\\u0085"),
+        ("\x1b]0;title\a", "\\u001b]0;title\\u0007"),
+        ("a\u202egpj.exe", "a\\u202egpj.exe"),
+        ("\\u202e", "\\\\u202e"),
+        (
+            "\u0915\u094d\u200d\u0937 \u05d0\u200f\u00a0\u2060",
+            "\u0915\u094d\u200d\u0937 \u05d0\u200f\u00a0\u2060",
+        ),
     ],
 )
 def test_a_field_of_a_table(name, field):
@@ -47,7 +54,7 @@ def test_a_field_of_a_table(name, field):
 
 
 def test_no_two_names_give_the_same_field():
-    marks = ["\\", "\t", "\n", "\r", "t", "n", "ud800", "\ud800", "é"]
+    marks = ["\\", "\t", "\n", "\r", "t", "n", "ud800", "\ud800", "é", "\x1b", "u001b"]
     names = {"".join(parts) for size in range(5) for parts in itertools.product(marks, repeat=size)}
     fields = {name: escaped(name) for name in names}
     assert len(set(fields.values())) == len(names) > 5000
@@ -55,7 +62,7 @@ def test_no_two_names_give_the_same_field():
     assert all(unescaped(field) == name for name, field in fields.items())
 
 
-@given(st.text(st.characters() | st.sampled_from("\\\t\n\r\ud800\udcfftnrud8")))
+@given(st.text(st.characters() | st.sampled_from("\\\t\n\r\ud800\udcfftnrud8\x1b01b\u202e2e")))
 def test_every_field_is_given_back(name):
     assert unescaped(escaped(name)) == name
 
