@@ -20,8 +20,7 @@ def why_no_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer
     """
     if len(targets) < FEWEST_PHOTOS:
         return (
-            f"a temperature is fitted on {FEWEST_PHOTOS} validation photos or more, not on "
-            f"{len(targets)}; raise `SplitOptions.validation`"
+            f"a temperature needs {FEWEST_PHOTOS} validation photos, and there are {len(targets)}"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
         return "the logits do not allow it"

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from retraining.photos.class_folders import some_names
 from retraining.photos.registry import canonical
 from retraining.photos.source import DatasetError, Photo, PhotoSource
 from retraining.system.lines import TextError, read_lines
-from retraining.system.text import as_path, unescaped
+from retraining.system.text import as_path, counted, some, unescaped
 
 MOST_BYTES = 1 << 28  # 256 MiB: some millions of paths
 TABLE_START = "path\t"  # the headers of label_audit.tsv and bad_images.tsv begin so
@@ -54,7 +53,8 @@ def without(
             raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
     lost = [line for line, name in matches.items() if not name]
     warnings = [
-        f"{len(lost)} of the excluded are no photos in {source.location}: {some_names(lost)}"
+        f"{counted(len(lost), 'excluded path is', 'excluded paths are')} no photo in "
+        f"{source.location}: {some(lost)}"
     ]
     return left, len(gone), warnings if lost else []
 

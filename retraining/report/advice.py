@@ -9,7 +9,7 @@ from retraining.evaluation.cross_validation import of_a_hundred
 from retraining.evaluation.label_audit import ELSEWHERE, LABEL
 from retraining.metrics.classification import BINS, Z, chance_of_at_least, chance_of_at_most
 from retraining.photos.source import dataset_name
-from retraining.photos.split import SPLITS
+from retraining.photos.split import SPLITS, TRAINING
 from retraining.report.record import Record, evaluations, leading
 from retraining.system.text import counted, some
 
@@ -199,16 +199,36 @@ def _on_confusion(record: Record) -> Advice | None:
 
 
 def _on_few(record: Record) -> Advice | None:
-    few = [row for row in record["photos"] if row["training"] < FEW_TRAINING]
+    few = [row for row in record["photos"] if learnt(record, row) < FEW_TRAINING]
     if not few:
         return None
-    least = min(few, key=lambda row: row["training"])
+    least = fewest(record)
     label = isolated(least["label"])
     others = f" and {counted(len(few) - 1, 'other class', 'other classes')}" if few[1:] else ""
     return (
         f"Add photos of {label}{others}",
-        f"The model learnt {label} from only {photos(least['training'])}.",
+        f"The model learnt {label} from only {photos(learnt(record, least))}.",
     )
+
+
+def fewest(record: Record) -> Mapping[str, Any]:
+    """Returns the row of `photos` of the class that the model learnt from the fewest photos."""
+    row: Mapping[str, Any] = min(record["photos"], key=lambda row: learnt(record, row))
+    return row
+
+
+def untested(validated: Mapping[str, Any]) -> str:
+    """Returns a sentence on the classes that a cross-validation could not predict; '' if none."""
+    alone = [isolated(row["label"]) for row in validated["classes"] if not row["photos"]]
+    if not alone:
+        return ""
+    return f"Not among them: {some(alone)}. All photos of such a class show one subject. "
+
+
+def learnt(record: Record, row: Mapping[str, Any]) -> int:
+    """Returns how many photos of a class the model in the file learnt from."""
+    parts = SPLITS if record["final_fit"] == "all" else (TRAINING,)
+    return sum(row[part] for part in parts)
 
 
 def _on_sizes(record: Record) -> Advice | None:

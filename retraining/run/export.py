@@ -180,9 +180,13 @@ def describe_test(result: verify.HeldOutResult, final_fit: str) -> str:
 
 def describe_calibration(result: verify.HeldOutResult, temperature: float) -> str:
     """Returns one line on the calibration error of the test photos."""
+    before = calibration_error(result.probabilities, result.targets)
     scores = apply_temperature(result.probabilities, temperature)
-    error = calibration_error(scores, result.targets)
-    return f"calibration error on the test photos, with the temperature: {error:.3f}"
+    after = calibration_error(scores, result.targets)
+    return (
+        f"calibration error on the test photos: {before:.3f} without the temperature, "
+        f"{after:.3f} with it"
+    )
 
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:

@@ -163,7 +163,11 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
     log.info(
         f"a score for unknown images fitted on {count} validation photos"
         if unknown
-        else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos; see "
-        "`SplitOptions.validation`"
+        else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos"
     )
+    if count < FEWEST_PHOTOS:
+        log.info(
+            "for both, put more photos in the validation split, or raise "
+            "`SplitOptions.validation` if the photos have no splits of their own"
+        )
     return Trusted(temperature, unknown)

@@ -146,7 +146,7 @@ def read_photos(
     for warning in dataset.warnings:
         run.notes.add_warning(warning)
     run.notes.excluded_photos = dataset.excluded
-    if photos.excluded_by:
+    if dataset.excluded:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
             f"{photos.excluded_by}; where what is excluded is hard, not wrong, the test accuracy "

@@ -27,7 +27,7 @@ def test_listed_photos_are_left_out_however_they_are_spelled(tmp_path, monkeypat
         left = sorted(os.path.basename(e.path) for e in dataset.examples if e.label == "b")
         assert left == [f"{n:03d}.jpg" for n in range(5, 25)]
         assert dataset.excluded == 5
-        assert dataset.warnings == [f"1 of the excluded are no photos in {folder}: no.jpg"]
+        assert dataset.warnings == [f"1 excluded path is no photo in {folder}: b/no.jpg"]
 
 
 def test_a_class_that_becomes_small_is_warned_of_and_an_empty_one_refused(tmp_path):
