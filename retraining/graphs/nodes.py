@@ -67,8 +67,15 @@ def shape_of(node: NodeDef) -> tuple[int, ...]:
 
 
 def dtype_of(node: NodeDef) -> Any:
-    """Returns the tf.DType of a Const node's value."""
-    return import_tensorflow().dtypes.as_dtype(node.attr["dtype"].type)
+    """Returns the tf.DType of a Const node's value; raises GraphError if there is no such type."""
+    return _known_type(node, node.attr["dtype"].type)
+
+
+def _known_type(node: NodeDef, number: int) -> Any:
+    try:
+        return import_tensorflow().dtypes.as_dtype(number)
+    except TypeError as error:
+        raise GraphError(f"the node {node.name!r} has a type {number} that is none") from error
 
 
 def attribute(node: NodeDef, key: str) -> Any:
@@ -77,9 +84,13 @@ def attribute(node: NodeDef, key: str) -> Any:
 
 
 def type_of(node: NodeDef, key: str = "dtype") -> str | None:
-    """Returns the name of the type in an attribute, such as `uint8`; None if there is none."""
+    """Returns the name of the type in an attribute, such as `uint8`; None if there is none.
+
+    Raises:
+        GraphError: TensorFlow knows no such type.
+    """
     kind = attribute(node, key).type
-    return str(import_tensorflow().dtypes.as_dtype(kind).name) if kind else None
+    return str(_known_type(node, kind).name) if kind else None
 
 
 def sizes_of(node: NodeDef) -> list[int] | None:

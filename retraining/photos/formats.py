@@ -187,7 +187,10 @@ def _check_jpeg_2000(content: bytes, most: int) -> None:
 def _check_codestream(content: bytes, start: int, most: int) -> None:
     """Checks the headers of the image and of its tiles (ITU T.800, annex A)."""
     at, count, pixels, next_tile = start + 2, 0, 0, 0
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != END_OF_CODESTREAM:
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (
+        b"",
+        END_OF_CODESTREAM,
+    ):
         count += 1
         check_pieces(count, len(content))
         marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
