@@ -24,6 +24,7 @@ from retraining.photos.split import (
 )
 from retraining.system.text import counted, some
 
+MOST_LINES = 5  # on classes of few images
 FEW_IMAGES = 20  # a class with fewer gets a warning, as in the classic
 
 
@@ -90,7 +91,8 @@ def load_dataset(
     bad, warnings = content.bad, content.warnings + unmatched
     keys = _read_keys(photos, key_of or _hash_photo, bad)
     for label, of_class in photos.items():
-        _check_class(label, content.folders.get(label, ()), of_class, bad, warnings)
+        _check_class(label, content.folders.get(label, ()), of_class, bad)
+    warnings += _describe_few({label: len(of_class) for label, of_class in photos.items()})
     assigned = _assign_splits(photos, keys, options, source.location)
     examples = [
         Example(photo.name, label, assigned.splits[photo.name], keys[photo.name])
@@ -242,18 +244,27 @@ def _check_class(
     folders: Sequence[str],
     photos: Sequence[Photo],
     bad: Sequence[BadImage],
-    warnings: list[str],
 ) -> None:
     if not photos:
         why = next((f" ({i.path} {i.reason})" for i in bad if i.label == label), "")
         where = f"folder {' or '.join(folders)}" if folders else label
         remedy = "add some or remove the folder" if folders else "add some or leave it out"
         raise DatasetError(f"the class {where} holds no images{why}; {remedy}")
-    if len(photos) < FEW_IMAGES:
-        warnings.append(
-            f"{label} has only {counted(len(photos), 'image')}; {FEW_IMAGES} or "
-            f"more give a better model"
-        )
+
+
+def _describe_few(counts: Mapping[str, int]) -> list[str]:
+    """Returns a line for each class of few images, or one on all of them if they are many."""
+    few = {label: count for label, count in counts.items() if count < FEW_IMAGES}
+    if len(few) > MOST_LINES:
+        named = some([f"{label} ({count})" for label, count in few.items()])
+        return [
+            f"{len(few)} classes have fewer than {FEW_IMAGES} images: {named}; more of each give a "
+            f"better model"
+        ]
+    return [
+        f"{label} has only {counted(count, 'image')}; {FEW_IMAGES} or more give a better model"
+        for label, count in few.items()
+    ]
 
 
 def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:

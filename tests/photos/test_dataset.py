@@ -74,6 +74,16 @@ def test_a_small_class_is_warned_of(tmp_path):
     ]
 
 
+def test_many_small_classes_are_warned_of_in_one_line(tmp_path):
+    fill(tmp_path, {f"c{n}": 3 for n in range(6)})
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.warnings[0] == (
+        "6 classes have fewer than 20 images: c0 (3), c1 (3), c2 (3), ...; more of each give a "
+        "better model"
+    )
+    assert not any("has only" in line for line in dataset.warnings)
+
+
 def counts(dataset):
     return dict(sorted(Counter((e.label, e.split) for e in dataset.examples).items()))
 
