@@ -327,7 +327,10 @@ def _deep_converter(image: "Picture") -> Callable[["Picture"], NDArray[np.uint8]
 def _finite(strip: "Picture") -> NDArray[Any]:
     """Returns the numbers of greyscale; NaN becomes 0."""
     values = np.asarray(strip)
-    return np.nan_to_num(values.astype(np.float64)) if strip.mode == "F" else values
+    if strip.mode != "F":
+        return values
+    with np.errstate(invalid="ignore"):  # the cast of a signalling NaN is no error here
+        return np.nan_to_num(values.astype(np.float64))
 
 
 def _orientation(image: "Picture") -> int:
