@@ -158,7 +158,11 @@ def test_the_graphs_own_labels_count_more_than_a_file_beside_it(
     [
         ("x\ny\nz\n", None),  # other names, such as those of another language
         ("Blue\nGREEN\nRed\n", None),
-        ("blue\nblue\nred\n", None),  # two classes of one name
+        ("blue\nblue\nred\n", "line 2 of the labels file {path} repeats 'blue' of line 1"),
+        ("x\n\nz\n", "line 2 of the labels file {path} is empty"),
+        ("x\ny\x1b[31m\nz\n", r"line 2 of the labels file {path} ('y\x1b[31m') has characters"),
+        ("x\ny\u2028\nz\n", r"line 2 of the labels file {path} ('y\u2028') has characters"),
+        ("x\r\ny\r\nz\r\n\x1a", None),  # as DOS ends a text
         ("red\nblue\ngreen\n", "'red' is number 1, and number 3 in the graph; drop --labels"),
         ("Red\nGreen\nBlue\n", "'Red' is number 1, and number 3 in the graph; drop --labels"),
         ("x\nred\ny\n", "'red' is number 2, and number 3 in the graph; drop --labels"),
@@ -175,7 +179,7 @@ def test_labels_may_rename_classes_but_not_exchange_them(
     if error:
         assert captured.out == ""
         assert captured.err.count("\n") == 1
-        assert error in captured.err
+        assert error.replace("{path}", str(tmp_path / "mine.txt")) in captured.err
     else:
         assert captured.out.startswith(f"{content.split()[2]} (")
         assert captured.err == ""
