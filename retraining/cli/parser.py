@@ -4,7 +4,6 @@ import argparse
 import difflib
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
@@ -44,8 +43,8 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Does as argparse, but first names a mistyped flag and the most similar flag.
 
-        Expands `~` in the values of flags, since a shell does so in `--flag ~/x`, but not in
-        `--flag=~/x`.
+        Expands `~` at the start of the values of flags, since a shell does so in `--flag ~/x`, but
+        not in `--flag=~/x`.
         """
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
@@ -59,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(options, action.dest, None)
             if action.option_strings and isinstance(value, str):
-                setattr(options, action.dest, expand_homes(value))
+                setattr(options, action.dest, expand_home(value))
         return options, rest
 
     def error(self, message: str) -> NoReturn:
@@ -76,15 +75,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def expand_homes(value: str) -> str:
-    """Returns a value of a flag with home folders in place of `~` and `~user`.
+def expand_home(value: str) -> str:
+    """Returns a value of a flag with a home folder in place of `~` or `~user` at its start.
 
-    They count at the start, and in lists of paths after a comma or `=`, as in `NAME=~/x,OTHER=~/y`.
     A URL stays as it is, and so does a `~user` that is no user of this machine.
     """
-    if "~" not in value or "://" in value:
-        return value
-    return re.sub(r"(?:^|(?<=[,=]))~[^,]*", lambda path: os.path.expanduser(path[0]), value)
+    return value if "://" in value else os.path.expanduser(value)
 
 
 def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:

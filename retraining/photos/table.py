@@ -169,12 +169,15 @@ def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]
     while line is not None:
         if line.strip():
             try:
-                values = json.loads(line)
+                pairs = json.loads(line, object_pairs_hook=tuple)
             except (ValueError, RecursionError) as error:
                 raise LineError(lines.number, "is no JSON object") from error
-            if not isinstance(values, dict):
+            if not isinstance(pairs, tuple):
                 raise LineError(lines.number, "is no JSON object")
-            named = {name.strip().casefold(): value for name, value in values.items()}
+            names = [name.strip().casefold() for name, _ in pairs]
+            if twice := [column for column in COLUMNS if names.count(column) > 1]:
+                raise LineError(lines.number, f"gives {twice[0]!r} twice")
+            named = {name: value for name, (_, value) in zip(names, pairs, strict=True)}
             yield lines.number, {c: _text(lines.number, c, named.get(c)) for c in COLUMNS}
         line = next(lines, None)
 
