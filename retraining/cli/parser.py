@@ -83,11 +83,18 @@ def expand_home(value: str) -> str:
     return value if "://" in value else os.path.expanduser(value)
 
 
+class NoNumberError(argparse.ArgumentTypeError, ValueError):
+    """The value of a flag is no number."""
+
+
 def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
     """A flag type: `convert` (int or float) and within low..high, or an error that says so."""
 
     def parse(text: str) -> Number:
-        value = convert(text)
+        try:
+            value = convert(text)
+        except ValueError as error:
+            raise NoNumberError(f"must be a {parse.__name__}, not {text}") from error
         if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
         if not low <= value <= high:
@@ -101,11 +108,8 @@ def number(convert: type[Number], low: float, high: float = math.inf) -> Callabl
 
 def batch_size(text: str) -> int:
     """Parses a flag: a positive whole number that fits into memory, or -1 for all."""
-    value = int(text)
+    value = number(int, -math.inf)(text)
     if not (value == -1 or 1 <= value <= LARGEST_BATCH):
         limits = f"from 1 to {LARGEST_BATCH}, or -1 for all"
         raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
     return value
-
-
-batch_size.__name__ = "whole number"

@@ -79,6 +79,7 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
             forms = f"file in {folder} is no image", f"files in {folder} are no images"
             scan.warnings.append(f"{counted(len(others), *forms)}: {some_names(others)}")
         if files.folders and not options.recursive:
+            scan.nested.add(name)
             forms = f"folder in {folder} is", f"folders in {folder} are"
             scan.warnings.append(
                 f"{counted(len(files.folders), *forms)} not looked into "
@@ -148,7 +149,10 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
     if len(names) < least:
         wanted = "at least two class folders" if least == 2 else "a class folder"
         has = f"only one ({names[0]})" if names else "none"
-        if _files_of(tree, tree.location, replace(options, recursive=False)).photos:
+        inner = tree.files_below(tree.path_of(names[0]), recursive=False) if names else ()
+        if sum(is_folder for _, is_folder in inner) >= least:
+            has += f"; did you mean `PhotoSettings.image_dir` {tree.path_of(names[0])}?"
+        elif _files_of(tree, tree.location, replace(options, recursive=False)).photos:
             has += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{tree.location} must hold {wanted} with photos and has {has}")
     return names

@@ -111,6 +111,29 @@ def test_no_image_at_all_is_a_failure(finished, tmp_path, capsys):
     assert "no images were found" in capsys.readouterr().err
 
 
+def test_files_of_a_folder_that_are_no_images_are_named(finished, expected, tmp_path, capsys):
+    shutil.copy(next(iter(expected)), tmp_path / "x.jpg")
+    (tmp_path / "deep").mkdir()
+    for name in ("IMG_1.HEIC", "deep/photos.zip"):
+        (tmp_path / name).write_bytes(b"something else")
+    assert run(finished, tmp_path) == 0
+    captured = capsys.readouterr()
+    assert [row[0] for row in tsv(captured.out)] == [f"{tmp_path}/x.jpg"] * 3
+    said = "2 files are no images: IMG_1.HEIC, photos.zip"
+    assert captured.err.partition(": ")[2] == f"{said}\n"
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("text")
+    assert run(finished, tmp_path) == 0
+    assert "11 files are no images: 0.txt, 1.txt, 2.txt, ...\n" in capsys.readouterr().err
+
+
+def test_without_the_usual_graph_its_making_is_advised(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert label_image.main(["x.jpg"]) == 1
+    said = "there is no graph models/retrained_graph.pb; train one with retrain.py, or name it with"
+    assert f": {said} --graph\n" in capsys.readouterr().err
+
+
 def test_jsonl(finished, expected, capsys, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     path = next(iter(expected))

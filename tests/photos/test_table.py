@@ -116,6 +116,7 @@ def test_rows_are_taken_once(folder):
             "line 2 of .* gives 'label' twice",
         ),
         ("t.jsonl", '{"path": {}, "label": "b"}', "line 1 of .* has a path that is no text"),
+        ("t.csv", "path;label;split\na;b;", "line 1 of .* is it separated by semicolons[?] Save"),
         ("t.jsonl", "[1]", "line 1 of .* is no JSON object"),
         ("t.jsonl", "[" * 60_000, "line 1 of .* is no JSON object"),
         ("t.jsonl", '{"path": "a", "label": ["b"]}', "line 1 of .* has a label that is no text"),
