@@ -359,7 +359,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add(
         "--exclude",
         metavar="FILE",
-        help="leave out the photos listed there: a path a line, or a label_audit.tsv",
+        help="leave out the photos listed there: a path a line (# begins a comment), or a "
+        "label_audit.tsv",
     )
     split("testing", help="percent of the photos held out for the final test")
     split("validation", help="percent of the photos held out to look at while training")

@@ -133,8 +133,7 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
             photos[image.label or ""].append(image.path)
     known = match_classes(photos, labels)
     if loose := [f"{n!r} as {label!r}" for n, label in known.items() if label not in (n, None)]:
-        count = counted(len(loose), "class is", "classes are")
-        warnings.append(f"{count} scored as the label that is spelled nearly so: {some(loose)}")
+        warnings.append(f"scored though the graph spells the class differently: {some(loose)}")
     free = sorted(set(labels) - set(known.values()))
     for name, label in known.items():
         if label is None:

@@ -53,7 +53,7 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     assert found.targets == ["Red", "Red"]
     assert found.warnings == [
         f"1 file in {tmp_path}/red is no image: notes.txt",
-        "1 class is scored as the label that is spelled nearly so: 'red' as 'Red'",
+        "scored though the graph spells the class differently: 'red' as 'Red'",
         "the graph does not know the class empty; its photos (0) are not scored",
         "the graph does not know the class grey; its photos (3) are not scored",
         "no folder here for 6 classes of the graph: Blue, a, b, c, d, ...",
