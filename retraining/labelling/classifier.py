@@ -421,11 +421,11 @@ def _check_rows(labels: Sequence[str], own: Sequence[str], key_of: Callable[[str
     Raises:
         LabelsError: there is such a label.
     """
-    rows = {key_of(label): row for row, label in enumerate(own)}
+    rows = {key_of(label): row for row, label in enumerate(own) if label}
     given, known = (Counter(key_of(name) for name in names if name) for names in (labels, own))
     for row, label in enumerate(labels):
         key = key_of(label)
-        if given[key] == known[key] == 1 and rows[key] != row:
+        if label and given[key] == known[key] == 1 and rows[key] != row:
             raise LabelsError(
                 f"the labels are in another order than the graph's own: {label!r} is number "
                 f"{row + 1}, and number {rows[key] + 1} in the graph; drop `labels_path`"

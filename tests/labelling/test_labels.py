@@ -22,6 +22,8 @@ OWN = ["-1", "1", "A", "a"]
         ("X Y", ["x", "y"], None),
         ("x B b", ["a", "A", "b"], None),  # B may be another name for A
         ("z a- b", ["a", "A", "b"], None),
+        ("a __ b", ["a", "_", "b"], None),  # nothing is left of either for a loose comparison
+        ("__ a b", ["a", "_", "c"], "'a' is number 2, and number 1 in the graph"),
     ],
 )
 def test_labels_in_another_order_are_refused(labels, own, said):
