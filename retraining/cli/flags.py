@@ -76,7 +76,9 @@ def parse_flags(
     Bad flags end the program with one line and exit code 2.
     """
     parser = build_parser(description)
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{_remedy(options, rest)}")
     _complete(parser, options)
     _check_head(parser, options, given_flags(argv))
     if options.stratified and options.split_by == PATH:
@@ -93,6 +95,15 @@ def parse_flags(
     _check_files(parser, settings)
     _check_places(parser, settings)
     return options, settings
+
+
+def _remedy(options: argparse.Namespace, rest: Sequence[str]) -> str:
+    """Returns what may be meant by words that belong to no flag."""
+    if any(word.startswith("-") for word in rest):
+        return ""
+    unnamed = options.image_dir is None and options.photo_table is None
+    meant = f"; did you mean --image_dir {rest[0]}?" if unnamed and len(rest) == 1 else ""
+    return meant or "; a path with spaces needs quotes" + (" after --image_dir" if unnamed else "")
 
 
 def _complete(parser: Parser, options: argparse.Namespace) -> None:
@@ -348,7 +359,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add(
         "--exclude",
         metavar="FILE",
-        help="leave out the photos listed there: a path a line, or a label_audit.tsv",
+        help="leave out the photos listed there: a path a line (# begins a comment), or a "
+        "label_audit.tsv",
     )
     split("testing", help="percent of the photos held out for the final test")
     split("validation", help="percent of the photos held out to look at while training")

@@ -26,6 +26,7 @@ from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
+from retraining.graphs.nodes import GraphError
 from retraining.graphs.precision import PRECISIONS
 from retraining.labelling import scoring
 from retraining.labelling.classifier import (
@@ -40,6 +41,7 @@ from retraining.networks.keras import KERAS_PREFIX, KerasRecipe, imagenet_labels
 from retraining.networks.recipes import Choice, ModelFiles
 from retraining.networks.registry import made_by, obtain
 from retraining.photos.bounds import MAX_PIXELS, ImageFileError
+from retraining.photos.class_folders import some_names
 from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.formats import claims_to_be_image
 from retraining.photos.reader import ImageError
@@ -60,7 +62,9 @@ Give image files, folders, or `-` for a list of paths on standard input. A graph
 knows its labels and how it wants its images; for other graphs there are flags.
 """
 STDIN = "-"
+GRAPH = "models/retrained_graph.pb"  # where retrain.py puts it
 MOST_LABELS = 5  # of an image
+NAMED = 3  # files that are no images, of a folder
 
 
 class ListError(RetrainingError):
@@ -74,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.graph.lower().startswith(KERAS_PREFIX):
         classifier = load_stock(options)
     else:
+        if options.graph == GRAPH and not os.path.exists(GRAPH):
+            raise GraphError(
+                f"there is no graph {GRAPH}; train one with retrain.py, or name it with --graph"
+            )
         classifier = load_classifier(
             options.graph, options.labels, overrides(options), options.precision
         )
@@ -299,7 +307,7 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("graph").add_argument
     add(
         "--graph",
-        default="models/retrained_graph.pb",
+        default=GRAPH,
         help="frozen graph, or keras:NAME for a network of keras.applications with the classes of "
         "ImageNet",
     )
@@ -417,10 +425,11 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
 
 def share_given_away(text: str) -> float:
     """Parses a flag: `auto` or a number from 0 to 1."""
-    return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
-
-
-share_given_away.__name__ = "share (auto, or a number from 0 to 1)"
+    try:
+        return STRANGEST_SHARE if text == "auto" else number(float, 0, 1)(text)
+    except ValueError as error:
+        message = f"must be auto, or a share from 0 to 1, not {text}"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def overrides(options: argparse.Namespace) -> Overrides:
@@ -488,15 +497,20 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     """Yields the files below a folder that are images, or are named like images, sorted.
 
     Leaves out hidden files and the folder of real path `left_out`. Holds the names of one folder
-    at a time.
+    at a time. Says at the end which files are no images.
     """
+    others, first = 0, list[str]()
     for path, _ in files_below(folder, left_out=left_out):
         try:
             look_at_image(path)
         except ImageFileError as error:
             if not claims_to_be_image(path, error):
+                others += 1
+                first += [path] if len(first) <= NAMED else []
                 continue
         yield path
+    if others:
+        say(f"{counted(others, 'file is no image', 'files are no images')}: {some_names(first)}")
 
 
 def ranked(

@@ -4,7 +4,6 @@ import argparse
 import difflib
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
@@ -44,8 +43,8 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Any, list[str]]:
         """Does as argparse, but first names a mistyped flag and the most similar flag.
 
-        Expands `~` in the values of flags, since a shell does so in `--flag ~/x`, but not in
-        `--flag=~/x`.
+        Expands `~` at the start of the values of flags, since a shell does so in `--flag ~/x`, but
+        not in `--flag=~/x`.
         """
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
@@ -59,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(options, action.dest, None)
             if action.option_strings and isinstance(value, str):
-                setattr(options, action.dest, expand_homes(value))
+                setattr(options, action.dest, expand_home(value))
         return options, rest
 
     def error(self, message: str) -> NoReturn:
@@ -76,22 +75,26 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def expand_homes(value: str) -> str:
-    """Returns a value of a flag with home folders in place of `~` and `~user`.
+def expand_home(value: str) -> str:
+    """Returns a value of a flag with a home folder in place of `~` or `~user` at its start.
 
-    They count at the start, and in lists of paths after a comma or `=`, as in `NAME=~/x,OTHER=~/y`.
     A URL stays as it is, and so does a `~user` that is no user of this machine.
     """
-    if "~" not in value or "://" in value:
-        return value
-    return re.sub(r"(?:^|(?<=[,=]))~[^,]*", lambda path: os.path.expanduser(path[0]), value)
+    return value if "://" in value else os.path.expanduser(value)
+
+
+class NoNumberError(argparse.ArgumentTypeError, ValueError):
+    """The value of a flag is no number."""
 
 
 def number(convert: type[Number], low: float, high: float = math.inf) -> Callable[[str], Number]:
     """A flag type: `convert` (int or float) and within low..high, or an error that says so."""
 
     def parse(text: str) -> Number:
-        value = convert(text)
+        try:
+            value = convert(text)
+        except ValueError as error:
+            raise NoNumberError(f"must be a {parse.__name__}, not {text}") from error
         if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
         if not low <= value <= high:
@@ -105,11 +108,8 @@ def number(convert: type[Number], low: float, high: float = math.inf) -> Callabl
 
 def batch_size(text: str) -> int:
     """Parses a flag: a positive whole number that fits into memory, or -1 for all."""
-    value = int(text)
+    value = number(int, -math.inf)(text)
     if not (value == -1 or 1 <= value <= LARGEST_BATCH):
         limits = f"from 1 to {LARGEST_BATCH}, or -1 for all"
         raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
     return value
-
-
-batch_size.__name__ = "whole number"

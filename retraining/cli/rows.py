@@ -119,7 +119,7 @@ def to_json(value: Any) -> str:
     terminal; see `text.UNFIT`.
     """
     text = as_text(json.dumps(value, ensure_ascii=False))
-    return text if is_label(text) and not UNFIT.search(text) else json.dumps(value)
+    return text if is_label(text) and not UNFIT.search(text) else json.dumps(json.loads(text))
 
 
 TEXTS: dict[str, Write] = {"text": write_text, "text with names": write_named_text}

@@ -1,6 +1,7 @@
 """From the graph of a classifier, ours or anyone's, to class probabilities of image files."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,12 +30,16 @@ from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.class_folders import same_label
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
 from retraining.system.lines import TextError, read_lines
+from retraining.system.text import is_label, some
 
 # The label of unknown images: the first of these that is not a class.
 UNKNOWN = ("unknown", "(unknown)", "((unknown))", "(((unknown)))")
 
 AnyImage = TypeVar("AnyImage", bound=Image)
 MOST_LABEL_BYTES = 1 << 24  # 16 MiB of a labels file: a hundred thousand classes and more
+# Lengths of lists of ImageNet's classes, without and with a background class. In the usual ones,
+# `crane` and `maillot` name two classes each.
+IMAGENET_CLASSES = (1000, 1001)
 # Such as "is ..." of an image that cannot be read; programs read these reasons, too.
 NO_NUMBERS = "has no answer: the graph gives infinity or NaN for it, which a wrong scale may cause"
 FEW = 8  # images up to which the optimizer's start-up costs more than it saves
@@ -123,7 +128,9 @@ class Classifier:
                 yield Labels(image, {}, str(answer))
                 continue
             order = (-answer).argsort(kind="stable")
-            scores = {self.labels[row]: float(answer[row]) for row in order}
+            scores: dict[str, float] = {}
+            for row in order:  # of classes with one name, the likeliest counts
+                scores.setdefault(self.labels[row], float(answer[row]))
             yield Labels(image, scores, unknown=novelty is not None)
 
     def predict(
@@ -282,7 +289,7 @@ def load_classifier(
     Raises:
         GraphError: the file is not a frozen graph, or is not known to be harmless, or lacks a fact
             that the overrides do not give.
-        LabelsError: there is no labels file, or it is unreadable.
+        LabelsError: there is no labels file, or it is unreadable, or labels are repeated.
     """
     overrides = overrides or Overrides()
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
@@ -369,6 +376,11 @@ def _find_labels(
         return read_labels(labels_path)
     if described:
         own = tuple(described["labels"])
+        if twice := [label for label, count in Counter(own).items() if count > 1]:
+            raise LabelsError(
+                f"the graph's own labels name several classes {some(list(map(repr, twice)))}; name "
+                f"a labels file that tells them apart with `labels_path`"
+            )
         if beside.is_file() and _differ(beside, own):
             notes.append(f"the graph's own labels are used; those in {beside} differ")
         return own
@@ -388,19 +400,35 @@ def _differ(path: Path, labels: tuple[str, ...]) -> bool:
 def _check_order(labels: Sequence[str], own: Sequence[str]) -> None:
     """Refuses labels that give one class of the graph the name of another. New names are fine.
 
+    Names that are spelled alike are compared first; then the rest by `same_label`.
+
     Raises:
         LabelsError: there is such a label.
     """
     if len(labels) != len(own):
         return  # which the graph's width shows
-    rows = {same_label(label): row for row, label in enumerate(own)}
-    given = [same_label(label) for label in labels]
-    for row, name in enumerate(given):
-        other = rows.get(name, row)
-        if given[other] != name:
+    _check_rows(labels, own, str)
+    _check_rows(
+        [label if label not in own else "" for label in labels],
+        [label if label not in labels else "" for label in own],
+        same_label,
+    )
+
+
+def _check_rows(labels: Sequence[str], own: Sequence[str], key_of: Callable[[str], str]) -> None:
+    """Refuses labels whose key belongs to another row. Empty and ambiguous names are passed over.
+
+    Raises:
+        LabelsError: there is such a label.
+    """
+    rows = {key_of(label): row for row, label in enumerate(own) if label}
+    given, known = (Counter(key_of(name) for name in names if name) for names in (labels, own))
+    for row, label in enumerate(labels):
+        key = key_of(label)
+        if label and given[key] == known[key] == 1 and rows[key] != row:
             raise LabelsError(
-                f"the labels are in another order than the graph's own: {labels[row]!r} is number "
-                f"{row + 1}, and number {other + 1} in the graph; drop `labels_path`"
+                f"the labels are in another order than the graph's own: {label!r} is number "
+                f"{row + 1}, and number {rows[key] + 1} in the graph; drop `labels_path`"
             )
 
 
@@ -408,14 +436,29 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """Reads the lines of a labels file, without line ends and without empty lines at the end.
 
     Raises:
-        LabelsError: the file is unreadable, empty or no text.
+        LabelsError: the file is unreadable, empty or no text, or a line is no label, or repeats
+            one. A list of ImageNet's classes may repeat labels.
     """
+    name = f"the labels file {path}"
     try:
-        labels = read_lines(path, f"the labels file {path}", MOST_LABEL_BYTES)
+        labels = read_lines(path, name, MOST_LABEL_BYTES)
     except TextError as error:
         raise LabelsError(str(error)) from error
     while labels and not labels[-1]:
         labels.pop()
     if not labels:
-        raise LabelsError(f"the labels file {path} is empty")
+        raise LabelsError(f"{name} is empty")
+    lines: dict[str, int] = {}
+    for line, label in enumerate(labels, start=1):
+        if not label:
+            raise LabelsError(f"line {line} of {name} is empty; give that class a name")
+        if not is_label(label):
+            raise LabelsError(
+                f"line {line} of {name} ({label!r}) has characters that cannot stand in a label"
+            )
+        if lines.setdefault(label, line) != line and len(labels) not in IMAGENET_CLASSES:
+            raise LabelsError(
+                f"line {line} of {name} repeats {label!r} of line {lines[label]}; give each class "
+                f"a name of its own"
+            )
     return tuple(labels)

@@ -4,6 +4,7 @@ The folder has one sub-folder for each class, whose name is matched with the lab
 classifier. `tsv_lines`, `text_lines` and `to_dict` present the Score.
 """
 
+import difflib
 import functools
 import math
 from collections import Counter
@@ -131,15 +132,18 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
         if image.claimed:  # the classifier reports what is wrong with it
             photos[image.label or ""].append(image.path)
     known = match_classes(photos, labels)
+    if loose := [f"{n!r} as {label!r}" for n, label in known.items() if label not in (n, None)]:
+        warnings.append(f"scored though the graph spells the class differently: {some(loose)}")
+    free = sorted(set(labels) - set(known.values()))
     for name, label in known.items():
         if label is None:
+            like = difflib.get_close_matches(name, free, n=1, cutoff=0.75)
             warnings.append(
                 f"the graph does not know the class {name}; its photos ({len(photos[name])}) are "
-                f"not scored"
+                f"not scored" + (f"; did you mean {like[0]}?" if like else "")
             )
-    missing = sorted(set(labels) - set(known.values()))
-    if missing:
-        named, classes = some(missing, NAMED), counted(len(missing), "class", "classes")
+    if free:
+        named, classes = some(free, NAMED), counted(len(free), "class", "classes")
         warnings.append(f"no folder here for {classes} of the graph: {named}")
     matches = [(path, label) for name, label in known.items() if label for path in photos[name]]
     return LabelledPhotos([path for path, _ in matches], [label for _, label in matches], warnings)

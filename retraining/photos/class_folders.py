@@ -14,6 +14,11 @@ from retraining.photos.source import BadImage, DatasetError, Facts, Photo, Scan,
 from retraining.photos.split import named_split
 from retraining.system.text import as_text, counted, is_label, some
 
+# `-` between words, or between spaces; any other is a sign.
+HYPHENS = re.compile(r"(?<=[^\s_-])-+(?=[^\s_-])|(?<=[\s_])-+(?=[\s_])")
+# Spaces, plus, hyphens and dashes (U+2010 to U+2015), minus.
+SIGNS = re.compile(r"[\s+\u2010-\u2015\u2212-]+")
+
 
 class Tree(Protocol):
     """Folders and files, as a source of photos in class folders shows them."""
@@ -74,6 +79,7 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
             forms = f"file in {folder} is no image", f"files in {folder} are no images"
             scan.warnings.append(f"{counted(len(others), *forms)}: {some_names(others)}")
         if files.folders and not options.recursive:
+            scan.nested.add(name)
             forms = f"folder in {folder} is", f"folders in {folder} are"
             scan.warnings.append(
                 f"{counted(len(files.folders), *forms)} not looked into "
@@ -143,7 +149,10 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
     if len(names) < least:
         wanted = "at least two class folders" if least == 2 else "a class folder"
         has = f"only one ({names[0]})" if names else "none"
-        if _files_of(tree, tree.location, replace(options, recursive=False)).photos:
+        inner = tree.files_below(tree.path_of(names[0]), recursive=False) if names else ()
+        if sum(is_folder for _, is_folder in inner) >= least:
+            has += f"; did you mean `PhotoSettings.image_dir` {tree.path_of(names[0])}?"
+        elif _files_of(tree, tree.location, replace(options, recursive=False)).photos:
             has += "; it holds images itself: name the folder above it, or sort them into classes"
         raise DatasetError(f"{tree.location} must hold {wanted} with photos and has {has}")
     return names
@@ -152,19 +161,29 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
 def same_label(name: str) -> str:
     """Returns the name without what readers overlook.
 
-    That is case, spaces, `_`, `-`, the form of accents, and characters without ink: joiners, other
-    format characters (Unicode's category Cf), variation selectors.
+    That is case, spaces, `_`, a `-` between words, the form of accents, and characters without ink:
+    joiners, other format characters (Unicode's category Cf), variation selectors. A sign, such as
+    the `-` of `-1` or `A-`, stays.
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     inked = (c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
-    return re.sub(r"[\s_-]+", " ", "".join(inked)).strip()
+    return re.sub(r"[\s_]+", " ", HYPHENS.sub(" ", "".join(inked))).strip()
+
+
+def mixed_up(name: str) -> str:
+    """Returns what `same_label` leaves of a name, also without signs and forms of characters.
+
+    So `+1`, a `-1` with any dash and a full-width `1` give `1`. The forms are those of Unicode's
+    compatibility (NFKC).
+    """
+    return SIGNS.sub(" ", unicodedata.normalize("NFKC", same_label(name))).strip()
 
 
 def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
     """Checks that labels are lines of text; returns a warning for each group that readers mix up.
 
     `kind` is what bears them, such as `class folder`, and `place` where it is. Labels are easily
-    mixed up if they differ only in what `same_label` overlooks.
+    mixed up if they differ only in what `mixed_up` overlooks.
 
     Raises:
         DatasetError: a label has control characters, line separators or lone surrogates.
@@ -176,7 +195,7 @@ def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
                 f"the {kind} {name!r} in {place} has characters that cannot stand in a "
                 f"labels file; rename it"
             )
-        alike.setdefault(same_label(name), []).append(name)
+        alike.setdefault(mixed_up(name), []).append(name)
     return [
         f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; each is a class of "
         f"its own"

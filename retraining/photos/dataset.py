@@ -9,7 +9,7 @@ from retraining.photos.class_folders import same_label, some_names
 from retraining.photos.exclude import without
 from retraining.photos.formats import reason_of
 from retraining.photos.registry import hash_file, open_source
-from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, ScanOptions
+from retraining.photos.source import BadImage, DatasetError, Photo, PhotoSource, Scan, ScanOptions
 from retraining.photos.split import (
     CONTENT,
     FOLDERS,
@@ -19,6 +19,7 @@ from retraining.photos.split import (
     TRAINING,
     VALIDATION,
     SplitOptions,
+    named_split,
     splits_by_content,
     splits_by_path,
 )
@@ -91,7 +92,7 @@ def load_dataset(
     bad, warnings = content.bad, content.warnings + unmatched
     keys = _read_keys(photos, key_of or _hash_photo, bad)
     for label, of_class in photos.items():
-        _check_class(label, content.folders.get(label, ()), of_class, bad)
+        _check_class(label, of_class, content, options.by)
     warnings += _describe_few({label: len(of_class) for label, of_class in photos.items()})
     assigned = _assign_splits(photos, keys, options, source.location)
     examples = [
@@ -239,16 +240,12 @@ def _classes_not_held_out(parts: Mapping[str, Set[str]], given: Set[str]) -> lis
     return lines
 
 
-def _check_class(
-    label: str,
-    folders: Sequence[str],
-    photos: Sequence[Photo],
-    bad: Sequence[BadImage],
-) -> None:
+def _check_class(label: str, photos: Sequence[Photo], content: Scan, by: str) -> None:
     if not photos:
-        why = next((f" ({i.path} {i.reason})" for i in bad if i.label == label), "")
+        why = next((f" ({i.path} {i.reason})" for i in content.bad if i.label == label), "")
+        folders = content.folders.get(label, ())
         where = f"folder {' or '.join(folders)}" if folders else label
-        remedy = "add some or remove the folder" if folders else "add some or leave it out"
+        remedy = _remedy(label, content, by)
         raise DatasetError(f"the class {where} holds no images{why}; {remedy}")
 
 
@@ -265,6 +262,19 @@ def _describe_few(counts: Mapping[str, int]) -> list[str]:
         f"{label} has only {counted(count, 'image')}; {FEW_IMAGES} or more give a better model"
         for label, count in few.items()
     ]
+
+
+def _remedy(label: str, content: Scan, by: str) -> str:
+    """Returns what to do about a class without photos."""
+    others = [name for name in content.folders if not named_split(name)]
+    if label in content.nested and named_split(label) and others and by != PATH:
+        return (
+            f"{label} looks like a split folder, but {others[0]} is none; put all class folders "
+            f"into split folders, or none"
+        )
+    if label in content.nested:
+        return "`PhotoSettings.recursive` takes those in the folders within it"
+    return "add some or remove the folder" if content.folders else "add some or leave it out"
 
 
 def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:

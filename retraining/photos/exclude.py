@@ -15,7 +15,7 @@ TABLE_START = "path\t"  # the headers of label_audit.tsv and bad_images.tsv begi
 def read_listed(path: str | os.PathLike[str]) -> list[str]:
     """Reads paths from a text file, one on each line, or from the first column of our tables.
 
-    Skips blank lines and lines that begin with `#`.
+    Skips blank lines.
 
     Raises:
         DatasetError: the file cannot be read or is not text.
@@ -26,7 +26,7 @@ def read_listed(path: str | os.PathLike[str]) -> list[str]:
         raise DatasetError(str(error)) from error
     if lines and lines[0].startswith(TABLE_START):
         lines = [unescaped(line.split("\t")[0]) for line in lines[1:]]
-    return [as_path(line) for line in lines if line.strip() and not line.startswith("#")]
+    return [as_path(line) for line in lines if line.strip()]
 
 
 def without(
@@ -35,7 +35,7 @@ def without(
     """Returns ({label: photos} without the excluded ones, their number, warnings).
 
     A line may name a photo as the source does or relative to its location, and may be `escaped`.
-    The literal name is tried first.
+    The literal name is tried first. A line that begins with `#` and names no photo is a comment.
 
     Raises:
         DatasetError: a class has no photos left.
@@ -51,7 +51,7 @@ def without(
     for label, of_class in left.items():
         if not of_class:
             raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
-    lost = [line for line, name in matches.items() if not name]
+    lost = [line for line, name in matches.items() if not name and not line.startswith("#")]
     warnings = [
         f"{counted(len(lost), 'excluded path is', 'excluded paths are')} no photo in "
         f"{source.location}: {some(lost)}"

@@ -10,6 +10,7 @@ from retraining.photos.bounds import MAX_PIXELS, ImageFileError, NotAnImageError
 from retraining.photos.class_folders import scan_class_folders
 from retraining.photos.formats import begins_like_image, check_regular, reason_of
 from retraining.photos.source import (
+    ARCHIVE,
     RACY_SECONDS,
     DatasetError,
     Facts,
@@ -17,6 +18,7 @@ from retraining.photos.source import (
     ScanOptions,
     passed_over,
 )
+from retraining.system.regular import is_archive
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class FolderSource:
         try:
             names = sorted(os.listdir(self.location))
         except OSError as error:
+            if is_archive(self.location):
+                raise DatasetError(f"{self.location} {ARCHIVE}") from error
             raise DatasetError(
                 f"cannot read the image folder {self.location} ({error.strerror}); it must be a "
                 f"folder with one sub-folder of photos per class"

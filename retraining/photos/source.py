@@ -14,6 +14,7 @@ from retraining.errors import RetrainingError
 from retraining.photos.bounds import MAX_PIXELS
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
+ARCHIVE = "is an archive; unpack it first, and name what is in it"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
 
 
@@ -75,13 +76,15 @@ class ScanOptions:
 class Scan:
     """The content of a source: {label: its photos}, in order; files left out; a line per oddity.
 
-    `folders` {label: the folders of the class} tells of labels that come from folders.
+    `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
+    those labels whose folders hold folders that were not looked into.
     """
 
     photos: dict[str, list[Photo]]
     bad: list[BadImage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     folders: dict[str, list[str]] = field(default_factory=dict)
+    nested: set[str] = field(default_factory=set)
 
     @property
     def names(self) -> dict[str, list[str]]:

@@ -16,10 +16,11 @@ from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels
 from retraining.photos.folder import FolderSource
 from retraining.photos.formats import reason_of
-from retraining.photos.source import BadImage, DatasetError, Photo, Scan, ScanOptions
+from retraining.photos.source import ARCHIVE, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
+from retraining.system.regular import is_archive
 from retraining.system.text import as_path, counted
 
 STDIN = "-"
@@ -117,6 +118,8 @@ class TableSource(FolderSource):
         except OSError as error:
             raise DatasetError(f"cannot read {self._name}: {reason_of(error)}") from error
         except LineError as error:
+            if is_archive(self.location):
+                raise DatasetError(f"{self.location} {ARCHIVE}") from error
             raise DatasetError(f"line {error.line} of {self._name} {error}") from error
 
     def _rows_of(self, file: BufferedIOBase) -> Iterator[Row]:
@@ -169,12 +172,15 @@ def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]
     while line is not None:
         if line.strip():
             try:
-                values = json.loads(line)
+                pairs = json.loads(line, object_pairs_hook=tuple)
             except (ValueError, RecursionError) as error:
                 raise LineError(lines.number, "is no JSON object") from error
-            if not isinstance(values, dict):
+            if not isinstance(pairs, tuple):
                 raise LineError(lines.number, "is no JSON object")
-            named = {name.strip().casefold(): value for name, value in values.items()}
+            names = [name.strip().casefold() for name, _ in pairs]
+            if twice := [column for column in COLUMNS if names.count(column) > 1]:
+                raise LineError(lines.number, f"gives {twice[0]!r} twice")
+            named = {name: value for name, (_, value) in zip(names, pairs, strict=True)}
             yield lines.number, {c: _text(lines.number, c, named.get(c)) for c in COLUMNS}
         line = next(lines, None)
 
@@ -219,7 +225,10 @@ def _checked_header(line: int, cells: Sequence[str]) -> list[str]:
     for column in (PATH, LABEL):
         if column not in header:
             named = ", ".join(cell[:20] for cell in cells[:5])
-            raise LineError(line, f"names no column {column!r}, but {named}")
+            advice = "; is it separated by semicolons? Save it with commas or tabs"
+            raise LineError(
+                line, f"names no column {column!r}, but {named}{advice if ';' in named else ''}"
+            )
     if len({*header} & {*COLUMNS}) < sum(name in COLUMNS for name in header):
         raise LineError(line, "names a column twice")
     return header

@@ -1,7 +1,7 @@
 """Reads the lines of texts that users hand in: lists of paths, labels files, tables.
 
 Text is UTF-8 or, with a byte order mark, UTF-16. A line ends in LF or CRLF; or in CR, if the text
-has no LF.
+has no LF. The end-of-file mark of DOS (0x1a) at the end of a text is no part of it.
 """
 
 import codecs
@@ -22,6 +22,7 @@ MOST_BYTES = 1 << 30  # likewise
 PIPE_SECONDS = 5.0  # until somebody must have written to a named pipe
 NO_TEXT = "is no text in UTF-8 or UTF-16; save it as such"
 LF, CR = b"\n", b"\r"
+DOS_END = b"\x1a"
 # What a byte order mark may begin with, so that more must be read to tell.
 STARTS_OF_MARKS = (b"", *(codecs.BOM_UTF8[:n] for n in (1, 2)), b"\xff", b"\xfe")
 
@@ -142,8 +143,8 @@ class _Splitter:
         elif not self._end and CR in data and (not chunk or len(data) > LONGEST_LINE):
             self._end = CR
         *lines, self._rest = (data.replace(CR, LF) if self._end == CR else data).split(LF)
-        if not chunk and self._rest:
-            lines.append(self._rest)
+        if not chunk and (last := self._rest.removesuffix(DOS_END)):
+            lines.append(last)
         texts = [self._decoded(line) for line in lines]
         if b"\0" in self._rest:
             raise LineError(self.count + 1, NO_TEXT)

@@ -1,10 +1,32 @@
 """Opens files that users name: regular files only, and none larger than they can be."""
 
+import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO
+
+# What an archive begins with: zip, also an empty one, gzip, bzip2, xz, 7-Zip, RAR.
+ARCHIVES = (
+    b"PK\3\4",
+    b"PK\5\6",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"7z\xbc\xaf'\x1c",
+    b"Rar!\x1a\7",
+)
+TAR = slice(257, 262)  # where a tar has `ustar`
+
+
+def is_archive(path: str | Path) -> bool:
+    """Returns whether a regular file begins like an archive or a compressed file."""
+    with contextlib.suppress(OSError), open_regular(path, sys.maxsize) as file:
+        head = file.read(TAR.stop)
+        return head.startswith(ARCHIVES) or head[TAR] == b"ustar"
+    return False
 
 
 def open_regular(path: str | Path, most: int) -> BinaryIO:

@@ -21,8 +21,9 @@ def escaped(text: str) -> str:
     Tabs and line ends are written as \\t, \\n and \\r, others of UNFIT as \\u001b (but not the
     surrogates of undecodable bytes, PEP 383), and backslashes are doubled. A text that holds
     none of these, and nothing that looks like an escape, stays as it is. So no two texts give the
-    same field, and `unescaped` restores each.
+    same field, and `unescaped` restores each, as text (`as_text`).
     """
+    text = as_text(text)
     if not UNFIT.search(text) and not ESCAPED.search(text):
         return text
     for character, escape in ESCAPES.items():
@@ -38,6 +39,7 @@ def unescaped(field: str) -> str:
 
 def message_line(text: str) -> str:
     """Returns a message for people on one line: only one with tabs or line ends is `escaped`."""
+    text = as_text(text)
     return escaped(text) if UNFIT.search(text) else text
 
 

@@ -43,7 +43,9 @@ def refused(capsys):
         (["--testing_percentage", "60", "--validation_percentage", "40"], "no training images"),
         (["--testing_percentage", "-1"], "must be from 0 to 100"),
         (["--how_many_training_steps", "0"], "must be 1 or more"),
-        (["--how_many_training_steps", "many"], "invalid whole number value: 'many'"),
+        (["--how_many_training_steps", "many"], "must be a whole number, not many"),
+        (["--folds", "five"], "--folds: must be a whole number, not five"),
+        (["--train_batch_size", "x"], "--train_batch_size: must be a whole number, not x"),
         (["--learning_rate", "nan"], "finite"),
         (["--learning_rate", "-1"], "must be 0 or more"),
         (["--final_tensor_name", "a//b"], "cannot name a tensor"),
@@ -87,6 +89,22 @@ def refused(capsys):
 )
 def test_bad_flags_are_refused_with_one_line(flags, reason, refused):
     assert reason in refused("--image_dir", "anywhere", *flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["ph"], "unrecognized arguments: ph; did you mean --image_dir ph? ("),
+        (["my", "ph"], "unrecognized arguments: my ph; a path with spaces needs quotes after "),
+        (
+            ["--image_dir", "my", "ph"],
+            "unrecognized arguments: ph; a path with spaces needs quotes (",
+        ),
+        (["--photo_table", "x", "-v"], "unrecognized arguments: -v ("),
+    ],
+)
+def test_words_that_belong_to_no_flag_are_explained(words, reason, refused):
+    assert reason in refused(*words)
 
 
 @pytest.mark.parametrize(

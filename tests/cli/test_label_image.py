@@ -111,6 +111,29 @@ def test_no_image_at_all_is_a_failure(finished, tmp_path, capsys):
     assert "no images were found" in capsys.readouterr().err
 
 
+def test_files_of_a_folder_that_are_no_images_are_named(finished, expected, tmp_path, capsys):
+    shutil.copy(next(iter(expected)), tmp_path / "x.jpg")
+    (tmp_path / "deep").mkdir()
+    for name in ("IMG_1.HEIC", "deep/photos.zip"):
+        (tmp_path / name).write_bytes(b"something else")
+    assert run(finished, tmp_path) == 0
+    captured = capsys.readouterr()
+    assert [row[0] for row in tsv(captured.out)] == [f"{tmp_path}/x.jpg"] * 3
+    said = "2 files are no images: IMG_1.HEIC, photos.zip"
+    assert captured.err.partition(": ")[2] == f"{said}\n"
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("text")
+    assert run(finished, tmp_path) == 0
+    assert "11 files are no images: 0.txt, 1.txt, 2.txt, ...\n" in capsys.readouterr().err
+
+
+def test_without_the_usual_graph_its_making_is_advised(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert label_image.main(["x.jpg"]) == 1
+    said = "there is no graph models/retrained_graph.pb; train one with retrain.py, or name it with"
+    assert f": {said} --graph\n" in capsys.readouterr().err
+
+
 def test_jsonl(finished, expected, capsys, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     path = next(iter(expected))
@@ -158,7 +181,11 @@ def test_the_graphs_own_labels_count_more_than_a_file_beside_it(
     [
         ("x\ny\nz\n", None),  # other names, such as those of another language
         ("Blue\nGREEN\nRed\n", None),
-        ("blue\nblue\nred\n", None),  # two classes of one name
+        ("blue\nblue\nred\n", "line 2 of the labels file {path} repeats 'blue' of line 1"),
+        ("x\n\nz\n", "line 2 of the labels file {path} is empty"),
+        ("x\ny\x1b[31m\nz\n", r"line 2 of the labels file {path} ('y\x1b[31m') has characters"),
+        ("x\ny\u2028\nz\n", r"line 2 of the labels file {path} ('y\u2028') has characters"),
+        ("x\r\ny\r\nz\r\n\x1a", None),  # as DOS ends a text
         ("red\nblue\ngreen\n", "'red' is number 1, and number 3 in the graph; drop --labels"),
         ("Red\nGreen\nBlue\n", "'Red' is number 1, and number 3 in the graph; drop --labels"),
         ("x\nred\ny\n", "'red' is number 2, and number 3 in the graph; drop --labels"),
@@ -175,7 +202,7 @@ def test_labels_may_rename_classes_but_not_exchange_them(
     if error:
         assert captured.out == ""
         assert captured.err.count("\n") == 1
-        assert error in captured.err
+        assert error.replace("{path}", str(tmp_path / "mine.txt")) in captured.err
     else:
         assert captured.out.startswith(f"{content.split()[2]} (")
         assert captured.err == ""

@@ -199,6 +199,34 @@ def test_an_evaluation_is_utf_8_unless_it_is_for_people(finished, tmp_path, kind
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names that are bytes")
 @pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+def test_escapes_and_messages_are_the_same_where_the_locale_is_ascii(finished, tmp_path, kind):
+    for name in ("nel\x85.jpg", "line\u2028.jpg"):
+        shutil.copy(f"{finished.photos}/red/photo_00.jpg", tmp_path / name)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    command = [sys.executable, "label_image.py", "--graph", finished.graph, "--format", kind]
+    locales = [
+        {"LC_ALL": "C.UTF-8"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ]
+    utf8, ascii_only = (
+        subprocess.run(
+            [*command, str(tmp_path), f"{tmp_path}/nope\u00e9.jpg"],
+            cwd=ROOT,
+            capture_output=True,
+            env={**inherited, **locale},
+        )
+        for locale in locales
+    )
+    assert (utf8.returncode, ascii_only.returncode) == (1, 1)
+    assert ascii_only.stdout == utf8.stdout
+    assert rb"/nel\u0085.jpg" in utf8.stdout
+    assert rb"/line\u2028.jpg" in utf8.stdout
+    assert "/nope\u00e9.jpg".encode() in utf8.stderr
+    assert rb"/nope\xe9.jpg" in ascii_only.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are bytes")
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
 def test_names_are_the_same_where_the_locale_is_ascii(finished, tmp_path, kind):
     names = ["straße.jpg", "猫.jpg"]
     for name in names:

@@ -64,8 +64,9 @@ def test_no_flag_with_a_path_is_missing_here():
         (" ~/x", " ~/x"),
         ("x~", "x~"),
         ("$HOME/x", "$HOME/x"),
-        ("~/x,~/y z,./~,w", "/of/me/x,/of/me/y z,./~,w"),
-        ("one=~/x,two=~,three=./~/y", "one=/of/me/x,two=/of/me,three=./~/y"),
+        ("~/x,~/y z,./~,w", "/of/me/x,~/y z,./~,w"),
+        ("x,~", "x,~"),
+        ("d=~/x", "d=~/x"),
         ("s3://bucket/x?y=~/z,~", "s3://bucket/x?y=~/z,~"),
     ],
 )

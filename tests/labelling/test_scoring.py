@@ -27,7 +27,12 @@ from tests import tiny
         (["A", "a "], ["a"], {"A": None, "a ": None}),
         (["-1", "1"], ["1", "-1"], {"-1": "-1", "1": "1"}),
         (["-1", "1"], ["1", "2"], {"-1": None, "1": "1"}),
-        (["- 1"], ["-1", "1"], {"- 1": None}),
+        (["- 1"], ["-1", "2"], {"- 1": None}),
+        (["-1"], ["1"], {"-1": None}),
+        (["+1", "\u22121", "\u20131"], ["1"], {"+1": None, "\u22121": None, "\u20131": None}),
+        (["-b", "A-"], ["B", "a"], {"-b": None, "A-": None}),
+        (["x -1"], ["x 1"], {"x -1": None}),
+        (["x-ray", "a - b"], ["X ray", "a b"], {"x-ray": "X ray", "a - b": "a b"}),
         (["नमसते"], ["नमस्\u200cते", "नमस\u200cते"], {"नमसते": "नमस\u200cते"}),
         (["a\u00a0b"], ["a b"], {"a\u00a0b": "a b"}),
         (["Crane"], ["crane", "crane"], {"Crane": "crane"}),
@@ -48,9 +53,21 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     assert found.targets == ["Red", "Red"]
     assert found.warnings == [
         f"1 file in {tmp_path}/red is no image: notes.txt",
+        "scored though the graph spells the class differently: 'red' as 'Red'",
         "the graph does not know the class empty; its photos (0) are not scored",
         "the graph does not know the class grey; its photos (3) are not scored",
         "no folder here for 6 classes of the graph: Blue, a, b, c, d, ...",
+    ]
+
+
+def test_a_misspelled_class_is_asked_about(tmp_path):
+    tiny.write_photos(tmp_path, {"grey": 1, "red": 1})
+    found = scoring.find_labelled(tmp_path, ["greys", "red"])
+    assert found.targets == ["red"]
+    assert found.warnings == [
+        "the graph does not know the class grey; its photos (1) are not scored; did you mean "
+        "greys?",
+        "no folder here for 1 class of the graph: greys",
     ]
 
 

@@ -1,12 +1,14 @@
 """class_folders.py: which folders are classes, and which are splits."""
 
+import os
+
 import pytest
 
 from retraining.photos.dataset import load_dataset
 from retraining.photos.registry import open_source
 from retraining.photos.source import BadImage, DatasetError, ScanOptions
 from retraining.photos.split import SplitOptions
-from tests.photos.files import JPEG, fill, split_folders
+from tests.photos.files import JPEG, fill, split_folders, write
 
 
 def test_labels_keep_the_folders_spelling(tmp_path):
@@ -81,6 +83,39 @@ def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
     photos, warnings = scan.names, scan.warnings
     assert [len(photos[label]) for label in ("a", "b")] == [20, 20]
     assert len(warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["a/x/1.jpg", "b/1.jpg"], "/a holds no images; `PhotoSettings.recursive` takes those"),
+        (["train/a/1.jpg", "b/1.jpg"], "train looks like a split folder, but b is none; put all"),
+        (
+            ["in/a/1.jpg", "in/b/1.jpg"],
+            "has only one (in); did you mean `PhotoSettings.image_dir` ",
+        ),
+        (["in/a/1.jpg", "in/2.jpg"], "has only one (in)"),
+        (["in/1.jpg", "2.jpg"], "has only one (in); it holds images itself"),
+    ],
+)
+def test_a_folder_of_another_layout_is_explained(tmp_path, files, said):
+    for name in files:
+        folder, file = os.path.split(name)
+        write(tmp_path, folder, [file])
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(str(tmp_path))
+    assert said in str(caught.value)
+    assert "remove" not in str(caught.value)
+    assert str(caught.value).endswith(f"image_dir` {tmp_path}/in?") == ("did you mean" in said)
+
+
+@pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
+def test_an_archive_is_to_be_unpacked(tmp_path, head):
+    (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
+    said = f"^{tmp_path}/photos is an archive; unpack it first"
+    for table in (None, str(tmp_path / "photos")):
+        with pytest.raises(DatasetError, match=said):
+            open_source(str(tmp_path / "photos"), table).scan()
 
 
 def test_path_takes_each_folder_for_a_class(tmp_path):

@@ -52,9 +52,10 @@ def test_excluding_moves_no_other_photo_to_another_split(tmp_path):
 def test_lists_of_paths(tmp_path):
     path = tmp_path / "list"
     path.write_bytes(b"\xef\xbb\xbf# a comment\r\n\r\n  \na b\xff.jpg\r\nx.jpg\ty\n c.jpg")
-    assert read_listed(path) == [os.fsdecode(b"a b\xff.jpg"), "x.jpg\ty", " c.jpg"]
+    names = ["# a comment", os.fsdecode(b"a b\xff.jpg"), "x.jpg\ty", " c.jpg"]
+    assert read_listed(path) == names
     path.write_text("path\tgiven\tsuggested\tscore\treason\na.jpg\tb\tc\t0.9\tlabel\n#d.jpg\tb\n")
-    assert read_listed(path) == ["a.jpg"]
+    assert read_listed(path) == ["a.jpg", "#d.jpg"]
     path.write_bytes(b"")
     assert read_listed(path) == []
 
@@ -65,6 +66,15 @@ def test_a_list_that_is_none_is_refused(tmp_path):
     (tmp_path / "zeros").write_bytes(bytes(5))
     with pytest.raises(DatasetError, match=r"line 1 of the list .* is no text in UTF-8"):
         read_listed(tmp_path / "zeros")
+
+
+def test_a_line_with_a_hash_is_a_photo_if_it_names_one_and_else_a_comment(tmp_path):
+    fill(tmp_path, {"#A": 21, "b": 20})
+    listed = ["# A/001.jpg", "#A/001.jpg", "#b/001.jpg", "#"]
+    dataset = load_dataset(str(tmp_path), scan=ScanOptions(excluded=listed))
+    assert dataset.excluded == 1
+    assert f"{tmp_path}/#A/001.jpg" not in [example.path for example in dataset.examples]
+    assert dataset.warnings == []
 
 
 def test_escaped_and_literal_names_are_found(tmp_path):

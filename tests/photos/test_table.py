@@ -110,6 +110,13 @@ def test_rows_are_taken_once(folder):
         ("t.csv", "path,label\n" + "a" * 70_000, "line 2 of .* is longer than"),
         ("t.csv", 'path,label\n"' + "a\n" * 100_000, "line 2 of .* cannot be read: field larger"),
         ("t.csv", "path,label\na,red\x85\nb,blue", r"the label 'red\\x85' in .* labels file"),
+        (
+            "t.jsonl",
+            '{"path": "a", "label": "b"}\n{"path": "a", "Label": "b", "label": "c"}',
+            "line 2 of .* gives 'label' twice",
+        ),
+        ("t.jsonl", '{"path": {}, "label": "b"}', "line 1 of .* has a path that is no text"),
+        ("t.csv", "path;label;split\na;b;", "line 1 of .* is it separated by semicolons[?] Save"),
         ("t.jsonl", "[1]", "line 1 of .* is no JSON object"),
         ("t.jsonl", "[" * 60_000, "line 1 of .* is no JSON object"),
         ("t.jsonl", '{"path": "a", "label": ["b"]}', "line 1 of .* has a label that is no text"),

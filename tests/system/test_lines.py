@@ -213,9 +213,26 @@ def test_an_empty_labels_file_is_refused_and_an_empty_list_is_none(tmp_path):
     assert listed_of(tmp_path / "text") == stdin_of(tmp_path / "text") == []
 
 
-def test_an_empty_line_between_labels_is_a_label(tmp_path):
-    (tmp_path / "text").write_bytes(b"\na\n\nb \n\n")
-    assert labels_of(tmp_path / "text") == ["", "a", "", "b "]
+def test_an_empty_line_between_labels_is_refused(tmp_path):
+    (tmp_path / "text").write_bytes(b"a\n\nb \n\n")
+    with pytest.raises(LabelsError, match=r"^line 2 of the labels file .* is empty; give that"):
+        labels_of(tmp_path / "text")
+    (tmp_path / "text").write_bytes(b" \nb \n\n")
+    assert labels_of(tmp_path / "text") == [" ", "b "]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("end", [b"\x1a", b"\r\n\x1a", b"\r\n\r\n\x1a"])
+def test_the_mark_with_which_dos_ends_a_text_is_no_part_of_it(tmp_path, reader, end):
+    read, *_ = READERS[reader]
+    text = as_text_for(reader, ["a", "b"], "\r\n").encode()
+    (tmp_path / "text").write_bytes(text + end)
+    assert read(tmp_path / "text") == ["a", "b"]
+    if reader != "--labels":
+        (tmp_path / "text").write_bytes(
+            b"path,label\n1,a\x1a\n" if "table" in reader else b"a\x1a\n"
+        )
+        assert read(tmp_path / "text") == ["a\x1a"]
 
 
 # -- what never ends -------------------------------------------------------------------------
