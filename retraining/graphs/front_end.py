@@ -17,7 +17,8 @@ from retraining.graphs.tensorflow import NodeDef
 
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
-INTEGERS = ("uint8", "uint16", "int32", "int64")  # images of these are pixels 0..255
+INTEGERS = ("uint8", "quint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+WIDER = ("uint8", "uint16", "int16", "uint32", "int32", "uint64", "int64")  # these hold any uint8
 PIXEL_TYPES = (*INTEGERS, "float32", "float64", "float16", "bfloat16")
 DECODERS = ("DecodeJpeg", "DecodePng", "DecodeBmp", "DecodeImage")
 PASSED_ON = (
@@ -97,9 +98,12 @@ class Before:
         """Whether the source holds the pixels 0..255 of an image, in RGB."""
         node = self.source
         if node.op in PLACEHOLDERS:
-            return type_of(node) in INTEGERS
+            return type_of(node) in INTEGERS and type_of(node) != "uint16"  # which may reach 65535
         whole = attribute(node, "ratio").i in (0, 1) and type_of(node) in (None, "uint8")
-        return node.op in DECODERS and attribute(node, "channels").i == 3 and whole
+        usual = not attribute(node, "dct_method").s and (
+            "fancy_upscaling" not in node.attr or attribute(node, "fancy_upscaling").b
+        )  # as our decoder
+        return node.op in DECODERS and attribute(node, "channels").i == 3 and whole and usual
 
 
 def look_before(nodes: Nodes, name: str) -> Before:
@@ -128,7 +132,7 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     if node.op == "Cast":
         source, target = (type_of(node, key) for key in ("SrcT", "DstT"))
         exact = str(target).startswith("float") or (
-            source in ("uint8", target) and target in INTEGERS
+            source == "uint8" and target in WIDER or source == target
         )
     elif node.op == "ResizeBilinear":
         others = attribute(node, "align_corners").b or attribute(node, "half_pixel_centers").b
@@ -140,6 +144,9 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
         exact = all(value is None or value.size <= 3 for value in constants)
         if kind in INTEGERS:  # which wraps or rounds
             exact &= kind in ("int32", "int64") and node.op not in DIVISIONS
+    elif node.op == "StridedSlice":
+        strides = constant(nodes, node.input[3])
+        exact = strides is not None and bool((strides == 1).all())
     else:
         exact = node.op not in (*RESIZING, "ReverseV2")
     return _step(nodes, node) if exact else None

@@ -138,6 +138,11 @@ def of_rounded_integers():
     return scaled(whole)
 
 
+def sliced(*where, **options):
+    pixels = tf1.image.decode_jpeg(contents(), channels=3, name="DecodeJpeg", **options)
+    return scaled(shrunk(tf.cast(pixels, tf.float32)[(None, *where)]))
+
+
 def cropped():
     return scaled(shrunk(batch_of(contents())[:, 5:, 5:]))
 
@@ -259,6 +264,7 @@ MATRIX = {
     "half pixels": Member(lambda: scaled(from_bytes(**HALF)), how=HALF),
     "corners": Member(lambda: scaled(from_bytes(align_corners=True)), how={"align_corners": True}),
     "a way around Mul": Member(beside_mul),
+    "a new axis": Member(lambda: sliced()),
     # Placeholders of images.
     "late Mul": Member(lambda: late_product(placeholder()), said=UNIT, wants=unit),
     "late Mul, told": Member(
@@ -421,8 +427,32 @@ def of_wrapping_integers():
     return scaled(shrunk(tf.cast(batch_of(contents(), tf.uint8) + 100, tf.float32)))
 
 
+def of_blue_first():
+    return sliced(..., slice(None, None, -1))
+
+
+def of_mirrored():
+    return sliced(slice(None), slice(None, None, -1))
+
+
+def of_every_third():
+    return sliced(slice(None, None, 3), slice(None, None, 3))
+
+
+def of_another_decoding():
+    return sliced(dct_method="INTEGER_FAST")
+
+
+def of_coarse_colours():
+    return sliced(fancy_upscaling=False)
+
+
 @pytest.mark.parametrize(
-    "front", [of_a_feature_map, of_halved_integers, of_wrapping_integers, cropped]
+    "front",
+    [
+        *(of_a_feature_map, of_halved_integers, of_wrapping_integers, cropped, of_blue_first),
+        *(of_mirrored, of_every_third, of_another_decoding, of_coarse_colours),
+    ],
 )
 def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front):
     """The graph gets bytes, and gives what it gives when TensorFlow runs all of it."""
