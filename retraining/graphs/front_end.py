@@ -132,7 +132,7 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     if node.op == "Cast":
         source, target = (type_of(node, key) for key in ("SrcT", "DstT"))
         exact = str(target).startswith("float") or (
-            source == "uint8" and target in WIDER or source == target
+            (source == "uint8" and target in WIDER) or source == target
         )
     elif node.op == "ResizeBilinear":
         others = attribute(node, "align_corners").b or attribute(node, "half_pixel_centers").b

@@ -188,7 +188,13 @@ class BytesRunner:
         """
         with _errors_of_running():
             feed = {self._tensor(f"{name}:0"): image for name, image in images.items()}
-            return self._fetch({tensor: _of_type(tensor, image) for tensor, image in feed.items()})
+            copies = max((t.shape[0] or 1 for t in feed if t.shape.rank == 4), default=1)
+            whole = {
+                tensor: np.repeat(_of_type(tensor, image), copies, axis=0) if copies > 1 else _of_type(tensor, image)
+                for tensor, image in feed.items()
+            }
+            output = self._fetch(whole)
+        return output if copies == 1 else output[:1]
 
     def run(self, content: bytes) -> NDArray[np.float32]:
         """Returns float32 [1, width] for the bytes of one image file.
@@ -199,6 +205,7 @@ class BytesRunner:
         """
         with _errors_of_running(), without_lines_of_libjpeg():
             try:
-                return self._fetch({self._bytes: content})
+                one = self._bytes.shape.rank != 1  # else it takes a vector of files
+                return self._fetch({self._bytes: content if one else [content]})
             except self._refused as error:
                 raise UndecodableError("the graph's own decoder does not read them") from error

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from retraining.graphs.batches import mixes_images
 from retraining.graphs.front_end import (
     DECODERS,
     PIXEL_TYPES,
@@ -98,6 +99,8 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
     name = _named(nodes, overrides.input_layer, "input_layer") or _find_input(
         used, output, described.get("input")
     )
+    if not described.get("second"):  # whose two inputs are the classifier's business
+        _check_alone(used, output, name)
     if type_of(nodes[name]) == "string":
         return Ends(name, output, None)
     about = _About.of(used if name in used else nodes, name)
@@ -111,7 +114,20 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
     if not described.get("second"):  # of which the classifier refuses any other size
         _check_size(graph_def, ends, known.size or about.usual, about.fixed)
     batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
+    if name != described.get("input"):
+        batches &= _takes_batches(used, name)
     return ends if batches else replace(ends, single=about.rank)
+
+
+def _check_alone(nodes: Nodes, output: str, name: str) -> None:
+    """Raises GraphError if an output needs values of other placeholders than the input."""
+    rest = ancestors(nodes, output, stop=name) - {name}
+    others = sorted(each for each in rest if nodes[each].op in ("Placeholder", "PlaceholderV2"))
+    if name in nodes and others:
+        raise GraphError(
+            f"besides the image at {name!r}, the graph needs a value for {others[0]!r}, which is "
+            f"not an image; freeze it with a constant there"
+        )
 
 
 def _scales_batches(nodes: Nodes) -> bool:
@@ -119,9 +135,22 @@ def _scales_batches(nodes: Nodes) -> bool:
     return any(node.op.startswith("Quantize") for node in nodes.values())
 
 
+def _takes_batches(nodes: Nodes, name: str) -> bool:
+    """Returns whether images can share a batch; those of a known network may, of one image, too."""
+    known = bool(_known(nodes))
+    declared = sizes_of(nodes[name]) if name in nodes else None
+    one = declared is not None and declared[0] == 1
+    return (known or not one) and not mixes_images(nodes, name, one_row=known)
+
+
 def _named(nodes: Nodes, given: str | None, setting: str) -> str | None:
     if given is not None and node_name(given) not in nodes:
         raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
+    if given is not None and given.partition(":")[2] not in ("", "0"):
+        raise GraphError(
+            f"only the first output of a node can be used, not {given!r}; name another node with "
+            f"`Overrides.{setting}`"
+        )
     return None if given is None else node_name(given)
 
 

@@ -374,13 +374,77 @@ def test_a_graph_answers_as_its_network_does_by_hand(tmp_path, pictures, member)
         assert note.endswith(member.said)
 
 
-@pytest.mark.parametrize("kind", ["quantised", "quantised, from bytes"])
-def test_a_quantised_graphs_answer_does_not_depend_on_other_photos(tmp_path, pictures, kind):
-    """Its range is that of the batch."""
-    classifier = load(tmp_path, graph_of(MATRIX[kind].front))
+def normed_by_batch():
+    x, one = placeholder(), np.ones(3, np.float32)
+    return tf1.nn.fused_batch_norm(x, one, 0 * one, is_training=True)[0]
+
+
+def standardised(x):
+    return (x - tf.reduce_mean(x)) / tf.math.reduce_std(x)
+
+
+def of_unit_length():
+    found = vectors(placeholder(shape=(1, *SIZE, 3)))
+    return head(found / tf.norm(found))
+
+
+def against_the_batch():
+    found = vectors(placeholder())
+    return head(tf.matmul(tf.matmul(found, found, transpose_b=True), found))
+
+
+MIXING = {
+    "quantised": MATRIX["quantised"].front,
+    "quantised, from bytes": MATRIX["quantised, from bytes"].front,
+    "a batch norm that trains": normed_by_batch,
+    "standardised": lambda: standardised(placeholder()),
+    "standardised, a batch of one": lambda: standardised(placeholder(shape=(1, *SIZE, 3))),
+    "vectors of length 1": of_unit_length,
+    "a product of the batch": against_the_batch,
+    "one row of all": lambda: head(
+        tf.reshape(tf.nn.softmax(tf.reshape(vectors(placeholder()), [-1])), [-1, 6])
+    ),
+    "the batch last": lambda: head(
+        tf.transpose(tf.nn.softmax(tf.transpose(vectors(placeholder()))))
+    ),
+}
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("front", MIXING.values(), ids=MIXING)
+def test_a_photos_answer_does_not_depend_on_other_photos(tmp_path, pictures, front):
+    """Where the graph mixes the images of its batch."""
+    classifier = load(tmp_path, graph_of(front))
     together = [answer for _, answer, _ in classifier.predict(pictures)]
     alone = [answer for path in pictures for _, answer, _ in classifier.predict([path])]
     np.testing.assert_array_equal(together, alone)
+
+
+def flattened(x):
+    x = vectors(x)[:, None, ..., ::2]
+    return head(tf.reshape(tf.concat([x, x], -1), [tf.shape(x)[0], 6]))
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        *(
+            MATRIX[name].front
+            for name in ("late Mul", "per channel", "TF Hub", "any size, not resized")
+        ),
+        lambda: of_mobilenet(placeholder(shape=(1, *SIZE, 3))),
+        lambda: flattened(placeholder()),
+    ],
+)
+def test_images_that_do_not_mix_share_a_batch(tmp_path, front):
+    assert load(tmp_path, graph_of(front), **SIZED).single is None
+
+
+@pytest.mark.numbers
+def test_two_known_networks_share_batches(tmp_path, inception, shared):
+    assert load(tmp_path, inception).single is None
+    graph_def = read_graph(shared / "models/retrained_by_others/retrained_graph.pb")
+    assert load(tmp_path, graph_def, tuple("abcdef")).single is None
 
 
 BOTH = "several nodes of the graph take images: left, right; name one with `Overrides.input_layer`"
