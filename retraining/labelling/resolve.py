@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from retraining.graphs.batches import mixes_images
 from retraining.graphs.front_end import (
     DECODERS,
+    INTEGERS,
     PIXEL_TYPES,
     PLACEHOLDERS,
     Affine,
@@ -24,6 +27,7 @@ from retraining.graphs.front_end import (
 from retraining.graphs.nodes import (
     GraphError,
     constant,
+    kind_of,
     node_name,
     nodes_by_name,
     sizes_of,
@@ -110,6 +114,7 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
         else PartialPreprocessing(about.size, None, None)
     )
     preprocessing, assumed = _preprocessing(about, known, overrides)
+    _check_range(kind_of(nodes[name]), preprocessing)
     ends = Ends(name, output, preprocessing, assumed)
     if not described.get("second"):  # of which the classifier refuses any other size
         _check_size(graph_def, ends, known.size or about.usual, about.fixed)
@@ -125,8 +130,8 @@ def _check_alone(nodes: Nodes, output: str, name: str) -> None:
     others = sorted(each for each in rest if nodes[each].op in ("Placeholder", "PlaceholderV2"))
     if name in nodes and others:
         raise GraphError(
-            f"besides the image at {name!r}, the graph needs a value for {others[0]!r}, which is "
-            f"not an image; freeze it with a constant there"
+            f"besides the image at {name!r}, the graph needs a value for {others[0]!r}; "
+            f"freeze it with a constant there"
         )
 
 
@@ -136,11 +141,11 @@ def _scales_batches(nodes: Nodes) -> bool:
 
 
 def _takes_batches(nodes: Nodes, name: str) -> bool:
-    """Returns whether images can share a batch; those of a known network may, of one image, too."""
+    """Returns whether images can share a batch; a known network takes more than one, too."""
     known = bool(_known(nodes))
     declared = sizes_of(nodes[name]) if name in nodes else None
-    one = declared is not None and declared[0] == 1
-    return (known or not one) and not mixes_images(nodes, name, one_row=known)
+    count = declared[0] if declared else -1
+    return (count == -1 or (known and count == 1)) and not mixes_images(nodes, name, one_row=known)
 
 
 def _named(nodes: Nodes, given: str | None, setting: str) -> str | None:
@@ -267,7 +272,9 @@ def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Netw
     """
     starts = found.source.op in PLACEHOLDERS
     after = look_after(nodes, found.source.name if starts else name)
-    if networks:
+    if kind_of(found.source if starts else nodes[name]) in INTEGERS:
+        mean, std = RAW_SCALE
+    elif networks:
         mean, std = before((networks[0].mean, networks[0].std), after.affine)
     else:
         mean, std = RAW_SCALE if after.takes_raw else UNIT_SCALE
@@ -301,6 +308,22 @@ def _preprocessing(
     if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
         return replace(known, size=size, mean=mean, std=std), ()
     return Preprocessing(size, mean, std), notes if unknown else ()
+
+
+def _check_range(kind: str | None, preprocessing: Preprocessing) -> None:
+    """Raises GraphError if scaled pixels do not fit an input of integers, rounded as they are."""
+    if kind not in INTEGERS:
+        return
+    limits = np.iinfo(kind.removeprefix("q"))
+    pixels = np.array([[0.0], [255.0]])
+    values = np.rint((pixels - preprocessing.mean) / np.asarray(preprocessing.std))
+    if limits.min <= values.min() and values.max() <= limits.max:
+        return
+    raise GraphError(
+        f"the input takes {kind}, {limits.min} to {limits.max}, but pixels would become "
+        f"{values.min():g} to {values.max():g} with `Overrides.input_mean` "
+        f"{spelled(preprocessing.mean)} and `Overrides.input_std` {spelled(preprocessing.std)}"
+    )
 
 
 def _size(about: _About, own: Size | None, overrides: Overrides) -> tuple[Size, str | None]:

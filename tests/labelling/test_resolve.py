@@ -129,8 +129,12 @@ def by_channel(x):
 
 
 def of_integers():
-    whole = tf.cast(batch_of(contents(), tf.int32) - 100, tf.float32)
-    return tf.multiply(shrunk(whole) - 27.5, 1 / STD, name="Mul")
+    whole = tf.subtract(batch_of(contents(), tf.int32), 100, name="whole")
+    return tf.multiply(shrunk(tf.cast(whole, tf.float32)) - 27.5, 1 / STD, name="Mul")
+
+
+def of_signed(x):
+    return tf.cast(tf.subtract(tf.cast(x, tf.int32), 100, name="signed"), tf.float32)
 
 
 def of_rounded_integers():
@@ -316,6 +320,31 @@ MATRIX = {
     ),
     "quantised": Member(lambda: quantised(placeholder()), wants=unit, said=UNIT, within=1e-2),
     "quantised, from bytes": Member(lambda: quantised(scaled(from_bytes())), within=1e-2),
+    "int8": Member(
+        lambda: tf.cast(placeholder(dtype=tf.int8), tf.float32) / STD,
+        flags={"input_mean": 128, "input_std": 1},
+        wants=lambda x: (np.rint(x) - 128) / STD,
+    ),
+    "quint8": Member(
+        lambda: tf.quantization.dequantize(placeholder(dtype=tf.quint8), 0, 255) / 255,
+        wants=lambda x: np.rint(x) / 255,
+    ),
+    "uint16": Member(
+        lambda: tf.cast(placeholder(dtype=tf.uint16), tf.float32) / 65535,
+        flags={"input_mean": 0, "input_std": 1 / 257},
+        wants=unit,
+    ),
+    "integers below 0": Member(of_integers, flags=named("whole"), wants=usual),
+    "integers below 0, of a fixed size": Member(
+        lambda: multiplied(of_signed(placeholder(dtype=tf.uint8))),
+        flags=named("signed"),
+        wants=lambda x: usual(np.rint(x) - 100),
+    ),
+    "a batch of several": Member(lambda: placeholder(shape=(4, *SIZE, 3)), wants=unit, said=UNIT),
+    "bytes in a vector": Member(
+        lambda: scaled(shrunk(batch_of(tf.reshape(placeholder("files", (None,), tf.string), ())))),
+        flags=named("files"),
+    ),
     "bottlenecks": Member(lambda: with_bottlenecks(placeholder()), wants=unit, said=UNIT),
     "bottlenecks, from bytes": Member(lambda: with_bottlenecks(scaled(from_bytes()))),
     "a default from bytes": Member(lambda: network(with_default(scaled(from_bytes())))),
@@ -453,6 +482,14 @@ NO_SIZE = "the graph does not tell its image size; give `Overrides.input_height`
 OTHER_SIZE = "the graph takes images of 12 x 10 pixels; drop `Overrides.input_height`"
 
 
+def with_rate():
+    return head(vectors(placeholder("images")) * tf1.placeholder(tf.float32, (), "keep_prob"))
+
+
+def split():
+    return tf.split(placeholder(shape=(None, *SIZE, 6)), 2, axis=3, name="parts")
+
+
 def of_vectors(shape=(None, 6)):
     return head(placeholder("Placeholder", shape))
 
@@ -468,6 +505,20 @@ def of_vectors(shape=(None, 6)):
         (lambda: placeholder(shape=SHAPELESS), {}, NO_SIZE),
         (placeholder, {"input_height": 224, "input_width": 224}, OTHER_SIZE),
         (placeholder, named("nothing"), "no node 'nothing'; see `Overrides.input_layer`"),
+        (fed_by_two, named("left"), "the graph needs a value for 'right'; freeze"),
+        (with_rate, {}, "at 'images', the graph needs a value for 'keep_prob'; freeze it"),
+        (lambda: split()[1], named("parts:1"), "not 'parts:1'; name another node with `Ov"),
+        (placeholder, {"output_layer": "final_result:1"}, "not 'final_result:1'; name another"),
+        (
+            lambda: tf.cast(placeholder(dtype=tf.uint8), tf.float32),
+            {"input_mean": 127.5},
+            "-128 to 128 with `Overrides.input_mean` 127.5 and `Overrides.input_std` 1",
+        ),
+        (
+            lambda: tf.cast(placeholder(dtype=tf.int8), tf.float32),
+            {},
+            "the input takes int8, -128 to 127, but pixels would become 0 to 255 with",
+        ),
         (placeholder, {"output_layer": "x"}, "no node 'x'; see `Overrides.output_layer`"),
         (lambda: placeholder(shape=(None, 5000, 5000, 3)), {}, r"images of (5000, 5000) pixels"),
     ],
@@ -560,6 +611,18 @@ def test_variables_without_values_are_called_unfrozen(tmp_path, resource, allowe
         load(tmp_path, graph_of(front), allow_unsafe_ops=allowed)
     assert "'kernel'; freeze it" in str(caught.value)
     assert "allow_unsafe_ops" not in str(caught.value)
+
+
+def test_a_graph_of_captured_variables_is_called_unfrozen(tmp_path):
+    """As a concrete function of TensorFlow 2 gives it."""
+
+    def front():
+        handle = tf1.placeholder(tf.resource, (), "captured")
+        kernel = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
+        return tf.nn.conv2d(placeholder(), tf.ensure_shape(kernel, (1, 1, 3, 3)), 1, "SAME")
+
+    with pytest.raises(GraphError, match=r"is not frozen: .* 'captured'; freeze it"):
+        load(tmp_path, graph_of(front))
 
 
 # -- our own graphs, and real ones -----------------------------------------------------------
