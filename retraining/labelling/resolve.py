@@ -17,6 +17,7 @@ from retraining.graphs.front_end import (
     PIXEL_TYPES,
     PLACEHOLDERS,
     Affine,
+    After,
     Before,
     Nodes,
     before,
@@ -40,6 +41,7 @@ from retraining.graphs.preprocessing import (
     Preprocessing,
     Size,
     can_scale,
+    channels,
     spelled,
 )
 from retraining.graphs.read import accepts_images
@@ -258,9 +260,13 @@ class _About:
 
 
 def _known(nodes: Nodes) -> list[Network]:
-    """Returns the base networks whose nodes a graph has; of MobileNets all, for each size."""
-    scopes = {f"{name.split('/')[0]}/Predictions/Reshape" for name in nodes}  # of MobileNets
-    return [n for n in NETWORKS.values() if n.bottleneck in nodes or n.bottleneck in scopes]
+    """Returns the base networks whose nodes a graph has; of MobileNets all, for each size.
+
+    TensorFlow's importer puts `import/` before the names, unless it is told another prefix.
+    """
+    names = {name.removeprefix("import/") for name in nodes}
+    names |= {f"{name.split('/')[0]}/Predictions/Reshape" for name in names}  # of MobileNets
+    return [network for network in NETWORKS.values() if network.bottleneck in names]
 
 
 def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Network]) -> Scale:
@@ -274,12 +280,28 @@ def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Netw
     after = look_after(nodes, found.source.name if starts else name)
     if kind_of(found.source if starts else nodes[name]) in INTEGERS:
         mean, std = RAW_SCALE
-    elif networks:
-        mean, std = before((networks[0].mean, networks[0].std), after.affine)
     else:
         mean, std = RAW_SCALE if after.takes_raw else UNIT_SCALE
+        if networks:
+            mean, std = _of_network(networks[0], after) or (mean, std)
     there = Affine.of(mean, std)
     return (there.then(found.affine) if starts else there).scale() or UNIT_SCALE
+
+
+def _of_network(network: Network, after: After) -> Scale | None:
+    """Returns the scale of a network before the arithmetic `after` the image; None if it fits none.
+
+    It fits if it reaches the network, whose first op convolves, and leaves a mean of 0..255. What
+    comes within a hundredth of pixels 0..255 is made for these.
+    """
+    reaches = "Conv2D" in (after.reader or "Conv2D")
+    mean, std = before((network.mean, network.std), after.affine)
+    if after.takes_raw:
+        offset, factor = np.asarray(mean), np.asarray(std)
+        near = (np.abs(offset) <= 2.55).all() and (np.abs(factor - 1) <= 0.01).all()
+        if near or not reaches:
+            return RAW_SCALE
+    return (mean, std) if all(0 <= value <= 255 for value in channels(mean)) else None
 
 
 def _preprocessing(

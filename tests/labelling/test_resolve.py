@@ -137,6 +137,12 @@ def of_signed(x):
     return tf.cast(tf.subtract(tf.cast(x, tf.int32), 100, name="signed"), tf.float32)
 
 
+def by_variance():
+    """As the layer Normalization of Keras does."""
+    deviation = tf.maximum(tf.sqrt(tf.constant(STDS**2)), 1e-7)
+    return (placeholder() - tf.reshape(tf.constant(MEANS), (1, 1, 1, 3))) / deviation
+
+
 def of_rounded_integers():
     whole = tf.cast(tf.cast(from_bytes() + 0.5, tf.int32), tf.float32)
     return scaled(whole)
@@ -304,6 +310,34 @@ MATRIX = {
     "MobileNet, 0..1": Member(
         lambda: of_mobilenet(multiplied(placeholder() * 255, "Mul")), said=UNIT
     ),
+    "MobileNet, clipped": Member(
+        lambda: of_mobilenet(multiplied(tf.clip_by_value(placeholder(), 0, 255))), said=RAW
+    ),
+    "MobileNet, per channel": Member(
+        lambda: of_mobilenet(by_channel(placeholder())), wants=per_channel, said=RAW
+    ),
+    "MobileNet, by 128": Member(
+        lambda: of_mobilenet((placeholder() - 128) / 128),
+        wants=lambda x: (x - 128) / 128,
+        said=RAW,
+    ),
+    "MobileNet, imported": Member(
+        lambda: network(tf.identity(placeholder(), "import/MobilenetV1/MobilenetV1/input")),
+        said=SIGNED,
+    ),
+    "raw, clipped": Member(lambda: multiplied(tf.clip_by_value(placeholder(), 0, 255)), said=RAW),
+    "raw, padded": Member(
+        lambda: multiplied(tf.pad(placeholder(), [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")),
+        wants=lambda x: usual(np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)], "reflect")),
+        said=RAW,
+    ),
+    "raw, blue first": Member(
+        lambda: by_channel(placeholder()[..., ::-1]),
+        wants=lambda x: per_channel(x[..., ::-1]),
+        said=RAW,
+    ),
+    "raw, negated": Member(lambda: (MEAN + tf.negative(placeholder())) / -STD, said=RAW),
+    "raw, by a variance": Member(by_variance, wants=per_channel, said=RAW),
     "uint8": Member(lambda: scaled(tf.cast(placeholder(dtype=tf.uint8), "float")), wants=rounded),
     "uint8, of any size": Member(
         lambda: scaled(shrunk(placeholder("image_tensor", ANY_SIZES, tf.uint8)))
