@@ -67,8 +67,8 @@ class Overrides:
     output_layer: str | None = None
     input_height: int | None = None
     input_width: int | None = None
-    input_mean: float | None = None
-    input_std: float | None = None
+    input_mean: PerChannel | None = None
+    input_std: PerChannel | None = None
     allow_unsafe_ops: bool = False
 
 
