@@ -20,7 +20,7 @@ PADDINGS = ("Pad", "PadV2", "MirrorPad")
 ALONE_TEXT = """
 Identity StopGradient PreventGradient Snapshot CheckNumerics EnsureShape Cast
 Placeholder PlaceholderV2 PlaceholderWithDefault NoOp Assert
-Abs Add AddN AddV2 BiasAdd BiasAddV1 ClipByValue Div Elu Erf Exp Floor Inv LeakyRelu Log Log1p
+Abs Add AddN AddV2 BiasAdd BiasAddV1 ClipByValue Div Elu Erf Erfc Exp Floor Inv LeakyRelu Log Log1p
 Maximum Minimum Mul Neg Pow RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt Select SelectV2 Selu
 Sigmoid Sign Softplus Softsign Sqrt Square SquaredDifference Sub Tanh
 LogSoftmax Softmax
@@ -72,7 +72,9 @@ def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bo
         return _spare_the_batch(np.array(attribute(node, "squeeze_dims").list.i, np.int64))
     if node.op not in DECIDING:
         return False
-    value = constant(nodes, inputs[DECIDING[node.op]])
+    deciding = nodes[node_name(inputs[DECIDING[node.op]])]
+    joined = node.op == "Transpose" and deciding.op == "ConcatV2"  # as in tf.tensordot
+    value = constant(nodes, deciding.input[0] if joined else deciding.name)
     if node.op == "Reshape":
         return _begins_with_batch(nodes, node, value, one_row)
     if value is None or not value.size:
@@ -106,13 +108,15 @@ def _begins_with_batch(
     if sizes is not None:
         return sizes.size > 1 and bool(sizes[0] == -1 or (one_row and sizes[0] == 1))
     shape = nodes[node_name(node.input[1])]
-    if shape.op != "Pack" or len(shape.input) < 2:
+    if shape.op == "Pack" and len(shape.input) < 2:
         return False
-    first = constant(nodes, shape.input[0])
-    if first is not None:
-        return first.size == 1 and bool(first.item() == -1)
-    part = nodes[node_name(shape.input[0])]
-    if part.op != "StridedSlice" or nodes[node_name(part.input[0])].op != "Shape":
+    while shape.op in ("Pack", "ConcatV2", "Prod"):  # the last two as in tf.tensordot
+        first = constant(nodes, shape.input[0])
+        if first is not None:
+            return first.size == 1 and bool(first.item() == -1)
+        shape = nodes[node_name(shape.input[0])]
+    if shape.op not in ("StridedSlice", "GatherV2"):
         return False
-    begin = constant(nodes, part.input[1])
-    return begin is not None and begin.size == 1 and bool(begin.item() == 0)
+    begin = constant(nodes, shape.input[1])
+    whole = nodes[node_name(shape.input[0])].op == "Shape"
+    return whole and begin is not None and begin.size > 0 and bool(begin.ravel()[0] == 0)

@@ -497,6 +497,7 @@ def flattened(x):
         ),
         lambda: of_mobilenet(placeholder(shape=(1, *SIZE, 3))),
         lambda: flattened(placeholder()),
+        lambda: tf.tensordot(placeholder(shape=ANY_SIZES), np.eye(3, dtype=np.float32), 1),
     ],
 )
 def test_images_that_do_not_mix_share_a_batch(tmp_path, front):
