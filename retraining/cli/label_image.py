@@ -28,6 +28,7 @@ from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.precision import PRECISIONS
+from retraining.graphs.preprocessing import PerChannel, channels, per_channel
 from retraining.labelling import scoring
 from retraining.labelling.classifier import (
     FEW,
@@ -190,7 +191,7 @@ def parse_flags(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the checked flags. Bad flags end the program with one line and exit code 2."""
     parser = build_parser()
     options = parser.parse_args(spell_out_null(sys.argv[1:] if argv is None else argv))
-    if options.input_std == 0:
+    if options.input_std is not None and 0 in channels(options.input_std):
         parser.error("--input_std 0 would divide by zero; give the graph's own value")
     options.images = [*([options.image] if options.image else []), *options.images]
     if options.null and STDIN not in options.images:
@@ -334,11 +335,20 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
         "behind a decoder, else the node that takes a file's bytes",
     )
     add("--output_layer", help="node that gives the probabilities")
-    any_number = number(float, -math.inf)
     add("--input_height", type=number(int, 1), help="height in pixels to which images are resized")
     add("--input_width", type=number(int, 1), help="width in pixels to which images are resized")
-    add("--input_mean", type=any_number, help="subtracted from each pixel value of 0..255")
-    add("--input_std", type=any_number, help="then each pixel is divided by this, so not 0")
+    add(
+        "--input_mean",
+        type=numbers,
+        metavar="NUMBER|R,G,B",
+        help="subtracted from each pixel value of 0..255: a number, or one for each channel",
+    )
+    add(
+        "--input_std",
+        type=numbers,
+        metavar="NUMBER|R,G,B",
+        help="then each pixel is divided by this, so not 0",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -430,6 +440,16 @@ def share_given_away(text: str) -> float:
     except ValueError as error:
         message = f"must be auto, or a share from 0 to 1, not {text}"
         raise argparse.ArgumentTypeError(message) from error
+
+
+def numbers(text: str) -> PerChannel:
+    """Parses a flag: a finite number, or three as `R,G,B` or in parentheses, as notes show them."""
+    values = text.removeprefix("(").removesuffix(")").split(",")
+    parsed = [number(float, -math.inf)(value) for value in values]
+    return per_channel(parsed if len(parsed) > 1 else parsed[0])
+
+
+numbers.__name__ = "number (or three, R,G,B)"
 
 
 def overrides(options: argparse.Namespace) -> Overrides:

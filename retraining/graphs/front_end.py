@@ -4,7 +4,7 @@ The arithmetic of each channel is affine, `factor * x + offset`. Resizing passes
 weights of a bilinear kernel add up to 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +17,8 @@ from retraining.graphs.tensorflow import NodeDef
 
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
-INTEGERS = ("uint8", "uint16", "int32", "int64")  # images of these are pixels 0..255
+INTEGERS = ("uint8", "quint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+WIDER = ("uint8", "uint16", "int16", "uint32", "int32", "uint64", "int64")  # these hold any uint8
 PIXEL_TYPES = (*INTEGERS, "float32", "float64", "float16", "bfloat16")
 DECODERS = ("DecodeJpeg", "DecodePng", "DecodeBmp", "DecodeImage")
 PASSED_ON = (
@@ -28,6 +29,11 @@ BATCHING = ("ExpandDims", "Pack", "Reshape", "StridedSlice")  # from an image to
 RESIZING = ("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea")
 ARITHMETIC = ("Sub", "Add", "AddV2", "Mul", "RealDiv", "Div", "BiasAdd")
 DIVISIONS = ("RealDiv", "Div")
+CLIPPING = ("Minimum", "Maximum", "ClipByValue", "Relu")  # by constants
+BESIDE = (  # these leave most pixels as they are, or all in another order
+    *("ReverseV2", "Pad", "PadV2", "MirrorPad", "FakeQuantWithMinMaxArgs"),
+    *("FakeQuantWithMinMaxVars", *CLIPPING),
+)
 ASKING = ("Shape", "ShapeN", "Size", "Rank")  # these read no pixel
 
 Nodes: TypeAlias = Mapping[str, NodeDef]
@@ -97,9 +103,12 @@ class Before:
         """Whether the source holds the pixels 0..255 of an image, in RGB."""
         node = self.source
         if node.op in PLACEHOLDERS:
-            return type_of(node) in INTEGERS
+            return type_of(node) in INTEGERS and type_of(node) != "uint16"  # which may reach 65535
         whole = attribute(node, "ratio").i in (0, 1) and type_of(node) in (None, "uint8")
-        return node.op in DECODERS and attribute(node, "channels").i == 3 and whole
+        usual = not attribute(node, "dct_method").s and (
+            "fancy_upscaling" not in node.attr or attribute(node, "fancy_upscaling").b
+        )  # as our decoder
+        return node.op in DECODERS and attribute(node, "channels").i == 3 and whole and usual
 
 
 def look_before(nodes: Nodes, name: str) -> Before:
@@ -128,7 +137,7 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     if node.op == "Cast":
         source, target = (type_of(node, key) for key in ("SrcT", "DstT"))
         exact = str(target).startswith("float") or (
-            source in ("uint8", target) and target in INTEGERS
+            (source == "uint8" and target in WIDER) or source == target
         )
     elif node.op == "ResizeBilinear":
         others = attribute(node, "align_corners").b or attribute(node, "half_pixel_centers").b
@@ -136,26 +145,35 @@ def _exact_step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     elif node.op == "PlaceholderWithDefault":  # one with a constant default is fed
         exact = constant(nodes, node.input[0]) is None
     elif node.op in ARITHMETIC:
-        kind, constants = type_of(node, "T"), (constant(nodes, name) for name in _data(node))
+        kind, constants = type_of(node, "T"), (_value(nodes, name) for name in _data(node))
         exact = all(value is None or value.size <= 3 for value in constants)
         if kind in INTEGERS:  # which wraps or rounds
             exact &= kind in ("int32", "int64") and node.op not in DIVISIONS
+    elif node.op == "StridedSlice":
+        strides = constant(nodes, node.input[3])
+        exact = strides is not None and bool((strides == 1).all())
     else:
-        exact = node.op not in (*RESIZING, "ReverseV2")
+        exact = node.op not in (*RESIZING, *BESIDE)
     return _step(nodes, node) if exact else None
 
 
 def _step(nodes: Nodes, node: NodeDef) -> tuple[str, Affine] | None:
     """Returns (the node that this one changes, how); None if it does something else.
 
-    The order of the channels does not count.
+    The order of pixels and channels does not count, nor do borders and limits.
     """
     inputs = _data(node)
     if any(":" in name and not name.endswith(":0") for name in inputs):
         return None
     if node.op in ARITHMETIC:
         return _arithmetic(nodes, node, inputs)
-    passes = node.op in (*PASSED_ON, *RESIZING, "ReverseV2") or _makes_batch(nodes, node, inputs)
+    if node.op == "Neg":
+        return node_name(inputs[0]), Affine(-np.ones(()), np.zeros(()))
+    if node.op in CLIPPING:
+        inputs = [name for name in inputs if _value(nodes, name) is None]
+        return (node_name(inputs[0]), UNCHANGED) if len(inputs) == 1 else None
+    passes = node.op in (*PASSED_ON, *RESIZING, *BESIDE) or _makes_batch(nodes, node, inputs)
+    passes = passes or (node.op == "StridedSlice" and _takes_all(nodes, node, 0))
     return (node_name(inputs[0]), UNCHANGED) if passes and inputs else None
 
 
@@ -166,18 +184,29 @@ def _makes_batch(nodes: Nodes, node: NodeDef, inputs: list[str]) -> bool:
     value = constant(nodes, inputs[1]) if node.op in BATCHING else None
     if value is None:
         return False
-    if node.op == "StridedSlice":  # image[None] and its kin
-        masks = {k: attribute(node, f"{k}_mask").i for k in ("begin", "end", "ellipsis")}
-        whole = masks["ellipsis"] | masks["begin"] & masks["end"] | 1
-        new = attribute(node, "new_axis_mask").i, attribute(node, "shrink_axis_mask").i
-        return new == (1, 0) and whole == (1 << value.size) - 1
+    if node.op == "StridedSlice":
+        return _takes_all(nodes, node, 1)
     if node.op == "ExpandDims":
         return value.size == 1 and value.item() == 0
     return value.shape == (4,) and bool(value[3] == 3)
 
 
+def _takes_all(nodes: Nodes, node: NodeDef, new_axes: int) -> bool:
+    """Returns whether a StridedSlice drops no pixel at the ends: image[None] and its kin, or all.
+
+    `new_axes` is the bit mask of the axes that it must add.
+    """
+    value = constant(nodes, node.input[1])
+    if value is None:
+        return False
+    masks = {k: attribute(node, f"{k}_mask").i for k in ("begin", "end", "ellipsis")}
+    whole = masks["ellipsis"] | masks["begin"] & masks["end"] | new_axes
+    new = attribute(node, "new_axis_mask").i, attribute(node, "shrink_axis_mask").i
+    return bool(new == (new_axes, 0) and whole == (1 << value.size) - 1)
+
+
 def _arithmetic(nodes: Nodes, node: NodeDef, inputs: list[str]) -> tuple[str, Affine] | None:
-    constants = [_per_channel(constant(nodes, name)) for name in inputs]
+    constants = [_per_channel(_value(nodes, name)) for name in inputs]
     if sum(value is None for value in constants) != 1:
         return None
     x = int(constants[0] is not None)  # the input that is no constant
@@ -196,6 +225,36 @@ def _arithmetic(nodes: Nodes, node: NodeDef, inputs: list[str]) -> tuple[str, Af
     return node_name(inputs[x]), change
 
 
+FOLDED: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(("Add", "AddV2"), np.add),
+    **dict.fromkeys(("Div", "RealDiv"), np.divide),
+    **dict.fromkeys(("Inv", "Reciprocal"), np.reciprocal),
+    **{"Sub": np.subtract, "Mul": np.multiply, "Neg": np.negative, "Square": np.square},
+    **{"Sqrt": np.sqrt, "Rsqrt": lambda x: 1 / np.sqrt(x), "Maximum": np.maximum},
+    **{"Minimum": np.minimum, "Reshape": np.reshape, "BroadcastTo": np.broadcast_to},
+    "ExpandDims": lambda x, axis: np.expand_dims(x, int(axis)),
+}
+FOLDED_DEPTH = 6  # operations; each could double the time
+FOLDED_VALUES = 1 << 12  # in one constant, of which two could make a product of as many each
+
+
+def _value(nodes: Nodes, name: str, depth: int = FOLDED_DEPTH) -> NDArray[Any] | None:
+    """Returns the value of a constant, or of a small expression of floats; None for other nodes."""
+    value, node = constant(nodes, name), nodes.get(node_name(name))
+    if value is not None or node is None or node.op not in FOLDED or depth == 0:
+        return value
+    found = (_value(nodes, each, depth - 1) for each in _data(node))
+    values = [each for each in found if each is not None and each.size <= FOLDED_VALUES]
+    whole = len(values) == len(_data(node)) and values[0].dtype.kind == "f"
+    if not whole or (node.op == "BroadcastTo" and np.prod(values[1], dtype=float) > FOLDED_VALUES):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(FOLDED[node.op](*values))
+    except (ValueError, TypeError):  # which TensorFlow refuses, too
+        return None
+
+
 def _per_channel(value: NDArray[Any] | None) -> Values | None:
     """Returns float64 [] or [3] of a constant, the average of an image's; None of others."""
     if value is None or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
@@ -212,17 +271,14 @@ def _per_channel(value: NDArray[Any] | None) -> Values | None:
 class After:
     """What becomes of a node's values: `affine` of them, by nodes of the ops `passed`.
 
-    `reader` is the op of the one node that reads them then; None if several do.
+    `reader` is the op of the one node that reads them then; None if several do. `batched` is
+    whether they become a batch, so that they are a single image.
     """
 
     affine: Affine
     passed: tuple[str, ...]
     reader: str | None
-
-    @property
-    def batched(self) -> bool:
-        """Whether the values become a batch, so that they are a single image."""
-        return any(op in BATCHING for op in self.passed)
+    batched: bool
 
     @property
     def resized(self) -> bool:
@@ -243,16 +299,18 @@ def look_after(nodes: Nodes, name: str) -> After:
     """Folds the arithmetic that follows a node, as long as one node alone reads each."""
     affine = UNCHANGED
     passed: list[str] = []
+    batched = False
     while True:
         readers = [n for n in nodes.values() if name in map(node_name, _data(n))]
         readers = [reader for reader in readers if reader.op not in ASKING]
         if len(readers) != 1:
-            return After(affine, tuple(passed), None)
+            return After(affine, tuple(passed), None, batched)
         (reader,) = readers
         step = _step(nodes, reader)
         if not step or step[0] != name:
-            return After(affine, tuple(passed), reader.op)
+            return After(affine, tuple(passed), reader.op, batched)
         passed.append(reader.op)
+        batched |= _makes_batch(nodes, reader, _data(reader))
         affine, name = affine.then(step[1]), reader.name
 
 

@@ -93,6 +93,21 @@ def type_of(node: NodeDef, key: str = "dtype") -> str | None:
     return str(_known_type(node, kind).name) if kind else None
 
 
+KIND = {  # the attribute with the type of the first output
+    **dict.fromkeys(("Placeholder", "PlaceholderV2", "PlaceholderWithDefault", "Const"), "dtype"),
+    **dict.fromkeys(("Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Neg", "Identity"), "T"),
+    **dict.fromkeys(("Reshape", "ExpandDims", "StridedSlice", "Pack", "Squeeze", "ReverseV2"), "T"),
+    "Cast": "DstT",
+}
+
+
+def kind_of(node: NodeDef) -> str | None:
+    """Returns the name of the type of a node's first output; None for ops it does not know."""
+    if node.op == "DecodeJpeg":
+        return "uint8"
+    return type_of(node, KIND[node.op]) if node.op in KIND else None
+
+
 def sizes_of(node: NodeDef) -> list[int] | None:
     """Returns the shape that a Placeholder declares, -1 for unknown sizes; None if it has none.
 

@@ -109,9 +109,13 @@ def _errors_of_running() -> Iterator[None]:
         raise GraphError(f"TensorFlow cannot run this graph: {one_line(error)}") from error
 
 
-def _of_type(tensor: Tensor, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns images rounded to pixels if a tensor takes integers; TensorFlow would cut them."""
-    return np.rint(images).clip(0, 255) if tensor.dtype.is_integer else images
+def _of_type(tensor: Tensor, images: NDArray[np.float32]) -> NDArray[Any]:
+    """Returns images rounded if a tensor takes integers, no lower or higher than its type holds."""
+    kind = tensor.dtype
+    if not (kind.is_integer or kind.is_quantized):
+        return images
+    limits = np.iinfo(kind.name.removeprefix("q"))
+    return np.rint(images).clip(limits.min, limits.max).astype(limits.dtype)
 
 
 def _fetcher(
@@ -188,7 +192,14 @@ class BytesRunner:
         """
         with _errors_of_running():
             feed = {self._tensor(f"{name}:0"): image for name, image in images.items()}
-            return self._fetch({tensor: _of_type(tensor, image) for tensor, image in feed.items()})
+            whole = {tensor: _of_type(tensor, image) for tensor, image in feed.items()}
+            copies = max((t.shape[0] or 1 for t in feed if t.shape.rank == 4), default=1)
+            if copies > 1:  # the graph takes batches of this size alone
+                whole = {
+                    tensor: np.repeat(image, copies, axis=0) for tensor, image in whole.items()
+                }
+            output = self._fetch(whole)
+        return output if copies == 1 else output[:1]
 
     def run(self, content: bytes) -> NDArray[np.float32]:
         """Returns float32 [1, width] for the bytes of one image file.
@@ -199,6 +210,7 @@ class BytesRunner:
         """
         with _errors_of_running(), without_lines_of_libjpeg():
             try:
-                return self._fetch({self._bytes: content})
+                one = self._bytes.shape.rank != 1  # else it takes a vector of files
+                return self._fetch({self._bytes: content if one else [content]})
             except self._refused as error:
                 raise UndecodableError("the graph's own decoder does not read them") from error

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name, type_of
 from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
@@ -116,7 +116,12 @@ def check_frozen(graph: str | Path, nodes: Iterable[NodeDef]) -> None:
     Raises:
         GraphError: there is a variable, whose values the graph does not hold.
     """
-    name = next((_shown(node.name) for node in nodes if node.op in VARIABLES), None)
+    variables = (
+        node
+        for node in nodes
+        if node.op in VARIABLES or (node.op == "Placeholder" and type_of(node) == "resource")
+    )
+    name = next((_shown(node.name) for node in variables), None)
     if name is not None:
         raise GraphError(
             f"{graph} is not frozen: it lacks the values of its variables, such as {name}; freeze "

@@ -8,6 +8,7 @@ import numpy as np
 from retraining.graphs.nodes import (
     GraphError,
     constant,
+    kind_of,
     node_name,
     nodes_by_name,
     set_constant,
@@ -87,7 +88,7 @@ def drop_others(graph_def: GraphDef, output_name: str) -> None:
 def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
     """Copies the part between an input, which becomes a Placeholder, and an output.
 
-    A placeholder keeps its type. Any other node becomes one of float32.
+    A node keeps its type where it tells it (see `kind_of`). Any other becomes one of float32.
 
     Raises:
         GraphError: one of the two is not in the graph, or they are not connected.
@@ -100,9 +101,8 @@ def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
     node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
     sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
-    kind = import_tensorflow().dtypes.float32.as_datatype_enum
-    if node.op.startswith("Placeholder"):
-        kind = node.attr["dtype"].type
+    dtypes = import_tensorflow().dtypes
+    kind = dtypes.as_dtype(kind_of(node) or "float32").as_datatype_enum
     del node.input[:]
     node.op = "Placeholder"
     node.attr.clear()

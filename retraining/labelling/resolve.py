@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from retraining.graphs.batches import mixes_images
 from retraining.graphs.front_end import (
     DECODERS,
+    INTEGERS,
     PIXEL_TYPES,
     PLACEHOLDERS,
     Affine,
+    After,
     Before,
     Nodes,
     before,
@@ -23,6 +28,7 @@ from retraining.graphs.front_end import (
 from retraining.graphs.nodes import (
     GraphError,
     constant,
+    kind_of,
     node_name,
     nodes_by_name,
     sizes_of,
@@ -35,6 +41,7 @@ from retraining.graphs.preprocessing import (
     Preprocessing,
     Size,
     can_scale,
+    channels,
     spelled,
 )
 from retraining.graphs.read import accepts_images
@@ -60,8 +67,8 @@ class Overrides:
     output_layer: str | None = None
     input_height: int | None = None
     input_width: int | None = None
-    input_mean: float | None = None
-    input_std: float | None = None
+    input_mean: PerChannel | None = None
+    input_std: PerChannel | None = None
     allow_unsafe_ops: bool = False
 
 
@@ -98,6 +105,8 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
     name = _named(nodes, overrides.input_layer, "input_layer") or _find_input(
         used, output, described.get("input")
     )
+    if not described.get("second"):  # whose two inputs are the classifier's business
+        _check_alone(used, output, name)
     if type_of(nodes[name]) == "string":
         return Ends(name, output, None)
     about = _About.of(used if name in used else nodes, name)
@@ -107,11 +116,25 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
         else PartialPreprocessing(about.size, None, None)
     )
     preprocessing, assumed = _preprocessing(about, known, overrides)
+    _check_range(kind_of(nodes[name]), preprocessing)
     ends = Ends(name, output, preprocessing, assumed)
     if not described.get("second"):  # of which the classifier refuses any other size
         _check_size(graph_def, ends, known.size or about.usual, about.fixed)
     batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
+    if name != described.get("input"):
+        batches &= _takes_batches(used, name)
     return ends if batches else replace(ends, single=about.rank)
+
+
+def _check_alone(nodes: Nodes, output: str, name: str) -> None:
+    """Raises GraphError if an output needs values of other placeholders than the input."""
+    rest = ancestors(nodes, output, stop=name) - {name}
+    others = sorted(each for each in rest if nodes[each].op in ("Placeholder", "PlaceholderV2"))
+    if name in nodes and others:
+        raise GraphError(
+            f"besides the image at {name!r}, the graph needs a value for {others[0]!r}; "
+            f"freeze it with a constant there"
+        )
 
 
 def _scales_batches(nodes: Nodes) -> bool:
@@ -119,9 +142,22 @@ def _scales_batches(nodes: Nodes) -> bool:
     return any(node.op.startswith("Quantize") for node in nodes.values())
 
 
+def _takes_batches(nodes: Nodes, name: str) -> bool:
+    """Returns whether images can share a batch; a known network takes more than one, too."""
+    known = bool(_known(nodes))
+    declared = sizes_of(nodes[name]) if name in nodes else None
+    count = declared[0] if declared else -1
+    return (count == -1 or (known and count == 1)) and not mixes_images(nodes, name, one_row=known)
+
+
 def _named(nodes: Nodes, given: str | None, setting: str) -> str | None:
     if given is not None and node_name(given) not in nodes:
         raise GraphError(f"the graph has no node {given!r}; see `Overrides.{setting}`")
+    if given is not None and given.partition(":")[2] not in ("", "0"):
+        raise GraphError(
+            f"only the first output of a node can be used, not {given!r}; name another node with "
+            f"`Overrides.{setting}`"
+        )
     return None if given is None else node_name(given)
 
 
@@ -224,9 +260,13 @@ class _About:
 
 
 def _known(nodes: Nodes) -> list[Network]:
-    """Returns the base networks whose nodes a graph has; of MobileNets all, for each size."""
-    scopes = {f"{name.split('/')[0]}/Predictions/Reshape" for name in nodes}  # of MobileNets
-    return [n for n in NETWORKS.values() if n.bottleneck in nodes or n.bottleneck in scopes]
+    """Returns the base networks whose nodes a graph has; of MobileNets all, for each size.
+
+    TensorFlow's importer puts `import/` before the names, unless it is told another prefix.
+    """
+    names = {name.removeprefix("import/") for name in nodes}
+    names |= {f"{name.split('/')[0]}/Predictions/Reshape" for name in names}  # of MobileNets
+    return [network for network in NETWORKS.values() if network.bottleneck in names]
 
 
 def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Network]) -> Scale:
@@ -238,12 +278,30 @@ def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Netw
     """
     starts = found.source.op in PLACEHOLDERS
     after = look_after(nodes, found.source.name if starts else name)
-    if networks:
-        mean, std = before((networks[0].mean, networks[0].std), after.affine)
+    if kind_of(found.source if starts else nodes[name]) in INTEGERS:
+        mean, std = RAW_SCALE
     else:
         mean, std = RAW_SCALE if after.takes_raw else UNIT_SCALE
+        if networks:
+            mean, std = _of_network(networks[0], after) or (mean, std)
     there = Affine.of(mean, std)
     return (there.then(found.affine) if starts else there).scale() or UNIT_SCALE
+
+
+def _of_network(network: Network, after: After) -> Scale | None:
+    """Returns the scale of a network before the arithmetic `after` the image; None if it fits none.
+
+    It fits if it reaches the network, whose first op convolves, and leaves a mean of 0..255. What
+    comes within a hundredth of pixels 0..255 is made for these.
+    """
+    reaches = "Conv2D" in (after.reader or "Conv2D")
+    mean, std = before((network.mean, network.std), after.affine)
+    if after.takes_raw:
+        offset, factor = np.asarray(mean), np.asarray(std)
+        near = (np.abs(offset) <= 2.55).all() and (np.abs(factor - 1) <= 0.01).all()
+        if near or not reaches:
+            return RAW_SCALE
+    return (mean, std) if all(0 <= value <= 255 for value in channels(mean)) else None
 
 
 def _preprocessing(
@@ -272,6 +330,22 @@ def _preprocessing(
     if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
         return replace(known, size=size, mean=mean, std=std), ()
     return Preprocessing(size, mean, std), notes if unknown else ()
+
+
+def _check_range(kind: str | None, preprocessing: Preprocessing) -> None:
+    """Raises GraphError if scaled pixels do not fit an input of integers, rounded as they are."""
+    if kind not in INTEGERS:
+        return
+    limits = np.iinfo(kind.removeprefix("q"))
+    pixels = np.array([[0.0], [255.0]])
+    values = np.rint((pixels - preprocessing.mean) / np.asarray(preprocessing.std))
+    if limits.min <= values.min() and values.max() <= limits.max:
+        return
+    raise GraphError(
+        f"the input takes {kind}, {limits.min} to {limits.max}, but pixels would become "
+        f"{values.min():g} to {values.max():g} with `Overrides.input_mean` "
+        f"{spelled(preprocessing.mean)} and `Overrides.input_std` {spelled(preprocessing.std)}"
+    )
 
 
 def _size(about: _About, own: Size | None, overrides: Overrides) -> tuple[Size, str | None]:

@@ -597,6 +597,11 @@ def mobilenet_answer(path, mean, std, size=(128, 128)):
         ([], 127.5, 127.5),
         (["--input_mean", "0", "--input_std", "255"], 0, 255),
         (["--input_mean", "0"], 0, 127.5),
+        (
+            ["--input_mean", "(-5, 100, 150)", "--input_std", "60,70,80.5"],
+            (-5, 100, 150),
+            (60, 70, 80.5),
+        ),
     ],
 )
 def test_flags_count_before_what_is_usual_even_zero(
@@ -630,6 +635,9 @@ def test_labels_that_do_not_fit_are_an_error(stock, expected, capsys, tmp_path):
         (["x.jpg", "--nothing"], 2, "unknown flag --nothing (see"),
         (["x.jpg", "--input_std", "0"], 2, "divide by zero"),
         (["x.jpg", "--input_mean", "nan"], 2, "finite"),
+        (["x.jpg", "--input_mean", "1,nan,3"], 2, "finite"),
+        (["x.jpg", "--input_mean", "1,2"], 2, "invalid number (or three, R,G,B) value: '1,2'"),
+        (["x.jpg", "--input_std", "(1, 0, 1)"], 2, "divide by zero"),
         (["x.jpg", "--unknown_threshold", "1.5"], 2, "must be from 0 to 1"),
         (["x.jpg", "--unknown_threshold", "some"], 2, "share"),
         (["x.jpg", "--graph", "nothing.pb"], 1, "cannot read the graph nothing.pb"),

@@ -129,13 +129,28 @@ def by_channel(x):
 
 
 def of_integers():
-    whole = tf.cast(batch_of(contents(), tf.int32) - 100, tf.float32)
-    return tf.multiply(shrunk(whole) - 27.5, 1 / STD, name="Mul")
+    whole = tf.subtract(batch_of(contents(), tf.int32), 100, name="whole")
+    return tf.multiply(shrunk(tf.cast(whole, tf.float32)) - 27.5, 1 / STD, name="Mul")
+
+
+def of_signed(x):
+    return tf.cast(tf.subtract(tf.cast(x, tf.int32), 100, name="signed"), tf.float32)
+
+
+def by_variance():
+    """As the layer Normalization of Keras does."""
+    deviation = tf.maximum(tf.sqrt(tf.constant(STDS**2)), 1e-7)
+    return (placeholder() - tf.reshape(tf.constant(MEANS), (1, 1, 1, 3))) / deviation
 
 
 def of_rounded_integers():
     whole = tf.cast(tf.cast(from_bytes() + 0.5, tf.int32), tf.float32)
     return scaled(whole)
+
+
+def sliced(*where, **options):
+    pixels = tf1.image.decode_jpeg(contents(), channels=3, name="DecodeJpeg", **options)
+    return scaled(shrunk(tf.cast(pixels, tf.float32)[(None, *where)]))
 
 
 def cropped():
@@ -259,6 +274,7 @@ MATRIX = {
     "half pixels": Member(lambda: scaled(from_bytes(**HALF)), how=HALF),
     "corners": Member(lambda: scaled(from_bytes(align_corners=True)), how={"align_corners": True}),
     "a way around Mul": Member(beside_mul),
+    "a new axis": Member(lambda: sliced()),
     # Placeholders of images.
     "late Mul": Member(lambda: late_product(placeholder()), said=UNIT, wants=unit),
     "late Mul, told": Member(
@@ -294,6 +310,34 @@ MATRIX = {
     "MobileNet, 0..1": Member(
         lambda: of_mobilenet(multiplied(placeholder() * 255, "Mul")), said=UNIT
     ),
+    "MobileNet, clipped": Member(
+        lambda: of_mobilenet(multiplied(tf.clip_by_value(placeholder(), 0, 255))), said=RAW
+    ),
+    "MobileNet, per channel": Member(
+        lambda: of_mobilenet(by_channel(placeholder())), wants=per_channel, said=RAW
+    ),
+    "MobileNet, by 128": Member(
+        lambda: of_mobilenet((placeholder() - 128) / 128),
+        wants=lambda x: (x - 128) / 128,
+        said=RAW,
+    ),
+    "MobileNet, imported": Member(
+        lambda: network(tf.identity(placeholder(), "import/MobilenetV1/MobilenetV1/input")),
+        said=SIGNED,
+    ),
+    "raw, clipped": Member(lambda: multiplied(tf.clip_by_value(placeholder(), 0, 255)), said=RAW),
+    "raw, padded": Member(
+        lambda: multiplied(tf.pad(placeholder(), [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")),
+        wants=lambda x: usual(np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)], "reflect")),
+        said=RAW,
+    ),
+    "raw, blue first": Member(
+        lambda: by_channel(placeholder()[..., ::-1]),
+        wants=lambda x: per_channel(x[..., ::-1]),
+        said=RAW,
+    ),
+    "raw, negated": Member(lambda: (MEAN + tf.negative(placeholder())) / -STD, said=RAW),
+    "raw, by a variance": Member(by_variance, wants=per_channel, said=RAW),
     "uint8": Member(lambda: scaled(tf.cast(placeholder(dtype=tf.uint8), "float")), wants=rounded),
     "uint8, of any size": Member(
         lambda: scaled(shrunk(placeholder("image_tensor", ANY_SIZES, tf.uint8)))
@@ -310,6 +354,31 @@ MATRIX = {
     ),
     "quantised": Member(lambda: quantised(placeholder()), wants=unit, said=UNIT, within=1e-2),
     "quantised, from bytes": Member(lambda: quantised(scaled(from_bytes())), within=1e-2),
+    "int8": Member(
+        lambda: tf.cast(placeholder(dtype=tf.int8), tf.float32) / STD,
+        flags={"input_mean": 128, "input_std": 1},
+        wants=lambda x: (np.rint(x) - 128) / STD,
+    ),
+    "quint8": Member(
+        lambda: tf.quantization.dequantize(placeholder(dtype=tf.quint8), 0, 255) / 255,
+        wants=lambda x: np.rint(x) / 255,
+    ),
+    "uint16": Member(
+        lambda: tf.cast(placeholder(dtype=tf.uint16), tf.float32) / 65535,
+        flags={"input_mean": 0, "input_std": 1 / 257},
+        wants=unit,
+    ),
+    "integers below 0": Member(of_integers, flags=named("whole"), wants=usual),
+    "integers below 0, of a fixed size": Member(
+        lambda: multiplied(of_signed(placeholder(dtype=tf.uint8))),
+        flags=named("signed"),
+        wants=lambda x: usual(np.rint(x) - 100),
+    ),
+    "a batch of several": Member(lambda: placeholder(shape=(4, *SIZE, 3)), wants=unit, said=UNIT),
+    "bytes in a vector": Member(
+        lambda: scaled(shrunk(batch_of(tf.reshape(placeholder("files", (None,), tf.string), ())))),
+        flags=named("files"),
+    ),
     "bottlenecks": Member(lambda: with_bottlenecks(placeholder()), wants=unit, said=UNIT),
     "bottlenecks, from bytes": Member(lambda: with_bottlenecks(scaled(from_bytes()))),
     "a default from bytes": Member(lambda: network(with_default(scaled(from_bytes())))),
@@ -368,19 +437,92 @@ def test_a_graph_answers_as_its_network_does_by_hand(tmp_path, pictures, member)
         assert note.endswith(member.said)
 
 
-@pytest.mark.parametrize("kind", ["quantised", "quantised, from bytes"])
-def test_a_quantised_graphs_answer_does_not_depend_on_other_photos(tmp_path, pictures, kind):
-    """Its range is that of the batch."""
-    classifier = load(tmp_path, graph_of(MATRIX[kind].front))
+def normed_by_batch():
+    x, one = placeholder(), np.ones(3, np.float32)
+    return tf1.nn.fused_batch_norm(x, one, 0 * one, is_training=True)[0]
+
+
+def standardised(x):
+    return (x - tf.reduce_mean(x)) / tf.math.reduce_std(x)
+
+
+def of_unit_length():
+    found = vectors(placeholder(shape=(1, *SIZE, 3)))
+    return head(found / tf.norm(found))
+
+
+def against_the_batch():
+    found = vectors(placeholder())
+    return head(tf.matmul(tf.matmul(found, found, transpose_b=True), found))
+
+
+MIXING = {
+    "quantised": MATRIX["quantised"].front,
+    "quantised, from bytes": MATRIX["quantised, from bytes"].front,
+    "a batch norm that trains": normed_by_batch,
+    "standardised": lambda: standardised(placeholder()),
+    "standardised, a batch of one": lambda: standardised(placeholder(shape=(1, *SIZE, 3))),
+    "vectors of length 1": of_unit_length,
+    "a product of the batch": against_the_batch,
+    "one row of all": lambda: head(
+        tf.reshape(tf.nn.softmax(tf.reshape(vectors(placeholder()), [-1])), [-1, 6])
+    ),
+    "the batch last": lambda: head(
+        tf.transpose(tf.nn.softmax(tf.transpose(vectors(placeholder()))))
+    ),
+}
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("front", MIXING.values(), ids=MIXING)
+def test_a_photos_answer_does_not_depend_on_other_photos(tmp_path, pictures, front):
+    """Where the graph mixes the images of its batch."""
+    classifier = load(tmp_path, graph_of(front))
     together = [answer for _, answer, _ in classifier.predict(pictures)]
     alone = [answer for path in pictures for _, answer, _ in classifier.predict([path])]
     np.testing.assert_array_equal(together, alone)
+
+
+def flattened(x):
+    x = vectors(x)[:, None, ..., ::2]
+    return head(tf.reshape(tf.concat([x, x], -1), [tf.shape(x)[0], 6]))
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        *(
+            MATRIX[name].front
+            for name in ("late Mul", "per channel", "TF Hub", "any size, not resized")
+        ),
+        lambda: of_mobilenet(placeholder(shape=(1, *SIZE, 3))),
+        lambda: flattened(placeholder()),
+        lambda: tf.tensordot(placeholder(shape=ANY_SIZES), np.eye(3, dtype=np.float32), 1),
+    ],
+)
+def test_images_that_do_not_mix_share_a_batch(tmp_path, front):
+    assert load(tmp_path, graph_of(front), **SIZED).single is None
+
+
+@pytest.mark.numbers
+def test_two_known_networks_share_batches(tmp_path, inception, shared):
+    assert load(tmp_path, inception).single is None
+    graph_def = read_graph(shared / "models/retrained_by_others/retrained_graph.pb")
+    assert load(tmp_path, graph_def, tuple("abcdef")).single is None
 
 
 BOTH = "several nodes of the graph take images: left, right; name one with `Overrides.input_layer`"
 NO_INPUT = "cannot tell which node of the graph takes images; name it with `Overrides.input_layer`"
 NO_SIZE = "the graph does not tell its image size; give `Overrides.input_height`"
 OTHER_SIZE = "the graph takes images of 12 x 10 pixels; drop `Overrides.input_height`"
+
+
+def with_rate():
+    return head(vectors(placeholder("images")) * tf1.placeholder(tf.float32, (), "keep_prob"))
+
+
+def split():
+    return tf.split(placeholder(shape=(None, *SIZE, 6)), 2, axis=3, name="parts")
 
 
 def of_vectors(shape=(None, 6)):
@@ -398,6 +540,20 @@ def of_vectors(shape=(None, 6)):
         (lambda: placeholder(shape=SHAPELESS), {}, NO_SIZE),
         (placeholder, {"input_height": 224, "input_width": 224}, OTHER_SIZE),
         (placeholder, named("nothing"), "no node 'nothing'; see `Overrides.input_layer`"),
+        (fed_by_two, named("left"), "the graph needs a value for 'right'; freeze"),
+        (with_rate, {}, "at 'images', the graph needs a value for 'keep_prob'; freeze it"),
+        (lambda: split()[1], named("parts:1"), "not 'parts:1'; name another node with `Ov"),
+        (placeholder, {"output_layer": "final_result:1"}, "not 'final_result:1'; name another"),
+        (
+            lambda: tf.cast(placeholder(dtype=tf.uint8), tf.float32),
+            {"input_mean": 127.5},
+            "-128 to 128 with `Overrides.input_mean` 127.5 and `Overrides.input_std` 1",
+        ),
+        (
+            lambda: tf.cast(placeholder(dtype=tf.int8), tf.float32),
+            {},
+            "the input takes int8, -128 to 127, but pixels would become 0 to 255 with",
+        ),
         (placeholder, {"output_layer": "x"}, "no node 'x'; see `Overrides.output_layer`"),
         (lambda: placeholder(shape=(None, 5000, 5000, 3)), {}, r"images of (5000, 5000) pixels"),
     ],
@@ -421,8 +577,32 @@ def of_wrapping_integers():
     return scaled(shrunk(tf.cast(batch_of(contents(), tf.uint8) + 100, tf.float32)))
 
 
+def of_blue_first():
+    return sliced(..., slice(None, None, -1))
+
+
+def of_mirrored():
+    return sliced(slice(None), slice(None, None, -1))
+
+
+def of_every_third():
+    return sliced(slice(None, None, 3), slice(None, None, 3))
+
+
+def of_another_decoding():
+    return sliced(dct_method="INTEGER_FAST")
+
+
+def of_coarse_colours():
+    return sliced(fancy_upscaling=False)
+
+
 @pytest.mark.parametrize(
-    "front", [of_a_feature_map, of_halved_integers, of_wrapping_integers, cropped]
+    "front",
+    [
+        *(of_a_feature_map, of_halved_integers, of_wrapping_integers, cropped, of_blue_first),
+        *(of_mirrored, of_every_third, of_another_decoding, of_coarse_colours),
+    ],
 )
 def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front):
     """The graph gets bytes, and gives what it gives when TensorFlow runs all of it."""
@@ -466,6 +646,18 @@ def test_variables_without_values_are_called_unfrozen(tmp_path, resource, allowe
         load(tmp_path, graph_of(front), allow_unsafe_ops=allowed)
     assert "'kernel'; freeze it" in str(caught.value)
     assert "allow_unsafe_ops" not in str(caught.value)
+
+
+def test_a_graph_of_captured_variables_is_called_unfrozen(tmp_path):
+    """As a concrete function of TensorFlow 2 gives it."""
+
+    def front():
+        handle = tf1.placeholder(tf.resource, (), "captured")
+        kernel = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
+        return tf.nn.conv2d(placeholder(), tf.ensure_shape(kernel, (1, 1, 3, 3)), 1, "SAME")
+
+    with pytest.raises(GraphError, match=r"is not frozen: .* 'captured'; freeze it"):
+        load(tmp_path, graph_of(front))
 
 
 # -- our own graphs, and real ones -----------------------------------------------------------
