@@ -72,9 +72,10 @@ def take_step(step, name, folder):
         return
     from retraining.networks.recipes import Choice
     from retraining.networks.registry import find, obtain
+    from retraining.system.observer import Silent
 
     network = find(name, Choice("random"))
-    path = obtain(network, folder / "models", quiet=True, offline=True)
+    path = obtain(network, folder / "models", Silent(), offline=True)
     if step == "run":
         run(path, network)
 

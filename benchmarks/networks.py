@@ -81,7 +81,7 @@ def seconds_per_photo(arguments, rounds):
 def runners(arguments):
     """[(Runner, float32 [8, height, width, 3])] of the one or two networks of a row."""
     context = RunContext(flags.parse_flags(arguments, None)[1], Silent())
-    chosen = choose_networks(context.settings.network, context.notes, quiet=True)
+    chosen = choose_networks(context.settings.network, context.notes, context.observer)
     extractor = make_extractor(chosen, context)
     found = []
     for part in extractor.parts:

@@ -12,7 +12,7 @@ import bench
 
 from retraining import retrain
 from retraining.cli.console import DONE, leave, reports_errors, set_verbosity
-from retraining.cli.flags import parse_flags, settings_of
+from retraining.cli.flags import parse_flags
 from retraining.system.observer import Silent
 
 
@@ -45,9 +45,9 @@ class Stopwatch(Silent):
 
 @reports_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    options, stopwatch = parse_flags(argv, __doc__), Stopwatch()
+    (options, settings), stopwatch = parse_flags(argv, __doc__), Stopwatch()
     set_verbosity(options.logging_verbosity)
-    results = retrain(settings_of(options), stopwatch)
+    results = retrain(settings, stopwatch)
     figures = {
         "rate": stopwatch.rate,
         "training": results.record["seconds"]["training"],

@@ -26,7 +26,7 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, JPEG, PNG, Format, sniff
+from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, sniff
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -248,7 +248,10 @@ def _strip_of_tiff(image: "Picture") -> float:
     """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
-    return float(min(rows, image.height) / image.height * sum(bits) / 8)
+    try:
+        return float(min(rows, image.height) / image.height * sum(bits) / 8)
+    except (TypeError, ValueError, ArithmeticError) as error:  # tags of other types
+        raise BoundsError from error
 
 
 def _in_strips(
