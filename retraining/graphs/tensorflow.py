@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -127,29 +127,16 @@ def without_lines_of_libjpeg() -> Iterator[None]:
 
     What others write there meanwhile appears at the end of the context.
     """
-    with _one_at_a_time:
-        sys.stderr.flush()
-        try:
-            saved = os.dup(2)
-        except OSError:  # started without a stderr
-            yield
-            return
-        with tempfile.TemporaryFile() as caught:
-            os.dup2(caught.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(saved, 2)
-                os.close(saved)
-                caught.seek(0)
-                os.write(2, LINE_OF_LIBJPEG.sub(b"", caught.read()))
+    with _one_at_a_time, muted_stderr(lambda text: LINE_OF_LIBJPEG.sub(b"", text)):
+        yield
 
 
 @contextlib.contextmanager
-def muted_stderr() -> Iterator[None]:
+def muted_stderr(kept: Callable[[bytes], bytes] = lambda text: b"") -> Iterator[None]:
     """Discards what C++ code writes to stderr, some of it regardless of the log level.
 
-    Also discards what Python writes there meanwhile.
+    Also discards what Python writes there meanwhile. In the end, it writes there what `kept`
+    returns of all that.
     """
     sys.stderr.flush()
     try:
@@ -164,3 +151,5 @@ def muted_stderr() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+            caught.seek(0)
+            os.write(2, kept(caught.read()))
