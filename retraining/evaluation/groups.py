@@ -15,7 +15,6 @@ from retraining.evaluation.label_audit import (
     SAME_PHOTO,
     AuditedPhotos,
     near_earlier,
-    normalised,
 )
 from retraining.photos.split import subjects
 
@@ -53,7 +52,7 @@ def group_photos(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    unit = normalised(photos.vectors)
+    unit = photos.unit
     pairs = list(_same_subject(photos))
     if len(photos.paths) <= MOST_PHOTOS:
         for row, _, near in near_earlier(unit, photos.targets):
@@ -78,12 +77,11 @@ def find_alike(photos: AuditedPhotos, groups: NDArray[np.integer]) -> list[str]:
 
     Two photos of such a class are as near as near-duplicates, on average. `groups` is int [n].
     """
-    unit = normalised(photos.vectors)
     of_class = [photos.targets == target for target in range(len(photos.labels))]
     return [
         label
         for label, rows in zip(photos.labels, of_class, strict=True)
-        if len(np.unique(groups[rows])) > 1 and mean_distance(unit[rows]) <= 1 - SAME_PHOTO
+        if len(np.unique(groups[rows])) > 1 and mean_distance(photos.unit[rows]) <= 1 - SAME_PHOTO
     ]
 
 

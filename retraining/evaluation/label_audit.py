@@ -8,6 +8,7 @@ Duplicates: pairs of photos whose vectors have nearly the same direction.
 `benchmarks/audit.py` measures the constants below.
 """
 
+import functools
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -56,6 +57,11 @@ class AuditedPhotos:
     targets: NDArray[np.integer]
     vectors: NDArray[np.float32]
 
+    @functools.cached_property
+    def unit(self) -> NDArray[np.floating]:
+        """The vectors as `normalised` returns them."""
+        return normalised(self.vectors)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -89,7 +95,7 @@ def audit(
     classifies correctly. If the regressions are far less accurate on these, what they say of labels
     is worth nothing, and there are no findings on labels.
     """
-    unit = normalised(photos.vectors)
+    unit = photos.unit
     pairs = near_duplicates(unit, photos.targets)
     groups = np.unique(photos.keys, return_inverse=True)[1]
     probabilities = out_of_fold(unit, photos.targets, groups, seed)

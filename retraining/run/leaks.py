@@ -10,7 +10,7 @@ import numpy as np
 
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
-from retraining.evaluation.label_audit import MOST_PHOTOS, near_earlier, normalised
+from retraining.evaluation.label_audit import MOST_PHOTOS, near_earlier
 from retraining.photos.dataset import Example
 from retraining.photos.split import SPLITS, TRAINING
 from retraining.run.audit import undistorted
@@ -66,9 +66,9 @@ def find_leaks(bottlenecks: Bottlenecks) -> dict[Example, Example]:
     if not held_out or len(examples) > MOST_PHOTOS:
         return {}
     photos, training = undistorted(bottlenecks), len(bottlenecks.examples[TRAINING])
-    unit, is_held_out = normalised(photos.vectors), [e.split in held_out for e in examples]
+    is_held_out = [e.split in held_out for e in examples]
     leaks: dict[Example, Example] = {}
-    for row, _, near in near_earlier(unit, photos.targets, first=training):
+    for row, _, near in near_earlier(photos.unit, photos.targets, first=training):
         for other in np.flatnonzero(near):
             if is_held_out[row] != is_held_out[other]:
                 leak, held = (other, row) if is_held_out[row] else (row, other)
