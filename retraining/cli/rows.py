@@ -13,11 +13,14 @@ from retraining.photos.reader import ImageError
 from retraining.system.text import UNFIT, as_text, escaped, is_label
 
 COLUMNS = ("path", "rank", "label", "score", "error")
+SAFE_CSV = "csv, safe"  # CSV whose names no spreadsheet takes for formulas
 # The default columns of each format; in JSON, a column without a value has no key.
-USUAL_COLUMNS = {"tsv": ("path", "label", "score"), "csv": COLUMNS[:-1], "jsonl": COLUMNS}
+USUAL_COLUMNS = {
+    "tsv": ("path", "label", "score"),
+    **dict.fromkeys(("csv", SAFE_CSV), COLUMNS[:-1]),
+    "jsonl": COLUMNS,
+}
 
-SAFE = ", safe"
-SAFE_CSV = f"csv{SAFE}"  # CSV whose names no spreadsheet takes for formulas
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # begin them (OWASP, CSV Injection)
 
 Row: TypeAlias = Mapping[str, str | float]  # by the names of COLUMNS
@@ -46,9 +49,9 @@ def make_writer(
     if kind in TEXTS:
         return TEXTS[kind]
     print_for_programs()
-    names = columns or USUAL_COLUMNS[kind.removesuffix(SAFE)]
+    names = columns or USUAL_COLUMNS[kind]
     write_row = PRINTERS[kind]
-    if header or (header is None and kind.startswith("csv")):
+    if header or (header is None and kind in ("csv", SAFE_CSV)):
         write_row({name: name for name in names}, names)
 
     def write(path: str, answer: Answer, ranking: Ranking) -> None:

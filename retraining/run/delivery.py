@@ -81,8 +81,7 @@ def deliver(
         WriteError: an output cannot be written; then none is replaced.
     """
     outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
-    outcome = make_outcome(tuned, exported, diagnostics)
-    outcome = replace(outcome, final_fit=run.settings.head.final_fit)
+    outcome = make_outcome(tuned, exported, diagnostics, run.settings.head.final_fit)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails(run.settings.photos.max_pixels)
     contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}
@@ -129,7 +128,9 @@ def describe_twins(test: dict[str, Any]) -> str:
     )
 
 
-def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> Outcome:
+def make_outcome(
+    tuned: Tuned, exported: Exported, diagnostics: Diagnostics, final_fit: str
+) -> Outcome:
     """Returns what came of the run, as an Outcome."""
     bottlenecks, temperature = tuned.bottlenecks, exported.model.trusted.temperature
     return Outcome(
@@ -142,6 +143,7 @@ def make_outcome(tuned: Tuned, exported: Exported, diagnostics: Diagnostics) -> 
         audit=diagnostics.audit,
         comparison=tuned.comparison,
         validated=calibrated_validation(diagnostics.validated, temperature),
+        final_fit=final_fit,
     )
 
 

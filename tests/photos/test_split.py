@@ -83,13 +83,17 @@ def test_percentages_are_kept(tmp_path):
     assert abs(shares["testing"] / 2000 - 0.15) < 0.04
 
 
-def test_copies_and_variants_share_a_split(tmp_path):
-    fill(tmp_path, {"a": 40, "b": 40})
+def fill_with_variants(folder):
+    """Two classes of 40 photos, and 15 subjects of four variants each, one with a copy in `b`."""
+    fill(folder, {"a": 40, "b": 40})
     for n in range(15):
         names = [f"subject{n}_nohash_{v}.jpg" for v in range(4)]
-        write(tmp_path, "a", names)
-        # A copy, under another name and class, of one variant of the subject.
-        shutil.copy(tmp_path / "a" / names[2], tmp_path / "b" / f"copy{n}.jpg")
+        write(folder, "a", names)
+        shutil.copy(folder / "a" / names[2], folder / "b" / f"copy{n}.jpg")
+
+
+def test_copies_and_variants_share_a_split(tmp_path):
+    fill_with_variants(tmp_path)
     dataset = load_dataset(str(tmp_path))
     found = splits(dataset)
     for n in range(15):
@@ -149,11 +153,7 @@ def test_a_stratified_split_goes_by_content_not_by_name(tmp_path):
 
 
 def test_copies_and_variants_share_a_stratified_split(tmp_path):
-    fill(tmp_path, {"a": 40, "b": 40})
-    for n in range(15):
-        names = [f"subject{n}_nohash_{v}.jpg" for v in range(4)]
-        write(tmp_path, "a", names)
-        shutil.copy(tmp_path / "a" / names[2], tmp_path / "b" / f"copy{n}.jpg")
+    fill_with_variants(tmp_path)
     shutil.copy(tmp_path / "b" / "007.jpg", tmp_path / "b" / "same.jpg")
     dataset = load_dataset(str(tmp_path), STRATIFIED)
     found = splits(dataset)
