@@ -7,16 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, Fetched, changed_pixels
+from retraining.bottlenecks.runtime import RuntimeSettings, open_runner
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.graphs.litert import LiteRunner
 from retraining.graphs.run import Runner, Running
 from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.twin import VectorPart
 from retraining.networks.mirror import images_per_photo
 from retraining.networks.network import BaseNetwork
 from retraining.networks.pair import NetworkPair
@@ -79,6 +82,7 @@ class ExtractionSettings:
     batch_size: int | None = None  # photos per call of the network; None: as suits the device
     max_pixels: int = MAX_PIXELS  # of the largest image
     cores: int | None = None  # to use; None: all
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
 
 class VectorSource(Protocol):
@@ -132,7 +136,9 @@ class Extractor:
     def _start(self) -> tuple[ImageReader, "FixedBatches"]:
         network, settings = self.network, self.settings
         ends = network.input, network.bottleneck
-        runner = Runner(network.graph_def, *ends, Running(settings.precision, cores=settings.cores))
+        part = VectorPart(network.graph_def, *ends, network.preprocessing)
+        how = Running(settings.precision, cores=settings.cores)
+        runner = open_runner(part, how, settings.runtime)
         batches = FixedBatches.of(runner, settings.batch_size, images_per_photo(network))
         batches.run(np.zeros((1, *network.preprocessing.size, 3), np.float32))
         reader = ImageReader(network.preprocessing, settings.max_pixels)
@@ -232,13 +238,13 @@ class FixedBatches:
     images. With one size, a photo gets the same vector, bit for bit, in any company.
     """
 
-    runner: Runner
+    runner: Runner | LiteRunner
     size: int  # photos
     parallel: int
 
     @classmethod
     def of(
-        cls, runner: Runner, size: int | None = None, images_per_photo: int = 1
+        cls, runner: Runner | LiteRunner, size: int | None = None, images_per_photo: int = 1
     ) -> "FixedBatches":
         """Chooses the size if None. The network computes `images_per_photo` for each photo."""
         if runner.one_at_a_time:

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
 from retraining.bottlenecks.ray_engine import Ray
+from retraining.bottlenecks.runtime import RUNTIMES
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
@@ -449,6 +450,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help=f"arithmetic of the base network; auto is bfloat16 for {in_bfloat16} where the "
         "processor has it, else float32",
+    )
+    network(
+        "runtime",
+        choices=RUNTIMES,
+        help="what computes the vectors; auto is the faster one for the network on this machine, "
+        "which the first run measures",
     )
     vectors(
         "batch_size",

@@ -1,5 +1,6 @@
 """Chooses the precision of a graph, and makes a folded graph compute in bfloat16."""
 
+import itertools
 import os
 
 from retraining.graphs.fold import CONVOLUTIONS
@@ -65,13 +66,19 @@ def native_precision() -> str:
     It looks for the flags that Linux reports for Intel's AMX and AVX-512 and AMD's Zen 4. On other
     systems, float32 is the safe answer.
     """
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        flags = []
+    flags = processor().get("flags", "").split()
     native = {"amx_bf16", "avx512_bf16"} & set(flags) and not onednn_is_capped()
     return "bfloat16" if native else "float32"
+
+
+def processor() -> dict[str, str]:
+    """Returns what Linux reports of the first core, such as `model name`; empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            lines = (line.split(":", 1) for line in itertools.takewhile(str.strip, file))
+            return {line[0].strip(): line[-1].strip() for line in lines}
+    except OSError:
+        return {}
 
 
 def onednn_is_capped() -> bool:

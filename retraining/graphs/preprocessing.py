@@ -141,7 +141,7 @@ class Kernel:
     """A way to resize images.
 
     `op` is the one that does it in graphs: its inputs are images, float32 [n, height, width, 3],
-    and a size. `resize` gives the same for one image, uint8 [height, width, 3], in less memory.
+    and a size. `resize` gives the same, bit for bit, for one image, uint8 [height, width, 3].
     """
 
     op: str
@@ -151,19 +151,31 @@ class Kernel:
 def resize_bilinear(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
     """Resizes uint8 [height, width, 3] to float32 [*size, 3] as TensorFlow's legacy ResizeBilinear.
 
-    Converts only the four neighbours of each sample to floats, so that a large image takes no more
-    memory than its bytes (tensorflow/core/kernels/image/resize_bilinear_op.cc).
+    Gives the bits of the op: first along the rows, then along the columns
+    (tensorflow/core/kernels/image/resize_bilinear_op.cc). Converts only the four neighbours of each
+    sample to floats, so that a large image takes no more memory than its bytes.
     """
     (top, bottom, down), (left, right, across) = (
         _samples(old, new) for old, new in zip(pixels.shape, size, strict=False)
     )
-    down, across = down[:, None, None], across[None, :, None]
-    rows = []
-    for line in (top, bottom):
-        sampled = pixels[line]
-        start, end = sampled[:, left].astype(np.float32), sampled[:, right].astype(np.float32)
-        rows.append(start + (end - start) * across)
-    return rows[0] + (rows[1] - rows[0]) * down
+    channel = np.arange(3)
+    starts, ends = ((columns[:, None] * 3 + channel).ravel() for columns in (left, right))
+    across = np.repeat(across, 3)
+    lines = pixels.reshape(len(pixels), -1)
+
+    def along(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        sampled = lines[rows]  # NumPy takes single bytes faster than groups of three
+        start, end = (sampled.take(places, axis=1, mode="clip") for places in (starts, ends))
+        values = np.subtract(end, start, dtype=np.float32)
+        values *= across
+        values += start
+        return values
+
+    resized, below = along(top), along(bottom)
+    below -= resized
+    below *= down[:, None]
+    resized += below
+    return resized.reshape(*size, 3)
 
 
 def _samples(

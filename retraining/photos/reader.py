@@ -1,9 +1,8 @@
 """Turns image files into pixels, in the same way for training and for labelling.
 
-`decode` gives a JPEG the pixels of the 2015 graph, and TensorFlow's op, with the options of that
-graph, resizes every photo, so the network sees the very pixels that the classic scripts gave it.
-Photos are turned by their EXIF orientation, which the classic did not do. The first `ImageReader`
-imports TensorFlow.
+`decode` gives a JPEG the pixels of the 2015 graph, and a kernel of `preprocessing` resizes every
+photo as that graph does, so the network sees the very pixels that the classic scripts gave it.
+Photos are turned by their EXIF orientation, which the classic did not do.
 """
 
 import hashlib
@@ -18,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size, add_front_end
+from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size
 from retraining.graphs.run import BytesRunner, UndecodableError
-from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode
 from retraining.photos.bounds import MAX_PIXELS, ImageFileError
 from retraining.photos.formats import reason_of
@@ -30,7 +28,6 @@ from retraining.system.ranges import Range, check_ranges
 # Part of every vector's key. Raise it when the pixels of all formats change; where those of one
 # format change, raise its `formats.Format.version`.
 POLICY = 2
-LARGE = 10_000_000  # pixels; TensorFlow would make a float copy of all of a larger image
 
 # A path, the bytes of an image file, or pixels: uint8 [height, width, 3], RGB.
 Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
@@ -162,22 +159,8 @@ class ImageReader:
             PreprocessingError: this version does not know the kernel or the orientation.
         """
         self._kernel = preprocessing.resizing()
-        tf = import_tensorflow()
         self.size, self.max_pixels = preprocessing.size, max_pixels
         self._offset, self._factor = preprocessing.offset, preprocessing.factor
-        front_end = tf.GraphDef()
-        add_front_end(front_end, preprocessing)
-        graph = tf.Graph()
-        with graph.as_default():
-            tf.import_graph_def(front_end, name="")
-        # Each call computes on the caller's own thread (-1), and callers run in parallel.
-        config = tf.ConfigProto(
-            intra_op_parallelism_threads=1,
-            inter_op_parallelism_threads=-1,
-            device_count={"GPU": 0},
-        )
-        config.graph_options.rewrite_options.disable_meta_optimizer = True
-        self._session = tf.Session(graph=graph, config=config)
 
     def load(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 [1, height, width, 3] of an image, whatever it is given as.
@@ -224,10 +207,10 @@ class ImageReader:
         return (np.stack(images) - self._offset) * self._factor
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns float32 [1, height, width, 3]; resizes and scales in one call if it can."""
-        if pixels.shape[0] * pixels.shape[1] > LARGE or self.size == ANY_SIZE:
-            return (self._shrunk(pixels)[None] - self._offset) * self._factor
-        images: NDArray[np.float32] = self._session.run("Mul:0", {"DecodeJpeg:0": pixels})
+        """Returns float32 [1, height, width, 3] of `(pixel - mean) / std`."""
+        images = self._shrunk(pixels)[None]
+        images -= self._offset
+        images *= self._factor
         return images
 
     def _views(
@@ -245,13 +228,8 @@ class ImageReader:
 
     def _shrunk(self, pixels: NDArray[np.uint8], size: Size | None = None) -> NDArray[np.float32]:
         """Resizes to float32 [height, width, 3] of the given size, by default the reader's."""
-        if (size or self.size) == ANY_SIZE:
-            return pixels.astype(np.float32)
-        if pixels.shape[0] * pixels.shape[1] > LARGE:
-            return self._kernel.resize(pixels, size or self.size)
-        feed = {"DecodeJpeg:0": pixels, f"{self._kernel.op}/size:0": size or self.size}
-        resized: NDArray[np.float32] = self._session.run(f"{self._kernel.op}:0", feed)[0]
-        return resized
+        size = size or self.size
+        return pixels.astype(np.float32) if size == ANY_SIZE else self._kernel.resize(pixels, size)
 
     def enlarged(self, path: str, key: str, distortions: Distortions) -> NDArray[np.float32]:
         """Reads an image at the size that `view_of` crops: float32 [height, width, 3], 0..255.

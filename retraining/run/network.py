@@ -11,9 +11,11 @@ from retraining.bottlenecks.extract import (
     VectorSource,
 )
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
+from retraining.bottlenecks.runtime import LITERT, RuntimeSettings
 from retraining.export.build import check_tensor_name
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.safety import describe_unsafe
+from retraining.graphs.twin import cache_folder
 from retraining.networks import registry
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
@@ -86,11 +88,19 @@ def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
         log.warning(f"{path} is run though it holds {unsafe}")
     for note in read_notes(network.graph_def):
         run.notes.add_caveat(note)
-    precision = resolve_precision(run.settings.network.precision, network.graph_def)
+    runtime = run.settings.network.runtime
+    precision = "float32"
+    if runtime != LITERT:
+        precision = resolve_precision(run.settings.network.precision, network.graph_def)
     if run.settings.network.mirror_average:
         network = mirror_average(network)
     vectors: BottleneckSettings = run.settings.bottlenecks
-    how = ExtractionSettings(precision, vectors.batch_size, run.settings.photos.max_pixels)
+    how = ExtractionSettings(
+        precision,
+        vectors.batch_size,
+        run.settings.photos.max_pixels,
+        runtime=RuntimeSettings(runtime, (cache_folder(), Path(path).parent)),
+    )
     if isinstance(vectors.engine, Ray):
         return RayExtractor(network, how, vectors.engine)
     return Extractor(network, how)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.bottlenecks.runtime import AUTO, LITERT, RUNTIMES
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
@@ -89,10 +90,17 @@ class NetworkSettings:
     mirror_average: bool = False
     offline: bool = False
     precision: str = "auto"
+    runtime: str = AUTO  # what computes the vectors
 
     def __post_init__(self) -> None:
         spell_paths(self)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("runtime", self.runtime, RUNTIMES)
+        if (self.runtime, self.precision) == (LITERT, "bfloat16"):
+            raise SettingsError(
+                "`NetworkSettings.runtime` litert computes in float32; drop "
+                "`NetworkSettings.precision`"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:

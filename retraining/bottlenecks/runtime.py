@@ -1,0 +1,143 @@
+"""Chooses what computes a network's vectors: TensorFlow or LiteRT, whichever is faster here."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.errors import RetrainingError
+from retraining.graphs.litert import LiteRunner
+from retraining.graphs.precision import processor
+from retraining.graphs.run import Runner, Running
+from retraining.graphs.to_litert import ConversionError
+from retraining.graphs.twin import (
+    TwinError,
+    VectorPart,
+    check_images,
+    find_twin,
+    make_twin,
+    touch,
+)
+from retraining.system.atomic import WriteError, write_files
+
+log = logging.getLogger(__name__)
+
+AUTO, TENSORFLOW, LITERT = RUNTIMES = ("auto", "tensorflow", "litert")
+TIMED_SECONDS = 0.7  # of work, for each runtime
+TIMED_IMAGES = 8  # in a batch
+
+
+class RuntimeChoiceError(RetrainingError):
+    """The runtime that the settings name cannot run this network. The text says why."""
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """Which runtime computes vectors; twins lie in the first of the `folders` that can be used."""
+
+    runtime: str = TENSORFLOW
+    folders: tuple[Path, ...] = ()
+
+
+def open_runner(part: VectorPart, how: Running, settings: RuntimeSettings) -> Runner | LiteRunner:
+    """Opens a network in the runtime of the settings; measures once what `auto` means.
+
+    Vectors in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+
+    Raises:
+        RuntimeChoiceError: LiteRT is asked for and cannot run the network.
+        GraphError: TensorFlow cannot run it.
+    """
+
+    def open_tensorflow() -> Runner:
+        return Runner(part.graph_def, part.input, part.bottleneck, how)
+
+    if settings.runtime == TENSORFLOW or how.precision != "float32":
+        return open_tensorflow()
+    try:
+        digest = part.digest()
+        twin = find_twin(digest, settings.folders) or make_twin(part, settings.folders)
+        touch(twin)
+    except (ConversionError, TwinError, ModuleNotFoundError) as error:
+        if settings.runtime == LITERT:
+            raise RuntimeChoiceError(f"LiteRT cannot run the network: {error}") from error
+        log.debug("TensorFlow computes the vectors, since LiteRT cannot: %s", error)
+        return open_tensorflow()
+    choice_file = twin.with_name(f"{digest[:32]}-{_machine()}.json")
+    choice = LITERT if settings.runtime == LITERT else _read_choice(choice_file)
+    if choice == LITERT:
+        return LiteRunner(twin, how.cores)
+    if choice == TENSORFLOW:
+        return open_tensorflow()
+    return _faster(open_tensorflow, LiteRunner(twin, how.cores), part, choice_file)
+
+
+def _faster(
+    open_tensorflow: Callable[[], Runner], lite: LiteRunner, part: VectorPart, choice_file: Path
+) -> Runner | LiteRunner:
+    """Returns the faster one of two runners, and remembers which one it is."""
+    runner = open_tensorflow()
+    images = np.resize(
+        check_images(part.preprocessing), (TIMED_IMAGES, *part.preprocessing.size, 3)
+    )
+    speeds = {
+        LITERT: images_per_second(lite, images),
+        TENSORFLOW: images_per_second(runner, images),
+    }
+    choice = max(speeds, key=speeds.__getitem__)
+    content = {"runtime": choice, "images_per_second": speeds}
+    with contextlib.suppress(WriteError):
+        write_files({choice_file: json.dumps(content).encode()})
+    return lite if choice == LITERT else runner
+
+
+def images_per_second(runner: Runner | LiteRunner, images: NDArray[np.float32]) -> float:
+    """Returns how many images a runner computes in a second, on as many threads as it bears."""
+    batches: Sequence[NDArray[np.float32]] = [images] * runner.parallel
+    done, seconds = 0, 0.0
+    with ThreadPoolExecutor(runner.parallel) as threads:
+        list(threads.map(runner.run, batches))  # the first call prepares
+        start = time.perf_counter()
+        while seconds < TIMED_SECONDS:
+            list(threads.map(runner.run, batches))
+            done += len(images) * runner.parallel
+            seconds = time.perf_counter() - start
+    return done / seconds
+
+
+def _read_choice(path: Path) -> str | None:
+    """Returns the runtime that was faster on this machine, or None if that is not known."""
+    try:
+        choice: Any = json.loads(path.read_bytes())["runtime"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return choice if choice in (TENSORFLOW, LITERT) else None
+
+
+def _machine() -> str:
+    """Returns a short name for all that the speed of the runtimes depends on."""
+    own = processor()
+    facts: list[Any] = [own.get("model name", platform.processor()), own.get("flags")]
+    facts += [platform.machine(), os.cpu_count()]
+    facts += [_version(name) for name in ("tensorflow", "ai-edge-litert")]
+    facts += [os.environ.get(name) for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA")]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
