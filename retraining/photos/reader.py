@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size, add_front_end
+from retraining.graphs.read import import_graph
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.photos import decode
@@ -165,11 +167,8 @@ class ImageReader:
         tf = import_tensorflow()
         self.size, self.max_pixels = preprocessing.size, max_pixels
         self._offset, self._factor = preprocessing.offset, preprocessing.factor
-        front_end = tf.GraphDef()
+        front_end = GraphDef()
         add_front_end(front_end, preprocessing)
-        graph = tf.Graph()
-        with graph.as_default():
-            tf.import_graph_def(front_end, name="")
         # Each call computes on the caller's own thread (-1), and callers run in parallel.
         config = tf.ConfigProto(
             intra_op_parallelism_threads=1,
@@ -177,7 +176,7 @@ class ImageReader:
             device_count={"GPU": 0},
         )
         config.graph_options.rewrite_options.disable_meta_optimizer = True
-        self._session = tf.Session(graph=graph, config=config)
+        self._session = tf.Session(graph=import_graph(front_end), config=config)
 
     def load(self, image: Image) -> NDArray[np.float32]:
         """Returns float32 [1, height, width, 3] of an image, whatever it is given as.
