@@ -22,6 +22,7 @@ from retraining.export.changes import describe_changes
 from retraining.export.verify import HeldOutResult
 from retraining.graphs import safety
 from retraining.graphs.description import METADATA, read_metadata
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import constant, nodes_by_name, set_constant
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.labelling.resolve import Overrides, resolve
@@ -59,7 +60,7 @@ def read_graph(content):
 
 def read_description(content):
     """Reads a graph's description of itself, and compares a new graph with it."""
-    graph_def = import_tensorflow().GraphDef()
+    graph_def = GraphDef()
     set_constant(graph_def.node.add(name=METADATA), np.array(content, object))
     scores = np.eye(2, dtype="f4")
     result = HeldOutResult(["a.jpg", "b.jpg"], ["a", "b"], np.arange(2), scores, scores)

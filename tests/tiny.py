@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from retraining.graphs.messages import GraphDef
+
 SIZE = 32  # of the tiny Inception's input
 WIDTH = 24  # of its bottleneck vector
 
@@ -22,7 +24,7 @@ class GraphBuilder:
 
     def __init__(self, producer):
         self.tf = tf
-        self.graph_def = self.tf.compat.v1.GraphDef()
+        self.graph_def = GraphDef()
         self.graph_def.versions.producer = producer
 
     def add(self, name, op, *inputs, **attributes):
@@ -52,7 +54,7 @@ class GraphBuilder:
         node = self.graph_def.node.add(name=name, op="Const")
         tensor = self.tf.make_tensor_proto(value)
         node.attr["dtype"].type = tensor.dtype
-        node.attr["value"].tensor.CopyFrom(tensor)
+        node.attr["value"].tensor.MergeFromString(tensor.SerializeToString())
         return name
 
     def float_op(self, name, op, *inputs, **attributes):

@@ -17,8 +17,8 @@ from typing import Any
 from retraining.bottlenecks.extract import Answer, ExtractionSettings, Extractor, Job
 from retraining.bottlenecks.prefill import key_of
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.precision import native_precision
-from retraining.graphs.tensorflow import import_tensorflow
 from retraining.networks.network import BaseNetwork
 from retraining.photos.reader import ImageError
 from retraining.photos.source import SourceError
@@ -61,13 +61,15 @@ class Work:
     @classmethod
     def of(cls, network: BaseNetwork, settings: ExtractionSettings, workers: int) -> "Work":
         """Packs a BaseNetwork with the versions and the arithmetic of this machine."""
-        packed = replace(network, graph_def=network.graph_def.SerializeToString())
-        return cls(packed, settings, workers, versions(), native_precision())
+        content: Any = network.graph_def.SerializeToString()
+        return cls(
+            replace(network, graph_def=content), settings, workers, versions(), native_precision()
+        )
 
     def unpacked_network(self) -> BaseNetwork:
         """Returns the BaseNetwork with its GraphDef."""
-        graph_def = import_tensorflow().GraphDef.FromString(self.network.graph_def)
-        return replace(self.network, graph_def=graph_def)
+        content: Any = self.network.graph_def
+        return replace(self.network, graph_def=GraphDef.FromString(content))
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.description import METADATA
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import (
     ANY_BATCH,
     IMAGE_BYTES,
@@ -19,7 +20,6 @@ from retraining.graphs.nodes import (
 )
 from retraining.graphs.preprocessing import add_any_batch, add_front_end
 from retraining.graphs.surgery import keep_ancestors, widen_batch
-from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.graphs.write import graph_bytes
 from retraining.networks.network import BaseNetwork
 from retraining.networks.pair import NetworkPair, add_second, prefixed_graph
@@ -219,7 +219,7 @@ def metadata_bytes(
     Serialized messages may be concatenated: repeated fields, such as the nodes, add up
     (protobuf.dev, Encoding, "Last One Wins").
     """
-    graph_def = import_tensorflow().GraphDef()
+    graph_def = GraphDef()
     text = json.dumps(description, sort_keys=True)  # ASCII: names may hold undecodable bytes
     set_constant(graph_def.node.add(name=METADATA), np.array(text.encode(), object))
     for name, value in (constants or {}).items():

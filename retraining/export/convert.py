@@ -24,10 +24,10 @@ from retraining.errors import RetrainingError
 from retraining.export.converter import DecodingModel
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.registry import CONVERTERS
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
-from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming

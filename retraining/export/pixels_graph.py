@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing, Size
 from retraining.graphs.surgery import batched_part, cut, widen_batch
-from retraining.graphs.tensorflow import GraphDef, NodeDef
 
 # Pixels by the name of an input: float32 [n, height, width, 3].
 Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.read import to_tensorflow
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
 OUTPUT = "probabilities"
@@ -23,7 +24,7 @@ def save(source: Source, path: str) -> None:
     names = {f"{image.node}:0": image.feed for image in source.inputs}
     output = f"{source.output}:0"
     model, _ = tf2onnx.convert.from_graph_def(
-        source.graph_def,
+        to_tensorflow(source.graph_def),
         input_names=list(names),
         output_names=[output],
         opset=OPSET,

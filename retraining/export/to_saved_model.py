@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retraining.export.build import labels_bytes
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
@@ -73,7 +74,7 @@ def _network(tf: TensorFlow, source: Source) -> Callable[..., Tensor]:
     def network(*pixels: Tensor) -> Tensor:
         names = [f"{image.node}:0" for image in source.inputs]
         return tf.graph_util.import_graph_def(
-            source.graph_def,
+            to_tensorflow(source.graph_def),
             input_map=dict(zip(names, pixels, strict=True)),
             return_elements=[f"{source.output}:0"],
             name="",

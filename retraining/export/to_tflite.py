@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.tflite_metadata import add_metadata
+from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -37,7 +38,7 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
         names = [f"{image.node}:0" for image in source.inputs]
         inputs = dict(zip(names, pixels, strict=True))
         output = tf.graph_util.import_graph_def(
-            source.graph_def, inputs, [f"{source.output}:0"], name=""
+            to_tensorflow(source.graph_def), inputs, [f"{source.output}:0"], name=""
         )[0]
         return {"probabilities": output}
 

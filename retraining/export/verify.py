@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from retraining.bottlenecks.extract import VectorSource
 from retraining.export.build import Base, ExportError, describe_network
 from retraining.graphs.description import read_metadata
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.surgery import same_part
-from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics import classification
 from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from retraining.graphs.fold import BATCH_NORMS
 from retraining.graphs.front_end import ASKING, Nodes
+from retraining.graphs.messages import NodeDef
 from retraining.graphs.nodes import attribute, constant, node_name
-from retraining.graphs.tensorflow import NodeDef
 
 PADDINGS = ("Pad", "PadV2", "MirrorPad")
 # Ops that compute each value alone, each pixel with its neighbours, or along the last axis.

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from retraining.graphs.front_end import MAX_SIDE
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
 from retraining.graphs.preprocessing import can_scale, per_channel
-from retraining.graphs.tensorflow import GraphDef
 
 METADATA = "retraining/metadata"  # constant node: JSON that describes a retrained graph
 MOST = 1e300  # numbers beyond are damage; larger integers are no floats

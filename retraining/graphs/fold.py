@@ -9,6 +9,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
 from retraining.graphs.nodes import (
     add_constant,
     constant,
@@ -18,7 +19,6 @@ from retraining.graphs.nodes import (
     set_inputs,
 )
 from retraining.graphs.surgery import drop_others
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 Values: TypeAlias = NDArray[np.float64] | np.float64  # float64 [c], or one number for all channels
 
@@ -89,7 +89,7 @@ class _Folding:
 def _modernize_concat(node: NodeDef) -> None:
     set_inputs(node, [*node.input[1:], node.input[0]])
     node.op = "ConcatV2"
-    node.attr["Tidx"].type = import_tensorflow().dtypes.int32.as_datatype_enum
+    node.attr["Tidx"].type = TYPE_NUMBERS["int32"]
 
 
 OLD_BATCH_NORM = "BatchNormWithGlobalNormalization"

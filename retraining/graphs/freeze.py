@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
     add_constant,
     add_node,
@@ -27,13 +28,7 @@ from retraining.graphs.nodes import (
 from retraining.graphs.read import import_shapes
 from retraining.graphs.scaling import INPUT, sort_nodes
 from retraining.graphs.surgery import drop_others
-from retraining.graphs.tensorflow import (
-    GraphDef,
-    NodeDef,
-    Tensor,
-    import_whole_tensorflow,
-    muted_stderr,
-)
+from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow, muted_stderr
 from retraining.system.text import one_line
 
 
@@ -72,7 +67,8 @@ def freeze(
     shape = traced.outputs[0].shape
     if shape.rank not in (2, None):  # loading the graph checks ranks that are unknown here
         raise FreezeError(f"it gives {shape}, not one vector per image")
-    graph_def = _inlined(frozen.graph.as_graph_def(), result)
+    inlined = _inlined(frozen.graph.as_graph_def(), result)
+    graph_def = GraphDef.FromString(inlined.SerializeToString())
     for node in graph_def.node:
         if node.name in variables:
             set_constant(node, variables[node.name].numpy())
@@ -109,8 +105,11 @@ def _outlined(traced: Any) -> tuple[Any, dict[str, Any]]:
     return convert_to_constants._construct_concrete_function(traced, graph_def, indices), variables
 
 
-def _inlined(graph_def: GraphDef, output: str) -> GraphDef:
-    """Inlines functions that TensorFlow compiles separately, such as grouped convolutions."""
+def _inlined(graph_def: Any, output: str) -> Any:
+    """Inlines functions that TensorFlow compiles separately, such as grouped convolutions.
+
+    Takes and returns a GraphDef of TensorFlow's own class.
+    """
     if not graph_def.library.function:
         return graph_def
     tf = import_whole_tensorflow()

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import NodeDef
 from retraining.graphs.nodes import GraphError, attribute, constant, node_name, sizes_of, type_of
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Size, can_scale
-from retraining.graphs.tensorflow import NodeDef
 
 MAX_SIDE = 4096  # pixels; a larger input would take hundreds of megabytes per image
 PLACEHOLDERS = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, add_node
+from retraining.graphs.read import import_graph
 from retraining.graphs.tensorflow import import_tensorflow, without_lines_of_libjpeg
 
 
@@ -23,15 +25,13 @@ def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
 @functools.cache
 def _decoder() -> Callable[[bytes], NDArray[np.uint8]]:
     tf = import_tensorflow()
-    graph_def, graph = tf.GraphDef(), tf.Graph()
+    graph_def = GraphDef()
     content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
     add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
-    with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
     config = tf.ConfigProto(
         intra_op_parallelism_threads=1,
         inter_op_parallelism_threads=-1,  # the caller's own
         device_count={"GPU": 0},
     )
-    session = tf.Session(graph=graph, config=config)
+    session = tf.Session(graph=import_graph(graph_def), config=config)
     return lambda content: session.run("DecodeJpeg:0", {f"{IMAGE_BYTES}:0": content})

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+from retraining.graphs.messages import TYPE_NAMES, TYPE_NUMBERS, GraphDef, NodeDef
+from retraining.graphs.tensors import fill, to_array
 
 IMAGE_BYTES = "DecodeJpeg/contents"
 ANY_BATCH = "ExpandDims/any_batch"  # the node that hides that the batch size is 1
@@ -39,12 +40,18 @@ def users_of(graph_def: GraphDef) -> dict[str, list[NodeDef]]:
 
 
 def constant(nodes: Mapping[str, NodeDef], name: str) -> NDArray[Any] | None:
-    """Returns the value of a Const node, looking through Identity nodes; None for other nodes."""
+    """Returns the value of a Const node, looking through Identity nodes; None for other nodes.
+
+    Raises:
+        GraphError: the value is of a type that no classifier has.
+    """
     node = _constant_node(nodes, name)
     if node is None:
         return None
-    value: NDArray[Any] = import_tensorflow().make_ndarray(node.attr["value"].tensor)
-    return value
+    try:
+        return to_array(node.attr["value"].tensor)
+    except TypeError as error:
+        raise GraphError(f"the node {node.name!r} has {error}") from error
 
 
 def constant_shape(nodes: Mapping[str, NodeDef], name: str) -> tuple[int, ...] | None:
@@ -66,18 +73,6 @@ def shape_of(node: NodeDef) -> tuple[int, ...]:
     return tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
 
 
-def dtype_of(node: NodeDef) -> Any:
-    """Returns the tf.DType of a Const node's value; raises GraphError if there is no such type."""
-    return _known_type(node, node.attr["dtype"].type)
-
-
-def _known_type(node: NodeDef, number: int) -> Any:
-    try:
-        return import_tensorflow().dtypes.as_dtype(number)
-    except TypeError as error:
-        raise GraphError(f"the node {node.name!r} has a type {number} that is none") from error
-
-
 def attribute(node: NodeDef, key: str) -> Any:
     """Returns an attribute, an empty one if the node has none; reading it plainly would add it."""
     return (node if key in node.attr else type(node)()).attr[key]
@@ -89,8 +84,10 @@ def type_of(node: NodeDef, key: str = "dtype") -> str | None:
     Raises:
         GraphError: TensorFlow knows no such type.
     """
-    kind = attribute(node, key).type
-    return str(_known_type(node, kind).name) if kind else None
+    number = attribute(node, key).type
+    if number and number not in TYPE_NAMES:
+        raise GraphError(f"the node {node.name!r} has a type {number} that is none")
+    return TYPE_NAMES.get(number)
 
 
 KIND = {  # the attribute with the type of the first output
@@ -117,13 +114,20 @@ def sizes_of(node: NodeDef) -> list[int] | None:
 
 
 def set_constant(node: NodeDef, value: NDArray[Any] | np.generic) -> None:
-    """Turns `node` into a Const with the value `value`."""
-    tensor = import_tensorflow().make_tensor_proto(value)
+    """Turns `node` into a Const with the value `value`.
+
+    Raises:
+        GraphError: `value` is of a type that no classifier has.
+    """
     node.op = "Const"
     del node.input[:]
     node.attr.clear()
+    tensor = node.attr["value"].tensor
+    try:
+        fill(tensor, value)
+    except TypeError as error:
+        raise GraphError(f"the node {node.name!r} would have {error}") from error
     node.attr["dtype"].type = tensor.dtype
-    node.attr["value"].tensor.CopyFrom(tensor)
 
 
 def set_inputs(node: NodeDef, inputs: Iterable[str]) -> None:
@@ -155,7 +159,7 @@ def add_node(
     for key, value in attributes.items():
         attribute = node.attr[key]
         if isinstance(value, str):
-            attribute.type = import_tensorflow().dtypes.as_dtype(value).as_datatype_enum
+            attribute.type = TYPE_NUMBERS[value]
         elif isinstance(value, bytes):
             attribute.s = value
         elif isinstance(value, bool):

@@ -4,8 +4,9 @@ import itertools
 import os
 
 from retraining.graphs.fold import CONVOLUTIONS
-from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
+from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant, type_of
+from retraining.graphs.tensors import array_type, to_array
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -32,7 +33,7 @@ def lower(graph_def: GraphDef) -> None:
             low.update(source.name for source in sources if source.op in LOWERED_BEFORE_THEM)
     for node in list(graph_def.node):
         if node.name in low:
-            node.attr["T"].type = import_tensorflow().dtypes.bfloat16.as_datatype_enum
+            node.attr["T"].type = TYPE_NUMBERS["bfloat16"]
         for number, name in enumerate(node.input):
             source = nodes[node_name(name)]
             if source.op == "Const" and node.name in low:
@@ -44,10 +45,9 @@ def lower(graph_def: GraphDef) -> None:
 
 def _lower_constant(node: NodeDef) -> None:
     """Turns a float32 Const into bfloat16; keeps others, such as the axis of a concatenation."""
-    tf = import_tensorflow()
-    if node.attr["dtype"].type == tf.dtypes.float32.as_datatype_enum:
-        value = tf.make_ndarray(node.attr["value"].tensor)
-        set_constant(node, value.astype(tf.dtypes.bfloat16.as_numpy_dtype))
+    if type_of(node) == "float32":
+        value = to_array(node.attr["value"].tensor)
+        set_constant(node, value.astype(array_type("bfloat16")))
 
 
 def _cast(graph_def: GraphDef, nodes: dict[str, NodeDef], name: str, dtype: str) -> str:

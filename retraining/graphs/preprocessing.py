@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import ANY_BATCH, IMAGE_BYTES, add_constant, add_node
-from retraining.graphs.tensorflow import GraphDef
 
 Size: TypeAlias = tuple[int, int]  # (height, width) in pixels
 PerChannel: TypeAlias = float | tuple[float, float, float]  # for all channels, or for R, G and B

@@ -1,13 +1,17 @@
 """Reads frozen GraphDefs and imports them into TensorFlow."""
 
 import math
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, nodes_by_name
 from retraining.graphs.safety import MAX_ELEMENTS, load_graph
 from retraining.graphs.surgery import cut, outline
-from retraining.graphs.tensorflow import GraphDef, Tensor, import_tensorflow
+from retraining.graphs.tensorflow import Tensor, import_tensorflow
 from retraining.system.text import one_line
 
 
@@ -20,17 +24,39 @@ def read_graph(path: str | Path, allow_unsafe_ops: bool = False) -> GraphDef:
     return load_graph(path, allow_unsafe_ops)[0]
 
 
-def import_graph(graph_def: GraphDef) -> Any:
-    """Imports a GraphDef into a new tf.Graph; TensorFlow adds attributes that newer ops have.
+def to_tensorflow(graph_def: GraphDef, wanted: Container[str] | None = None) -> Any:
+    """Returns the nodes of a GraphDef, or those whose names are `wanted`, as TensorFlow's GraphDef.
+
+    Converts them one by one, so that no third copy of the weights is needed.
+
+    Raises:
+        GraphError: a field that is not read here is damaged.
+    """
+    around = GraphDef(versions=graph_def.versions, library=graph_def.library)
+    try:
+        converted = import_tensorflow().GraphDef.FromString(around.SerializeToString())
+        for node in graph_def.node:
+            if wanted is None or node.name in wanted:
+                converted.node.add().MergeFromString(node.SerializeToString())
+    except DecodeError as error:
+        raise GraphError(f"TensorFlow cannot load this graph: {one_line(error)}") from error
+    return converted
+
+
+def import_graph(graph_def: GraphDef, wanted: Container[str] | None = None) -> Any:
+    """Imports a GraphDef, or the nodes whose names are `wanted`, into a new tf.Graph.
+
+    TensorFlow adds attributes that newer ops have.
 
     Raises:
         GraphError: TensorFlow does not accept the graph.
     """
     tf = import_tensorflow()
     graph = tf.Graph()
+    converted = to_tensorflow(graph_def, wanted)
     try:
         with graph.as_default():
-            tf.import_graph_def(graph_def, name="")
+            tf.import_graph_def(converted, name="")
     except (ValueError, tf.errors.OpError) as error:
         raise GraphError(f"TensorFlow cannot load this graph: {one_line(error)}") from error
     _check_shapes(graph)

@@ -17,12 +17,21 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 
-from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name, type_of
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
+from retraining.graphs.messages import TYPE_NAMES, GraphDef, MetaGraphDef, NodeDef, SavedModel
+from retraining.graphs.nodes import (
+    GraphError,
+    attribute,
+    constant,
+    node_name,
+    nodes_by_name,
+    type_of,
+)
+from retraining.graphs.tensors import FIELDS, array_type
 
 MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits")
 MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
@@ -35,49 +44,60 @@ SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repe
 # end, and TensorArrays, which only loops need; ops that lengthen strings, which no shape reveals;
 # Print and PrintV2, since PrintV2 can write files. Assert is allowed: it can only end the run.
 # Random ops are for dropout.
+#
+# After an op comes the number of its inputs unless it is 1; N is the number in its attribute `N`, T
+# that of the types in its attribute `T`.
 SAFE_OPS_TEXT = """
-Const Placeholder PlaceholderV2 PlaceholderWithDefault Identity IdentityN NoOp StopGradient
-PreventGradient Snapshot CheckNumerics Assert Switch Merge
+Const:0 Placeholder:0 PlaceholderV2:0 PlaceholderWithDefault Identity IdentityN:T NoOp:0
+StopGradient PreventGradient Snapshot CheckNumerics Assert:T+1 Switch:2 Merge:N
 
-Abs Add AddN AddV2 Ceil Cos Div DivNoNan Elu Erf Erfc Exp Expm1 Floor FloorDiv FloorMod Inv
-LeakyRelu Log Log1p LogSoftmax Max Maximum Mean Min Minimum Mod Mul MulNoNan Neg Pow Prod
-RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Softmax Softplus Softsign
-Sqrt Square SquaredDifference Sub Sum Tan Tanh TruncateDiv TruncateMod Xdivy Xlogy Cumsum
-L2Loss ClipByValue
+Abs Add:2 AddN:N AddV2:2 Ceil Cos Div:2 DivNoNan:2 Elu Erf Erfc Exp Expm1 Floor FloorDiv:2
+FloorMod:2 Inv LeakyRelu Log Log1p LogSoftmax Max:2 Maximum:2 Mean:2 Min:2 Minimum:2 Mod:2 Mul:2
+MulNoNan:2 Neg Pow:2 Prod:2 RealDiv:2 Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin
+Softmax Softplus Softsign Sqrt Square SquaredDifference:2 Sub:2 Sum:2 Tan Tanh TruncateDiv:2
+TruncateMod:2 Xdivy:2 Xlogy:2 Cumsum:2 L2Loss ClipByValue:3
 
-All Any Equal Greater GreaterEqual IsFinite IsInf IsNan Less LessEqual LogicalAnd LogicalNot
-LogicalOr NotEqual Select SelectV2 Where
-ArgMax ArgMin InTopK InTopKV2 TopK TopKV2
+All:2 Any:2 Equal:2 Greater:2 GreaterEqual:2 IsFinite IsInf IsNan Less:2 LessEqual:2 LogicalAnd:2
+LogicalNot LogicalOr:2 NotEqual:2 Select:3 SelectV2:3 Where ArgMax:2 ArgMin:2 InTopK:2 InTopKV2:3
+TopK TopKV2:2
 
-BatchMatMul BatchMatMulV2 BatchMatMulV3 BiasAdd BiasAddV1 Einsum MatMul
-Conv2D Conv2DBackpropInput DepthwiseConv2dNative Dilation2D FusedPadConv2D
-FusedResizeAndPadConv2D AvgPool FractionalAvgPool FractionalMaxPool MaxPool MaxPoolV2
-MaxPoolWithArgmax LRN BatchNormWithGlobalNormalization FusedBatchNorm FusedBatchNormV2
-FusedBatchNormV3
+BatchMatMul:2 BatchMatMulV2:2 BatchMatMulV3:2 BiasAdd:2 BiasAddV1:2 Einsum:N MatMul:2 Conv2D:2
+Conv2DBackpropInput:3 DepthwiseConv2dNative:2 Dilation2D:2 FusedPadConv2D:3
+FusedResizeAndPadConv2D:4 AvgPool FractionalAvgPool FractionalMaxPool MaxPool MaxPoolV2:3
+MaxPoolWithArgmax LRN BatchNormWithGlobalNormalization:5 FusedBatchNorm:5 FusedBatchNormV2:5
+FusedBatchNormV3:5
 
-BatchToSpace BatchToSpaceND BroadcastArgs BroadcastTo Cast Bitcast Concat ConcatOffset ConcatV2
-DepthToSpace EnsureShape ExpandDims Fill Gather GatherNd GatherV2 InvertPermutation LinSpace
-MirrorPad OneHot OnesLike Pack Pad PadV2 Range Rank Reshape Reverse ReverseV2 ScatterNd Shape
-ShapeN Size Slice SpaceToBatch SpaceToBatchND SpaceToDepth Split SplitV Squeeze StridedSlice
-Tile Transpose Unpack ZerosLike BroadcastGradientArgs MatrixBandPart
+BatchToSpace:2 BatchToSpaceND:3 BroadcastArgs:2 BroadcastTo:2 Cast Bitcast Concat:N+1
+ConcatOffset:N+1 ConcatV2:N+1 DepthToSpace EnsureShape ExpandDims:2 Fill:2 Gather:2 GatherNd:2
+GatherV2:3 InvertPermutation LinSpace:3 MirrorPad:2 OneHot:4 OnesLike Pack:N Pad:2 PadV2:3 Range:3
+Rank Reshape:2 Reverse:2 ReverseV2:2 ScatterNd:3 Shape ShapeN:N Size Slice:3 SpaceToBatch:2
+SpaceToBatchND:3 SpaceToDepth Split:2 SplitV:3 Squeeze StridedSlice:4 Tile:2 Transpose:2 Unpack
+ZerosLike BroadcastGradientArgs:2 MatrixBandPart:3
 
-AdjustContrast AdjustContrastv2 AdjustHue AdjustSaturation CropAndResize DecodeAndCropJpeg
-DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePng DrawBoundingBoxes EncodeJpeg EncodePng
-ExtractGlimpse ExtractImagePatches ExtractJpegShape HSVToRGB RGBToHSV ResizeArea ResizeBicubic
-ResizeBilinear ResizeNearestNeighbor ScaleAndTranslate
-DecodeBase64 DecodeRaw StringLength Substr
+AdjustContrast:4 AdjustContrastv2:2 AdjustHue:2 AdjustSaturation:2 CropAndResize:4
+DecodeAndCropJpeg:2 DecodeBmp DecodeGif DecodeImage DecodeJpeg DecodePng DrawBoundingBoxes:2
+EncodeJpeg EncodePng ExtractGlimpse:3 ExtractImagePatches ExtractJpegShape HSVToRGB RGBToHSV
+ResizeArea:2 ResizeBicubic:2 ResizeBilinear:2 ResizeNearestNeighbor:2 ScaleAndTranslate:4
+DecodeBase64 DecodeRaw StringLength Substr:3
 
-Multinomial RandomStandardNormal RandomUniform RandomUniformInt StatelessRandomNormal
-StatelessRandomUniform StatelessTruncatedNormal TruncatedNormal
+Multinomial:2 RandomStandardNormal RandomUniform RandomUniformInt:3 StatelessRandomNormal:2
+StatelessRandomUniform:2 StatelessTruncatedNormal:2 TruncatedNormal
 
-Dequantize FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel
-QuantizeAndDequantize QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
-QuantizeAndDequantizeV4 QuantizeDownAndShrinkRange QuantizeV2 QuantizedAdd QuantizedAvgPool
-QuantizedBatchNormWithGlobalNormalization QuantizedBiasAdd QuantizedConcat QuantizedConv2D
-QuantizedInstanceNorm QuantizedMatMul QuantizedMaxPool QuantizedMul QuantizedRelu QuantizedRelu6
-QuantizedReluX QuantizedReshape QuantizedResizeBilinear RequantizationRange Requantize
+Dequantize:3 FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars:3 FakeQuantWithMinMaxVarsPerChannel:3
+QuantizeAndDequantize QuantizeAndDequantizeV2:3 QuantizeAndDequantizeV3:4 QuantizeAndDequantizeV4:3
+QuantizeDownAndShrinkRange:3 QuantizeV2:3 QuantizedAdd:6 QuantizedAvgPool:3
+QuantizedBatchNormWithGlobalNormalization:15 QuantizedBiasAdd:6 QuantizedConcat:3N+1
+QuantizedConv2D:6 QuantizedInstanceNorm:3 QuantizedMatMul:6 QuantizedMaxPool:3 QuantizedMul:6
+QuantizedRelu:3 QuantizedRelu6:3 QuantizedReluX:4 QuantizedReshape:4 QuantizedResizeBilinear:4
+RequantizationRange:3 Requantize:5
 """
-ALLOWED_OPS = frozenset(SAFE_OPS_TEXT.split())
+SAFE_OP = re.compile(r"(\w+)(?::(?:(\d*)([NT])\+?)?(\d*))?(?!\S)")
+# {op: (how many times, the length that an attribute gives, plus how many)}
+INPUTS = {
+    op: (int(times or 1) if key else 0, key, int(more or (0 if key else 1)))
+    for op, times, key, more in SAFE_OP.findall(SAFE_OPS_TEXT)
+}
+ALLOWED_OPS = frozenset(INPUTS)
 
 
 def load_graph(path: str | Path, allow_unsafe_ops: bool = False) -> tuple[GraphDef, bytes]:
@@ -214,7 +234,7 @@ def parse(path: str | Path, content: bytes) -> GraphDef:
     Raises:
         GraphError: they are not a GraphDef with nodes.
     """
-    graph_def = _parsed(import_tensorflow().GraphDef, content)
+    graph_def = _parsed(GraphDef, content)
     whole = graph_def is not None and graph_def.node and all(n.op for n in graph_def.node)
     if not whole and (kind := _other_message(path, content)):
         raise GraphError(f"{path} is not a frozen graph but {kind}")
@@ -225,22 +245,22 @@ def parse(path: str | Path, content: bytes) -> GraphDef:
     return graph_def
 
 
-def _parsed(message: Any, content: bytes) -> Any:
-    from google.protobuf.message import DecodeError
+Parsed = TypeVar("Parsed", bound=Message)
 
+
+def _parsed(kind: type[Parsed], content: bytes) -> Parsed | None:
     try:
-        return message.FromString(content)
+        return kind.FromString(content)
     except DecodeError:
         return None
 
 
 def _other_message(path: str | Path, content: bytes) -> str | None:
     """Returns what other protobuf message this is, as the end of a sentence; None if unknown."""
-    tf = import_tensorflow()
-    saved = _parsed(tf.SavedModel, content)
+    saved = _parsed(SavedModel, content)
     if saved and any(graph.graph_def.node for graph in saved.meta_graphs):
         return f"the saved_model.pb of a SavedModel, without its weights; {FREEZE}"
-    meta = _parsed(tf.MetaGraphDef, content)
+    meta = _parsed(MetaGraphDef, content)
     if meta and meta.graph_def.node:
         return f"the .meta file of a checkpoint, without its weights; {FREEZE}"
     if str(path).lower().endswith(".onnx"):
@@ -323,29 +343,19 @@ def _check_names(node: NodeDef, nodes: Mapping[str, NodeDef]) -> None:
 
 def _check_inputs(node: NodeDef) -> None:
     """Checks that a node has as many inputs as its op takes, with control inputs last."""
-    op = import_tensorflow().op_definition(node.op)
     kinds = [name.startswith("^") for name in node.input]
     if kinds != sorted(kinds):
         raise GraphError(f"the inputs of {_shown(node.name)} are out of order")
-    if op is None:  # another version's or a custom op: TensorFlow checks it on loading
+    if node.op not in INPUTS:  # TensorFlow checks it on loading
         return
-    expected = sum(_length(argument, node) for argument in op.input_arg)
+    times, key, more = INPUTS[node.op]
+    value = attribute(node, key)
+    expected = times * (value.i if key == "N" else len(value.list.type)) + more
     if kinds.count(False) != expected:
         raise GraphError(
             f"the node {_shown(node.name)} has {kinds.count(False)} inputs, and {node.op} takes "
             f"{expected}"
         )
-
-
-def _length(argument: Any, node: NodeDef) -> int:
-    """Returns how many inputs of a node an argument in its op's definition stands for."""
-    if argument.number_attr:
-        given = argument.number_attr in node.attr
-        return int(node.attr[argument.number_attr].i) if given else 0
-    if argument.type_list_attr:
-        listed = argument.type_list_attr in node.attr
-        return len(node.attr[argument.type_list_attr].list.type) if listed else 0
-    return 1
 
 
 def _check_order(graph_def: GraphDef) -> None:
@@ -370,21 +380,7 @@ def _check_order(graph_def: GraphDef) -> None:
         raise GraphError(f"the node {_shown(name)} depends on itself")
 
 
-# Bytes per element, and the field that lists single values (tensor.proto).
-FIELDS = {
-    "float32": (4, "float_val"),
-    "float64": (8, "double_val"),
-    "float16": (2, "half_val"),
-    "bfloat16": (2, "half_val"),
-    "bool": (1, "bool_val"),
-    "int64": (8, "int64_val"),
-    "uint32": (4, "uint32_val"),
-    "uint64": (8, "uint64_val"),
-    "string": (24, "string_val"),  # plus its characters
-    **dict.fromkeys(("int8", "uint8", "qint8", "quint8"), (1, "int_val")),
-    **dict.fromkeys(("int16", "uint16", "qint16", "quint16"), (2, "int_val")),
-    **dict.fromkeys(("int32", "qint32"), (4, "int_val")),
-}
+STRING_BYTES = 24  # of an element, plus its characters
 
 
 def _check_attributes(node: NodeDef) -> int:
@@ -424,11 +420,10 @@ def _elements(shape: Any) -> int:
 
 def _tensor_bytes(tensor: Any) -> int:
     """Checks that a TensorProto's values fit its shape; returns its bytes in memory."""
-    try:
-        name = import_tensorflow().dtypes.as_dtype(tensor.dtype).name
-        size, field = FIELDS[name]
-    except (TypeError, KeyError) as error:
-        raise GraphError("a tensor of a type that no classifier has") from error
+    name = TYPE_NAMES.get(tensor.dtype, "")
+    if name not in FIELDS:
+        raise GraphError("a tensor of a type that no classifier has")
+    size, field = STRING_BYTES if name == "string" else array_type(name).itemsize, FIELDS[name]
     shape = tensor.tensor_shape
     if shape.unknown_rank or any(dimension.size < 0 for dimension in shape.dim):
         raise GraphError("a tensor without a definite shape")

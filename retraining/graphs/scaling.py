@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from retraining.graphs.front_end import look_after
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node, node_name, nodes_by_name, set_inputs
-from retraining.graphs.tensorflow import GraphDef
 
 INPUT = "input"
 

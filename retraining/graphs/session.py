@@ -8,10 +8,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from retraining.graphs.nodes import Attribute, add_node, dtype_of, nodes_by_name, shape_of
+from retraining.graphs.messages import GraphDef, NodeDef
+from retraining.graphs.nodes import Attribute, add_node, nodes_by_name, shape_of, type_of
 from retraining.graphs.read import import_graph
-from retraining.graphs.surgery import ancestors, is_weights, keep_ancestors
-from retraining.graphs.tensorflow import GraphDef, NodeDef, Session, import_tensorflow
+from retraining.graphs.surgery import ancestors, is_weights
+from retraining.graphs.tensorflow import Session, import_tensorflow
+from retraining.graphs.tensors import array_type, to_array
 
 MOST_CONSTANT = 1 << 27  # bytes of weights up to which they stay constants
 AT_ONCE = 1 << 26  # bytes of weights that are assigned in one call, unless one array is larger
@@ -33,12 +35,12 @@ def open_session(
     wanted = ancestors(nodes_by_name(graph_def), output_name)
     kernels = [n for n in graph_def.node if n.name in wanted and _is_kernel(n)]
     if not few and sum(map(_bytes_of, kernels)) <= MOST_CONSTANT:
-        return tf.Session(graph=import_graph(keep_ancestors(graph_def, output_name)), config=config)
+        return tf.Session(graph=import_graph(graph_def, wanted), config=config)
     session = tf.Session(graph=import_graph(_with_variables(graph_def, wanted)), config=config)
     values: dict[str, NDArray[Any]] = {}
     size = 0
     for node in kernels:
-        values[node.name] = tf.make_ndarray(node.attr["value"].tensor)
+        values[node.name] = to_array(node.attr["value"].tensor)
         size += values[node.name].nbytes
         if size >= AT_ONCE:
             _assign(session, values)
@@ -59,8 +61,7 @@ def _is_kernel(node: NodeDef) -> bool:
 
 def _bytes_of(node: NodeDef) -> int:
     """Returns the size in memory of a Const of floats, in bytes."""
-    size: int = dtype_of(node).size
-    return math.prod(shape_of(node)) * size
+    return math.prod(shape_of(node)) * array_type(str(type_of(node))).itemsize
 
 
 HANDLE, ASSIGN, VALUE = "variable", "assign", "value"  # suffixes to the name of a kernel
@@ -75,7 +76,7 @@ def _with_variables(graph_def: GraphDef, wanted: Collection[str]) -> GraphDef:
         if not _is_kernel(node):
             copy.node.append(node)
             continue
-        name, dtype, shape = node.name, dtype_of(node).name, shape_of(node)
+        name, dtype, shape = node.name, str(type_of(node)), shape_of(node)
         attributes: dict[str, Attribute] = {"dtype": dtype, "shape": shape}
         handle = add_node(
             copy, f"{name}/{HANDLE}", "VarHandleOp", (), shared_name=name.encode(), **attributes

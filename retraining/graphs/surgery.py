@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
 from retraining.graphs.nodes import (
     GraphError,
     constant,
@@ -13,8 +14,8 @@ from retraining.graphs.nodes import (
     nodes_by_name,
     set_constant,
     shape_of,
+    type_of,
 )
-from retraining.graphs.tensorflow import GraphDef, NodeDef, import_tensorflow
 
 
 def outline(graph_def: GraphDef, output_name: str | None = None) -> GraphDef:
@@ -38,9 +39,8 @@ def outline(graph_def: GraphDef, output_name: str | None = None) -> GraphDef:
 
 def is_weights(node: NodeDef) -> bool:
     """Returns whether a node is a constant array of floats, whose values determine no shape."""
-    tf = import_tensorflow()
-    floats = (tf.dtypes.float32.as_datatype_enum, tf.dtypes.bfloat16.as_datatype_enum)
-    return node.op == "Const" and node.attr["dtype"].type in floats and len(shape_of(node)) > 0
+    is_floats = node.op == "Const" and type_of(node) in ("float32", "bfloat16")
+    return is_floats and len(shape_of(node)) > 0
 
 
 def ancestors(nodes: Mapping[str, NodeDef], output_name: str, stop: str | None = None) -> set[str]:
@@ -101,8 +101,7 @@ def cut(graph_def: GraphDef, input_name: str, output_name: str) -> GraphDef:
     node = nodes_by_name(part)[input_name]
     shape = node.attr["shape"].shape if "shape" in node.attr else None
     sizes = [d.size for d in shape.dim] if shape and not shape.unknown_rank else None
-    dtypes = import_tensorflow().dtypes
-    kind = dtypes.as_dtype(kind_of(node) or "float32").as_datatype_enum
+    kind = TYPE_NUMBERS[kind_of(node) or "float32"]
     del node.input[:]
     node.op = "Placeholder"
     node.attr.clear()

@@ -19,8 +19,6 @@ from typing import Any, TypeAlias
 
 # TensorFlow has no usable types. These aliases document which object is meant.
 TensorFlow: TypeAlias = Any
-GraphDef: TypeAlias = Any
-NodeDef: TypeAlias = Any
 Tensor: TypeAlias = Any
 Session: TypeAlias = Any
 
@@ -36,34 +34,27 @@ def import_tensorflow() -> TensorFlow:
         from tensorflow.core.framework.graph_pb2 import GraphDef
         from tensorflow.core.framework.summary_pb2 import Summary
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
-        from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
         from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
         from tensorflow.core.util.event_pb2 import Event
         from tensorflow.python.client.session import Session
         from tensorflow.python.eager.context import context
-        from tensorflow.python.framework import dtypes, errors, op_def_registry
+        from tensorflow.python.framework import errors
         from tensorflow.python.framework.importer import import_graph_def
         from tensorflow.python.framework.ops import Graph
-        from tensorflow.python.framework.tensor_util import MakeNdarray, make_tensor_proto
         from tensorflow.python.lib.io.tf_record import TFRecordWriter
     return SimpleNamespace(
         ConfigProto=ConfigProto,
         Event=Event,
         Graph=Graph,
         GraphDef=GraphDef,
-        MetaGraphDef=MetaGraphDef,
         SavedModel=SavedModel,
         Session=Session,
         Summary=Summary,
         TFRecordWriter=TFRecordWriter,
-        dtypes=dtypes,
         errors=errors,
         gradients=_gradients,
         gpus=lambda: context().list_physical_devices("GPU"),
         import_graph_def=import_graph_def,
-        make_ndarray=MakeNdarray,
-        make_tensor_proto=make_tensor_proto,
-        op_definition=op_def_registry.get,
     )
 
 

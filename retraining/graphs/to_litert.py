@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.fold import fold
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
     GraphError,
     attribute,
@@ -29,7 +30,6 @@ from retraining.graphs.nodes import (
 )
 from retraining.graphs.preprocessing import Size
 from retraining.graphs.surgery import batched_part
-from retraining.graphs.tensorflow import GraphDef, NodeDef
 
 VERSION = 1  # of what this module writes; raise it with every change of the numbers
 Shape: TypeAlias = tuple[int, ...]

@@ -19,10 +19,10 @@ from platformdirs import user_cache_path
 
 from retraining.errors import RetrainingError
 from retraining.graphs.litert import LiteRunner
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.run import BytesRunner
-from retraining.graphs.tensorflow import GraphDef
 from retraining.graphs.to_litert import VERSION, ConversionError, in_order, to_litert
 from retraining.system.atomic import WriteError, write_files
 

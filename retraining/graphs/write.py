@@ -1,6 +1,6 @@
 """Serializes a GraphDef."""
 
-from retraining.graphs.tensorflow import GraphDef
+from retraining.graphs.messages import GraphDef
 
 
 def graph_bytes(graph_def: GraphDef) -> bytes:

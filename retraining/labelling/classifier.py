@@ -17,12 +17,12 @@ from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
 from retraining.graphs.description import read_metadata
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
-from retraining.graphs.tensorflow import GraphDef
 from retraining.labelling.resolve import Overrides, resolve
 from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import resolve_precision

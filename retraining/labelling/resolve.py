@@ -25,6 +25,7 @@ from retraining.graphs.front_end import (
     look_after,
     look_before,
 )
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
     GraphError,
     constant,
@@ -47,7 +48,6 @@ from retraining.graphs.preprocessing import (
 from retraining.graphs.read import accepts_images
 from retraining.graphs.safety import check_frozen
 from retraining.graphs.surgery import ancestors
-from retraining.graphs.tensorflow import GraphDef, NodeDef
 from retraining.networks.registry import NETWORKS, Network
 
 Scale: TypeAlias = tuple[PerChannel, PerChannel]  # (mean, std)

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node
 from retraining.graphs.preprocessing import Preprocessing, add_front_end
-from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
 
 
@@ -512,7 +512,7 @@ def build_graph(architecture: str, weights: dict[str, NDArray[Any]]) -> GraphDef
     """
     check_weights(architecture, weights)
     side, blocks = find_architecture(architecture).side, list_blocks(architecture)
-    graph_def = import_tensorflow().GraphDef()
+    graph_def = GraphDef()
     graph_def.versions.producer = GRAPH_PRODUCER
     x = add_front_end(graph_def, Preprocessing((side, side), INPUT_MEAN, INPUT_STD))
     x = _add_convolution(graph_def, stem_convolution(), x, weights)

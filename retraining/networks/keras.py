@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling
-from retraining.graphs.tensorflow import GraphDef
 from retraining.networks.recipes import (
     MAX_MODEL,
     Choice,

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import add_constant, add_node, node_name
 from retraining.graphs.surgery import keep_ancestors, widen_batch
-from retraining.graphs.tensorflow import GraphDef, NodeDef
 from retraining.networks.network import BaseNetwork
 
 MIRROR = "retraining/mirror"  # prefix of the nodes after the input

@@ -9,11 +9,11 @@ import numpy as np
 
 from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import before, look_after, read_preprocessing
+from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
-from retraining.graphs.tensorflow import GraphDef, NodeDef
 from retraining.networks.registry import Network
 from retraining.photos.reader import POLICY
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES
-from retraining.graphs.tensorflow import GraphDef
 from retraining.metrics.classification import choose_rows
 from retraining.networks.network import BaseNetwork
 

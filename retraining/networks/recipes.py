@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import PerChannel
-from retraining.graphs.tensorflow import GraphDef
 from retraining.system.download import CHUNK
 from retraining.system.observer import Observer
 from retraining.system.regular import open_regular

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retraining.errors import RetrainingError
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
 from retraining.graphs.precision import native_precision
 from retraining.graphs.preprocessing import PerChannel
-from retraining.graphs.tensorflow import GraphDef
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, KERAS_PREFIX, STOCK, KerasRecipe
 from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, Recipe, RecipeType

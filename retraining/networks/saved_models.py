@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
-from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
+from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 from retraining.networks.keras import BOTTLENECK, check_model_file, import_keras, output_of
 from retraining.networks.recipes import (
     Choice,

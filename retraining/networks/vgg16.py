@@ -15,9 +15,9 @@ from typing import IO, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node
 from retraining.graphs.scaling import Scaling, add_scaling
-from retraining.graphs.tensorflow import GraphDef, import_tensorflow
 from retraining.networks.keras import BOTTLENECK
 from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, short_hash
 from retraining.networks.unpickle import OPCODES, RestrictedUnpickler
@@ -201,7 +201,7 @@ def build_graph(layers: Mapping[str, Layer], side: int = SIDE, vector: str = "re
     """
     if missing := sorted(set(LAYERS) - set(layers)):
         raise ChoiceError(f"it lacks the layer {missing[0]}")
-    graph_def = import_tensorflow().GraphDef()
+    graph_def = GraphDef()
     graph_def.versions.producer = 30
     x = add_node(graph_def, "input", "Placeholder", dtype="float32", shape=(-1, side, side, 3))
     shape, taken = (side, side, 3), iter(CONVOLUTIONS)

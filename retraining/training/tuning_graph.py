@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.graphs.fold import fold
+from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
 from retraining.graphs.nodes import (
     GraphError,
     add_constant,
@@ -30,7 +31,7 @@ from retraining.graphs.nodes import (
 from retraining.graphs.precision import lower
 from retraining.graphs.read import import_graph
 from retraining.graphs.surgery import ancestors, batched_part, keep_ancestors
-from retraining.graphs.tensorflow import GraphDef, NodeDef, Session, Tensor, import_tensorflow
+from retraining.graphs.tensorflow import Session, Tensor, import_tensorflow
 from retraining.graphs.write import graph_bytes
 from retraining.networks.network import BaseNetwork
 from retraining.training.head import Head
@@ -378,7 +379,7 @@ def _make_graph(
 def _make_placeholder(node: NodeDef, shape: Sequence[int]) -> None:
     node.op = "Placeholder"
     node.attr.clear()
-    node.attr["dtype"].type = import_tensorflow().dtypes.float32.as_datatype_enum
+    node.attr["dtype"].type = TYPE_NUMBERS["float32"]
     for size in shape:
         node.attr["shape"].shape.dim.add(size=size)
 

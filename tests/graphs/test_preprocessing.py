@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 
 import pytest
-import tensorflow as tf
 
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import (
     Preprocessing,
     PreprocessingError,
@@ -46,13 +46,13 @@ def test_other_numbers_than_one_or_three_are_refused(value):
 
 
 def test_the_front_end_is_byte_for_byte_what_it_always_was():
-    graph_def = tf.compat.v1.GraphDef()
+    graph_def = GraphDef()
     assert add_front_end(graph_def, Preprocessing((299, 299), 128.0, 128.0)) == "Mul"
     content = graph_def.SerializeToString(deterministic=True)
     assert hashlib.sha1(content).hexdigest() == "be3e867d51e2ad1cd368333c0bcc65c871ba7203"
 
 
 def test_the_front_end_of_an_unknown_kernel_is_refused():
-    graph_def = tf.compat.v1.GraphDef()
+    graph_def = GraphDef()
     with pytest.raises(PreprocessingError, match="not by bicubic"):
         add_front_end(graph_def, replace(USUAL, kernel="bicubic"))

@@ -16,7 +16,7 @@ from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import read_preprocessing
 from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant
 from retraining.graphs.preprocessing import PartialPreprocessing
-from retraining.graphs.read import import_graph, read_graph
+from retraining.graphs.read import import_graph, read_graph, to_tensorflow
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import (
     ALLOWED_OPS,
@@ -94,7 +94,7 @@ def test_an_onnx_model_is_told_by_its_name(tmp_path):
 
 
 def meta_graph():
-    meta = tf.compat.v1.MetaGraphDef(graph_def=GRAPH)
+    meta = tf.compat.v1.MetaGraphDef(graph_def=to_tensorflow(GRAPH))
     meta.meta_info_def.tensorflow_version = "1.4.0"
     return meta
 

@@ -15,7 +15,7 @@ from tensorflow.python.tools.strip_unused_lib import strip_unused
 
 from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.read import read_graph
+from retraining.graphs.read import read_graph, to_tensorflow
 from retraining.labelling.classifier import load_classifier
 from retraining.labelling.resolve import Overrides
 from tests import tiny
@@ -670,7 +670,7 @@ def without_description(graph_def):
 
 @pytest.fixture(scope="module")
 def own(finished):
-    return read_graph(finished.graph)
+    return to_tensorflow(read_graph(finished.graph))
 
 
 def labels_of(tmp_path, graph_def, photos, **flags):
@@ -721,7 +721,9 @@ def inception(shared):
     graph_def = read_graph(shared / "models/inception_dec_2015/tensorflow_inception_graph.pb")
     weights = np.random.default_rng(0).normal(0, 0.1, (2048, 4)).astype(np.float32)
     with tf.Graph().as_default() as graph:
-        (found,) = tf.import_graph_def(graph_def, return_elements=["pool_3/_reshape:0"], name="")
+        (found,) = tf.import_graph_def(
+            to_tensorflow(graph_def), return_elements=["pool_3/_reshape:0"], name=""
+        )
         bottleneck = tf1.placeholder_with_default(found, (None, 2048), "input/BottleneckInput")
         tf.nn.softmax(tf.matmul(bottleneck, weights), name="final_result")
         return without_description(graph.as_graph_def())
@@ -752,7 +754,7 @@ def test_a_mobilenet_retrained_by_others_answers_as_by_hand(tmp_path, shared):
     photo = min((shared / "flower_photos/roses").iterdir())
     with tf.Graph().as_default(), tf1.Session() as session:
         pixels = session.run(tf1.image.resize_bilinear(batch_of(photo.read_bytes()), (128, 128)))
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(to_tensorflow(graph_def), name="")
         expected = session.run("final_result:0", {"input:0": usual(pixels)})
     classifier = load(tmp_path, graph_def, tuple("abcdef"))
     assert classifier.input == "input"
