@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -51,44 +51,61 @@ class RuntimeSettings:
     folders: tuple[Path, ...] = ()
 
 
-def open_runner(part: VectorPart, how: Running, settings: RuntimeSettings) -> Runner | LiteRunner:
-    """Opens a network in the runtime of the settings; measures once what `auto` means.
-
-    Vectors in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+def open_runner(
+    part: VectorPart, how: Running, settings: RuntimeSettings, few: bool = False
+) -> Runner | LiteRunner:
+    """Opens a network in LiteRT or TensorFlow; `few` is as in `open_lite`.
 
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
         GraphError: TensorFlow cannot run it.
     """
+    lite = open_lite(part, how, settings, few)
+    return lite or _open_tensorflow(part, how)
 
-    def open_tensorflow() -> Runner:
-        return Runner(part.graph_def, part.input, part.bottleneck, how)
 
-    if settings.runtime == TENSORFLOW or how.precision != "float32":
-        return open_tensorflow()
+def _open_tensorflow(part: VectorPart, how: Running) -> Runner:
+    return Runner(part.graph_def, part.input, part.bottleneck, how)
+
+
+def open_lite(
+    part: VectorPart, how: Running, settings: RuntimeSettings, few: bool = False
+) -> LiteRunner | None:
+    """Opens a network in LiteRT; returns None if TensorFlow is to run it.
+
+    Measures once what `auto` means for many images. For `few`, the start counts: a twin that is at
+    hand is faster, and one that is not would take longer to make than TensorFlow takes.
+
+    Vectors of many images in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+
+    Raises:
+        RuntimeChoiceError: LiteRT is asked for and cannot run the network.
+    """
+    if settings.runtime == TENSORFLOW or (how.precision != "float32" and not few):
+        return None
     try:
         digest = part.digest()
-        twin = find_twin(digest, settings.folders) or make_twin(part, settings.folders)
+        twin = find_twin(digest, settings.folders)
+        if few and settings.runtime == AUTO:
+            return LiteRunner(twin, parallel=1, threads=os.cpu_count() or 1) if twin else None
+        twin = twin or make_twin(part, settings.folders)
         touch(twin)
+        lite = LiteRunner(twin, how.cores)
     except (ConversionError, TwinError, ModuleNotFoundError) as error:
         if settings.runtime == LITERT:
             raise RuntimeChoiceError(f"LiteRT cannot run the network: {error}") from error
         log.debug("TensorFlow computes the vectors, since LiteRT cannot: %s", error)
-        return open_tensorflow()
+        return None
+    if settings.runtime == LITERT:
+        return lite
     choice_file = twin.with_name(f"{digest[:32]}-{_machine()}.json")
-    choice = LITERT if settings.runtime == LITERT else _read_choice(choice_file)
-    if choice == LITERT:
-        return LiteRunner(twin, how.cores)
-    if choice == TENSORFLOW:
-        return open_tensorflow()
-    return _faster(open_tensorflow, LiteRunner(twin, how.cores), part, choice_file)
+    choice = _read_choice(choice_file) or _measure(part, how, lite, choice_file)
+    return lite if choice == LITERT else None
 
 
-def _faster(
-    open_tensorflow: Callable[[], Runner], lite: LiteRunner, part: VectorPart, choice_file: Path
-) -> Runner | LiteRunner:
-    """Returns the faster one of two runners, and remembers which one it is."""
-    runner = open_tensorflow()
+def _measure(part: VectorPart, how: Running, lite: LiteRunner, choice_file: Path) -> str:
+    """Returns the name of the faster runtime, and remembers it."""
+    runner = _open_tensorflow(part, how)
     images = np.resize(
         check_images(part.preprocessing), (TIMED_IMAGES, *part.preprocessing.size, 3)
     )
@@ -100,7 +117,7 @@ def _faster(
     content = {"runtime": choice, "images_per_second": speeds}
     with contextlib.suppress(WriteError):
         write_files({choice_file: json.dumps(content).encode()})
-    return lite if choice == LITERT else runner
+    return choice
 
 
 def images_per_second(runner: Runner | LiteRunner, images: NDArray[np.float32]) -> float:

@@ -61,6 +61,31 @@ def ancestors(nodes: Mapping[str, NodeDef], output_name: str, stop: str | None =
     return reached
 
 
+def in_order(
+    nodes: Mapping[str, NodeDef], output_name: str, stop: str | None = None
+) -> list[NodeDef]:
+    """Returns the nodes that an output needs, each after its inputs, but none beyond `stop`.
+
+    The graph must have no loops, as one that `safety.check` has seen.
+
+    Raises:
+        GraphError: a node is missing.
+    """
+    order: dict[str, NodeDef] = {}
+    stack = [output_name]
+    while stack:
+        if stack[-1] not in nodes:
+            raise GraphError(f"the graph has no node {stack[-1]!r}")
+        node = nodes[stack[-1]]
+        inputs = () if node.name == stop else map(node_name, node.input)
+        waiting = [name for name in inputs if name not in order]
+        if waiting:
+            stack += waiting
+        else:
+            order.setdefault(stack.pop(), node)
+    return list(order.values())
+
+
 def keep_ancestors(graph_def: GraphDef, output_name: str, stop: str | None = None) -> GraphDef:
     """Returns a copy with only the `ancestors` of `output_name`, in the same order.
 

@@ -20,7 +20,6 @@ from retraining.errors import RetrainingError
 from retraining.graphs.fold import fold
 from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
-    GraphError,
     attribute,
     constant,
     node_name,
@@ -29,7 +28,7 @@ from retraining.graphs.nodes import (
     users_of,
 )
 from retraining.graphs.preprocessing import Size
-from retraining.graphs.surgery import batched_part
+from retraining.graphs.surgery import batched_part, in_order
 
 VERSION = 1  # of what this module writes; raise it with every change of the numbers
 Shape: TypeAlias = tuple[int, ...]
@@ -55,31 +54,6 @@ def to_litert(graph_def: GraphDef, input_name: str, output_name: str, size: Size
     for node in in_order(writer.nodes, output_name):
         writer.add(node)
     return writer.finish(input_name, output_name)
-
-
-def in_order(
-    nodes: Mapping[str, NodeDef], output_name: str, stop: str | None = None
-) -> list[NodeDef]:
-    """Returns the nodes that an output needs, each after its inputs, but none beyond `stop`.
-
-    The graph must have no loops, as one that `safety.check` has seen.
-
-    Raises:
-        GraphError: a node is missing.
-    """
-    order: dict[str, NodeDef] = {}
-    stack = [output_name]
-    while stack:
-        if stack[-1] not in nodes:
-            raise GraphError(f"the graph has no node {stack[-1]!r}")
-        node = nodes[stack[-1]]
-        inputs = () if node.name == stop else map(node_name, node.input)
-        waiting = [name for name in inputs if name not in order]
-        if waiting:
-            stack += waiting
-        else:
-            order.setdefault(stack.pop(), node)
-    return list(order.values())
 
 
 @dataclass

@@ -23,7 +23,8 @@ from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.run import BytesRunner
-from retraining.graphs.to_litert import VERSION, ConversionError, in_order, to_litert
+from retraining.graphs.surgery import in_order, is_weights, outline, widen_batch
+from retraining.graphs.to_litert import VERSION, ConversionError, to_litert
 from retraining.system.atomic import WriteError, write_files
 
 CHECKED_IMAGES = 4
@@ -49,15 +50,19 @@ class VectorPart:
 
         The digest of a node is that of its op, its attributes with the weights, and the digests of
         its inputs. Names do not count, so the second of two networks in a graph has the twin that
-        it has on its own.
+        it has on its own. Nor does the size of the batch, which an exported graph leaves open.
 
         Raises:
             GraphError: the bottleneck does not depend on the input, or a node is missing.
         """
-        nodes = nodes_by_name(self.graph_def)
+        widened = outline(self.graph_def, self.bottleneck)
+        widen_batch(widened)
+        nodes = nodes_by_name(widened)
+        weights = {node.name: node for node in self.graph_def.node if is_weights(node)}
         digests: dict[str, bytes] = {}
         for node in in_order(nodes, self.bottleneck, stop=self.input):
             text = hashlib.sha256()
+            node = weights.get(node.name, node)
             if node.name == self.input:
                 text.update(repr((VERSION, "input", self.preprocessing.size)).encode())
             else:

@@ -12,17 +12,28 @@ from numpy.typing import NDArray
 
 from retraining.bottlenecks import extract
 from retraining.bottlenecks.extract import Answer
+from retraining.bottlenecks.runtime import (
+    AUTO,
+    LITERT,
+    TENSORFLOW,
+    RuntimeSettings,
+    open_lite,
+    open_runner,
+)
 from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
 from retraining.graphs.description import read_metadata
+from retraining.graphs.head import HeadRunner
+from retraining.graphs.litert import LiteRunner
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import describe_unsafe
+from retraining.graphs.twin import VectorPart, cache_folder
 from retraining.labelling.resolve import Overrides, resolve
 from retraining.networks.pair import SECOND_PREFIX
 from retraining.networks.registry import resolve_precision
@@ -99,6 +110,7 @@ class Classifier:
     unknown_inputs: tuple[str, ...] = ()  # the nodes of the vectors and logits for that score
     parts: tuple[Part, ...] = ()  # the networks, if there are two
     single: int | None = None  # the rank of the input, if it takes one image at a time
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)  # what computes vectors
 
     @property
     def unknown_label(self) -> str:
@@ -191,19 +203,20 @@ class Classifier:
     ) -> Iterator[tuple[AnyImage, Answer]]:
         """As `_stream`: through each network on its own, then both vectors through the head."""
         joint = self.described["bottleneck_input"]
-        head = Runner(self.graph_def, joint, self.output, Running(optimize=False, also=also))
-        self._check_width(head.width)
-        streams = [self._stream_of_part(part, optimize) for part in self.parts]
+        head = HeadRunner(self.graph_def, joint, (self.output, *also))
+        few = not optimize
+        streams = [self._stream_of_part(part, few) for part in self.parts]
         for path, vectors in extract.side_by_side(paths, streams):
             yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
 
     def _stream_of_part(
-        self, part: Part, optimize: bool
+        self, part: Part, few: bool
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
         """Returns a function that yields the vectors of one network, as extract.stream does."""
         reader = ImageReader(part.preprocessing, self.max_pixels)
-        ends = part.input, part.bottleneck
-        runner = Runner(self.graph_def, *ends, Running(part.precision, optimize))
+        vectors = VectorPart(self.graph_def, part.input, part.bottleneck, part.preprocessing)
+        how = Running(part.precision, optimize=not few)
+        runner = open_runner(vectors, how, self.runtime, few)
 
         def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
             return extract.stream(images, reader.load, runner)
@@ -212,7 +225,7 @@ class Classifier:
 
     def _loader(
         self, optimize: bool, also: tuple[str, ...]
-    ) -> tuple[Callable[[Image], NDArray[np.float32]], "Runner | _Done"]:
+    ) -> tuple[Callable[[Image], NDArray[np.float32]], extract.BatchRunner]:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(
@@ -227,10 +240,22 @@ class Classifier:
             return load, _Done()
         if self.single:
             return self._one_by_one(self.preprocessing, also)
+        reader = ImageReader(self.preprocessing, self.max_pixels)
+        if vectors := self._open_lite(self.preprocessing, few=not optimize):
+            head = HeadRunner(self.graph_def, self.described["bottleneck"], (self.output, *also))
+            return reader.load, _WithHead(vectors, head)
         ends = self.input, self.output
         runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
         self._check_width(runner.width)
-        return ImageReader(self.preprocessing, self.max_pixels).load, runner
+        return reader.load, runner
+
+    def _open_lite(self, preprocessing: Preprocessing, few: bool) -> LiteRunner | None:
+        """Opens the network in LiteRT; None if TensorFlow is to run the graph."""
+        own = self.described.get("input"), self.described.get("output")
+        if own != (self.input, self.output):
+            return None
+        part = VectorPart(self.graph_def, self.input, self.described["bottleneck"], preprocessing)
+        return open_lite(part, Running(self.precision, optimize=not few), self.runtime, few)
 
     def _one_by_one(
         self, preprocessing: Preprocessing, also: tuple[str, ...]
@@ -263,6 +288,21 @@ class Classifier:
             )
 
 
+@dataclass(frozen=True)
+class _WithHead:
+    """A runner for batches whose vectors one runtime computes, and NumPy the rest."""
+
+    vectors: LiteRunner
+    head: HeadRunner
+
+    @property
+    def parallel(self) -> int:
+        return self.vectors.parallel
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.head.run(self.vectors.run(batch))
+
+
 class _Done:
     """A runner for batches whose answers were computed during loading."""
 
@@ -277,6 +317,7 @@ def load_classifier(
     labels_path: str | Path | tuple[str, ...] | None = None,
     overrides: Overrides | None = None,
     precision: str = "auto",
+    runtime: str = AUTO,
 ) -> Classifier:
     """Reads a retrained graph, or any frozen image classifier.
 
@@ -292,6 +333,8 @@ def load_classifier(
         LabelsError: there is no labels file, or it is unreadable, or labels are repeated.
     """
     overrides = overrides or Overrides()
+    if runtime == LITERT and precision == "auto":
+        precision = "float32"
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
     unsafe = describe_unsafe(graph_def)
@@ -314,6 +357,10 @@ def load_classifier(
         described,
         parts=parts,
         single=ends.single,
+        runtime=RuntimeSettings(
+            TENSORFLOW if precision == "bfloat16" else runtime,
+            (cache_folder(), Path(graph_path).parent),
+        ),
     )
     if ends.output != described.get("output"):
         return classifier  # temperature and score were fitted for another output
