@@ -97,15 +97,24 @@ BATCH_NORMS = (OLD_BATCH_NORM, "FusedBatchNorm", "FusedBatchNormV2", "FusedBatch
 
 
 def _fold_batch_norm(node: NodeDef, folding: _Folding) -> None:
-    """Turns a batch norm with constant statistics into a BiasAdd, in place.
+    """Turns a batch norm with constant statistics into a BiasAdd, in place."""
+    factors = batch_norm_factors(node, folding.constant)
+    if factors and node.name not in folding.sides:
+        _fold_into_weights(node, node.input[0], factors, folding)
+
+
+def batch_norm_factors(
+    node: NodeDef, constant_of: Callable[[str], NDArray[Any] | None]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Returns (scale, shift), float64 [c], of a batch norm with constant statistics, else None.
 
     By TensorFlow's definition, scale = gamma / sqrt(variance + epsilon) and shift = beta - mean *
     scale. The old op ignores gamma unless scale_after_normalization is set.
     """
-    constants = (folding.constant(name) for name in node.input[1:5])
+    constants = (constant_of(name) for name in node.input[1:5])
     values = [value for value in constants if value is not None and value.dtype == np.float32]
     if len(values) < 4 or len({value.shape for value in values}) > 1 or values[0].ndim != 1:
-        return
+        return None
     if node.op == OLD_BATCH_NORM:
         mean, variance, beta, gamma = values
         epsilon = node.attr["variance_epsilon"].f
@@ -113,11 +122,11 @@ def _fold_batch_norm(node: NodeDef, folding: _Folding) -> None:
             gamma = np.ones_like(gamma)
     else:
         gamma, beta, mean, variance = values
-        if not _is_inference(node) or node.name in folding.sides:
-            return
+        if not _is_inference(node):
+            return None
         epsilon = node.attr["epsilon"].f if "epsilon" in node.attr else 1e-4  # the op's default
     scale = gamma / np.sqrt(variance.astype(np.float64) + epsilon)
-    _fold_into_weights(node, node.input[0], (scale, beta - mean * scale), folding)
+    return scale, beta - mean * scale
 
 
 def _is_inference(node: NodeDef) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.fold import fold
+from retraining.graphs.fold import BATCH_NORMS, batch_norm_factors, fold
 from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
     attribute,
@@ -336,6 +336,19 @@ def _binary(writer: _Writer, node: NodeDef) -> None:
     writer.emit(node, shape, _Operator(_kind(writer, kind), inputs, options))
 
 
+def _batch_norm(writer: _Writer, node: NodeDef) -> None:
+    """A batch norm that does not follow a convolution: a product and a sum."""
+    factors = batch_norm_factors(node, lambda name: constant(writer.nodes, name))
+    if factors is None:
+        raise ConversionError(f"the statistics of {node.name} are no constants")
+    source = writer.data(node)
+    for kind, factor in zip(("MUL", "ADD"), factors, strict=True):
+        inputs = [source, writer.constant(factor.astype(np.float32))]
+        options = _options(writer, f"{kind.capitalize()}Options")
+        writer.emit(node, writer.shapes[source], _Operator(_kind(writer, kind), inputs, options))
+        source = writer.tensors[node.name]
+
+
 def _concatenation(writer: _Writer, node: NodeDef) -> None:
     last = len(node.input) - 1
     inputs = [writer.data(node, index) for index in range(last)]
@@ -427,5 +440,6 @@ CONVERSIONS: Mapping[str, Callable[[_Writer, NodeDef], None]] = {
     **dict.fromkeys(("Reshape", "Squeeze", "ExpandDims"), _reshape),
     **dict.fromkeys(("Identity", "StopGradient", "CheckNumerics"), _pass_on),
     **{"BiasAdd": _bias, "ConcatV2": _concatenation, "Mean": _mean, "Pad": _padding},
+    **dict.fromkeys(BATCH_NORMS, _batch_norm),
     **{"ReverseV2": _reversal, "MatMul": _matrix_product, "Softmax": _softmax},
 }

@@ -14,6 +14,7 @@ from retraining.run.network import read_network
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.photos import compute_vectors, find_photos
 from retraining.run.settings import RunSettings
+from retraining.run.twins import end_twins, start_twins
 from retraining.system.observer import Observer, Silent
 
 
@@ -48,6 +49,7 @@ def retrain(
     run.lap("cross-validation")
     tuned = fine_tune(bottlenecks, extractor, trained, run)
     run.lap("fine-tuning")
+    twins = start_twins(tuned.extractor, settings)  # for label_image.py
     exported = export_and_test(tuned, run)
     exported = fit_on_all(exported, tuned, run)
     exported = describe_exported(exported, tuned, run)
@@ -56,4 +58,6 @@ def retrain(
     run.lap("label audit")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
+    end_twins(twins)
+    run.lap("LiteRT model for labelling")
     return deliver(tuned, exported, others, Diagnostics(findings, sizes, validated), run)
