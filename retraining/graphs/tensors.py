@@ -57,7 +57,7 @@ def to_array(tensor: TensorProto) -> NDArray[Any]:
         return np.frombuffer(tensor.tensor_content, kind).copy().reshape(shape)
     values, listed = getattr(tensor, FIELDS[name]), _listed_type(name)
     held = np.dtype("int32") if FIELDS[name] in ("int_val", "half_val") else listed
-    given = np.fromiter(values, held).astype(listed).view(kind)
+    given = np.fromiter(values, held).astype(listed, copy=False).view(kind)
     missing = math.prod(shape) - len(given)
     if missing > 0:
         last = given[-1:] if values else np.array([b"" if name == "string" else 0], kind)

@@ -20,6 +20,7 @@ from retraining.graphs.read import import_graph, read_graph, to_tensorflow
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.safety import (
     ALLOWED_OPS,
+    INPUTS,
     MAX_ELEMENTS,
     MAX_NODES,
     describe_unsafe,
@@ -168,6 +169,23 @@ def test_the_allowed_ops_can_only_compute():
         arguments = [*definition.input_arg, *definition.output_arg]
         assert not any(a.is_ref or a.type in handles for a in arguments), name
         assert not any("func" in attribute.type for attribute in definition.attr), name
+
+
+def test_inputs_are_counted_as_tensorflow_counts_them():
+    """An op takes `more` inputs, and `times` as many as an attribute, `key`, tells."""
+    for name, (times, key, more) in INPUTS.items():
+        arguments = op_def_registry.get(name).input_arg
+        keys = [a.number_attr or a.type_list_attr for a in arguments]
+        assert [k for k in keys if k] == [key] * times, name
+        assert keys.count("") == more, name
+        lists = {a.type_list_attr for a in arguments} - {""}
+        assert lists == ({"T"} if key == "T" else set()), name
+
+
+def test_inputs_of_some_ops():
+    some = ("Identity", "Add", "NoOp", "ConcatV2", "QuantizedConcat", "Assert", "AddN")
+    expected = [(0, "", 1), (0, "", 2), (0, "", 0), (1, "N", 1), (3, "N", 1), (1, "T", 1)]
+    assert [INPUTS[op] for op in some] == [*expected, (1, "N", 0)]
 
 
 def with_writer(needed):
