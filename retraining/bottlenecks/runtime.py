@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +153,8 @@ def _machine() -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata  # which takes a while
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -17,10 +17,16 @@ from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
+from retraining.errors import RetrainingError
+
 # TensorFlow has no usable types. These aliases document which object is meant.
 TensorFlow: TypeAlias = Any
 Tensor: TypeAlias = Any
 Session: TypeAlias = Any
+
+
+class MissingTensorFlowError(RetrainingError):
+    """TensorFlow is needed and not installed, as after a light install for labelling."""
 
 
 @functools.cache
@@ -28,7 +34,7 @@ def import_tensorflow() -> TensorFlow:
     """Returns a namespace of TensorFlow's graph mode, with the public names or similar ones."""
     # Errors in C++ code reach us as Python exceptions; the log beside them is noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" not in sys.modules:
+    if sys.modules.get("tensorflow") is None:
         sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
     with muted_stderr():
         from tensorflow.core.framework.graph_pb2 import GraphDef
@@ -84,7 +90,10 @@ def _unexecuted_package(name: str) -> ModuleType:
     """
     spec = importlib.util.find_spec(name)
     if spec is None or (loader := spec.loader) is None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
+        raise MissingTensorFlowError(
+            "TensorFlow is not installed, and no checked LiteRT model of this network is at hand; "
+            "install requirements.txt, or copy the folder that `OutputSettings.bundle` names"
+        )
     package = importlib.util.module_from_spec(spec)
 
     def execute_and_get(attribute: str) -> Any:

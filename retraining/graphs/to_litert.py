@@ -221,7 +221,7 @@ def _convolution(writer: _Writer, node: NodeDef) -> None:
     bias = writer.constant(np.zeros(channels, np.float32))
     writer.emit(
         node,
-        (1, *window.sides, channels),
+        (writer.shapes[source][0], *window.sides, channels),
         _Operator(
             _kind(writer, "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"),
             [source, writer.constant(weights), bias],
@@ -278,7 +278,8 @@ def _pooling(writer: _Writer, node: NodeDef) -> None:
         writer, "Pool2DOptions", **window.fields, filterHeight=sizes[1], filterWidth=sizes[2]
     )
     kind = _kind(writer, "MAX_POOL_2D" if node.op == "MaxPool" else "AVERAGE_POOL_2D")
-    shape = (1, *window.sides, writer.shapes[source][3])
+    count, *_, channels = writer.shapes[source]
+    shape = (count, *window.sides, channels)
     writer.emit(node, shape, _Operator(kind, [source], options))
 
 
