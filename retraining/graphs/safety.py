@@ -45,8 +45,8 @@ SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repe
 # Print and PrintV2, since PrintV2 can write files. Assert is allowed: it can only end the run.
 # Random ops are for dropout.
 #
-# The number after an op is that of its inputs; an op without a number has one. N stands for the value
-# of its attribute `N`, T for the number of types in its attribute `T`.
+# The number after an op is that of its inputs; an op without a number has one. N stands for the
+# value of its attribute `N`, T for the number of types in its attribute `T`.
 SAFE_OPS_TEXT = """
 Const:0 Placeholder:0 PlaceholderV2:0 PlaceholderWithDefault Identity IdentityN:T NoOp:0
 StopGradient PreventGradient Snapshot CheckNumerics Assert:T+1 Switch:2 Merge:N
