@@ -67,8 +67,9 @@ def freeze(
     shape = traced.outputs[0].shape
     if shape.rank not in (2, None):  # loading the graph checks ranks that are unknown here
         raise FreezeError(f"it gives {shape}, not one vector per image")
-    inlined = _inlined(frozen.graph.as_graph_def(), result)
-    graph_def = GraphDef.FromString(inlined.SerializeToString())
+    content = _inlined(frozen.graph.as_graph_def(), result).SerializeToString()
+    graph_def = GraphDef.FromString(content)
+    del content  # as large as the model, if its weights are constants
     for node in graph_def.node:
         if node.name in variables:
             set_constant(node, variables[node.name].numpy())

@@ -45,8 +45,8 @@ SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repe
 # Print and PrintV2, since PrintV2 can write files. Assert is allowed: it can only end the run.
 # Random ops are for dropout.
 #
-# After an op comes the number of its inputs unless it is 1; N is the number in its attribute `N`, T
-# that of the types in its attribute `T`.
+# The number after an op is that of its inputs; an op without a number has one. N stands for the
+# value of its attribute `N`, T for the number of types in its attribute `T`.
 SAFE_OPS_TEXT = """
 Const:0 Placeholder:0 PlaceholderV2:0 PlaceholderWithDefault Identity IdentityN:T NoOp:0
 StopGradient PreventGradient Snapshot CheckNumerics Assert:T+1 Switch:2 Merge:N
@@ -92,7 +92,7 @@ QuantizedRelu:3 QuantizedRelu6:3 QuantizedReluX:4 QuantizedReshape:4 QuantizedRe
 RequantizationRange:3 Requantize:5
 """
 SAFE_OP = re.compile(r"(\w+)(?::(?:(\d*)([NT])\+?)?(\d*))?(?!\S)")
-# {op: (how many times, the length that an attribute gives, plus how many)}
+# {op: (times, key, more)}: its inputs are `times` the number in its attribute `key`, and `more`.
 INPUTS = {
     op: (int(times or 1) if key else 0, key, int(more or (0 if key else 1)))
     for op, times, key, more in SAFE_OP.findall(SAFE_OPS_TEXT)
