@@ -153,7 +153,7 @@ def probabilities(name, path, image):
     labels.write_text("".join(f"{n}\n" for n in range(8 if name == "mobilenet" else 10)))
     flags = (None if name == "described" else labels, OVERRIDES[name], "float32")
     classifier = load_classifier(path, *flags)
-    ((_, found, _),) = classifier.predict([str(image)], few=True)
+    ((_, found, _),) = classifier.predict([str(image)], count=1)
     if isinstance(found, RetrainingError):
         raise found
     assert found.shape == (len(classifier.labels),)

@@ -34,6 +34,8 @@ from retraining.system.atomic import WriteError, write_files
 log = logging.getLogger(__name__)
 
 AUTO, TENSORFLOW, LITERT = RUNTIMES = ("auto", "tensorflow", "litert")
+FEW = 8  # images up to which a start-up that takes longer than theirs does not pay off
+MANY = 100  # images from which it pays off to make a twin and to measure
 TIMED_SECONDS = 0.7  # of work, for each runtime
 TIMED_IMAGES = 8  # in a batch
 
@@ -51,15 +53,15 @@ class RuntimeSettings:
 
 
 def open_runner(
-    part: VectorPart, how: Running, settings: RuntimeSettings, few: bool = False
+    part: VectorPart, how: Running, settings: RuntimeSettings, count: int | None = None
 ) -> Runner | LiteRunner:
-    """Opens a network in LiteRT or TensorFlow; `few` is as in `open_lite`.
+    """Opens a network in LiteRT or TensorFlow; `count` is as in `open_lite`.
 
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
         GraphError: TensorFlow cannot run it.
     """
-    lite = open_lite(part, how, settings, few)
+    lite = open_lite(part, how, settings, count)
     return lite or _open_tensorflow(part, how)
 
 
@@ -67,39 +69,56 @@ def _open_tensorflow(part: VectorPart, how: Running) -> Runner:
     return Runner(part.graph_def, part.input, part.bottleneck, how)
 
 
+def is_few(count: int | None) -> bool:
+    """Returns whether a number of images is known and small."""
+    return count is not None and count <= FEW
+
+
 def open_lite(
-    part: VectorPart, how: Running, settings: RuntimeSettings, few: bool = False
+    part: VectorPart, how: Running, settings: RuntimeSettings, count: int | None = None
 ) -> LiteRunner | None:
     """Opens a network in LiteRT; returns None if TensorFlow is to run it.
 
-    Measures once what `auto` means for many images. For `few`, the start counts: a twin that is at
-    hand is faster, and one that is not would take longer to make than TensorFlow takes.
-
-    Vectors of many images in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+    `count` is the number of images, None if it is unknown and may be large. With `auto`, a few
+    images are LiteRT's if there is a twin, since TensorFlow takes seconds to start. For many,
+    what is faster is measured once, and a twin is made if necessary. Vectors of more than a few
+    images in bfloat16 are TensorFlow's, since LiteRT computes in float32.
 
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
     """
-    if settings.runtime == TENSORFLOW or (how.precision != "float32" and not few):
+    if settings.runtime == TENSORFLOW or (how.precision != "float32" and not is_few(count)):
         return None
     try:
-        digest = part.digest()
-        twin = find_twin(digest, settings.folders)
-        if few and settings.runtime == AUTO:
-            return LiteRunner(twin, parallel=1, threads=os.cpu_count() or 1) if twin else None
-        twin = twin or make_twin(part, settings.folders)
-        touch(twin)
-        lite = LiteRunner(twin, how.cores)
+        return _opened(part, how, settings, count)
     except (ConversionError, TwinError, ModuleNotFoundError) as error:
         if settings.runtime == LITERT:
             raise RuntimeChoiceError(f"LiteRT cannot run the network: {error}") from error
-        log.debug("TensorFlow computes the vectors, since LiteRT cannot: %s", error)
+        log.debug("TensorFlow runs the network, since LiteRT cannot: %s", error)
         return None
+
+
+def _opened(
+    part: VectorPart, how: Running, settings: RuntimeSettings, count: int | None
+) -> LiteRunner | None:
+    digest = part.digest()
+    twin = find_twin(digest, settings.folders)
+    many = count is None or count >= MANY
+    if twin is None:
+        if settings.runtime == AUTO and not many:
+            return None
+        twin = make_twin(part, settings.folders)
+    touch(twin)
+    if is_few(count):
+        return LiteRunner(twin, parallel=1, threads=how.cores or os.cpu_count() or 1)
+    lite = LiteRunner(twin, how.cores)
     if settings.runtime == LITERT:
         return lite
     choice_file = twin.with_name(f"{digest[:32]}-{_machine()}.json")
-    choice = _read_choice(choice_file) or _measure(part, how, lite, choice_file)
-    return lite if choice == LITERT else None
+    choice = _read_choice(choice_file)
+    if choice is None and many:
+        choice = _measure(part, how, lite, choice_file)
+    return None if choice == TENSORFLOW else lite
 
 
 def _measure(part: VectorPart, how: Running, lite: LiteRunner, choice_file: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retraining.bottlenecks.extract import FLUSH, Answer
+from retraining.bottlenecks.runtime import AUTO, RUNTIMES
 from retraining.cli import rows
 from retraining.cli.console import (
     DONE,
@@ -31,7 +32,6 @@ from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.preprocessing import PerChannel, channels, per_channel
 from retraining.labelling import scoring
 from retraining.labelling.classifier import (
-    FEW,
     Classifier,
     load_classifier,
     read_labels,
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"there is no graph {GRAPH}; train one with retrain.py, or name it with --graph"
             )
         classifier = load_classifier(
-            options.graph, options.labels, overrides(options), options.precision
+            options.graph, options.labels, overrides(options), options.precision, options.runtime
         )
     classifier = replace(classifier, max_pixels=options.max_image_pixels)
     for note in classifier.notes:
@@ -106,18 +106,18 @@ def load_stock(options: argparse.Namespace) -> Classifier:
     else:
         labels = imagenet_labels(ModelFiles(Path(options.model_dir), options.offline, shown))
     about = replace(overrides(options), input_mean=recipe.mean, input_std=recipe.std)
-    return load_classifier(path, labels, about, options.precision)
+    return load_classifier(path, labels, about, options.precision, options.runtime)
 
 
 def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the images in their order, printing each at once; returns the exit code."""
     sorter = make_sorter(classifier, options)
-    few = options.single and len(options.images) <= FEW
+    count = len(options.images) if options.single else None
     share = options.unknown_threshold
     labelled = failed = 0
     try:
         write = rows.make_writer(options.format, options.columns, options.header)
-        for path, answer, novelty in classifier.predict(image_paths(options), few, share):
+        for path, answer, novelty in classifier.predict(image_paths(options), count, share):
             labelled += 1
             ranking = ranked(answer, classifier.labels, options)
             if novelty is not None:
@@ -150,9 +150,9 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
         bad.append(path)
         say(f"not scored: {path} {in_flags(str(error))}")
 
-    share, few = options.unknown_threshold, len(photos.paths) <= FEW
+    share, count = options.unknown_threshold, len(photos.paths)
     answers = progress_bar("labelling", "img")(
-        classifier.predict(photos.paths, few, share), total=len(photos.paths)
+        classifier.predict(photos.paths, count, share), total=count
     )
     trained = scoring.trained_photos(classifier.described)
     scored = scoring.score(photos.targets, answers, classifier.labels, trained, leave_out)
@@ -326,6 +326,13 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="arithmetic; auto is bfloat16 for inception_v3 where the processor has it, else "
         "float32",
+    )
+    add(
+        "--runtime",
+        choices=RUNTIMES,
+        default=AUTO,
+        help="what runs the network: TensorFlow, or LiteRT, which starts much faster; auto takes "
+        "LiteRT for a few images if retrain.py has left its model, and the faster one for many",
     )
     add("--allow_unsafe_ops", action="store_true", help=ALLOW_UNSAFE_OPS)
     add = parser.add_argument_group("for graphs that do not describe themselves").add_argument

@@ -17,6 +17,7 @@ from retraining.bottlenecks.runtime import (
     LITERT,
     TENSORFLOW,
     RuntimeSettings,
+    is_few,
     open_lite,
     open_runner,
 )
@@ -53,7 +54,6 @@ MOST_LABEL_BYTES = 1 << 24  # 16 MiB of a labels file: a hundred thousand classe
 IMAGENET_CLASSES = (1000, 1001)
 # Such as "is ..." of an image that cannot be read; programs read these reasons, too.
 NO_NUMBERS = "has no answer: the graph gives infinity or NaN for it, which a wrong scale may cause"
-FEW = 8  # images up to which the optimizer's start-up costs more than it saves
 
 
 class LabelsError(RetrainingError):
@@ -134,8 +134,8 @@ class Classifier:
         """
         if isinstance(images, str | bytes | os.PathLike | np.ndarray):
             images = [images]
-        few = isinstance(images, Sequence) and len(images) <= FEW
-        for image, answer, novelty in self.predict(images, few, unknown_share):
+        count = len(images) if isinstance(images, Sequence) else None
+        for image, answer, novelty in self.predict(images, count, unknown_share):
             if isinstance(answer, ImageError):
                 yield Labels(image, {}, str(answer))
                 continue
@@ -146,14 +146,15 @@ class Classifier:
             yield Labels(image, scores, unknown=novelty is not None)
 
     def predict(
-        self, images: Iterable[AnyImage], few: bool = False, share: float | None = None
+        self, images: Iterable[AnyImage], count: int | None = None, share: float | None = None
     ) -> Iterator[tuple[AnyImage, Answer, float | None]]:
         """Yields (image, probabilities float32 [classes] or ImageError, novelty), in order.
 
         An image counts as unknown (out-of-distribution) if it looks less like the classes than all
         but `share` (0..1) of the validation photos. The novelty (0..1) is that of
         `UnknownScore.novelty` for an unknown image, and None for any other image, or if `share` is
-        None. `few` skips the start-up work that pays off only for many images.
+        None. `count` is the number of images, if it is known: for a few, start-up work is skipped
+        that pays off only for many.
 
         Raises:
             GraphError: TensorFlow cannot load or run the graph.
@@ -168,7 +169,7 @@ class Classifier:
             )
         also = () if share is None else self.unknown_inputs
         stream = self._stream_of_both if self.parts else self._stream
-        for image, outputs in stream(images, not few, also):
+        for image, outputs in stream(images, count, also):
             if isinstance(outputs, ImageError):
                 yield image, outputs, None
                 continue
@@ -193,30 +194,29 @@ class Classifier:
         return float(self.unknown.novelty(score)[0])
 
     def _stream(
-        self, paths: Iterable[AnyImage], optimize: bool, also: tuple[str, ...]
+        self, paths: Iterable[AnyImage], count: int | None, also: tuple[str, ...]
     ) -> Iterator[tuple[AnyImage, Answer]]:
         """As extract.stream: (path, the output's columns and those of `also`, or ImageError)."""
-        return extract.stream(paths, *self._loader(optimize, also))
+        return extract.stream(paths, *self._loader(count, also))
 
     def _stream_of_both(
-        self, paths: Iterable[AnyImage], optimize: bool, also: tuple[str, ...]
+        self, paths: Iterable[AnyImage], count: int | None, also: tuple[str, ...]
     ) -> Iterator[tuple[AnyImage, Answer]]:
         """As `_stream`: through each network on its own, then both vectors through the head."""
         joint = self.described["bottleneck_input"]
         head = HeadRunner(self.graph_def, joint, (self.output, *also))
-        few = not optimize
-        streams = [self._stream_of_part(part, few) for part in self.parts]
+        streams = [self._stream_of_part(part, count) for part in self.parts]
         for path, vectors in extract.side_by_side(paths, streams):
             yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
 
     def _stream_of_part(
-        self, part: Part, few: bool
+        self, part: Part, count: int | None
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
         """Returns a function that yields the vectors of one network, as extract.stream does."""
         reader = ImageReader(part.preprocessing, self.max_pixels)
         vectors = VectorPart(self.graph_def, part.input, part.bottleneck, part.preprocessing)
-        how = Running(part.precision, optimize=not few)
-        runner = open_runner(vectors, how, self.runtime, few)
+        how = Running(part.precision, optimize=not is_few(count))
+        runner = open_runner(vectors, how, self.runtime, count)
 
         def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
             return extract.stream(images, reader.load, runner)
@@ -224,12 +224,12 @@ class Classifier:
         return stream
 
     def _loader(
-        self, optimize: bool, also: tuple[str, ...]
+        self, count: int | None, also: tuple[str, ...]
     ) -> tuple[Callable[[Image], NDArray[np.float32]], extract.BatchRunner]:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(
-                self.graph_def, self.output, self.input, also, few=not optimize
+                self.graph_def, self.output, self.input, also, few=is_few(count)
             )
             self._check_width(from_bytes.width)
             most = self.max_pixels
@@ -241,21 +241,21 @@ class Classifier:
         if self.single:
             return self._one_by_one(self.preprocessing, also)
         reader = ImageReader(self.preprocessing, self.max_pixels)
-        if vectors := self._open_lite(self.preprocessing, few=not optimize):
+        if vectors := self._open_lite(self.preprocessing, count):
             head = HeadRunner(self.graph_def, self.described["bottleneck"], (self.output, *also))
             return reader.load, _WithHead(vectors, head)
         ends = self.input, self.output
-        runner = Runner(self.graph_def, *ends, Running(self.precision, optimize, also))
+        runner = Runner(self.graph_def, *ends, Running(self.precision, not is_few(count), also))
         self._check_width(runner.width)
         return reader.load, runner
 
-    def _open_lite(self, preprocessing: Preprocessing, few: bool) -> LiteRunner | None:
+    def _open_lite(self, preprocessing: Preprocessing, count: int | None) -> LiteRunner | None:
         """Opens the network in LiteRT; None if TensorFlow is to run the graph."""
         own = self.described.get("input"), self.described.get("output")
         if own != (self.input, self.output):
             return None
         part = VectorPart(self.graph_def, self.input, self.described["bottleneck"], preprocessing)
-        return open_lite(part, Running(self.precision, optimize=not few), self.runtime, few)
+        return open_lite(part, Running(self.precision), self.runtime, count)
 
     def _one_by_one(
         self, preprocessing: Preprocessing, also: tuple[str, ...]

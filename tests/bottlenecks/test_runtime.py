@@ -88,11 +88,13 @@ def test_bfloat16_is_tensorflows(network, tmp_path, speeds):
 
 def test_for_few_images_a_twin_is_taken_but_not_made(network, tmp_path, speeds):
     auto = RuntimeSettings("auto", (tmp_path,))
-    assert open_lite(network, FLOAT32, auto, few=True) is None
+    assert open_lite(network, FLOAT32, auto, count=8) is None
+    assert open_lite(network, FLOAT32, auto, count=50) is None
     open_lite(network, FLOAT32, RuntimeSettings("litert", (tmp_path,)))
     for precision in ("float32", "bfloat16"):
-        lite = open_lite(network, Running(precision, optimize=False), auto, few=True)
-        assert lite.parallel == 1
+        assert open_lite(network, Running(precision, optimize=False), auto, count=8).parallel == 1
+    assert open_lite(network, Running("bfloat16"), auto, count=9) is None
+    assert open_lite(network, Running(cores=3), auto, count=50).parallel == 3
     assert speeds["measured"] == []
 
 

@@ -83,7 +83,7 @@ def test_a_damaged_description_is_an_error_or_harmless(own, tmp_path):
         try:
             classifier = load_classifier(path)
             share = 0.05 if classifier.unknown else None
-            ((_, answer, novelty),) = classifier.predict([own.photo], few=True, share=share)
+            ((_, answer, novelty),) = classifier.predict([own.photo], count=1, share=share)
         except RetrainingError:
             refused += 1
         else:
@@ -148,7 +148,7 @@ def test_answers_that_are_no_numbers_are_errors_of_their_images(own):
     set_constant(nodes_by_name(graph_def)[name], np.array([np.nan, 0], np.float32))
     path = own.path.with_name("nan.pb")
     path.write_bytes(graph_def.SerializeToString())
-    ((_, answer, _),) = load_classifier(path).predict([own.photo], few=True)
+    ((_, answer, _),) = load_classifier(path).predict([own.photo], count=1)
     assert isinstance(answer, ImageError)
     assert "infinity or NaN" in str(answer)
 
