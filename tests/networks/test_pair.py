@@ -21,6 +21,7 @@ from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner
+from retraining.graphs.twin import VectorPart
 from retraining.labelling.classifier import load_classifier
 from retraining.networks import registry
 from retraining.networks.network import load_network
@@ -163,6 +164,25 @@ def test_label_image_gives_what_the_bytes_give(done, photos, capsys):
     for path in some:
         for label, score in one_at_a_time[path].items():
             assert score == pytest.approx(found[path][label], abs=1e-4)
+
+
+def test_litert_runs_both_networks_as_tensorflow_does(done, paths):
+    """Each by the twin that it has on its own, and NumPy the layer behind both."""
+    answers = []
+    for runtime in ("litert", "tensorflow"):
+        classifier = load_classifier(done.graph, precision="float32", runtime=runtime)
+        answers.append([a for _, a, _ in classifier.predict(paths, len(paths), share=1.0)])
+    np.testing.assert_allclose(*answers, atol=1e-5)
+    assert not np.array_equal(*answers)
+
+
+def test_the_twins_in_the_graph_are_those_of_the_networks_alone(done, both):
+    parts = load_classifier(done.graph).parts
+    for part, network in zip(parts, both, strict=True):
+        whole = VectorPart(read_graph(done.graph), part.input, part.bottleneck, part.preprocessing)
+        ends = network.input, network.bottleneck
+        alone = VectorPart(network.graph_def, *ends, network.preprocessing)
+        assert whole.digest() == alone.digest()
 
 
 def test_unknown_images_are_found(done, photos, tmp_path, capsys):
