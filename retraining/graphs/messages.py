@@ -142,7 +142,7 @@ def _described() -> DescriptorPool:
     return pool
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # mypy tells the classes apart; their fields can be anything
 
     class _Fields(Message):
         def __init__(self, **fields: Any) -> None: ...
