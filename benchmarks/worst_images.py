@@ -35,7 +35,6 @@ from PIL import Image
 SECONDS = 10
 BASE, PER_PIXEL = 1_500_000_000, 8  # bytes
 MOST = 200_000_000  # pixels
-SMALLEST = 1 / 64  # of MOST, where the search for the largest accepted file ends
 STEPS = 4  # of halving
 
 
@@ -230,14 +229,26 @@ def main():
 
 
 def measure(name, path, most):
-    """Prints the row of a file; returns whether decoding it keeps the bounds."""
-    if not in_a_process(make_largest, name, path, most):
+    """Prints the row of the largest accepted file; returns whether it keeps the bounds."""
+    row, low, high, share = None, 0.0, 1.0, 1.0
+    for _ in range(STEPS):
+        side = int((most * share) ** 0.5)
+        try:
+            size = in_a_process(make, name, path, side)
+            row, low = (size, *in_a_process(cost, path)), share
+        except (ImageFileError, OSError, ValueError) as error:
+            print(f"{name}: {side} x {side} {error}", file=sys.stderr)
+            high = share
+        if low == 1:
+            break
+        share = (low + high) / 2
+    if row is None:
         print(f"| {name} | none is accepted | | | | |", flush=True)
         return True
-    pixels, seconds, memory = in_a_process(cost, path)
+    size, pixels, seconds, memory = row
     allowed = BASE + PER_PIXEL * pixels
-    sizes, megabytes = f"{os.path.getsize(path):,} | {pixels:,}", f"{memory / 1e6:,.0f}"
-    print(f"| {name} | {sizes} | {seconds:.1f} | {megabytes} | {allowed / 1e6:,.0f} |", flush=True)
+    figures = f"{seconds:.1f} | {memory / 1e6:,.0f} | {allowed / 1e6:,.0f}"
+    print(f"| {name} | {size:,} | {pixels:,} | {figures} |", flush=True)
     return seconds <= SECONDS and memory <= allowed
 
 
@@ -247,31 +258,11 @@ def in_a_process(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def make_largest(name, path, most):
-    """Writes the largest accepted file of a kind; returns whether there is one."""
-    low, high, share = 0.0, 1.0, 1.0
-    for _ in range(STEPS):
-        side = int((most * share) ** 0.5)
-        if refusal := refused(name, path, side):
-            high = share
-            print(f"{name} {side} x {side} {refusal}", file=sys.stderr)
-        else:
-            low = share
-        if low == 1 or high <= SMALLEST:
-            break
-        share = (low + high) / 2
-    return low > 0
-
-
-def refused(name, path, side):
-    """Writes a file, if it is accepted; else returns why it is not."""
-    try:
-        content = FILES[name](side, side)
-        decode.check(content, MOST)
-    except (ImageFileError, OSError, ValueError) as error:
-        return str(error)
-    Path(path).write_bytes(content)
-    return None
+def make(name, path, side):
+    """Writes a file of a kind; returns its bytes. Raises ImageFileError if it is not accepted."""
+    content = FILES[name](side, side)
+    decode.check(content, MOST)
+    return Path(path).write_bytes(content)
 
 
 def cost(path):

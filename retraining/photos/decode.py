@@ -49,7 +49,8 @@ PYTHON_WORK = 100
 PICTURES = 2  # in a file, as large as the one that is told: colours and transparency
 UNSEEN_MEMORY, UNSEEN_WORK = 12, 2  # of a pixel that the decoder leaves out at the end
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
-BITS_PER_SAMPLE, ROWS_PER_STRIP = 258, 278
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 258, 277, 278
+TILE_WIDTH, TILE_LENGTH = 322, 323
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -249,12 +250,20 @@ def _check_costs(kind: Format, image: "Picture", content: bytes, most: int) -> N
 
 
 def _strip_of_tiff(image: "Picture") -> float:
-    """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
+    """Returns the bytes that libtiff unpacks at once, for each pixel of the image.
+
+    They are a strip, or a tile, which may be larger than the image.
+    """
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
     try:
-        return float(min(rows, image.height) / image.height * sum(bits) / 8)
-    except (TypeError, ValueError, ArithmeticError) as error:  # tags of other types
+        if TILE_WIDTH in tags:
+            unpacked = tags[TILE_WIDTH] * tags.get(TILE_LENGTH, image.height)
+        else:
+            unpacked = min(rows, image.height) * image.width
+        depth = max(sum(bits), bits[0] * tags.get(SAMPLES_PER_PIXEL, 1))
+        return float(unpacked * depth / 8 / (image.width * image.height))
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # tags of other types
         raise BoundsError from error
 
 

@@ -350,6 +350,19 @@ def test_jpeg_2000_of_tiny_blocks_is_refused_if_it_is_large(settings):
         decode(bytes(large), most=1 << 31)
 
 
+def test_a_tiff_of_a_tile_far_larger_than_the_image_is_refused():
+    def tiled(side, samples=1):
+        data = zlib.compress(bytes(4096))
+        tags = {256: 40, 257: 24, 258: 8, 259: 8, 262: 1, 277: samples, 322: side, 323: side}
+        tags |= {324: 8, 325: len(data)}
+        fields = b"".join(struct.pack("<2H2I", tag, 4, 1, tags[tag]) for tag in tags)
+        return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + b"\x0a\0" + fields + bytes(4)
+
+    assert decode(tiled(64)).shape == (24, 40, 3)
+    with pytest.raises(ImageFileError, match="takes more memory to decode"):
+        decode(tiled(40_000))
+
+
 def test_jpeg_2000_of_several_tiles():
     for settings in ({"tile_size": (32, 32)}, {"quality_layers": [20, 5]}, {"irreversible": True}):
         assert decode(encoded(picture(100, 90), "JPEG2000", **settings)).shape == (90, 100, 3)
