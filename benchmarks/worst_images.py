@@ -141,7 +141,7 @@ def animated(format_, **settings):
 def run_length_bmp(width, height):
     """A BMP whose runs are one pixel each: Pillow unpacks these in Python."""
     palette = bytes(range(256)) * 4
-    data = b"\1\5" * (width * height)
+    data = (b"\1\5" * width + b"\0\0") * height + b"\0\1"
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
     start = 14 + len(head) + len(palette)
     return struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start) + head + palette + data
