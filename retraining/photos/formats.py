@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
+from retraining.photos.avif import coded_pixels
 from retraining.photos.bounds import (
     MAX_PIXELS,
     ImageFileError,
@@ -48,6 +49,11 @@ def _no_check(content: bytes, most: int) -> None:
     """Accepts any content: the decoder's own header tells all that counts."""
 
 
+def _as_told(content: bytes, most: int) -> int:
+    """Returns 0: the coded picture has the size that the decoder's header tells."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Format:
     """A format that is read, and the most that decoding one pixel takes, besides the file.
@@ -56,7 +62,8 @@ class Format:
     in bytes; `work` in units of about ten nanoseconds, and so is `work_per_byte` of the file; they
     were measured on noise and on plain colour. `version` is that of its pixels: vectors computed
     from older ones are not valid. `check(content, most)` raises ImageFileError if the file would
-    cost more than its pixels, of which it may have `most`.
+    cost more than its pixels, of which it may have `most`. `coded(content, most)` returns how many
+    pixels are decoded, where these may be more than the image has.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Format:
     version: int = 2
     check: Callable[[bytes, int], None] = _no_check
     copies: int = 1  # of the file in memory
+    coded: Callable[[bytes, int], int] = _as_told
 
 
 def sniff(head: bytes) -> Format | None:
@@ -242,7 +250,7 @@ FORMATS = (
     Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
     Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
-    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, check=_check_avif, copies=2),
+    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, 2, _check_avif, 2, coded_pixels),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
     Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )
