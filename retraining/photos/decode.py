@@ -26,7 +26,7 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, sniff
+from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, gif_pixels, sniff
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -42,6 +42,7 @@ STRIP = 1 << 20  # pixels that are converted at a time
 DEPTHS = (255, 1023, 4095, 16383, 65535)  # the white of 8 to 16 bits
 FLOAT_WHITE = (1, 255, 65535)
 PNG_DEPTH = 24  # the place of the bits a sample in a PNG
+GRAPHS_MEMORY = 15  # bytes a pixel in a graph: uint8, then float32
 ALPHA_WORK = 1.5  # a pixel, to put transparency over white
 FLOAT_WORK = 2  # times that of other images, for the conversion
 PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
@@ -88,15 +89,23 @@ def check(content: bytes, most: int) -> None:
     """Checks an image file for another decoder, such as that in a graph.
 
     Raises:
-        ImageFileError: it has more than `most` pixels, or takes too much to decode.
+        ImageFileError: it has more than `most` pixels, or takes too much to decode; of a GIF, all
+            pictures count.
     """
     kind = sniff(content[:HEAD])
+    if kind is None:
+        return
     if kind is JPEG:
-        _checked_header(content, most)
-    elif kind is not None:
+        header = _checked_header(content, most)
+        pixels = header.width * header.height
+    else:
         kind.check(content, most)
         with open_image(io.BytesIO(content)) as image:
             _check_costs(kind, image, content, most)
+            pixels = image.width * image.height
+    if kind.name == "GIF":  # TensorFlow decodes all its pictures
+        pixels = max(pixels, gif_pixels(content))
+    check_memory(pixels, GRAPHS_MEMORY, len(content))
 
 
 def silence_pillow() -> None:

@@ -26,6 +26,7 @@ from retraining.photos.tags import STARTS, check_tags
 
 HEAD = 32  # bytes of a file that tell its format
 GIF_BLOCKS = 4_000  # before the picture; Pillow's time grows with the square of their number
+BLOCKS_PER_PIECE = 10  # a full one in a GIF has 256 bytes
 MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
 MOST_COMPONENTS = 4  # of JPEG 2000
 MOST_BLOCKS = 200_000  # of JPEG 2000, each of which takes a kilobyte
@@ -148,6 +149,28 @@ def _check_gif(content: bytes, most: int) -> None:
         at, count = at + 1, count + 1
         if count > GIF_BLOCKS:
             raise TooManyPiecesError
+
+
+def gif_pixels(content: bytes) -> int:
+    """Returns the pixels of all pictures in a GIF together (GIF89a).
+
+    Raises:
+        TooManyPiecesError: it has more blocks than its size explains.
+    """
+    flags = content[10] if len(content) > 10 else 0
+    at, pixels, count = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0, 0
+    while at + 10 <= len(content) and content[at : at + 1] in (b",", b"!"):
+        if content[at : at + 1] == b",":
+            width, height = (int.from_bytes(content[at + n : at + n + 2], "little") for n in (5, 7))
+            pixels, flags = pixels + width * height, content[at + 9]
+            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        else:
+            at += 2
+        while at < len(content) and content[at]:
+            at, count = at + 1 + content[at], count + 1
+        at += 1
+        check_pieces(count // BLOCKS_PER_PIECE, len(content))
+    return pixels
 
 
 def _check_tiff(content: bytes, most: int) -> None:
