@@ -248,6 +248,8 @@ class BottleneckStore:
         if 4 * count * width <= MEMORY_BYTES:
             return np.empty(shape, np.float32)
         with self._explained(), tempfile.TemporaryFile(dir=self.path.parent) as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk ends the process by a signal
+                os.posix_fallocate(file.fileno(), 0, 4 * count * width)
             return np.memmap(file, np.float32, "w+", shape=shape)
 
     def imported(self, keys: Iterable[str]) -> set[str]:

@@ -463,3 +463,30 @@ def test_many_vectors_are_mapped_from_a_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(found[[4, 4, 7]], values[[4, 4, 7]])
     assert [path.suffix for path in tmp_path.iterdir()] == [".sqlite"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot take the room")
+def test_mapped_vectors_have_their_room_on_the_disk(tmp_path, monkeypatch):
+    """Else a full disk ends the process by a signal when the vectors are filled in."""
+    kept, temporary_file = [], store_module.tempfile.TemporaryFile
+
+    def keep(**settings):
+        file = temporary_file(**settings)
+        kept.append(os.dup(file.fileno()))
+        return file
+
+    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", keep)
+    monkeypatch.setattr(store_module, "MEMORY_BYTES", 100)
+    with open_store(tmp_path) as store:
+        store._array(1 << 18, 4)
+        (descriptor,) = kept
+        assert os.fstat(descriptor).st_blocks * 512 >= 4 << 20
+        os.close(descriptor)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(store_module.os, "posix_fallocate", full)
+        with pytest.raises(CacheError, match=r"cannot be used \(.*No space left on device\)"):
+            store._array(1 << 18, 4)
+    os.close(kept[1])
