@@ -176,6 +176,8 @@ class Expected:
         first, second = self.tree[name], self.another.get(name, b"")
         if first == second:
             return content == first
+        if name.endswith("fingerprint.pb"):  # TensorFlow draws numbers at random for it
+            return True
         masked = {NUMBER.sub(b"", text) for text in (first, second)}
         # Times differ between runs; some libraries also write names by chance.
         return len(masked) > 1 or NUMBER.sub(b"", content) in masked
