@@ -11,11 +11,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from retraining.bottlenecks.extract import (
@@ -44,6 +44,7 @@ from retraining.networks.network import BaseNetwork
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import absolute
 from retraining.system.package import package_folder
+from retraining.system.scratch import scratch_folder
 from retraining.system.signals import signals_to
 from retraining.system.text import counted
 
@@ -293,14 +294,15 @@ def connected(cluster: Ray, network_bytes: int) -> Iterator[Any]:
                 ray.shutdown()
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
+def _folder() -> contextlib.AbstractContextManager[Path]:
     """Makes a temporary folder for the files of a Ray that is started here.
 
     Elsewhere the files would remain, and Ray would take them for those of this machine's cluster.
-    Ignores TMPDIR, whose path may be too long for the names of sockets.
+    Ignores TMPDIR, whose path may be too long for the names of sockets. Removes the folders of runs
+    that were killed.
     """
     place = os.environ.get("RAY_TMPDIR") or ("/tmp" if os.name == "posix" else None)
-    return tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+    return scratch_folder("ray-", Path(place) if place else None)
 
 
 class _WithoutRay:
@@ -360,7 +362,7 @@ def _find(address: str) -> str:
     return address
 
 
-def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: str | None) -> None:
+def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: Path | None) -> None:
     """Calls ray.init. With `auto`, Ray finds the cluster itself, and uses its token, too."""
     settings: dict[str, Any] = {
         "address": cluster.address,
@@ -370,7 +372,7 @@ def _connect(ray: Any, address: str, cluster: Ray, network_bytes: int, folder: s
     package = package_folder()
     settings["runtime_env"] = {"py_modules": [str(package)], "excludes": ["__pycache__"]}
     if address == "local":
-        settings |= {"address": address, "_temp_dir": folder}
+        settings |= {"address": address, "_temp_dir": str(folder)}
         cores = os.cpu_count() or 1
         if cluster.cpus > cores:
             raise RayEngineError(f"this machine has no {cluster.resources}; see `Ray.cpus`")

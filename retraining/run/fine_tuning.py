@@ -18,7 +18,7 @@ from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.notes import RunContext
 from retraining.run.settings import FineTuningSettings, RunSettings
-from retraining.system.atomic import write_files
+from retraining.system.atomic import check_writable, write_files
 from retraining.system.observer import Observer
 from retraining.system.text import counted
 from retraining.training import methods, tuning_graph
@@ -119,6 +119,7 @@ def try_method(method: str, frozen: Frozen, run: RunContext) -> methods.Attempt:
         return attempt_head(frozen)
     tuner = make_tuner(method, frozen, run.settings)
     path = Path(run.settings.bottlenecks.folder, "fine_tuning", f"{tuner.digest()[:16]}.npz")
+    check_writable(path)
     if state := read_state(path, tuner.state):
         tuner.state = state
         log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")

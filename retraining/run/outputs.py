@@ -32,14 +32,15 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
         WriteError: an output is a folder, or lies in a folder that cannot be written to; or the
             outputs of an interrupted run cannot be put in place.
     """
-    if finished := finish_writing(journal_of(settings.outputs.graph)):
+    journal = journal_of(settings.outputs.graph)
+    if finished := finish_writing(journal):
         files = counted(len(finished), "file is", "files are")
         log.info(f"a run was interrupted while it replaced its outputs; {files} in place now")
     networks, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
     for path in settings.output_files.values():
         if os.path.realpath(path) in networks:
             raise ExportError(f"{path} is the base network; choose another output")
-        check_writable(path)
+        check_writable(path, journal)
     formats.check_installed(outputs.formats)
     check_summaries(outputs.summaries_folder)
     folders = [path for kind, path in outputs.formats.items() if CONVERTERS[kind].is_folder]
@@ -48,7 +49,7 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
         if os.path.realpath(folders[-1]) in map(os.path.dirname, networks):
             raise ExportError(f"{folders[-1]} holds the base network; choose another folder")
     for folder in folders:
-        check_writable(os.path.join(folder, "any file"))
+        check_writable(os.path.join(folder, "any file"), journal)
 
 
 def check_summaries(folder: str) -> None:

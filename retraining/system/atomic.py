@@ -1,9 +1,12 @@
 """Writes files and new folders. Replaces nothing before its replacement is complete."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -49,7 +52,8 @@ def write_files(
     temporary = {Path(os.path.realpath(path)): content for path, content in contents.items()}
     for path in temporary:
         _check_replaceable(path)
-    names = {path: temporary_name(path, number) for number, path in enumerate(temporary)}
+    mark = _mark(journal)
+    names = {path: temporary_name(path, f"{mark}{number}") for number, path in enumerate(temporary)}
     renames = [
         (Path(os.path.abspath(old)), Path(os.path.abspath(new))) for old, new in moved.items()
     ]
@@ -105,6 +109,14 @@ def journal_of(path: str | os.PathLike[str]) -> Path:
     place = Path(os.path.realpath(path))
     digest = hashlib.sha1(os.fsencode(place.name), usedforsecurity=False).hexdigest()
     return place.with_name(f".retrain-{digest[:12]}.journal")
+
+
+def _mark(journal: Path | None) -> str:
+    """Returns what the names of temporary files contain that the journal may still list."""
+    if journal is None:
+        return ""
+    place = os.fsencode(os.path.realpath(journal))
+    return f"j{hashlib.sha1(place, usedforsecurity=False).hexdigest()[:12]}-"
 
 
 def _write_journal(journal: Path, renames: Sequence[tuple[Path, Path]]) -> None:
@@ -201,7 +213,21 @@ def _remove(temporary: Path) -> None:
 
 def temporary_name(path: Path, number: int | str) -> Path:
     """Returns a temporary name in the same folder, short since `path` may be as long as allowed."""
-    return path.with_name(f".retrain-{os.getpid()}-{number}.part")
+    return path.with_name(f".retrain-{os.getpid()}-{_processes()}-{number}.part")
+
+
+@functools.cache
+def _processes() -> str:
+    """Returns a digest that two machines, boots or containers, which number processes, differ in.
+
+    It is '0' where the system does not tell them apart.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        facts = f"{platform.node()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return "0"
+    return hashlib.sha1(facts.encode(), usedforsecurity=False).hexdigest()[:12]
 
 
 def _flush_folder(folder: Path) -> None:
@@ -222,10 +248,12 @@ def _check_replaceable(path: Path) -> None:
         raise WriteError(f"cannot write {path}: it is a device or a pipe, not a file")
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, journal: Path | None = None) -> None:
     """Checks that a file can be written to `path`, before a run spends hours on its content.
 
-    Does not create the file's folder, so that a run that ends early leaves no empty folder.
+    Does not create the file's folder, so that a run that ends early leaves no empty folder. Removes
+    temporary files of killed runs from it; call `finish_writing` for the `journal` of the file
+    first.
 
     Raises:
         WriteError: `path` is a folder, or its folder cannot be created or written to.
@@ -236,16 +264,44 @@ def check_writable(path: str | Path) -> None:
         nearest = next((folder for folder in path.parents if folder.exists()), path.anchor)
         with tempfile.TemporaryFile(dir=nearest):
             pass
-        _remove_leftovers(path.parent)
+        _remove_leftovers(path.parent, journal)
     except OSError as error:
         raise WriteError(f"cannot write into {path.parent}: {error.strerror}") from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Removes temporary files of killed runs once they are a day old."""
-    for part in folder.glob(".retrain-*.part"):
-        if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS:
-            _remove(part)
+def _remove_leftovers(folder: Path, journal: Path | None) -> None:
+    """Removes temporary files of killed runs: at once where that is known, or after a day.
+
+    A journal may list those that bear its mark. They stay for a day unless it is `journal`, which
+    has been completed, and for ever while it lies in the folder.
+    """
+    listed = {
+        name for other in folder.glob(".retrain-*.journal") for name, _ in _read_journal(other)
+    }
+    for part in set(folder.glob(".retrain-*.part")) - listed:
+        with contextlib.suppress(FileNotFoundError):  # another process has removed or renamed it
+            is_old = time.time() - part.stat().st_mtime > LEFTOVER_SECONDS
+            if is_old or _is_abandoned(part.name, _mark(journal)):
+                _remove(part)
+
+
+def _is_abandoned(name: str, mark: str) -> bool:
+    """Returns whether the process that chose a temporary name has ended, and no other needs it."""
+    match = re.fullmatch(r"\.retrain-(\d{1,9})-(\w+)-(j\w+-)?\w+\.part", name)
+    if not match or match[2] == "0" or match[2] != _processes():
+        return False
+    return (match[3] or "") in ("", mark) and not _is_running(int(match[1]))
+
+
+def _is_running(process: int) -> bool:
+    """Returns whether there is a process of this number; on Windows this would end it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def is_within(path: str | Path, folder: str | Path) -> bool:

@@ -45,6 +45,7 @@ def scratch_folder(prefix: str, place: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        _remove_content(folder)
         if sys.platform == "win32":  # which cannot remove an open file
             held.release()
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,6 +71,20 @@ def _remove_if_abandoned(folder: Path) -> None:
         if folder.is_symlink() or not lock.is_file() or not mine:
             return  # not ours, or too new to be locked
         with FileLock(lock, timeout=0, fallback_to_soft=False):
+            _remove_content(folder)
             if sys.platform != "win32":
                 shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_content(folder: Path) -> None:
+    """Removes all but the lock; without that, the next call takes the folder for somebody else's.
+
+    This matters if the process is killed meanwhile.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink()

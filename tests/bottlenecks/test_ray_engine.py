@@ -126,6 +126,20 @@ def test_distorted_views_are_those_of_the_local_engine(cluster, network, paths):
         np.testing.assert_allclose(vectors, expected[job], atol=1e-4)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        with ray_engine._folder():
+            os._exit(9)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    with ray_engine._folder() as folder:
+        assert folder != left
+        assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_bad_images_come_back_with_their_keys_and_reasons(cluster, network, paths, tmp_path):
     broken, text = tmp_path / "broken.jpg", tmp_path / "text.jpg"
     broken.write_bytes(Path(paths[0]).read_bytes()[:300])

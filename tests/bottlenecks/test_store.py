@@ -378,6 +378,23 @@ def test_what_others_have_added_is_moved_aside_unread(tmp_path, kind):
     assert refill(tmp_path) == ([], [])
 
 
+@pytest.mark.parametrize("column", ["vector", "imported", "check_sum"])
+def test_a_huge_value_is_damage_and_not_read(tmp_path, column):
+    with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
+        other.execute(f"UPDATE vectors SET {column} = zeroblob(100000)")
+    missing, notes = refill(tmp_path)
+    assert len(missing) == 40
+    assert ["was damaged; moved to" in note for note in notes] == [True]
+    assert refill(tmp_path) == ([], [])
+
+
+def test_a_row_takes_the_widest_vector(tmp_path):
+    vector = np.full(100_000, 1.5, np.float32)
+    with BottleneckStore(tmp_path, "net", "f" * 40, len(vector)) as store:
+        store.put("a" * 40, vector)
+        assert (store.read(["a" * 40]) == vector).all()
+
+
 @pytest.mark.parametrize("table", ["vectors", "facts"])
 def test_a_view_in_place_of_a_table_is_moved_aside_unread(tmp_path, table):
     with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
@@ -446,3 +463,30 @@ def test_many_vectors_are_mapped_from_a_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, values)
     np.testing.assert_array_equal(found[[4, 4, 7]], values[[4, 4, 7]])
     assert [path.suffix for path in tmp_path.iterdir()] == [".sqlite"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot take the room")
+def test_mapped_vectors_have_their_room_on_the_disk(tmp_path, monkeypatch):
+    """Else a full disk ends the process by a signal when the vectors are filled in."""
+    kept, temporary_file = [], store_module.tempfile.TemporaryFile
+
+    def keep(**settings):
+        file = temporary_file(**settings)
+        kept.append(os.dup(file.fileno()))
+        return file
+
+    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", keep)
+    monkeypatch.setattr(store_module, "MEMORY_BYTES", 100)
+    with open_store(tmp_path) as store:
+        store._array(1 << 18, 4)
+        (descriptor,) = kept
+        assert os.fstat(descriptor).st_blocks * 512 >= 4 << 20
+        os.close(descriptor)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(store_module.os, "posix_fallocate", full)
+        with pytest.raises(CacheError, match=r"cannot be used \(.*No space left on device\)"):
+            store._array(1 << 18, 4)
+    os.close(kept[1])

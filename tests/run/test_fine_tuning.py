@@ -40,6 +40,10 @@ def results(capsys):
 
 @pytest.mark.numbers
 def test_a_fine_tuned_graph_is_exported_and_labels(tmp_path, run_retrain, photos, finished, capsys):
+    checkpoints = tmp_path / "bottleneck_cache" / "fine_tuning"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / ".retrain-1-0.part").write_text("left by a killed run")
+    os.utime(checkpoints / ".retrain-1-0.part", (0, 0))
     assert run_retrain(tmp_path, photos, "--fine_tune", "all", *RATES) == 0
     out = results(capsys)
     assert float(out["test_accuracy"]) == 1.0
@@ -54,7 +58,7 @@ def test_a_fine_tuned_graph_is_exported_and_labels(tmp_path, run_retrain, photos
     photo = f"{photos}/red/photo_00.jpg"
     assert label_image.main(["--graph", out["graph"], "--top_k", "1", photo]) == 0
     assert capsys.readouterr().out.startswith("red (score=")
-    assert not list((tmp_path / "bottleneck_cache" / "fine_tuning").iterdir())
+    assert not list(checkpoints.iterdir())
 
 
 def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):

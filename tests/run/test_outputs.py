@@ -1,6 +1,8 @@
 """outputs.py: outputs that cannot be written are refused before the work."""
 
 import json
+import os
+import sys
 from dataclasses import fields
 
 import pytest
@@ -9,6 +11,7 @@ from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.export.build import ExportError
 from retraining.run.outputs import check_outputs, replace_outputs
 from retraining.run.settings import HeadSettings, OutputSettings, PhotoSettings, RunSettings
+from retraining.system import atomic
 from retraining.system.atomic import WriteError, journal_of
 
 FILES = ("graph", "labels", "label_audit", "report", "metrics")
@@ -55,6 +58,21 @@ def test_a_run_goes_on_without_tensorboard(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     check(tmp_path, summaries_folder=tmp_path / "file")
     assert "there will be no files for TensorBoard: cannot write into" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a day must have passed")
+def test_what_a_killed_run_left_in_the_folders_of_all_outputs_is_removed(tmp_path, monkeypatch):
+    saved, vectors = tmp_path / "saved", tmp_path / "vectors"
+    outputs = {saved / "1": {"a": b"1"}, vectors / "v.parquet": b"2", tmp_path / "graph.pb": b"3"}
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(atomic, "_write_journal", lambda *_: os._exit(9))
+        atomic.write_files(outputs, journal_of(tmp_path / "graph.pb"))
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.rglob("*.part"))) == 3
+    vectors_file = BottleneckSettings(export_file=str(vectors / "v.parquet"))
+    check(tmp_path, formats={"saved_model": saved}, bottlenecks=vectors_file)
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_outputs_of_an_interrupted_run_are_completed_first(tmp_path, caplog):

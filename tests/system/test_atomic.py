@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -12,6 +13,7 @@ from retraining.system.atomic import (
     finish_writing,
     journal_of,
     replacing,
+    temporary_name,
     write_files,
 )
 
@@ -166,6 +168,49 @@ def test_what_a_killed_run_left_is_removed_after_a_day(tmp_path):
         os.utime(left, (0, 0))
     check_writable(tmp_path / "file")
     assert os.listdir(tmp_path) == []
+
+
+def leave(path, journal=None, dies_in="_write_journal"):
+    """Forks a child that dies while it writes to `path`; returns the temporary files it leaves."""
+    folder = path.parent
+    before = set(folder.glob(".retrain-*.part"))
+    child = os.fork()
+    if child == 0:
+        setattr(atomic, dies_in, lambda *_: os._exit(9))
+        write_files({path: b"new"}, journal)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    return set(folder.glob(".retrain-*.part")) - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a day must have passed")
+def test_what_a_dead_process_left_is_removed_at_once(tmp_path, monkeypatch):
+    journal, another = journal_of(tmp_path / "graph"), journal_of(tmp_path / "other")
+    leave(tmp_path / "plain", dies_in="_rename")
+    leave(tmp_path / "graph", journal)
+    theirs = leave(tmp_path / "other", another)
+    mine = temporary_name(tmp_path / "mine", 0)  # of a process that lives
+    mine.write_text("x")
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_processes", lambda: "another0boot")
+        check_writable(tmp_path / "file", journal)
+        assert len(os.listdir(tmp_path)) == 4
+    check_writable(tmp_path / "file", journal)
+    assert {*tmp_path.iterdir()} == {mine, *theirs}
+    check_writable(tmp_path / "file", another)
+    assert os.listdir(tmp_path) == [mine.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_what_a_journal_still_lists_is_kept_for_it(tmp_path):
+    (tmp_path / "graph").write_bytes(b"old")
+    journal = journal_of(tmp_path / "graph")
+    (part,) = leave(tmp_path / "graph", journal, "_rename")
+    os.utime(part, (0, 0))
+    check_writable(tmp_path / "other", journal_of(tmp_path / "other"))
+    assert finish_writing(journal) == [tmp_path / "graph"]
+    assert (tmp_path / "graph").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["graph"]
 
 
 def test_looking_whether_a_file_can_be_written_leaves_nothing(tmp_path):

@@ -195,3 +195,19 @@ def test_a_child_that_fails_tells_why(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "project_folder", lambda: tmp_path)
     done = children.run_module("child", [], tmp_path)
     assert (done.returncode, done.stderr.decode().strip()) == (1, "the reason")
+
+
+@linux
+def test_a_folder_keeps_its_lock_until_it_is_empty(tmp_path, monkeypatch):
+    """Else one whose removal is interrupted by a kill would stay for ever."""
+    child = os.fork()
+    if child == 0:
+        with scratch_folder("tried-", tmp_path) as folder:
+            (folder / "a").write_text("1")
+            (folder / "z").write_text("1")
+            monkeypatch.setattr(scratch.shutil, "rmtree", lambda *_, **__: os._exit(9))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (left,) = tmp_path.iterdir()
+    assert os.listdir(left) == [scratch.LOCK]
+    with scratch_folder("tried-", tmp_path):
+        assert not left.exists()
