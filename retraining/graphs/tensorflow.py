@@ -25,7 +25,7 @@ Tensor: TypeAlias = Any
 Session: TypeAlias = Any
 
 
-class MissingTensorFlowError(RetrainingError):
+class MissingTensorFlowError(RetrainingError, ModuleNotFoundError):
     """TensorFlow is needed and not installed, as after a light install for labelling."""
 
 

@@ -252,9 +252,10 @@ class Classifier:
     def _open_lite(self, preprocessing: Preprocessing, count: int | None) -> LiteRunner | None:
         """Opens the network in LiteRT; None if TensorFlow is to run the graph."""
         own = self.described.get("input"), self.described.get("output")
-        if own != (self.input, self.output):
+        vectors = self.described.get("bottleneck")
+        if own != (self.input, self.output) or vectors is None:
             return None
-        part = VectorPart(self.graph_def, self.input, self.described["bottleneck"], preprocessing)
+        part = VectorPart(self.graph_def, self.input, vectors, preprocessing)
         return open_lite(part, Running(self.precision), self.runtime, count)
 
     def _one_by_one(

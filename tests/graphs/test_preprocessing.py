@@ -4,7 +4,9 @@ import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import (
@@ -12,6 +14,7 @@ from retraining.graphs.preprocessing import (
     PreprocessingError,
     add_front_end,
     per_channel,
+    resize_bilinear,
     spelled,
 )
 
@@ -56,3 +59,13 @@ def test_the_front_end_of_an_unknown_kernel_is_refused():
     graph_def = GraphDef()
     with pytest.raises(PreprocessingError, match="not by bicubic"):
         add_front_end(graph_def, replace(USUAL, kernel="bicubic"))
+
+
+@pytest.mark.parametrize("old", [(1, 1), (7, 500), (333, 500), (240, 320), (1000, 3)])
+@pytest.mark.parametrize("new", [(299, 299), (128, 130), (1, 1)])
+def test_images_are_resized_to_the_bits_of_tensorflows_op(old, new):
+    pixels = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+    expected = tf.compat.v1.image.resize_bilinear(pixels[None].astype(np.float32), new)[0]
+    found = resize_bilinear(pixels, new)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected.numpy())

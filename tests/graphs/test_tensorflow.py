@@ -7,7 +7,7 @@ import sys
 
 import tensorflow
 
-from retraining.graphs.tensorflow import import_tensorflow, muted_stderr
+from retraining.graphs.tensorflow import MissingTensorFlowError, import_tensorflow, muted_stderr
 from tests import ROOT
 
 
@@ -42,7 +42,12 @@ def test_an_absent_tensorflow_is_an_import_error():
         "from retraining.graphs.tensorflow import import_tensorflow\n"
         "import_tensorflow()\n"
     )
-    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'tensorflow'"
+    last = done.stderr.splitlines()[-1]
+    assert "MissingTensorFlowError: TensorFlow is not installed" in last
+
+
+def test_an_absent_tensorflow_is_also_an_error_of_importing():
+    assert issubclass(MissingTensorFlowError, ModuleNotFoundError)
 
 
 def test_what_is_written_to_stderr_is_caught_for_a_while(capfd):

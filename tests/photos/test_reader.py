@@ -9,7 +9,6 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from retraining.graphs.preprocessing import Preprocessing, PreprocessingError, resize_bilinear
-from retraining.photos import reader as reader_module
 from retraining.photos.reader import Distortions, ImageError, ImageReader
 from retraining.photos.registry import hash_file
 
@@ -229,16 +228,6 @@ def test_odd_shapes(reader, tmp_path, size):
     for name in ("a.jpg", "a.png"):
         photo(*size).save(tmp_path / name, quality=95)
         assert mean_difference(reader, tmp_path / name, photo(*size)) < 3
-
-
-def test_a_large_image_is_resized_as_a_small_one(reader, tmp_path, monkeypatch):
-    photo(601, 403).save(tmp_path / "a.jpg")
-    key, views = hash_file(tmp_path / "a.jpg"), Distortions(True, 10, 10, 10)
-    small = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
-    monkeypatch.setattr(reader_module, "LARGE", 1000)
-    large = reader.read(tmp_path / "a.jpg"), reader.read(tmp_path / "a.jpg", key, views)
-    for one, other in zip(small, large, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_too_large_an_image_is_refused(tmp_path):
