@@ -54,7 +54,7 @@ class Block:
 
 
 FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     flags=re.M | re.S,
 )
 
@@ -130,7 +130,8 @@ def prepared(tmp_path_factory, python):
     - `holiday/`: 10 drawings in one folder; `photo.jpg`: one
     - `photos.csv`: a table of `flower_photos`, with the columns path and label
     - `models/`: tiny networks in the places of `inception_v3`, `efficientnet_lite0` and
-      `mobilenet_0.25_128`, and what `python retrain.py --image_dir flower_photos` writes
+      `mobilenet_0.25_128`, and what `python retrain.py --image_dir flower_photos` writes, with
+      enough validation photos for a temperature and a score for unknown images
     """
     folder = tmp_path_factory.mktemp("sandbox") / "prepared"
     folder.mkdir()
@@ -146,7 +147,8 @@ def prepared(tmp_path_factory, python):
     rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in photos]
     (folder / "photos.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
     tiny_networks(folder / "models")
-    done = run_in(folder, ["python", "retrain.py", "--image_dir", "flower_photos"], python)
+    command = ["python", "retrain.py", "--image_dir", "flower_photos"]
+    done = run_in(folder, [*command, "--validation_percentage", "30"], python)
     assert done.returncode == 0, done.stderr
     return folder
 
