@@ -5,6 +5,7 @@ Each block of ```sh or ```python runs, in the order of its page, in a folder tha
 
     <!-- not run: installs packages -->
 
+A ```python block that begins with `# NAME.py` is saved as that file, which later ones may import.
 Only exit codes are looked at. Output, and what is no command, goes into blocks of ```text.
 """
 
@@ -54,7 +55,7 @@ class Block:
 
 
 FENCE = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     flags=re.M | re.S,
 )
 
@@ -72,6 +73,12 @@ def blocks_of(text):
 def examples_of(text):
     """The blocks of a page that run."""
     return [b for b in blocks_of(text) if b.language in ("sh", "python") and not b.reason]
+
+
+def file_of(text):
+    """The file that a block of Python is saved as."""
+    named = re.match(r"# (\w+\.py)\n", text)
+    return named[1] if named else "example.py"
 
 
 def test_blocks_are_found_with_their_reasons():
@@ -164,8 +171,9 @@ def test_the_examples_of_a_page_run(name, sandbox, python):
     for block in examples_of(TEXTS[name]):
         command = ["sh", "-e", "-c", block.text]
         if block.language == "python":
-            (sandbox / "example.py").write_text(block.text, encoding="utf-8")
-            command = ["python", "example.py"]
+            file = file_of(block.text)
+            (sandbox / file).write_text(block.text, encoding="utf-8")
+            command = ["python", file]
         done = run_in(sandbox, command, python)
         assert done.returncode == 0, f"{name}, line {block.line}:\n{block.text}\n{done.stderr}"
 
