@@ -137,7 +137,8 @@ def prepared(tmp_path_factory, python):
     - `holiday/`: 10 drawings in one folder; `photo.jpg`: one
     - `photos.csv`: a table of `flower_photos`, with the columns path and label
     - `models/`: tiny networks in the places of `inception_v3`, `efficientnet_lite0` and
-      `mobilenet_0.25_128`, and what `python retrain.py --image_dir flower_photos` writes
+      `mobilenet_0.25_128`, and what `python retrain.py --image_dir flower_photos` writes, with
+      enough validation photos for a temperature and a score for unknown images
     """
     folder = tmp_path_factory.mktemp("sandbox") / "prepared"
     folder.mkdir()
@@ -153,7 +154,8 @@ def prepared(tmp_path_factory, python):
     rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in photos]
     (folder / "photos.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
     tiny_networks(folder / "models")
-    done = run_in(folder, ["python", "retrain.py", "--image_dir", "flower_photos"], python)
+    command = ["python", "retrain.py", "--image_dir", "flower_photos"]
+    done = run_in(folder, [*command, "--validation_percentage", "30"], python)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -7,6 +7,7 @@
 streams to the server, and ends with the script's exit code. It needs os.fork.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -77,6 +78,9 @@ def serve(address: str) -> None:
                 answer(connection)
             connection.close()
         assert ready == [sys.stdin]
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
 
 
 def answer(connection: socket.socket) -> None:
