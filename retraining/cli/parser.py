@@ -70,9 +70,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to the help of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or not action.option_strings:
-            return action.help
-        return super()._get_help_string(action)
+        return super()._get_help_string(action) if shows_default(action) else action.help
+
+
+def shows_default(action: argparse.Action) -> bool:
+    """Returns whether the help of a flag ends with its default."""
+    hidden = (None, False, argparse.SUPPRESS)
+    return bool(action.option_strings) and action.default not in hidden
 
 
 def expand_home(value: str) -> str:
