@@ -1,8 +1,8 @@
 """Makes the pictures in docs/pictures/: python docs/pictures.py
 
-Needs requirements-dev.txt, an installed Chromium or Chrome, and Linux or macOS. It draws the example
-photos, moves eight drawings into wrong folders so that the report has something to find, runs both
-commands, and takes screenshots of what they print and of the report.
+Needs requirements-dev.txt, an installed Chromium or Chrome, and Linux or macOS. It draws the
+example photos, moves eight drawings into wrong folders so that the report has something to find,
+runs both commands, and takes screenshots of what they print and of the report.
 """
 
 import fcntl

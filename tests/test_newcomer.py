@@ -58,7 +58,7 @@ def type_in(command, folder):
 
 def test_the_readmes_commands_work_with_nothing_but_the_package_index(clone):
     readme = (clone / "README.md").read_text(encoding="utf-8")
-    train = re.findall(r"^    (python3 -m venv .*retrain\.py.*)$", readme, flags=re.M)[0]
+    train = re.findall(r"^(python3 -m venv .*retrain\.py.*)$", readme, flags=re.M)[0]
     done = type_in(train, clone)
     assert done.returncode == 0, done.stderr
     results = dict(line.split("\t") for line in done.stdout.splitlines())
