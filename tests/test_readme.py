@@ -30,7 +30,7 @@ def entries_of(parser):
 
 def flags_of(parser):
     names = [re.split(r"  |\n", entry)[0] for entry in entries_of(parser)]
-    return set(re.findall(r"--\w+", " ".join(names))) - {"--help"}
+    return set(re.findall(r"--\w+", " ".join(names))) - {"--help", "--version"}
 
 
 @pytest.mark.parametrize(
