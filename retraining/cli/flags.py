@@ -24,6 +24,7 @@ from retraining.cli.parser import (
     number,
 )
 from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
+from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
@@ -330,7 +331,7 @@ def field(add: Callable[..., argparse.Action], kind: Any, name: str, **more: Any
 
 def build_parser(description: str | None = None) -> Parser:
     """Returns the parser of all flags, in groups; the classic's keep their names and defaults."""
-    parser = Parser(prog="retrain.py", description=description)
+    parser = Parser(prog=typed("retrain"), description=description)
     for add in (_add_data, _add_network, _add_cluster, _add_training, _add_head, _add_fine_tuning):
         add(parser)
     for add in (_add_distortions, _add_outputs, _add_formats, _add_words):

@@ -23,6 +23,7 @@ from retraining.cli.console import (
     say,
 )
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if options.graph == GRAPH and not os.path.exists(GRAPH):
             raise GraphError(
-                f"there is no graph {GRAPH}; train one with retrain.py, or name it with --graph"
+                f"there is no graph {GRAPH}; train one with {typed('retrain')}, or name it with "
+                "--graph"
             )
         classifier = load_classifier(
             options.graph, options.labels, overrides(options), options.precision
@@ -261,7 +263,7 @@ def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
 
 def build_parser() -> Parser:
     """Returns the parser of all flags, in groups; flags of the classic keep their names."""
-    parser = Parser(prog="label_image.py", description=DESCRIPTION)
+    parser = Parser(prog=typed("label-image"), description=DESCRIPTION)
     parser.add_argument(
         "images",
         nargs="*",

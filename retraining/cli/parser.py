@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from retraining.cli.console import USAGE, fitted
+from retraining.cli.start import VERSION
 from retraining.system.text import message_line
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
@@ -37,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+        self.add_argument(
+            "-V", "--version", action="version", version=VERSION, help="show the version and exit"
+        )
 
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
