@@ -37,6 +37,10 @@ OTHER_FLAGS = {
     "--help",
     "--base",
     "--check",
+    "--count",
+    "--find",
+    "--no",
+    "--python",
 }
 
 
@@ -114,7 +118,7 @@ def tiny_networks(folder):
 
 def run_in(folder, command, python):
     return subprocess.run(
-        command, cwd=folder, env=python.environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=python.environment, capture_output=True, text=True, timeout=300
     )
 
 
