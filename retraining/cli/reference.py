@@ -13,7 +13,8 @@ class Flag:
     """What a reference says of one flag, or of the words that are no flags.
 
     `names` has the flag first and its other spellings after it; it is empty for words.
-    `value` stands for what follows the flag and is "" where nothing does.
+    `value` stands for what follows the flag and is "" where nothing does; `choices` are all that it
+    may be, or empty.
     `default` is "" where --help shows none.
     """
 
@@ -21,6 +22,7 @@ class Flag:
     value: str
     help: str
     default: str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def parsers() -> dict[str, Parser]:
     }
 
 
-def groups(parser: Parser) -> Iterator[Group]:
+def groups(parser: argparse.ArgumentParser) -> Iterator[Group]:
     """Yields the groups of a parser in the order of --help, without empty ones."""
     for group in parser._action_groups:
         shown = [each for each in group._group_actions if each.help != argparse.SUPPRESS]
@@ -47,12 +49,13 @@ def groups(parser: Parser) -> Iterator[Group]:
             yield Group(group.title or "", tuple(_flag(parser, action) for action in shown))
 
 
-def _flag(parser: Parser, action: argparse.Action) -> Flag:
+def _flag(parser: argparse.ArgumentParser, action: argparse.Action) -> Flag:
     return Flag(
         names=tuple(action.option_strings),
         value=_value(action),
         help=(action.help or "") % {**vars(action), "prog": parser.prog},
         default=str(action.default) if shows_default(action) else "",
+        choices=tuple(map(str, action.choices or ())),
     )
 
 

@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from retraining.cli.parser import Parser
 from retraining.cli.reference import Flag, Group, groups, parsers
 
 BOTH = sorted(parsers())
@@ -20,7 +19,7 @@ def test_it_lists_the_flags_of_help_in_the_same_order(command):
 
 
 def test_a_flag_has_its_spellings_value_help_and_default():
-    parser = Parser(prog="try", description="Tries.", add_help=False)
+    parser = argparse.ArgumentParser(prog="try", add_help=False)
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="what to read")
     add = parser.add_argument_group("numbers").add_argument
     add("--share", "--part", type=float, default=0.5, help="95%% of %(prog)s")
@@ -33,7 +32,7 @@ def test_a_flag_has_its_spellings_value_help_and_default():
             "numbers",
             (
                 Flag(("--share", "--part"), "SHARE", "95% of try", "0.5"),
-                Flag(("--way",), "near|far", "which", ""),
+                Flag(("--way",), "near|far", "which", "", ("near", "far")),
                 Flag(("--quick",), "", "hurry", ""),
             ),
         ),
