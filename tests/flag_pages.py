@@ -32,6 +32,9 @@ python retrain.py --help
 `retrain.py` prints this reference in the terminal. Flags of the classic `retrain.py` keep their
 names. They also keep their defaults, except that outputs go into the current folder instead of
 `/tmp`. Outputs that you do not name go beside `--output_graph`.
+
+`--print_misclassified_test_images` adds a line to stdout for each wrong test photo:
+`misclassified<TAB>path<TAB>label<TAB>answer<TAB>score`.
 {BOTH}"""
 LABEL_IMAGE = f"""
 # Flags of label_image.py
@@ -54,13 +57,13 @@ GENERATED = "<!-- python -m tests.flag_pages writes this page from the help of t
 def page(name):
     """The text of a page: its introduction, then a table for each group of flags."""
     command, introduction = PAGES[name]
-    parts = [GENERATED, introduction.strip()]
+    parts = [introduction.strip()]
     for group in groups(parsers()[command]):
         flags = [flag for flag in group.flags if flag.names and "--help" not in flag.names]
         if flags:
             parts.append(f"## {group.title.capitalize()}")
             parts.append("\n".join(["| flag | what it does |", "|---|---|", *map(_row, flags)]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, GENERATED]) + "\n"
 
 
 def _row(flag):

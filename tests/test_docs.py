@@ -108,7 +108,7 @@ def tiny_networks(folder):
 
 def run_in(folder, command, python):
     return subprocess.run(
-        command, cwd=folder, env=python.environment, capture_output=True, text=True, timeout=120
+        command, cwd=folder, env=python.environment, capture_output=True, text=True, timeout=300
     )
 
 

@@ -8,7 +8,7 @@ static char *read_file(const char *path, size_t *length) {
   FILE *file = fopen(path, "rb");
   if (!file) exit((perror(path), 1));
   fseek(file, 0, SEEK_END);
-  char *bytes = malloc(*length = ftell(file));
+  char *bytes = (char *)malloc(*length = ftell(file));
   rewind(file);
   if (fread(bytes, 1, *length, file) != *length) exit((perror(path), 1));
   fclose(file);
@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
   check(status);
 
   TF_Tensor *photo = TF_AllocateTensor(TF_STRING, NULL, 0, sizeof(TF_TString)), *answer;
-  TF_TString *text = TF_TensorData(photo);
+  TF_TString *text = (TF_TString *)TF_TensorData(photo);
   bytes = read_file(argv[2], &length);
   TF_StringInit(text);
   TF_StringCopy(text, bytes, length);
