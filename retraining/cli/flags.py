@@ -425,9 +425,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     choice(
         "layer",
         metavar="LAYER",
-        help="layer whose output is the vector: of a Keras network (fc1 or fc2 for VGG16; "
-        "default: averages of the last convolution), relu6 or relu7 of vgg16 (default: relu6), "
-        "or an output of a SavedModel (default: its only one)",
+        help="layer whose output is the vector: any of a Keras network (fc1 or fc2 of VGG16; else "
+        "averages of the last convolution), relu6 or relu7 of vgg16 (else relu6), or an output of "
+        "a SavedModel (else its only one)",
     )
     choice(
         "height",
