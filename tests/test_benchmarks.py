@@ -142,6 +142,25 @@ def test_unknown(run):
     assert found["energy"][0] > 0.9
 
 
+def test_worst_images(run):
+    found = rows(run("worst_images.py", "--most", 40_000, "--only", "GIF", "PNG RGBA, 16", "BMP"))
+    assert len(found) == 6
+    for size, pixels, seconds, memory, allowed in found.values():
+        assert size > 0
+        assert pixels == 200 * 200
+        assert seconds < 10
+        assert 10 < memory < allowed == 1_500
+
+
+def test_decode_matrix(run):
+    pytest.importorskip("cv2")
+    *lines, speed = run("decode_matrix.py")
+    found = rows(lines)
+    assert sum(equal for equal, *_ in found.values()) > 3_000
+    assert all(different == 0 for _, different, *_ in list(found.values())[:8])
+    assert all(each > 0 for each in numbers(speed))
+
+
 def test_audit_of_labels(run, workplace):
     rng = np.random.default_rng(0)
     for number in range(3):

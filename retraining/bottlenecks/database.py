@@ -20,28 +20,31 @@ BUSY_SECONDS = 60.0  # how long to wait while another process writes
 QUIET_SECONDS = 2.0  # after which a line tells of the wait
 RETRY_SECONDS = 0.02
 SUFFIXES = ("", "-wal", "-shm", "-journal")  # of a database and the files SQLite keeps beside it
+MOST_READ = 100  # tables, or facts: more than there are
+LONGEST = 1 << 16  # bytes of a row, unless more are asked for; SQLite allows a gigabyte
 DATABASE_ERRORS = (sqlite3.Error, UnicodeError)
 
 
 def open_database(
-    path: Path, tables: Mapping[str, str], facts: Mapping[str, str]
+    path: Path, tables: Mapping[str, str], facts: Mapping[str, str], longest: int = LONGEST
 ) -> tuple[sqlite3.Connection, Path | None]:
     """Opens or creates an SQLite file; returns (connection, path of the file moved aside, or None).
 
     `tables` are the CREATE statements by name, and `facts` the content of its table of facts. A
-    file with other tables or facts is moved aside, as is a damaged one.
+    file with other tables or facts is moved aside, as is a damaged one. A row of more than
+    `longest` bytes is damage, too.
 
     Raises:
         OSError, sqlite3.OperationalError: the file cannot be opened or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return _connect(path, tables, facts), None
+        return _connect(path, tables, facts, longest), None
     except _NotOursError:
         with contextlib.suppress(_NotOursError):  # another process may have just repaired it
-            return _connect(path, tables, facts), None
+            return _connect(path, tables, facts, longest), None
         aside = move_aside(path)
-        return _connect(path, tables, facts), aside
+        return _connect(path, tables, facts, longest), aside
 
 
 class _NotOursError(Exception):
@@ -96,9 +99,12 @@ def _check_kinds(path: Path) -> None:
                 raise _NotOursError
 
 
-def _connect(path: Path, tables: Mapping[str, str], facts: Mapping[str, str]) -> sqlite3.Connection:
+def _connect(
+    path: Path, tables: Mapping[str, str], facts: Mapping[str, str], longest: int
+) -> sqlite3.Connection:
     _check_kinds(path)
     connection = _Connection(path)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
     connection.text_factory = lambda text: text.decode(errors="replace")  # bits may be flipped
     try:
         _prepare(connection, tables, facts)
@@ -146,7 +152,7 @@ def _schema(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
 
     A view or a trigger, which strangers may have added, could run for ever.
     """
-    query = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    query = f"SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL LIMIT {MOST_READ}"
     return set(connection.execute(query))
 
 
@@ -155,7 +161,7 @@ def _check(
 ) -> None:
     if _schema(connection) != {("table", name, sql) for name, sql in tables.items()}:
         raise _NotOursError
-    if dict(connection.execute("SELECT name, value FROM facts")) != facts:
+    if dict(connection.execute(f"SELECT name, value FROM facts LIMIT {MOST_READ}")) != facts:
         raise _NotOursError
 
 

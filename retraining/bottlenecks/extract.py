@@ -1,7 +1,6 @@
 """Computes the vectors of image files: decodes while the network runs, in batches of one size."""
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError, ImageReader
 from retraining.system.background import beside
+from retraining.system.memory import free_memory
 
 BATCH_SIZE = 8  # images per call of the network; larger batches are no faster on a processor
 GPU_BATCH_SIZE = 32
@@ -269,9 +269,8 @@ def batches_in_memory(images: int, most: int) -> int:
     Together they take at most a quarter of the free memory, if the system reports it. The size of a
     batch does not change, since the bits of a vector depend on it.
     """
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+    free = free_memory()
+    if free is None:
         return most
     return max(1, min(most, free // 4 // (images * IMAGE_MEMORY)))
 

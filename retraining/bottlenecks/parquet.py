@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from retraining.errors import RetrainingError
 from retraining.networks.pair import JOINT
 from retraining.photos.dataset import Example
 from retraining.photos.url import INSTALL
+from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
 GROUP_BYTES = 64 << 20  # of vectors in a row group, which is held in memory; readers may skip it
@@ -124,9 +126,13 @@ class VectorFile:
         from pyarrow.parquet import ParquetFile
 
         with contextlib.ExitStack() as opened, self._explained():
-            content = opened.enter_context(open(path, "rb"))
-            self._file = ParquetFile(content, page_checksum_verification=True)
+            content = opened.enter_context(open_regular(path, sys.maxsize))
+            self._file = ParquetFile(content)
             self.facts, self._width, self.columns = self._about()
+            # Keys as a dictionary, since a few bytes may stand for a long one in every row.
+            how: dict[str, Any] = {"read_dictionary": ["key"], "page_checksum_verification": True}
+            self._file = ParquetFile(content, metadata=self._file.metadata, **how)
+            self._check_counts()
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "VectorFile":
@@ -155,6 +161,19 @@ class VectorFile:
         ends = list(itertools.accumulate(map(int, widths), initial=0))
         return facts, ends[-1], dict(zip(prints, map(slice, ends, ends[1:]), strict=True))
 
+    def _check_counts(self) -> None:
+        """Checks that no row group has more numbers than its rows; pyarrow would read them all."""
+        about = self._file.metadata
+        for number in range(about.num_row_groups):
+            group = about.row_group(number)
+            columns = map(group.column, range(group.num_columns))
+            counts = [c.num_values for c in columns if c.path_in_schema.split(".")[0] == "vector"]
+            if sum(counts) > group.num_rows * self._width:
+                raise VectorFileError(
+                    f"cannot read the vectors in {self.path}: they have more than "
+                    f"{self._width} numbers"
+                )
+
     def rows(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Yields ([key, ...], float32 [n, width]), a bounded number at a time.
 
@@ -182,8 +201,12 @@ class VectorFile:
         nulls = vectors.is_null().to_numpy(zero_copy_only=False)
         vectors = vectors.fill_null([0.0] * self._width) if nulls.any() else vectors
         flat = vectors.flatten().to_numpy(zero_copy_only=False)
-        keys = batch["key"].cast(pyarrow.string()).to_pylist()
-        keys = ["" if null else key or "" for key, null in zip(keys, nulls, strict=True)]
+        texts = batch["key"].dictionary.cast(pyarrow.string()).to_pylist()
+        indices = batch["key"].indices.to_pylist()
+        keys = [
+            "" if null or index is None else texts[index] or ""
+            for index, null in zip(indices, nulls, strict=True)
+        ]
         return keys, flat.reshape(len(keys), self._width)
 
     @contextlib.contextmanager

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from retraining.bottlenecks.database import (
     DATABASE_ERRORS,
+    LONGEST,
     SCHEMA_VERSION,
     is_damage,
     move_aside,
@@ -85,7 +86,8 @@ class BottleneckStore:
 
     def _open(self) -> None:
         with self._explained():
-            self._connection, aside = open_database(self.path, VECTORS, self._facts)
+            longest = LONGEST + 4 * self.width
+            self._connection, aside = open_database(self.path, VECTORS, self._facts, longest)
         if aside:
             self.notes.append(f"{self.path} was damaged or something else; moved to {aside}")
 

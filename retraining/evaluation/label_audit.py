@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.metrics.classification import far_below, softmax
+from retraining.metrics.classification import far_below, softmax, wilson_interval
 from retraining.system.text import table
 
 HEADER = ("path", "given", "suggested", "score", "reason")
@@ -31,6 +31,7 @@ FOLDS = 5
 COMPONENTS = 256  # main directions of the vectors to keep; more rank no better
 PENALTY = 3e-4  # L2, for features whose mean square length is 1, with up to FEW_CLASSES classes
 FEW_CLASSES = 10  # k times as many get a k-th of the penalty, since each has a k-th of the loss
+MAJORITY = 0.5  # share of the labels that the regressions must agree with to dispute others
 SAME_PHOTO = 0.975  # smallest cosine of normalised vectors of duplicates
 CLOSE = 0.15  # largest distance of duplicates, as a share of the mean distance in their class
 SURELY_SAME = 1 - 1e-5  # a cosine that is 1 but for rounding
@@ -91,9 +92,10 @@ def audit(
 
     Each group has the highest score first. Of a set of duplicates, all but the first are listed.
 
-    `reference` bool [m] tells which of the last m photos the trained head, which did not see them,
-    classifies correctly. If the regressions are far less accurate on these, what they say of labels
-    is worth nothing, and there are no findings on labels.
+    There are no findings on labels where what the regressions say of labels is worth nothing: if
+    they do not surely agree with most of the labels, as on a few photos a class, or if they are far
+    less accurate than the trained head. `reference` bool [m] tells which of the last m photos the
+    head, which did not see them, classifies correctly.
     """
     unit = photos.unit
     pairs = near_duplicates(unit, photos.targets)
@@ -103,8 +105,20 @@ def audit(
     copies.sort(key=lambda finding: -finding.score)
     elsewhere = [finding for finding in copies if finding.reason == ELSEWHERE]
     within = [finding for finding in copies if finding.reason == DUPLICATE]
-    weak = _are_weak(probabilities, photos, reference)
+    weak = not _agree(probabilities, photos.targets) or _are_weak(probabilities, photos, reference)
     return elsewhere + ([] if weak else label_findings(photos, probabilities)) + within
+
+
+def _agree(probabilities: NDArray[np.floating], targets: NDArray[np.integer]) -> bool:
+    """Tells whether the probabilities surely agree with more than half of the labels.
+
+    Where they are wrong more often than right, a label that they dispute is rather right than
+    wrong. Confident learning assumes the same of each class: most of its labels are right, and
+    recognised. By chance a few photos may agree, so that the low end of the interval counts.
+    """
+    told = np.isfinite(probabilities).all(axis=1)
+    right = probabilities[told].argmax(axis=1) == targets[told]
+    return wilson_interval(int(right.sum()), len(right))[0] > MAJORITY
 
 
 def _are_weak(

@@ -40,9 +40,10 @@ def read_metadata(graph_def: GraphDef) -> dict[str, Any] | None:
     if not isinstance(labels, list) or not all(map(_is_text, labels)):
         raise DescriptionError(f"the graph's own description ({METADATA}) has no sound labels")
     described = _checked(stored, {**NETWORK, **GRAPH}, REQUIRED)
-    if results := stored.get("results"):
-        _check("results", _are_results(results, len(labels)))
-    if second := stored.get("second"):
+    if "results" in stored:
+        _check("results", _are_results(stored["results"], len(labels)))
+    if "second" in stored:
+        second = stored["second"]
         _check("second", isinstance(second, dict))
         described["second"] = _checked(second, NETWORK, (*FED, "bottleneck"))
         _checked(stored, {}, ("bottleneck", "bottleneck_input"))

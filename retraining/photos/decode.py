@@ -26,7 +26,7 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, sniff
+from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, gif_pixels, sniff
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -42,12 +42,16 @@ STRIP = 1 << 20  # pixels that are converted at a time
 DEPTHS = (255, 1023, 4095, 16383, 65535)  # the white of 8 to 16 bits
 FLOAT_WHITE = (1, 255, 65535)
 PNG_DEPTH = 24  # the place of the bits a sample in a PNG
+GRAPHS_MEMORY = 15  # bytes a pixel in a graph: uint8, then float32
 ALPHA_WORK = 1.5  # a pixel, to put transparency over white
 FLOAT_WORK = 2  # times that of other images, for the conversion
 PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
 PYTHON_WORK = 100
+PICTURES = 2  # in a file, as large as the one that is told: colours and transparency
+UNSEEN_MEMORY, UNSEEN_WORK = 12, 2  # of a pixel that the decoder leaves out at the end
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
-BITS_PER_SAMPLE, ROWS_PER_STRIP = 258, 278
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 258, 277, 278
+TILE_WIDTH, TILE_LENGTH = 322, 323
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -85,15 +89,23 @@ def check(content: bytes, most: int) -> None:
     """Checks an image file for another decoder, such as that in a graph.
 
     Raises:
-        ImageFileError: it has more than `most` pixels, or takes too much to decode.
+        ImageFileError: it has more than `most` pixels, or takes too much to decode; of a GIF, all
+            pictures count.
     """
     kind = sniff(content[:HEAD])
+    if kind is None:
+        return
     if kind is JPEG:
-        _checked_header(content, most)
-    elif kind is not None:
+        header = _checked_header(content, most)
+        pixels = header.width * header.height
+    else:
         kind.check(content, most)
         with open_image(io.BytesIO(content)) as image:
-            _check_costs(kind, image, len(content), most)
+            _check_costs(kind, image, content, most)
+            pixels = image.width * image.height
+    if kind.name == "GIF":  # TensorFlow decodes all its pictures
+        pixels = max(pixels, gif_pixels(content))
+    check_memory(pixels, GRAPHS_MEMORY, len(content))
 
 
 def silence_pillow() -> None:
@@ -216,7 +228,7 @@ def _rescued(content: bytes, header: Jpeg) -> NDArray[np.uint8]:
 @contextlib.contextmanager
 def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8]]:
     with _open_as(kind, io.BytesIO(content)) as image:
-        _check_costs(kind, image, len(content), most)
+        _check_costs(kind, image, content, most)
         size = image.size
         with decoding_budget().take(int(image.width * image.height * (3 + kind.memory))):
             with _explained():
@@ -230,27 +242,37 @@ def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8
             yield upright(pixels, orientation)
 
 
-def _check_costs(kind: Format, image: "Picture", size: int, most: int) -> None:
-    """Checks the pixels of an image, and what they take; the file has `size` bytes."""
+def _check_costs(kind: Format, image: "Picture", content: bytes, most: int) -> None:
+    """Checks the pixels of an image, and what they take."""
     check_pixels(*image.size, most)
-    pixels = image.width * image.height
+    pixels, size = image.width * image.height, len(content)
+    unseen = max(0, kind.coded(content, most) - PICTURES * pixels)
     codecs = {tile[0] for tile in getattr(image, "tile", ())}
     memory = kind.memory + (_strip_of_tiff(image) if "libtiff" in codecs else 0)
-    check_memory(pixels, memory, kind.copies * size)
+    check_memory(pixels, memory, kind.copies * size + UNSEEN_MEMORY * unseen)
     in_python = PYTHON_WORK * min(size, pixels) if codecs.intersection(PYTHON_CODECS) else 0
     per_pixel = kind.work * (FLOAT_WORK if image.mode in ("F", "I") else 1)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         per_pixel += ALPHA_WORK
-    check_work(per_pixel * pixels + kind.work_per_byte * size + in_python, most)
+    per_file = kind.work_per_byte * size + UNSEEN_WORK * unseen + in_python
+    check_work(per_pixel * pixels + per_file, most)
 
 
 def _strip_of_tiff(image: "Picture") -> float:
-    """Returns the bytes of a strip that libtiff unpacks at once, for each pixel of the image."""
+    """Returns the bytes that libtiff unpacks at once, for each pixel of the image.
+
+    They are a strip, or a tile, which may be larger than the image.
+    """
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     rows, bits = tags.get(ROWS_PER_STRIP, image.height), tags.get(BITS_PER_SAMPLE, (1,))
     try:
-        return float(min(rows, image.height) / image.height * sum(bits) / 8)
-    except (TypeError, ValueError, ArithmeticError) as error:  # tags of other types
+        if TILE_WIDTH in tags:
+            unpacked = tags[TILE_WIDTH] * tags.get(TILE_LENGTH, image.height)
+        else:
+            unpacked = min(rows, image.height) * image.width
+        depth = max(sum(bits), bits[0] * tags.get(SAMPLES_PER_PIXEL, 1))
+        return float(unpacked * depth / 8 / (image.width * image.height))
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # tags of other types
         raise BoundsError from error
 
 

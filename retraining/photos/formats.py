@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
+from retraining.photos.avif import coded_pixels
 from retraining.photos.bounds import (
     MAX_PIXELS,
     ImageFileError,
@@ -25,6 +26,7 @@ from retraining.photos.tags import STARTS, check_tags
 
 HEAD = 32  # bytes of a file that tell its format
 GIF_BLOCKS = 4_000  # before the picture; Pillow's time grows with the square of their number
+BLOCKS_PER_PIECE = 10  # a full one in a GIF has 256 bytes
 MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
 MOST_COMPONENTS = 4  # of JPEG 2000
 MOST_BLOCKS = 200_000  # of JPEG 2000, each of which takes a kilobyte
@@ -48,6 +50,11 @@ def _no_check(content: bytes, most: int) -> None:
     """Accepts any content: the decoder's own header tells all that counts."""
 
 
+def _as_told(content: bytes, most: int) -> int:
+    """Returns 0: the coded picture has the size that the decoder's header tells."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Format:
     """A format that is read, and the most that decoding one pixel takes, besides the file.
@@ -56,7 +63,8 @@ class Format:
     in bytes; `work` in units of about ten nanoseconds, and so is `work_per_byte` of the file; they
     were measured on noise and on plain colour. `version` is that of its pixels: vectors computed
     from older ones are not valid. `check(content, most)` raises ImageFileError if the file would
-    cost more than its pixels, of which it may have `most`.
+    cost more than its pixels, of which it may have `most`. `coded(content, most)` returns how many
+    pixels are decoded, where these may be more than the image has.
     """
 
     name: str
@@ -67,6 +75,7 @@ class Format:
     version: int = 2
     check: Callable[[bytes, int], None] = _no_check
     copies: int = 1  # of the file in memory
+    coded: Callable[[bytes, int], int] = _as_told
 
 
 def sniff(head: bytes) -> Format | None:
@@ -140,6 +149,28 @@ def _check_gif(content: bytes, most: int) -> None:
         at, count = at + 1, count + 1
         if count > GIF_BLOCKS:
             raise TooManyPiecesError
+
+
+def gif_pixels(content: bytes) -> int:
+    """Returns the pixels of all pictures in a GIF together (GIF89a).
+
+    Raises:
+        TooManyPiecesError: it has more blocks than its size explains.
+    """
+    flags = content[10] if len(content) > 10 else 0
+    at, pixels, count = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), 0, 0
+    while at + 10 <= len(content) and content[at : at + 1] in (b",", b"!"):
+        if content[at : at + 1] == b",":
+            width, height = (int.from_bytes(content[at + n : at + n + 2], "little") for n in (5, 7))
+            pixels, flags = pixels + width * height, content[at + 9]
+            at += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        else:
+            at += 2
+        while at < len(content) and content[at]:
+            at, count = at + 1 + content[at], count + 1
+        at += 1
+        check_pieces(count // BLOCKS_PER_PIECE, len(content))
+    return pixels
 
 
 def _check_tiff(content: bytes, most: int) -> None:
@@ -242,7 +273,7 @@ FORMATS = (
     Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
     Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
-    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, check=_check_avif, copies=2),
+    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, 2, _check_avif, 2, coded_pixels),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
     Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )

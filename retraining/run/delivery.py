@@ -112,7 +112,7 @@ def deliver(
         attempts=list(tuned.attempts),
         comparison=tuned.comparison,
         bad_images=bottlenecks.bad,
-        caveats=run.notes.caveats,
+        caveats=[text for text in run.notes.caveats if text not in run.notes.remarks],
     )
 
 

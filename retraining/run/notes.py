@@ -29,8 +29,8 @@ class RunNotes:
     """Notes on a run: what limits its result, the number of excluded photos, timings.
 
     `worded` puts texts that are kept into the words of the user. `caveats` are told again at the
-    end; those that do not make the result worse are `remarks`, too. `warnings` are those of the
-    photos.
+    end, except those that do not make the result worse; these are `remarks`, too. `warnings` are
+    those of the photos.
     """
 
     worded: Callable[[str], str] = str

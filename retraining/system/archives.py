@@ -18,7 +18,13 @@ from retraining.system.download import CHUNK, DownloadError
 
 MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive that we fetch
 MAX_MEMBERS = 100_000
-MAX_READ = 1 << 20  # bytes of an archive's header
+MAX_NAME = 80  # characters of a member's name in a message
+MAX_HEADER = 1 << 20  # bytes of all headers of one member of a tar
+MAX_HEADERS = 128 << 20  # bytes of all headers of a tar
+MAX_DIRECTORY = 32 << 20  # bytes of the list of members in a zip
+MOST_DEFAULTS = 100  # values that a tar gives for all its members, each of which has a copy
+# tarfile before Python 3.11.10 looks at such a run once for each of its digits (CVE-2024-6232).
+DIGITS = re.compile(rb"[0-9]{64}")
 
 
 class ArchiveError(DownloadError):
@@ -110,11 +116,7 @@ class _Budget:
 
 
 class _Metered:
-    """Reads a stream forwards only and charges each byte to `budget`.
-
-    Refuses to read more than MAX_READ bytes at once: tarfile asks for so much, and keeps it in
-    memory, only if a header is hostile.
-    """
+    """Reads a stream forwards only and charges each byte to `budget`."""
 
     def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self.stream = stream
@@ -126,8 +128,6 @@ class _Metered:
         return self.position
 
     def read(self, size: int) -> bytes:
-        if size > MAX_READ:
-            raise ArchiveError("it has an oversized header")
         self.last = self.stream.read(size)
         self.position += len(self.last)
         self.budget.spend(len(self.last))
@@ -136,11 +136,55 @@ class _Metered:
     def seek(self, position: int) -> None:
         if position < self.position:
             raise ArchiveError("its members overlap")
-        while self.position < position and self.read(min(CHUNK, position - self.position)):
+        while self.position < position and _Metered.read(
+            self, min(CHUNK, position - self.position)
+        ):
             pass
 
     def close(self) -> None:
         self.stream.close()
+
+
+class _TarStream(_Metered):
+    """Limits what tarfile reads as headers: it keeps them in memory, however many there are."""
+
+    def __init__(self, stream: _Readable, budget: _Budget) -> None:
+        super().__init__(stream, budget)
+        self._headers = MAX_HEADERS  # bytes left
+        self._header: int | None = MAX_HEADER  # bytes left; None in the content of a member
+
+    @contextmanager
+    def content(self) -> Iterator[None]:
+        """Lifts the limits of headers for the time of the context."""
+        self._header = None
+        yield
+        self._header = MAX_HEADER
+
+    def read(self, size: int) -> bytes:
+        if self._header is None:
+            return super().read(size)
+        self._header -= size
+        self._headers -= size
+        if min(self._header, self._headers) < 0:
+            raise ArchiveError("it has an oversized header")
+        header = super().read(size)
+        if size > tarfile.BLOCKSIZE and DIGITS.search(header):
+            raise ArchiveError("it has a header of nothing but digits")
+        return header
+
+
+class _ZipFile:
+    """Limits what zipfile reads at once: it keeps the list of all members in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._read = file.read
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._read(size if 0 <= size <= MAX_DIRECTORY else MAX_DIRECTORY + 1)
+        if len(content) > MAX_DIRECTORY:
+            raise ArchiveError("it has an oversized list of members")
+        return content
 
 
 def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
@@ -161,7 +205,8 @@ def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
 
 
 def _zip_members(file: BinaryIO, budget: _Budget) -> Iterator[_Member]:
-    with zipfile.ZipFile(file) as archive:
+    limited: Any = _ZipFile(file)  # zipfile's types ask for more of it
+    with zipfile.ZipFile(limited) as archive:
         for count, info in enumerate(archive.infolist(), 1):
             # Not .filename: on Windows, zipfile turns its backslashes into slashes.
             name = info.orig_filename
@@ -169,9 +214,9 @@ def _zip_members(file: BinaryIO, budget: _Budget) -> Iterator[_Member]:
             if info.is_dir():
                 continue
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise ArchiveError(f"its member {name!r} is a link or a device")
+                raise ArchiveError(f"its member {_shown(name)} is a link or a device")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ArchiveError(f"its member {name!r} is compressed in an unusual way")
+                raise ArchiveError(f"its member {_shown(name)} is compressed in an unusual way")
             yield name, partial(_open_zip_member, archive, info, budget)
 
 
@@ -180,23 +225,33 @@ def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _B
 
 
 def _tar_members(stream: _Readable, budget: _Budget) -> Iterator[_Member]:
-    metered = _Metered(stream, budget)
+    metered = _TarStream(stream, budget)
     stream_of_tarfile: Any = metered  # whose types ask for write(), too
     with tarfile.open(fileobj=stream_of_tarfile, mode="r:") as archive:
         # It returns None only for members that are not files.
         open_member: Callable[[tarfile.TarInfo], Any] = archive.extractfile
         for count, member in enumerate(archive, 1):
+            vars(archive)["members"].clear()  # it would keep all
+            if len(archive.pax_headers) > MOST_DEFAULTS:
+                raise ArchiveError("it has an oversized header")
             _check_member(member.name, count)
             if member.isdir():
                 continue
             if not member.isreg() or member.issparse():  # _Metered does not see the zeros of holes
-                raise ArchiveError(f"its member {member.name!r} is a link, a device or sparse")
-            yield member.name, partial(open_member, member)
+                raise ArchiveError(
+                    f"its member {_shown(member.name)} is a link, a device or sparse"
+                )
+            with metered.content():
+                yield member.name, partial(open_member, member)
     # tarfile takes a damaged header for the end. A block of zeros marks the real end.
     if metered.last != bytes(tarfile.BLOCKSIZE):
         raise ArchiveError("it is damaged (its end is missing)")
-    while metered.read(CHUNK):
+    while _Metered.read(metered, CHUNK):
         pass  # the gzip checksum comes last
+
+
+def _shown(name: str) -> str:
+    return repr(name[:MAX_NAME])
 
 
 def _check_member(name: str, count: int) -> None:
@@ -208,7 +263,7 @@ def _check_member(name: str, count: int) -> None:
     dots = any(part != "." and part and not part.strip(". ") for part in parts)
     drive = any(re.match("[A-Za-z]:", part) for part in parts)
     if name.startswith("/") or "\\" in name or "\0" in name or dots or drive:
-        raise ArchiveError(f"its member {name!r} has a forbidden path")
+        raise ArchiveError(f"its member {_shown(name)} has a forbidden path")
 
 
 def _destination(name: str, folder: Path) -> Path | None:
@@ -218,7 +273,7 @@ def _destination(name: str, folder: Path) -> Path | None:
         return None
     path = folder.joinpath(*parts)
     if not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ArchiveError(f"its member {name!r} would follow a link out of {folder}")
+        raise ArchiveError(f"its member {_shown(name)} would follow a link out of {folder}")
     return path
 
 

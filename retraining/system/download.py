@@ -12,7 +12,7 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -36,6 +36,7 @@ MAX_BYTES = 4 << 30  # of a file; the largest that we fetch, keras:ConvNeXtXLarg
 LEAST_BYTES = 60_000  # that must arrive within SLOW_SECONDS
 SLOW_SECONDS = 60.0
 MOST_MARK = 1000  # characters
+MOST_REASON = 100  # characters of a server's own words
 MOST_SECONDS = 14_400.0  # for one file, with all its tries
 POLL = 0.5  # seconds between two looks at a transfer
 
@@ -395,7 +396,16 @@ def _get(url: str, headers: dict[str, str]) -> "Response":
 
     # Uncompressed: otherwise sizes and ranges would count compressed bytes.
     headers = {"Accept-Encoding": "identity", **headers}
-    return requests.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+    timeout = CONNECT_TIMEOUT, READ_TIMEOUT
+    hooks = {"response": _without_body_of_redirect}
+    return requests.get(url, headers=headers, stream=True, timeout=timeout, hooks=hooks)
+
+
+def _without_body_of_redirect(response: "Response", **_: object) -> None:
+    """Drops the body of a redirect: requests would read it into memory, and it may have no end."""
+    if response.is_redirect:
+        response.raw.close()
+        response.raw = BytesIO()
 
 
 def _resume_headers(part: _Part) -> dict[str, str]:
@@ -415,7 +425,8 @@ def _check_status(response: "Response", part: _Part) -> None:
     if response.status_code == 407:
         raise UnreachableError("the proxy wants a user name and password")
     kind = _BrokenOffError if response.status_code >= 500 else DownloadError
-    raise kind(f"the server answers {response.status_code} {response.reason}".rstrip())
+    reason = f"{response.reason or ''}"[:MOST_REASON]
+    raise kind(f"the server answers {response.status_code} {reason}".rstrip())
 
 
 def _span(response: "Response", part: _Part) -> tuple[int, int | None]:
@@ -508,7 +519,7 @@ def _translate(error: Exception) -> DownloadError:
         return DownloadError(f"no secure connection: {words}")
     if isinstance(error, of_requests.ConnectionError | of_urllib3.HTTPError):
         return _BrokenOffError("the connection broke off")
-    return DownloadError(" ".join(str(error).split()))
+    return DownloadError(one_line(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -307,10 +307,10 @@ def test_broken_off_runs_store_the_same_bits(tmp_path, network, photos, settings
 
 @pytest.mark.parametrize(
     ("free", "batches"),
-    [(1 << 40, 6), (12 << 30, 6), ((12 << 30) - 1, 5), (2 << 30, 1), (1, 1)],
+    [(None, 6), (1 << 40, 6), (12 << 30, 6), ((12 << 30) - 1, 5), (2 << 30, 1), (0, 1)],
 )
 def test_fewer_batches_run_at_once_where_memory_is_short(monkeypatch, free, batches):
-    monkeypatch.setattr(extract.os, "sysconf", lambda name: free if "PAGES" in name else 1)
+    monkeypatch.setattr(extract, "free_memory", lambda: free)
     assert batches_in_memory(8, 6) == batches
     runner = WholeBatchRunner()
     runner.parallel = 6

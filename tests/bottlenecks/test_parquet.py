@@ -169,6 +169,30 @@ def test_vectors_of_another_kind_are_refused(tmp_path, vector):
         read_all(path)
 
 
+def test_a_file_that_stands_for_far_more_than_its_size_is_not_expanded(tmp_path):
+    """Long keys that every row repeats are one text; vectors that are too long are not read."""
+    import pyarrow
+
+    path, rows = str(tmp_path / "bomb.parquet"), 1000
+    indices = pyarrow.array([0] * (rows - 1) + [1], pyarrow.int32())
+    keys = pyarrow.DictionaryArray.from_arrays(indices, ["x" * 3_000_000, "5" * 40])
+    table = pyarrow.table({"key": keys, "vector": [[1.0, 2.0, 3.0]] * rows})
+    arrow.write_table(table.replace_schema_metadata(TWO), path)  # 3 GB of keys
+    assert read_all(path)[0] == ["5" * 40]
+    table = pyarrow.table({"key": ["5" * 40] * 2, "vector": [[1.0, 2.0, 3.0], [1.0] * 5]})
+    arrow.write_table(table.replace_schema_metadata(TWO), path)
+    with pytest.raises(parquet.VectorFileError, match="they have more than 3 numbers"):
+        parquet.VectorFile(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = str(tmp_path / "vectors.parquet")
+    os.mkfifo(path)
+    with pytest.raises(parquet.VectorFileError, match="it is a pipe"):
+        parquet.VectorFile(path)
+
+
 def test_odd_columns_are_refused(tmp_path):
     import pyarrow
 

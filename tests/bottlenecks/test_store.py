@@ -378,6 +378,23 @@ def test_what_others_have_added_is_moved_aside_unread(tmp_path, kind):
     assert refill(tmp_path) == ([], [])
 
 
+@pytest.mark.parametrize("column", ["vector", "imported", "check_sum"])
+def test_a_huge_value_is_damage_and_not_read(tmp_path, column):
+    with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:
+        other.execute(f"UPDATE vectors SET {column} = zeroblob(100000)")
+    missing, notes = refill(tmp_path)
+    assert len(missing) == 40
+    assert ["was damaged; moved to" in note for note in notes] == [True]
+    assert refill(tmp_path) == ([], [])
+
+
+def test_a_row_takes_the_widest_vector(tmp_path):
+    vector = np.full(100_000, 1.5, np.float32)
+    with BottleneckStore(tmp_path, "net", "f" * 40, len(vector)) as store:
+        store.put("a" * 40, vector)
+        assert (store.read(["a" * 40]) == vector).all()
+
+
 @pytest.mark.parametrize("table", ["vectors", "facts"])
 def test_a_view_in_place_of_a_table_is_moved_aside_unread(tmp_path, table):
     with contextlib.closing(sqlite3.connect(fill(tmp_path))) as other, other:

@@ -60,15 +60,32 @@ def test_right_labels_of_many_small_classes_are_not_listed():
 
 
 def test_an_audit_far_less_accurate_than_the_head_says_nothing_of_labels():
-    vectors, _ = clusters([60, 60])
-    random = np.random.default_rng(3).integers(2, size=120)  # no regression can learn these
-    photos = photos_of(vectors, random)
+    vectors, targets = clusters([60, 60])
+    photos = photos_of(vectors, swapped(targets, seed=3, share=0.25)[0])
     assert of_reason(label_audit.audit(photos), label_audit.DOUBT)
     right, none_right = np.ones(60, bool), np.zeros(60, bool)
     of_label = {label_audit.LABEL, label_audit.DOUBT}
     assert {f.reason for f in label_audit.audit(photos, reference=right)}.isdisjoint(of_label)
     unchanged = label_audit.audit(photos, reference=none_right)
     assert unchanged == label_audit.audit(photos)
+
+
+@pytest.mark.parametrize("count", [2, 5, 60])
+def test_labels_that_cannot_be_learned_are_not_disputed(count):
+    """A few photos a class whose vectors tell nothing, and many."""
+    rng = np.random.default_rng(0)
+    vectors, targets = rng.random((5 * count, 40), np.float32), np.repeat(np.arange(5), count)
+    photos = photos_of(vectors, targets)
+    disputed = label_audit.out_of_fold(photos.unit, targets, np.arange(5 * count))
+    assert label_audit.label_findings(photos, disputed)
+    assert label_audit.audit(photos) == []
+
+
+def test_a_wrong_label_among_25_photos_of_clear_classes_is_found():
+    vectors, targets = clusters([5] * 5)
+    targets[7] = 3
+    (found,) = of_reason(label_audit.audit(photos_of(vectors, targets)), label_audit.LABEL)
+    assert (found.path, found.given, found.suggested) == ("7.jpg", "class 3", "class 1")
 
 
 def test_a_class_that_is_one_photo_has_no_prediction():

@@ -10,8 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
+from retraining.photos.avif import coded_pixels
 from retraining.photos.bounds import ImageFileError, NotAnImageError, check_memory
 from retraining.photos.decode import check, decode
 from retraining.photos.exif_time import taken_at
@@ -40,6 +41,10 @@ def jpeg(**settings):
 
 def png_chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def box(kind, content):
+    return struct.pack(">I", 8 + len(content)) + kind + content
 
 
 # -- only these formats, and no program beside us ----------------------------------------------
@@ -171,6 +176,89 @@ def test_a_size_is_checked_before_the_decoder_takes_memory_for_it(made, monkeypa
         decode(made(16000, 15000))
 
 
+def avif_of_claimed_size(content, width, height):
+    """The boxes tell another size; the coded frames keep theirs."""
+    content = bytearray(content)
+    for found in re.finditer(b"ispe|tkhd", bytes(content)):
+        at = found.end() + (4 if found[0] == b"ispe" else 88)
+        shift = 0 if found[0] == b"ispe" else 16
+        content[at : at + 8] = struct.pack(">2I", width << shift, height << shift)
+    return bytes(content)
+
+
+def avif_of_frames(images, **settings):
+    return encoded(images[0], "AVIF", save_all=True, append_images=images[1:], **settings)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_the_frames_of_avif_files_are_measured():
+    assert coded_pixels(encoded(picture(), "AVIF"), 1 << 30) == 40 * 24
+    clear = picture().convert("RGBA")
+    clear.putalpha(100)
+    assert coded_pixels(encoded(clear, "AVIF"), 1 << 30) == 2 * 40 * 24
+    moving = avif_of_frames([picture(), picture().transpose(Image.Transpose.ROTATE_180)])
+    assert coded_pixels(moving, 1 << 30) == 64 * 32  # what the bits of its sizes allow
+    for content in (encoded(picture(), "AVIF"), moving):
+        false = avif_of_claimed_size(content, 4, 2)
+        with pytest.raises(ImageFileError, match="40 x 24 pixels, more than"):
+            decode(false, most=40 * 24 - 1)
+        assert decode(false, most=40 * 24).shape == (2, 4, 3)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_data_in_another_place_is_measured():
+    """In the file in two parts, each 64-bit; and in the `idat` box, by a list of version 2."""
+    content = encoded(picture(), "AVIF")
+    at = content.index(b"iloc")
+    old = content[at - 4 : at - 4 + int.from_bytes(content[at - 4 : at], "big")]
+    start, size = struct.unpack(">2I", old[-8:])
+    for place, extents in ((0, [(start, 9), (start + 9, size - 9)]), (1, [(0, size)])):
+        pairs = b"".join(struct.pack(">2Q", *pair) for pair in extents)
+        item = struct.pack(">IHHH", 1, place, 0, len(extents)) + pairs
+        new = box(b"iloc", b"\2\0\0\0\x88\0" + struct.pack(">I", 1) + item)
+        meta = content[content.index(b"meta") + 4 : content.index(b"mdat") - 4].replace(old, new)
+        data = content[start : start + size]
+        if place:
+            made = content[:32] + box(b"meta", meta + box(b"idat", data)) + box(b"mdat", b"")
+        else:
+            moved = 32 + 8 + len(meta) + 8 - start
+            pairs_moved = b"".join(struct.pack(">2Q", a + moved, n) for a, n in extents)
+            made = (
+                content[:32] + box(b"meta", meta.replace(pairs, pairs_moved)) + box(b"mdat", data)
+            )
+        assert decode(made).shape == (24, 40, 3)
+        assert coded_pixels(made, 1 << 30) == 40 * 24
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_an_avif_of_large_frames_that_claims_to_be_small_is_refused():
+    small = encoded(picture(), "AVIF")
+    at = small.index(b"mdat") + 4
+    assert small[at : at + 3] == b"\x12\0\x0a"  # a delimiter, then the sequence header
+    reduced = f"{small[at + 4]:08b}{small[at + 5]:08b}"[:10]
+    bits = reduced + f"{15:04b}{15:04b}{12_000 - 1:016b}{12_000 - 1:016b}"
+    header = int(bits.ljust(56, "0"), 2).to_bytes(7, "big")
+    false = small[: at + 2] + b"\x0a" + bytes([len(header)]) + header
+    false = false.ljust(len(small), b"\0")
+    with pytest.raises(ImageFileError, match="takes more memory to decode"):
+        decode(false)
+    with pytest.raises(ImageFileError, match="takes more memory to decode"):
+        check(false, 200_000_000)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_pictures_that_share_their_data_are_refused():
+    content = encoded(picture(), "AVIF")
+    at = content.index(b"iloc")
+    iloc = content[at + 4 : at + 26]
+    many = box(b"iloc", iloc[:12] + b"\1\0" + iloc[14:] * 256)
+    meta = content[content.index(b"meta") + 4 : content.index(b"mdat") - 4]
+    meta = meta.replace(box(b"iloc", iloc), many)
+    false = content[:32] + box(b"meta", meta) + content[content.index(b"mdat") - 4 :]
+    with pytest.raises(ImageFileError, match="too many parts"):
+        coded_pixels(false, 1 << 30)
+
+
 def test_the_sizes_of_webp_files_are_read():
     for settings in ({}, {"lossless": True}, {"xmp": b"x"}):
         content = encoded(picture(33, 21), "WEBP", **settings)
@@ -260,6 +348,19 @@ def test_jpeg_2000_of_tiny_blocks_is_refused_if_it_is_large(settings):
         large[place : place + 8] = struct.pack(">2I", 14_500, 14_000)
     with pytest.raises(ImageFileError, match="too many parts"):
         decode(bytes(large), most=1 << 31)
+
+
+def test_a_tiff_of_a_tile_far_larger_than_the_image_is_refused():
+    def tiled(side, samples=1):
+        data = zlib.compress(bytes(4096))
+        tags = {256: 40, 257: 24, 258: 8, 259: 8, 262: 1, 277: samples, 322: side, 323: side}
+        tags |= {324: 8, 325: len(data)}
+        fields = b"".join(struct.pack("<2H2I", tag, 4, 1, tags[tag]) for tag in tags)
+        return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + b"\x0a\0" + fields + bytes(4)
+
+    assert decode(tiled(64)).shape == (24, 40, 3)
+    with pytest.raises(ImageFileError, match="takes more memory to decode"):
+        decode(tiled(40_000))
 
 
 def test_jpeg_2000_of_several_tiles():

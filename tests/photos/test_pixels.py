@@ -21,6 +21,7 @@ from retraining.photos.decode import decode
 from retraining.photos.jpeg import read_jpeg
 from retraining.photos.reader import ImageError, run_on_bytes
 from tests import tiny
+from tests.hostile import png_of_claimed_size
 from tests.photos.test_bounds import jpeg_with_a_false_header, png_chunk
 
 RNG = np.random.default_rng(0)
@@ -153,6 +154,30 @@ def test_a_graph_is_given_no_bytes_of_a_larger_image():
     for content in (jpeg(noisy(40, 30)), buffer.getvalue(), jpeg_with_a_false_header()):
         with pytest.raises(ImageError, match="pixels, more than `max_pixels`"):
             run_on_bytes(runner, content, 1199)
+
+
+def test_a_graph_is_given_no_gif_whose_pictures_fill_the_memory():
+    """TensorFlow decodes all pictures of a GIF before it refuses those with several."""
+    buffer = io.BytesIO()
+    Image.new("P", (500, 400)).save(buffer, "GIF")
+    content = buffer.getvalue()
+    at = content.index(b",\0\0\0\0")
+    picture = content[at:-1]
+    check_bytes = decode_module.check
+    check_bytes(content[:at] + 700 * picture + b";", 10**6)
+    larger = picture[:5] + b"\xff\xff\xff\xff" + picture[9:]
+    for pictures in (900 * picture, picture + larger):
+        with pytest.raises(ImageFileError, match="more memory to decode"):
+            check_bytes(content[:at] + pictures + b";", 10**6)
+    with pytest.raises(ImageFileError, match="too many parts"):
+        check_bytes(content[:at] + picture[:11] + b"\1\0" * 10**6 + b"\0;", 10**6)
+
+
+def test_a_graph_is_given_no_image_of_more_memory_than_our_own_decoder_takes():
+    """A graph holds float32, too: 15 bytes a pixel, of which 8 and a gigabyte are granted."""
+    content = png_of_claimed_size(15_000, 12_000)
+    with pytest.raises(ImageFileError, match="more memory to decode"):
+        decode_module.check(content, 200_000_000)
 
 
 # -- PNG: every colour type and depth ----------------------------------------------------------

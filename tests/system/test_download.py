@@ -598,6 +598,30 @@ def test_an_invalid_redirect_is_one_line(server, target, location):
     gc.collect()
 
 
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_the_body_of_a_redirect_is_not_read(server, target, encoding):
+    """requests would read all of it into memory, and decompress it."""
+    sent = []
+
+    def endless(handler):
+        handler.send(302, Location="/net.zip", Content_Length=None, Content_Encoding=encoding)
+        for _ in range(400):
+            with contextlib.suppress(OSError):
+                handler.wfile.write(bytes(1 << 18))
+                sent.append(1 << 18)
+
+    server.replies = [endless, whole()]
+    assert fetch(server.remote(), target).read_bytes() == BODY
+    assert sum(sent) < 50 << 20  # what the buffers of the system hold
+
+
+def test_a_servers_own_words_are_cut(server, target):
+    server.replies = [lambda handler: handler.send_error(404, "no " * 9000)]
+    with pytest.raises(DownloadError, match="the server answers 404 no no") as error:
+        fetch(server.remote(), target)
+    assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -878,6 +902,21 @@ def info(name, **fields):
     return member
 
 
+def tar_header(kind, content):
+    """The blocks of a header of a tar that extends the next: [its own block, its content]."""
+    content += bytes(-len(content) % tarfile.BLOCKSIZE)
+    return [info("h", type=kind.encode(), size=len(content)).tobuf(), content]
+
+
+def sparse_header():
+    """A header of GNU's old sparse files, which says that more of it follows."""
+    block = bytearray(info("s", type=b"S").tobuf(tarfile.GNU_FORMAT))
+    block[386:482], block[482] = b"00000000001\0" * 8, 1
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
 @pytest.fixture
 def outside(tmp_path):
     """Where nothing may appear; `outside / "into"` is unpacked into."""
@@ -1034,6 +1073,45 @@ def test_zip_that_lies_about_its_sizes(tmp_path, into):
 def test_tar_header_that_would_fill_the_memory(tmp_path, into):
     path = tarred(tmp_path / "bomb", info("x" * 2_000_000))  # its name is in an extra header
     assert_refused(path, into, "oversized header")
+
+
+PAX_OF_GLOBALS = tarfile.TarInfo.create_pax_global_header
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param([b"".join(tar_header("x", b"9 a=bcde\n" * 9000))] * 20, id="pax"),
+        pytest.param([b"".join(tar_header("L", b"a" * 90_000))] * 20, id="long names"),
+        pytest.param([sparse_header(), (b"1" * 504 + b"\1" + bytes(7)) * 3000], id="sparse"),
+        pytest.param([PAX_OF_GLOBALS({f"k{i}": "v" for i in range(200)})], id="defaults"),
+        pytest.param([b"".join(tar_header("x", b"1" * 90_000))], id="digits"),
+    ],
+)
+def test_headers_that_would_fill_the_memory_or_take_hours(tmp_path, into, headers):
+    """tarfile keeps them all, copies defaults for each member, and searches digits repeatedly."""
+    path = tmp_path / "bomb"
+    path.write_bytes(b"".join(headers) + info("f").tobuf() + bytes(1024))
+    assert_refused(path, into, "it has an? (oversized header|header of nothing but digits)")
+
+
+def test_headers_of_all_members_together_have_a_limit(tmp_path, into, monkeypatch):
+    path = tarred(
+        tmp_path / "bomb", *(info(f"{number}{'x' * 2000}/", type=b"5") for number in "ab")
+    )
+    monkeypatch.setattr(archives, "MAX_HEADERS", 5000)
+    assert_refused(path, into, "oversized header")
+
+
+def test_a_zip_that_lists_too_much_is_refused_before_the_list_is_read(tmp_path, into, monkeypatch):
+    path = zipped(tmp_path / "many", {str(number): b"" for number in range(2000)})
+    monkeypatch.setattr(archives, "MAX_DIRECTORY", 70_000)
+    assert_refused(path, into, "oversized list of members")
+
+
+def test_a_long_name_is_cut_in_the_message(tmp_path, into):
+    path = zipped(tmp_path / "long", {"/" + "x" * 50_000: b""})
+    assert_refused(path, into, "its member '/x{79}' has a forbidden path")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
