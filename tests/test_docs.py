@@ -30,7 +30,7 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 # Of other programs, each up to its first hyphen.
 OTHER_FLAGS = {
     *("--address", "--base", "--check", "--count", "--find", "--generate", "--help", "--left_out"),
-    *("--logdir", "--no", "--out", "--python", "--strict"),
+    *("--from", "--logdir", "--most", "--no", "--only", "--out", "--python", "--strict"),
 }
 
 
