@@ -100,8 +100,9 @@ def environment(peer, venvs):
     python = venvs.resolve() / peer.lower().replace(" ", "-") / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
-    wanted = ["-r", ROOT / "requirements.txt"] if peer == OURS else [PACKAGES[peer][0]]
-    subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True, stdout=sys.stderr)
+        wanted = ["-r", ROOT / "requirements.txt"] if peer == OURS else [PACKAGES[peer][0]]
+        install = [python, "-m", "pip", "install", "--quiet", *wanted]
+        subprocess.run(install, check=True, stdout=sys.stderr)
     return python
 
 
@@ -189,7 +190,7 @@ def versions(peer, python):
 
 
 def installed(python):
-    """Bytes of an environment's packages: [all, without those of CUDA]."""
+    """Bytes of the packages: [all, without those of CUDA]."""
     (packages,) = python.parent.parent.glob("lib/python*/site-packages")
     files = [path for path in packages.rglob("*") if path.is_file()]
     needed = [p for p in files if not p.relative_to(packages).parts[0].startswith(CUDA)]

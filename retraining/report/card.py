@@ -84,6 +84,7 @@ def _environment(options: Mapping[str, Any]) -> "Environment":
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "percent": lambda share: "-" if share is None else f"{share:.1%}",

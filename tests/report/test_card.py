@@ -72,6 +72,7 @@ def record():
 def test_its_headings_and_front_matter_are_those_of_model_cards(record):
     shown = Card(record)
     assert shown.source.startswith("---\n")
+    assert shown.source.endswith(" |\n")
     assert shown.front == (
         "pipeline_tag: image-classification\nlibrary_name: tensorflow\ntags:\n- tensorflow\n"
         "- frozen-graph\n- transfer-learning\n"
