@@ -3,9 +3,8 @@
     python benchmarks/peers.py --photos flower_photos --venvs /tmp/peers
 
 The environments in --venvs are made if they are not there, and kept. They take several gigabytes:
-PyTorch's package for Linux brings CUDA. The peers' networks have random weights, which need no
-download and take the same time. All measurements go in turn, so that other programs disturb all
-alike; a ratio is the median of the ratios of single rounds.
+PyTorch's package for Linux brings CUDA. The peers' networks have random weights: no download, the
+same time. All measurements go in turn; a ratio is the median of the ratios of single rounds.
 """
 
 import argparse
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -78,18 +78,18 @@ def main():
     pythons = {peer: environment(peer, options.venvs) for peer in PEERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = copy_photos(options, folder)
         os.environ |= {"YOLO_CONFIG_DIR": name, "YOLO_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        facts = f"{copy_photos(options, folder):,} photos; {datetime.now(UTC):%Y-%m-%d}"
+        print(f"{describe_machine()}; {facts}. {versions(pythons)}.\n")
+        print(f"| | {' | '.join(PEERS)} |\n|---|{'---:|' * len(PEERS)}", flush=True)
         runs = in_turn(whole_runs, pythons, folder, options.runs)
+        print_row("first run; one epoch, whole process (s)", runs, 0)
+        print_row("the same (s of CPU)", runs, 1)
         labelled = in_turn(one_photo, pythons, folder, options.rounds)
+        print_row("label one photo, whole process (s)", labelled, 0)
+        print_row("the same (s of CPU)", labelled, 1)
         speeds = network_speeds(pythons, folder, options.rounds)
-    found = "; ".join(f"{peer}: {versions(peer, pythons[peer])}" for peer in PEERS)
-    print(f"{describe_machine()}; {count:,} photos; {datetime.now(UTC):%Y-%m-%d}. {found}.\n")
-    print("| | " + " | ".join(PEERS) + " |\n|---|" + "---:|" * len(PEERS))
-    for name, taken in (("first run; one epoch", runs), ("label one photo", labelled)):
-        print_row(f"{name}, whole process (s)", taken, 0)
-        print_row("the same (s of CPU)", taken, 1)
-    print_row(f"{IMAGES} vectors of EfficientNet-Lite0 (s)", speeds, 0)
+        print_row(f"{IMAGES} vectors of EfficientNet-Lite0 (s)", speeds, 0)
     sizes = [installed(pythons[peer]) for peer in PEERS]
     for what, row in zip(("", ", without CUDA's"), zip(*sizes, strict=True), strict=True):
         print(f"| installed packages{what} (MB) | {' | '.join(f'{n / 1e6:,.0f}' for n in row)} |")
@@ -101,8 +101,7 @@ def environment(peer, venvs):
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
         wanted = ["-r", ROOT / "requirements.txt"] if peer == OURS else [PACKAGES[peer][0]]
-        install = [python, "-m", "pip", "install", "--quiet", *wanted]
-        subprocess.run(install, check=True, stdout=sys.stderr)
+        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True, stdout=2)
     return python
 
 
@@ -150,13 +149,13 @@ def in_turn(commands, pythons, folder, rounds):
             _, status, usage = os.wait4(process.pid, 0)
             if status:
                 sys.exit(f"{peer} ended with status {status}; its message is above")
-            used = usage.ru_utime + usage.ru_stime
-            taken.setdefault(peer, []).append((time.perf_counter() - started, used))
+            seconds = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+            taken.setdefault(peer, []).append(seconds)
     return taken
 
 
 def network_speeds(pythons, folder, rounds):
-    """{peer: [(seconds,) of each round]} of IMAGES vectors; each computes alone."""
+    """{peer: [(seconds,) of each round]} of IMAGES vectors; the processes end with this one."""
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     computing = {
         peer: subprocess.Popen([pythons[peer], "-c", SPEED_LOOP.format(code)], cwd=folder, **pipe)
@@ -168,8 +167,6 @@ def network_speeds(pythons, folder, rounds):
             process.stdin.write("\n")
             seconds = float(process.stdout.readline())
             taken[peer] += [(seconds,)] * bool(number)
-    for process in computing.values():
-        process.communicate()
     return taken
 
 
@@ -180,13 +177,14 @@ def print_row(name, taken, kind):
     for peer, found in columns.items():
         ratio = median(a / b for a, b in zip(found, columns[OURS], strict=True))
         cells[peer] = f"{median(found):.1f}" + f" ({ratio:.2f})" * (peer != OURS)
-    print(f"| {name} | {' | '.join(cells.values())} |")
+    print(f"| {name} | {' | '.join(cells.values())} |", flush=True)
 
 
-def versions(peer, python):
+def versions(pythons):
     code = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
-    done = subprocess.run([python, "-c", code, *PACKAGES[peer]], capture_output=True, text=True)
-    return ", ".join(map(" ".join, zip(PACKAGES[peer], done.stdout.split(), strict=True)))
+    commands = [[pythons[peer], "-c", code, *PACKAGES[peer]] for peer in PEERS]
+    found = (subprocess.check_output(command, text=True).split() for command in commands)
+    return ", ".join(map(" ".join, chain(*map(zip, PACKAGES.values(), found))))
 
 
 def installed(python):
