@@ -730,6 +730,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     add("--no_report", action="store_true", help="write no report")
     outputs(
+        "model_card",
+        help="file for a page in Markdown to pass on with the model, '' for none; default: "
+        "retrained_model_card.md beside the graph",
+    )
+    outputs(
         "metrics",
         help="file for the same figures as JSON; default: retrained_metrics.json beside the graph",
     )

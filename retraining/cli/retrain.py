@@ -74,6 +74,8 @@ def print_results(results: Results) -> None:
     print(f"labels\t{escaped(outputs.labels)}")
     if outputs.report:
         print(f"report\t{escaped(outputs.report)}")
+    if outputs.model_card:
+        print(f"model_card\t{escaped(outputs.model_card)}")
     print(f"metrics\t{escaped(outputs.metrics)}")
     if settings.bottlenecks.export_file:
         print(f"vectors\t{escaped(settings.bottlenecks.export_file)}")
