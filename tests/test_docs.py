@@ -88,7 +88,7 @@ def test_blocks_are_found_with_their_reasons():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_block_says_what_it_is(name):
-    known = {"sh", "python", "text", "json"}
+    known = {"sh", "python", "text", "json", "markdown"}
     assert [b for b in blocks_of(TEXTS[name]) if b.language not in known] == []
     assert TEXTS[name].count("\n```") == 2 * len(blocks_of(TEXTS[name]))
 
@@ -201,9 +201,16 @@ def test_the_tables_of_flags_list_exactly_those_of_help(name):
     assert set(re.findall(r"--\w+", first_cells)) == flags_of(PARSERS[name])
 
 
+def flags_of_tools():
+    """The flags of the benchmarks and of the matrix of faults, as their sources name them."""
+    sources = (*ROOT.glob("benchmarks/*.py"), ROOT / "tests" / "faults.py")
+    named = (re.findall(r'"(--[a-z]\w*)"', path.read_text(encoding="utf-8")) for path in sources)
+    return set().union(*named)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flag_that_a_page_names_exists(name):
-    known = set().union(*map(flags_of, PARSERS.values())) | OTHER_FLAGS
+    known = set().union(*map(flags_of, PARSERS.values()), flags_of_tools()) | OTHER_FLAGS
     assert set(re.findall(r"(?<![\w-])--[a-z]\w*", TEXTS[name])) - known == set()
 
 
