@@ -5,22 +5,11 @@ network, trains a new softmax layer on the vectors, tests the result on photos t
 and writes it. The steps are in retraining/run/retrain.py, the flags in retraining/cli/flags.py.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Until main has set its own handlers, Ctrl-C just ends the program: no traceback of imports.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from retraining.python_version import refuse_old_python
-
-refuse_old_python()  # before imports that an old Python does not parse or have
-
-from retraining.system.limits import refuse_small_limits
-
-refuse_small_limits()  # before imports that need the memory
-
-from retraining.cli.console import leave
-from retraining.cli.retrain import main
+from retraining.cli import start
 
 if __name__ == "__main__":
-    leave(main())
+    start.retrain()
+
+from retraining.cli.retrain import main
+
+__all__ = ["main"]

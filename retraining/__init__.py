@@ -8,6 +8,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from retraining.version import __version__
+
 if TYPE_CHECKING:
     from retraining.bottlenecks.compute import BottleneckSettings
     from retraining.bottlenecks.ray_engine import Local, Ray
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 # gain (1.5 times slower on two cores). NumPy reads this when it is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-__version__ = "1.0.0"
 
 _HOMES = {
     "retraining.bottlenecks.compute": ("BottleneckSettings",),

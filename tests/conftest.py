@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests import tiny
+from tests.warm_python import WarmPython
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
@@ -80,6 +81,14 @@ def finished(tmp_path_factory, run_retrain, photos):
         graph=str(folder / "models" / "retrained_graph.pb"),
         labels=str(folder / "models" / "retrained_labels.txt"),
     )
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """A `python` for shells that starts the commands at once; its `environment` has it in PATH."""
+    modules = ["tensorflow", "retraining.cli.retrain", "retraining.cli.label_image"]
+    with WarmPython(tmp_path_factory.mktemp("warm"), modules) as python:
+        yield python
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,13 @@ def test_old_pythons_say_which_is_needed(script):
 
 
 @pytest.mark.parametrize(
-    "file", [*SCRIPTS, "retraining/__init__.py", "retraining/python_version.py"]
+    "file",
+    [
+        *SCRIPTS,
+        "retraining/__init__.py",
+        "retraining/cli/start.py",
+        "retraining/python_version.py",
+    ],
 )
 def test_what_old_pythons_read_first_keeps_to_their_grammar(file):
     ast.parse((ROOT / file).read_text(encoding="utf-8"), feature_version=(3, 7))

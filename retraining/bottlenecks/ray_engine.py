@@ -2,7 +2,8 @@
 
 Ray places the actors, hands them batches, restarts dead ones and repeats their calls. This module
 prepares the batches and collects the answers. It uses plain actors, since Ray Data takes ten times
-the driver's time for a batch (see README). Ray is an optional requirement, imported when needed.
+the driver's time for a batch (see docs/many-machines.md). Ray is an optional requirement, imported
+when needed.
 """
 
 import contextlib

@@ -25,6 +25,7 @@ from retraining.cli.parser import (
     number,
 )
 from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
+from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
@@ -331,7 +332,7 @@ def field(add: Callable[..., argparse.Action], kind: Any, name: str, **more: Any
 
 def build_parser(description: str | None = None) -> Parser:
     """Returns the parser of all flags, in groups; the classic's keep their names and defaults."""
-    parser = Parser(prog="retrain.py", description=description)
+    parser = Parser(prog=typed("retrain"), description=description)
     for add in (_add_data, _add_network, _add_cluster, _add_training, _add_head, _add_fine_tuning):
         add(parser)
     for add in (_add_distortions, _add_outputs, _add_formats, _add_words):
@@ -346,41 +347,41 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     photos(
         "image_dir",
         default=None,
-        help="folder with one sub-folder of photos per class, or with train, val and test folders "
-        "that hold such; or the URL of such a place in object storage (s3://, gs:// ...; needs "
-        "requirements-remote.txt)",
+        help="folder with one sub-folder of photos per class, or with train, val and test "
+        "folders that hold such sub-folders; or the URL of such a folder in object storage "
+        "(s3://, gs:// and so on; needs requirements-remote.txt)",
     )
     photos(
         "photo_table",
         metavar="FILE",
-        help="instead of folders: a CSV, TSV or JSONL table with the columns path, label and, if "
-        "you like, split (train, val, test); - is standard input. Paths are relative to "
-        "--image_dir if that is given, else to the table's folder",
+        help="instead of folders, a CSV, TSV or JSON Lines table with the columns path, label "
+        "and optionally split (train, val, test); - is standard input. Paths are relative to "
+        "--image_dir if you give it, else to the folder of the table",
     )
     add(
         "--exclude",
         metavar="FILE",
-        help="leave out the photos listed there: a path a line (# begins a comment), or a "
-        "label_audit.tsv",
+        help="leave out the photos in this file: a list with one path per line (# begins a "
+        "comment), or a label_audit.tsv",
     )
-    split("testing", help="percent of the photos held out for the final test")
-    split("validation", help="percent of the photos held out to look at while training")
+    split("testing", help="percentage of the photos to hold out for the final test")
+    split("validation", help="percentage of the photos to hold out for evaluations while training")
     split(
         "by",
         choices=WAYS,
-        help="what decides a photo's split: folders: the split folders (train, val, test ...) that "
-        "hold the class folders, or the column split of a table; content: its bytes, so that "
-        "moving or renaming changes nothing; path: its path, as in the classic retrain.py; auto: "
-        "folders if there are any, else content",
+        help="what decides the split of a photo. folders: the split folders (train, val, test) "
+        "that hold the class folders, or the column split of a table; content: its bytes, so "
+        "that moving or renaming it changes nothing; path: its path, as in the classic "
+        "retrain.py; auto: folders if there are any, else content",
     )
     split(
         "stratified",
-        help="split each class by exactly the percentages, still by the photos' bytes; unlike "
-        "without it, photos that are added later may move others to another split",
+        help="split each class by exactly the percentages, still by the bytes of the photos. "
+        "Photos that you add later may then move others to another split",
     )
-    photos("recursive", help="take photos from folders below the class folders, too")
-    photos("max_pixels", help="larger images are left out, before they are decoded")
-    photos("max_bad_fraction", help="share of unreadable images above which the run ends")
+    photos("recursive", help="also take photos from folders below the class folders")
+    photos("max_pixels", help="leave out larger images without decoding them")
+    photos("max_bad_fraction", help="end the run if a larger share of the images cannot be read")
 
 
 def _network(name: str) -> str:
@@ -406,43 +407,54 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         type=_network,
         metavar="NAME",
         help=f"base network: {in_flags(describe_names())}. "
-        f"NAME{JOINT}NAME takes two together, for a better "
-        f"answer that takes longer. Default: {DEFAULT} if it is in --model_dir or can be fetched, "
-        f"else {EMBEDDED}, which comes with the requirements",
+        f"NAME{JOINT}NAME takes two together, which is often more accurate and takes longer. "
+        f"Default: {DEFAULT} if it is in --model_dir or can be downloaded, else {EMBEDDED}, which "
+        "comes with the requirements",
     )
     network(
         "mirror_average",
-        help="average the vectors of each image and of its mirror image, here and in the exported "
-        "graph; takes twice as long",
+        help="average the vectors of each image and of its mirror image, in training and in the "
+        "exported graph; takes twice as long",
     )
-    network("offline", help="use no network connection: fetch nothing")
-    network("model_dir", help="where network files are looked for and fetched to")
-    network("model_file", help="the network's frozen graph, instead of one in --model_dir")
+    network("offline", help="use no network connection and download nothing")
+    network(
+        "model_dir",
+        help="folder in which the tool looks for networks, and to which it downloads them",
+    )
+    network("model_file", help="the frozen graph of the network, instead of one in --model_dir")
     add_weights(add)
     choice(
         "layer",
         metavar="LAYER",
-        help="layer of a Keras network whose output is the vector (VGG16: fc1 or fc2), relu6 or "
-        "relu7 of vgg16, an output of a SavedModel; default: averages of the last convolution, "
-        "relu6, the only output",
+        help="layer whose output is the vector: any of a Keras network (fc1 or fc2 of VGG16; else "
+        "averages of the last convolution), relu6 or relu7 of vgg16 (else relu6), or an output of "
+        "a SavedModel (else its only one)",
     )
-    choice("height", type=POSITIVE, help="pixels; of networks that take images of any size")
-    choice("width", type=POSITIVE, help="pixels, likewise")
-    choice("mean", help="saved_model: subtracted from pixels of 0..255")
-    choice("std", help="saved_model: what pixels are then divided by")
+    choice(
+        "height",
+        type=POSITIVE,
+        help="height of the images in pixels, for networks that take any size",
+    )
+    choice(
+        "width",
+        type=POSITIVE,
+        help="width of the images in pixels, for networks that take any size",
+    )
+    choice("mean", help="for saved_model: number to subtract from pixel values of 0..255")
+    choice("std", help="for saved_model: number by which to divide them then")
     choice("allow_unsafe_ops", help=ALLOW_UNSAFE_OPS)
-    vectors("folder", help="where vectors are kept")
+    vectors("folder", help="folder of the cached vectors")
     vectors(
         "classic_folder",
         metavar="DIR",
-        help="take vectors over from the classic retrain.py's --bottleneck_dir, where they fit "
-        "the photos and the network (float32 ones, whatever --precision is); needed once",
+        help="import the vectors in a --bottleneck_dir of the classic retrain.py that fit the "
+        "photos and the network (in float32, whatever --precision is); you need this only once",
     )
     vectors(
         "import_file",
         metavar="FILE",
-        help="take over the vectors that a run with --export_vectors wrote, of the same network "
-        "and precision, for photos of the same bytes (needs requirements-remote.txt)",
+        help="import vectors that a run with --export_vectors wrote, with the same network and "
+        "precision, for photos with the same bytes (needs requirements-remote.txt)",
     )
     in_bfloat16 = " and ".join(known.name for known in NETWORKS.values() if known.bfloat16)
     network(
@@ -459,8 +471,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     vectors(
         "batch_size",
-        help="images that go through the base network together, on each core; default: 8 (32 on "
-        "a GPU). Another size changes the last digits of the vectors",
+        help="number of images that each core runs through the base network together; default: 8 "
+        "(32 on a GPU). Another size changes the last digits of the vectors",
     )
 
 
@@ -481,61 +493,66 @@ def _resources(text: str) -> tuple[int, float]:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("beyond one machine").add_argument
+    add = parser.add_argument_group("many machines").add_argument
     ray = partial(field, add, Ray)
     add(
         "--engine",
         choices=ENGINES,
         default=LOCAL,
-        help="what computes the vectors: this machine, or actors on a Ray cluster (needs "
-        "requirements-ray.txt)",
+        help="where to compute the vectors: on this machine, or in actors on a Ray cluster "
+        "(needs requirements-ray.txt)",
     )
     ray(
         "address",
         type=_address,
         metavar="ADDRESS",
-        help="the Ray cluster: auto (the one that RAY_ADDRESS names or this machine belongs to), "
-        "HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts one here and "
-        "ends it",
+        help="the Ray cluster: auto (the one that RAY_ADDRESS names or that this machine belongs "
+        "to), HOST:PORT of its head, ray://HOST:PORT from outside, or local, which starts a "
+        "cluster on this machine and ends it",
     )
     ray(
         "actors",
         type=number(int, 1, MOST_ACTORS),
         metavar="N",
-        help="how many actors compute; default: as many as the cluster has room for",
+        help="number of actors that compute; default: as many as the cluster has room for",
     )
     add(
         "--ray_resources",
         type=_resources,
         metavar="CPUS[,GPUS]",
-        help="what each actor gets, one CPU unless told otherwise; it computes as many batches at "
-        "once as it has CPUs, or uses its GPUs",
+        help="CPUs and GPUs of each actor; default: one CPU. An actor computes as many batches "
+        "at once as it has CPUs, or uses its GPUs",
     )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
     training = partial(field, add, TrainingOptions)
-    training("steps", help="steps to train; of --optimizer lbfgs iterations, at most")
+    training(
+        "steps",
+        help="number of training steps; for --optimizer lbfgs, the largest number of iterations",
+    )
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     training("learning_rate", help=f"step size of the optimizer; default: {rates}")
-    whole = " -1 for all there are"
-    training("train_batch_size", type=batch_size, help=f"images in a training step;{whole}")
+    whole = " -1 takes all"
+    training(
+        "train_batch_size", type=batch_size, help=f"number of images in a training step;{whole}"
+    )
     training(
         "validation_batch_size",
         type=batch_size,
-        help="images of an evaluation while training, drawn class by class as in the classic;"
-        f"{whole}. Default: every validation image, once",
+        help="number of images in an evaluation while training, drawn class by class as in the "
+        f"classic;{whole}. Default: every validation image, once",
     )
     field(
         add,
         EvaluationSettings,
         "test_photos",
         type=batch_size,
-        help=f"images in the final test;{whole}",
+        help=f"number of images in the final test;{whole}",
     )
-    training("eval_step_interval", help="steps between evaluations")
-    training("seed", help="the same seed gives the same result")
+    training("eval_step_interval", help="number of steps between evaluations")
+    training("seed", help="seed of all random numbers; the same seed gives the same result")
 
 
 def hidden_units(text: str) -> tuple[int, ...]:
@@ -553,59 +570,64 @@ def hidden_units(text: str) -> tuple[int, ...]:
 
 
 def _add_head(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("the head").add_argument
+    add = parser.add_argument_group("head").add_argument
     training = partial(field, add, TrainingOptions)
     add(
         "--head",
         choices=("classic", "auto"),
         default="classic",
-        help="classic: trained step by step, as the other flags say; auto: a softmax layer fitted "
-        "to convergence for several strengths of --l2, chosen by the validation photos",
+        help="classic: train it step by step, as the other flags say; auto: fit a softmax layer "
+        "to convergence for several strengths of --l2, and let the validation photos choose one",
     )
     field(
         add,
         HeadSettings,
         "final_fit",
         choices=FINAL_FITS,
-        help="all: after the figures were taken, train the exported layer on all photos, those for "
-        "validation and testing too; training: export the layer that was tested",
+        help="all: after the tests, train the exported layer on all photos, including those for "
+        "validation and testing; training: export the layer that was tested",
     )
     training(
         "hidden_units",
         default=None,
         type=hidden_units,
         metavar="N[,N]",
-        help="hidden layers of so many units with ReLU before the softmax layer",
+        help="put hidden layers of these sizes, with ReLU, before the softmax layer",
     )
-    training("dropout", help="share of the hidden units left out at random in each training step")
+    training(
+        "dropout", help="share of the hidden units to leave out at random in each training step"
+    )
     training(
         "optimizer",
         choices=OPTIMIZERS,
-        help="how the weights are changed; lbfgs takes all training photos at once, to convergence",
+        help="method that updates the weights; lbfgs takes all training photos at once, and runs "
+        "to convergence",
     )
     training(
-        "epochs", help="passes over all training photos, in place of --how_many_training_steps"
+        "epochs",
+        help="number of passes over all training photos, instead of --how_many_training_steps",
     )
     training(
-        "l2", help="times half the sum of the squared weights (not biases) is added to the loss"
+        "l2",
+        help="add this number times half the sum of the squared weights (not biases) to the loss",
     )
     training(
         "label_smoothing",
-        help="share of each label that is spread evenly over all classes in training",
+        help="share of each label to spread evenly over all classes in training",
     )
     training(
         "class_weights",
         choices=CLASS_WEIGHTS,
-        help="balanced: each class counts as much as any other, whatever its number of photos (in "
-        "batches of steps by drawing a class first, as in the classic, else by weights); none: "
-        "each photo counts the same. Default: balanced, but none with --train_batch_size -1, as in "
-        "the classic",
+        help="balanced: each class counts the same, whatever its number of photos (a batch of a "
+        "step draws a class first, as in the classic; otherwise weights do it); none: each photo "
+        "counts the same. Default: balanced, but none with --train_batch_size -1, as in the "
+        "classic",
     )
     training(
         "early_stopping",
         metavar="N",
-        help="stop after N evaluations without a lower cross entropy on all validation photos, and "
-        "keep the head that had the lowest",
+        help="stop after N evaluations without a lower cross entropy on all validation photos, "
+        "and keep the head with the lowest",
     )
 
 
@@ -634,24 +656,27 @@ def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
         "--fine_tune",
         choices=("none", "all"),
         default="none",
-        help="all trains the base network's weights as well, from the trained layer on",
+        help="all: also train the weights of the base network, starting from the trained head",
     )
     tuning(
         "base_rate",
-        help="step size (Adam) of the network's weights as a share of their size; 0 leaves them",
+        help="step size (Adam) for the weights of the network, as a share of their size; 0 "
+        "leaves them unchanged",
     )
-    tuning("head_rate", help="that of the new layer's weights while fine-tuning")
+    tuning("head_rate", help="step size for the weights of the head while fine-tuning")
     tuning(
         "freeze_until",
         type=_layer,
         metavar="LAYER",
-        help="leave this layer (as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all it depends "
-        "on as they are",
+        help="leave this layer (such as mixed_8 or MobilenetV1/MobilenetV1/Conv2d_9) and all "
+        "that it depends on unchanged",
     )
     tuning(
-        "epochs", help="passes over the training photos at most; fewer if validation gets no better"
+        "epochs",
+        help="number of passes over the training photos, or fewer if the validation photos do no "
+        "better",
     )
-    tuning("batch_size", help="photos per step")
+    tuning("batch_size", help="number of photos in a step")
     add(
         "--fine_tune_views",
         choices=("random", "plain"),
@@ -663,26 +688,29 @@ def _add_fine_tuning(parser: argparse.ArgumentParser) -> None:
         "--compare",
         type=_methods,
         metavar="METHODS",
-        help="fine-tune in several ways, tell how each does, and export the best on validation: "
-        "head (the layer alone), two_rates (as the flags say), all (--base_learning_rate for "
-        "the layer, too), scratch (two_rates from random weights), with commas between",
+        help="train in several ways, print how well each does, and export the one that does best "
+        "on the validation photos. Names with commas between: head (the head alone), two_rates "
+        "(as the flags say), all (with --base_learning_rate for the head as well), scratch "
+        "(two_rates from random weights)",
     )
 
 
 def _add_distortions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("distortions of the training photos").add_argument
     distortions = partial(field, add, Distortions)
-    distortions("flip_left_right", help="mirror each view with probability 1/2")
+    distortions("flip_left_right", help="mirror each distorted view with probability 1/2")
     distortions(
         "random_crop",
-        help="percent of its size by which a view is enlarged, to be cropped at random",
+        help="enlarge each view by this percentage, and crop it at random",
     )
-    distortions("random_scale", help="percent by which a view is enlarged at most, at random")
+    distortions("random_scale", help="enlarge each view at random, by at most this percentage")
     distortions(
-        "random_brightness", help="percent by which a view is brightened or darkened at most"
+        "random_brightness",
+        help="brighten or darken each view at random, by at most this percentage",
     )
     distortions(
-        "views", help="distorted versions of each training photo, if any distortion is asked for"
+        "views",
+        help="number of distorted versions of each training photo, if you ask for any distortion",
     )
 
 
@@ -692,55 +720,66 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     vectors = partial(field, add, BottleneckSettings)
     head = partial(field, add, HeadSettings)
     evaluation = partial(field, add, EvaluationSettings)
-    outputs("graph", help="the retrained frozen graph")
-    outputs("labels", help="its labels, one a line; default: retrained_labels.txt beside the graph")
+    outputs("graph", help="file for the retrained frozen graph")
+    outputs(
+        "labels",
+        help="file for its labels, one per line; default: retrained_labels.txt beside the graph",
+    )
     outputs(
         "label_audit",
-        help="table of photos whose label looks wrong and of near-duplicates, '' for none; "
-        "default: label_audit.tsv beside the graph",
+        help="file for the table of photos that look mislabelled and of near-duplicates, '' for "
+        "none; default: label_audit.tsv beside the graph",
     )
     add(
         "--report",
-        help="a page on how good the model is; default: retrained_report.html beside the graph",
+        help="file for the report on how good the model is; default: retrained_report.html "
+        "beside the graph",
     )
-    add("--no_report", action="store_true", help="write no such page")
+    add("--no_report", action="store_true", help="write no report")
     outputs(
-        "metrics", help="the same figures as JSON; default: retrained_metrics.json beside the graph"
+        "model_card",
+        help="file for a page in Markdown to pass on with the model, '' for none; default: "
+        "retrained_model_card.md beside the graph",
+    )
+    outputs(
+        "metrics",
+        help="file for the same figures as JSON; default: retrained_metrics.json beside the graph",
     )
     vectors(
         "export_file",
         metavar="FILE",
-        help="write the photos' vectors to a Parquet file, for other tools (needs "
+        help="write the vectors of the photos to a Parquet file, for other tools (needs "
         "requirements-remote.txt)",
     )
-    outputs("tensor_name", help="name of the graph's output")
-    outputs("summaries_folder", help="where TensorBoard's event files go")
+    outputs("tensor_name", help="name of the output of the graph")
+    outputs("summaries_folder", help="folder for the event files of TensorBoard")
     outputs(
         "projector_photos",
         type=number(int, 0, MOST_PROJECTED),
-        help="photos whose vectors TensorBoard's projector shows at most, those for testing first",
+        help="number of photos whose vectors the projector of TensorBoard shows, test photos first",
     )
     head(
         "intermediate_steps",
         type=COUNT,
-        help="steps between graphs stored while training; 0 is none",
+        help="number of steps between graphs that the run stores while training; 0 stores none",
     )
-    head("intermediate_folder", help="where these graphs go")
+    head("intermediate_folder", help="folder for these graphs")
     evaluation(
         "least_accuracy",
-        help="end with exit code 1 and replace no output if the final test's accuracy, a share of "
-        "1 as in test_accuracy, is lower",
+        help="end with exit code 1, and replace no output, if the accuracy of the final test is "
+        "lower (from 0 to 1, as test_accuracy)",
     )
     evaluation(
         "folds",
         metavar="K",
-        help="cross-validate: divide all photos into K parts (2 to 20) and predict each by a layer "
-        "trained on the others. Default: 5 if fewer than 200 photos test the model, else none",
+        help="cross-validate: divide all photos into K parts (2 to 20), and predict each part "
+        "with a head trained on the others. Default: 5 if there are fewer than 200 test photos, "
+        "else none",
     )
     evaluation(
         "least_cross_validated",
-        help="end with exit code 1 and replace no output if cross_validated_accuracy is lower, or "
-        "unknown",
+        help="end with exit code 1, and replace no output, if cross_validated_accuracy is lower "
+        "or unknown",
     )
 
 
@@ -759,17 +798,17 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("what is said").add_argument
+    add = parser.add_argument_group("messages").add_argument
     add(
         "--print_misclassified_test_images",
         action="store_true",
-        help="list the test photos that the new graph gets wrong",
+        help="print the test photos that the new graph gets wrong",
     )
     add(
         "--logging_verbosity",
         choices=VERBOSITIES,
         default="INFO",
-        help="the least level of what is said on stderr",
+        help="lowest level of the messages on stderr",
     )
     add(
         "--quiet",
@@ -777,7 +816,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="WARN",
         default=argparse.SUPPRESS,
-        help="say nothing on stderr but warnings and errors: --logging_verbosity WARN",
+        help="print only warnings and errors on stderr, as with --logging_verbosity WARN",
     )
 
 

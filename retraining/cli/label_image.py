@@ -24,6 +24,7 @@ from retraining.cli.console import (
     say,
 )
 from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.evaluation.unknown import STRANGEST_SHARE
@@ -60,7 +61,7 @@ from retraining.system.text import as_path, counted
 DESCRIPTION = """Labels images with a retrained graph, or with any frozen image classifier.
 
 Give image files, folders, or `-` for a list of paths on standard input. A graph from retrain.py
-knows its labels and how it wants its images; for other graphs there are flags.
+knows its labels and how to feed it images. For other graphs, use the flags below.
 """
 STDIN = "-"
 GRAPH = "models/retrained_graph.pb"  # where retrain.py puts it
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if options.graph == GRAPH and not os.path.exists(GRAPH):
             raise GraphError(
-                f"there is no graph {GRAPH}; train one with retrain.py, or name it with --graph"
+                f"there is no graph {GRAPH}; train one with {typed('retrain')}, or name it with "
+                "--graph"
             )
         classifier = load_classifier(
             options.graph, options.labels, overrides(options), options.precision, options.runtime
@@ -261,41 +263,45 @@ def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
 
 def build_parser() -> Parser:
     """Returns the parser of all flags, in groups; flags of the classic keep their names."""
-    parser = Parser(prog="label_image.py", description=DESCRIPTION)
+    parser = Parser(prog=typed("label-image"), description=DESCRIPTION)
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE", help="file, folder, URL of a file, or - for stdin"
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="file, folder, URL of a file, or - for paths on standard input",
     )
     add = parser.add_argument_group("images").add_argument
-    add("--image", help="one more image, as in the classic")
+    add("--image", help="another image, as in the classic")
     add(
         "--null",
         action="store_true",
-        help="or -0: the paths on standard input, which need not be asked for with -, end in NUL "
-        "(as `find -print0` gives them) instead of a line end",
+        help="or -0: read paths from standard input, even without -, each ending in NUL instead "
+        "of a line end, as `find -print0` writes them",
     )
     add(
         "--max_image_pixels",
         type=number(int, 1),
         default=MAX_PIXELS,
-        help="larger images are refused, before they are decoded",
+        help="refuse larger images without decoding them",
     )
     add(
         "--evaluate",
         metavar="DIR|TABLE",
-        help="instead of labelling, tell how well the graph labels the photos of a folder with one "
-        "sub-folder per class (also within train, val and test folders), or of a table such as "
-        "retrain.py --photo_table takes: accuracy, its 95%% interval, a row per class, the "
-        "confusions; the same for the photos that the graph was not trained on, if it tells them",
+        help="instead of labels, print how well the graph labels the photos of a folder with one "
+        "sub-folder per class (also within train, val and test folders), or of a table as for "
+        "retrain.py --photo_table: accuracy, its 95%% interval, a row per class, and confusions; "
+        "also the accuracy on photos that the graph was not trained on, if it lists those it was "
+        "trained on",
     )
     add(
         "--recursive",
         action="store_true",
-        help="with --evaluate: take photos in folders within the class folders, too",
+        help="with --evaluate: also take photos from folders below the class folders",
     )
     add(
         "--print_misclassified",
         action="store_true",
-        help="with --evaluate: print a row for each mistake, too: path, class, answer, score",
+        help="with --evaluate: also print a row for each mistake: path, class, answer, score",
     )
     _add_graph(parser)
     _add_output(parser)
@@ -309,15 +315,15 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default=GRAPH,
-        help="frozen graph, or keras:NAME for a network of keras.applications with the classes of "
-        "ImageNet",
+        help="frozen graph, or keras:NAME for a network of keras.applications with the classes "
+        "of ImageNet",
     )
     add_weights(add)
-    add("--model_dir", default="models", help="where keras:NAME is kept, frozen")
-    add("--offline", action="store_true", help="fetch nothing for keras:NAME")
+    add("--model_dir", default="models", help="folder for the frozen graph of keras:NAME")
+    add("--offline", action="store_true", help="download nothing for keras:NAME")
     add(
         "--labels",
-        help="file with a label a line; default: the labels in the graph, else the file "
+        help="file with one label per line; default: the labels in the graph, else the file "
         "retrained_labels.txt beside it",
     )
     add(
@@ -348,13 +354,13 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
         "--input_mean",
         type=numbers,
         metavar="NUMBER|R,G,B",
-        help="subtracted from each pixel value of 0..255: a number, or one for each channel",
+        help="number to subtract from each pixel value of 0..255, or one for each channel",
     )
     add(
         "--input_std",
         type=numbers,
         metavar="NUMBER|R,G,B",
-        help="then each pixel is divided by this, so not 0",
+        help="number by which to divide each pixel value then, or one for each channel; not 0",
     )
 
 
@@ -364,34 +370,46 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--top_k",
         "--num_top_predictions",
         type=number(int, 1),
-        help=f"labels per image, the likeliest first; default: {MOST_LABELS}",
+        help=f"number of labels per image, the likeliest first; default: {MOST_LABELS}",
     )
     add(
         "--min_score",
         type=number(float, 0, 1),
-        help="leave out labels with a lower score; an image of which none is left has no row",
+        help="leave out labels with a lower score; an image without any label left has no row",
     )
     add(
         "--format",
         choices=("text", "tsv", "csv", "jsonl"),
         help="text: `label (score=0.98380)`; tsv: path, label, score; csv: path, rank, label, "
-        "score after a header; jsonl: a JSON object a row. Default: text for one image, else tsv",
+        "score, after a header; jsonl: one JSON object per row. Default: text for one image, else "
+        "tsv",
     )
     add(
         "--columns",
         type=column_names,
         metavar="NAME,...",
         help=f"columns of tsv, csv and jsonl, of {', '.join(rows.COLUMNS)}; with error, an image "
-        f"that cannot be read has a row, too",
+        "that cannot be read also has a row",
     )
     add(
         "--csv_safe",
         action="store_true",
-        help="begin names in csv with an apostrophe where a spreadsheet would take them for a "
-        "formula, as they begin with =, +, - or @",
+        help="in csv, put an apostrophe before names that a spreadsheet would take for a "
+        "formula, since they begin with =, +, - or @",
     )
-    add("--header", action="store_true", default=None, help="begin tsv or csv with column names")
-    add("--no_header", dest="header", action="store_false", default=None, help="begin without them")
+    add(
+        "--header",
+        action="store_true",
+        default=None,
+        help="print the column names first, in tsv and csv",
+    )
+    add(
+        "--no_header",
+        dest="header",
+        action="store_false",
+        default=None,
+        help="do not print the column names",
+    )
 
 
 def _add_sorting(parser: argparse.ArgumentParser) -> None:
@@ -399,14 +417,14 @@ def _add_sorting(parser: argparse.ArgumentParser) -> None:
     add(
         "--sort_into",
         metavar="DIR",
-        help="put each image into a folder of DIR named after its likeliest label, too; nothing "
-        "is overwritten; with --min_score, an image below it goes nowhere",
+        help="also put each image into a folder of DIR named after its likeliest label. Nothing "
+        "is overwritten. An image below --min_score goes nowhere",
     )
     add(
         "--sort_by",
         choices=WAYS,
         default="copy",
-        help="copy: a file of its own; link: a second name of the same file (a hard link), which "
+        help="copy: make a copy; link: make a hard link, a second name of the same file, which "
         "takes no space and must be on the same disk",
     )
 
@@ -428,7 +446,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     add(
         "--raw_scores",
         action="store_true",
-        help="plain softmax, without the temperature that the graph may carry",
+        help="print the plain softmax, without the temperature that the graph may carry",
     )
     add(
         "--unknown_threshold",

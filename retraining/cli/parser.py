@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from retraining.cli.console import USAGE, fitted
+from retraining.cli.start import VERSION
 from retraining.system.text import message_line
 
 VERBOSITIES = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 ALLOW_UNSAFE_OPS = (  # the help of that flag
-    "run the graph even if it holds ops that could do more than compute, such as reading and "
-    "writing files; they are named"
+    "run the graph even if it holds ops that can do more than compute, such as read and write "
+    "files, and name them"
 )
 LARGEST_BATCH = 100_000  # vectors
 
@@ -27,8 +28,8 @@ def add_weights(add: Callable[..., argparse.Action]) -> None:
         "--weights",
         metavar="FILE|imagenet|random",
         help="weights of a Keras network: a .weights.h5, .keras or .h5 file, those of ImageNet "
-        "from Keras's own cache or download (the default), or random ones, for tests; of vgg16: "
-        "its vgg16.npy",
+        "from the cache or download of Keras (the default), or random ones, for tests; for "
+        "vgg16, its vgg16.npy",
     )
 
 
@@ -37,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **settings)
+        self.add_argument(
+            "-V", "--version", action="version", version=VERSION, help="show the version and exit"
+        )
 
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
@@ -70,9 +74,13 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to the help of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or not action.option_strings:
-            return action.help
-        return super()._get_help_string(action)
+        return super()._get_help_string(action) if shows_default(action) else action.help
+
+
+def shows_default(action: argparse.Action) -> bool:
+    """Returns whether the help of a flag ends with its default."""
+    hidden = (None, False, argparse.SUPPRESS)
+    return bool(action.option_strings) and action.default not in hidden
 
 
 def expand_home(value: str) -> str:

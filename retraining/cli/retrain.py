@@ -13,6 +13,7 @@ from retraining.cli.console import (
     set_verbosity,
 )
 from retraining.cli.flags import is_quiet, parse_flags
+from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.verify import HeldOutResult
 from retraining.run.delivery import Results
@@ -53,7 +54,9 @@ def what_next(outputs: OutputSettings) -> str:
     """Returns one line on how to see the report, if there is one, and how to label a photo."""
     is_default = outputs.graph == OutputSettings.graph
     chosen = "" if is_default else f"--graph {shlex.quote(outputs.graph)} "
-    label = f"label a photo: python label_image.py {chosen}photo.jpg"
+    command = typed("label-image")
+    python = "python " if command.endswith(".py") else ""
+    label = f"label a photo: {python}{command} {chosen}photo.jpg"
     return f"Open {outputs.report}; {label}" if outputs.report else f"L{label[1:]}"
 
 
@@ -71,6 +74,8 @@ def print_results(results: Results) -> None:
     print(f"labels\t{escaped(outputs.labels)}")
     if outputs.report:
         print(f"report\t{escaped(outputs.report)}")
+    if outputs.model_card:
+        print(f"model_card\t{escaped(outputs.model_card)}")
     print(f"metrics\t{escaped(outputs.metrics)}")
     if settings.bottlenecks.export_file:
         print(f"vectors\t{escaped(settings.bottlenecks.export_file)}")

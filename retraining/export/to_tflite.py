@@ -73,7 +73,7 @@ FLOAT = Converter(
     kind="tflite",
     name="tflite",
     option="tflite_file",
-    help="write a TensorFlow Lite (LiteRT) file as well",
+    help="also write a TensorFlow Lite (LiteRT) file",
     save=save,
     load=TFLiteModel,
 )
@@ -89,5 +89,6 @@ CONVERTER = replace(
     FLOAT,
     variants={"dynamic": INT8},
     variant_option="tflite_quantize",
-    variant_help="dynamic: weights of the TensorFlow Lite file in int8, a quarter of the size",
+    variant_help="dynamic: write the weights of the TensorFlow Lite file in int8, a quarter of the "
+    "size",
 )

@@ -112,7 +112,7 @@ def parse(name: str) -> tuple[str, str | None, int | None]:
 class KerasRecipe:
     """One network of keras.applications, as the user chose it."""
 
-    HELP: ClassVar[str] = "keras:NAME for any of keras.applications, as keras:InceptionV3"
+    HELP: ClassVar[str] = "keras:NAME for any of keras.applications, such as keras:InceptionV3"
 
     stock: str
     alpha: str | None

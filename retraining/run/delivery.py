@@ -1,5 +1,6 @@
 """The end of a run: its record, its report, and all its files, written together."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 from retraining.bottlenecks.compute import Bottlenecks, export_content
 from retraining.bottlenecks.extract import Extractor, VectorSource
-from retraining.evaluation import label_audit
+from retraining.evaluation import label_audit, trust
 from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.learning_curve import SizePoint
 from retraining.evaluation.temperature import apply_temperature
@@ -19,7 +20,7 @@ from retraining.metrics.classification import choose_rows
 from retraining.photos.source import BadImage
 from retraining.photos.split import TESTING, TRAINING, VALIDATION
 from retraining.photos.thumbnails import Thumbnails
-from retraining.report import advice, html
+from retraining.report import advice, card, html
 from retraining.report.record import (
     Outcome,
     Record,
@@ -75,7 +76,7 @@ class Diagnostics:
 def deliver(
     tuned: Tuned, exported: Exported, others: list[Made], diagnostics: Diagnostics, run: RunContext
 ) -> Results:
-    """Makes the record and the report, writes all outputs together, and returns the Results.
+    """Makes record, report and model card, writes all outputs together, and returns the Results.
 
     Raises:
         WriteError: an output cannot be written; then none is replaced.
@@ -89,6 +90,8 @@ def deliver(
         contents[vectors_file] = export_content(bottlenecks, tuned.extractor)
     contents |= comparison_contents(tuned, run.settings)
     contents |= make_outputs(record, diagnostics.audit, bottlenecks.labels, thumbnails, outputs)
+    if outputs.model_card:
+        contents[outputs.model_card] = card.render(record, describe_files(exported, outputs))
     contents |= {other.path: other.content for other in others}
     replace_outputs({**contents, outputs.graph: exported.graph}, run.settings)
     for line in advice.warnings(record):
@@ -144,6 +147,20 @@ def make_outcome(
         comparison=tuned.comparison,
         validated=calibrated_validation(diagnostics.validated, temperature),
         final_fit=final_fit,
+    )
+
+
+def describe_files(exported: Exported, outputs: OutputSettings) -> card.ModelFiles:
+    """Returns what the model card tells of the files of the model."""
+    digest, model = hashlib.sha256(), exported.model
+    for part in exported.graph:
+        digest.update(part)
+    return card.ModelFiles(
+        graph=outputs.graph,
+        labels=outputs.labels,
+        sha256=digest.hexdigest(),
+        trust=trust.described(model.trusted.temperature, model.unknown),
+        formats=outputs.formats,
     )
 
 

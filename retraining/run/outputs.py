@@ -63,8 +63,8 @@ def check_summaries(folder: str) -> None:
 def replace_outputs(contents: Mapping[str, Content], settings: RunSettings) -> None:
     """Writes all outputs, {path: content}, and puts them in place together.
 
-    A report, a label audit or a comparison of an earlier model that this run does not replace is
-    renamed, so that nobody takes it for one of the new model.
+    A report, a model card, a label audit or a comparison of an earlier model that this run does not
+    replace is renamed, so that nobody takes it for one of the new model.
 
     Raises:
         WriteError: an output cannot be written; then none is replaced.
@@ -79,8 +79,8 @@ def find_earlier(contents: Collection[str], settings: RunSettings) -> dict[Path,
     """Returns {path: new path} of outputs beside the graph that are not among `contents`."""
     outputs = settings.outputs
     kept = {os.path.realpath(path) for path in (*contents, settings.photos.excluded_by or "")}
-    names = (BESIDE_THE_GRAPH["report"], BESIDE_THE_GRAPH["label_audit"], COMPARISON)
-    paths = [Path(outputs.beside(name)) for name in names]
+    names = [BESIDE_THE_GRAPH[name] for name in ("report", "model_card", "label_audit")]
+    paths = [Path(outputs.beside(name)) for name in (*names, COMPARISON)]
     return {
         path: path.with_stem(path.stem + EARLIER)
         for path in paths

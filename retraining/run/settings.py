@@ -167,6 +167,7 @@ class OutputSettings:
     labels: str = _beside_the_graph()
     metrics: str = _beside_the_graph()
     report: str = _beside_the_graph()  # '' for none
+    model_card: str = _beside_the_graph()  # '' for none
     label_audit: str = _beside_the_graph()  # '' for none
     tensor_name: str = "final_result"
     summaries_folder: str = "retrain_logs"
@@ -204,6 +205,7 @@ BESIDE_THE_GRAPH = {
     "labels": "retrained_labels.txt",
     "metrics": "retrained_metrics.json",
     "report": "retrained_report.html",
+    "model_card": "retrained_model_card.md",
     "label_audit": "label_audit.tsv",
 }
 COMPARISON = "comparison.tsv"
@@ -280,6 +282,7 @@ class RunSettings:
         optional = {
             "export_file": self.bottlenecks.export_file,
             "report": outputs.report,
+            "model_card": outputs.model_card,
             "label_audit": outputs.label_audit,
             **{k: path for k, path in outputs.formats.items() if not CONVERTERS[k].is_folder},
             "comparison": outputs.comparison if self.fine_tuning.compare else None,

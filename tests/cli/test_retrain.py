@@ -1,6 +1,7 @@
 """retrain.py from end to end, on a tiny network and generated photos."""
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import json
@@ -80,7 +81,7 @@ def run(tmp_path_factory, captured_run, photos):
 def test_a_run_gives_a_graph_labels_and_its_accuracy(run, photos):
     out, models = run.results, run.folder / "models"
     validated = [f"cross_validated_{name}" for name in ("accuracy", "low", "high", "deviation")]
-    outputs_named = ("graph", "labels", "report", "metrics")
+    outputs_named = ("graph", "labels", "report", "model_card", "metrics")
     assert list(out) == ["test_accuracy", "test_photos", *validated, *outputs_named]
     assert float(out["cross_validated_accuracy"]) > 0.95
     assert float(out["test_accuracy"]) == 1.0  # three plain colours
@@ -96,9 +97,26 @@ def test_a_run_gives_a_graph_labels_and_its_accuracy(run, photos):
         "retrained_graph.pb",
         "retrained_labels.txt",
         "retrained_metrics.json",
+        "retrained_model_card.md",
         "retrained_report.html",
     ]
     assert len(rows(run.folder)) == 90
+
+
+def test_the_model_card_tells_of_this_graph(run):
+    text = Path(run.results["model_card"]).read_text(encoding="utf-8")
+    record = json.loads(Path(run.results["metrics"]).read_text())
+    digest = hashlib.sha256(Path(run.results["graph"]).read_bytes()).hexdigest()
+    assert f"| its SHA-256 | {digest} |\n" in text
+    assert "python label_image.py --graph retrained_graph.pb photo.jpg\n" in text
+    validated = record["cross_validation"]
+    low, high = validated["interval"]
+    assert (
+        f"| cross-validation in 5 folds | {validated['photos']} | "
+        f"{validated['correct']} | {validated['accuracy']:.1%} | {low:.1%} to {high:.1%} |\n"
+    ) in text
+    for name in ("graph", "metrics"):  # no folder of this machine
+        assert str(Path(run.results[name]).parent) not in text
 
 
 def test_inception_is_preferred_where_it_is(run):
@@ -301,7 +319,8 @@ def test_a_failed_check_leaves_the_old_outputs(delivered, captured_run, photos, 
 
 
 def test_a_quiet_run_prints_its_results_and_writes_what_is_wanted(tmp_path, captured_run, photos):
-    flags = ("--quiet", "--no_report", "--label_audit", "", "--projector_photos", 0)
+    without = ("--no_report", "--model_card", "", "--label_audit", "", "--projector_photos", 0)
+    flags = ("--quiet", *without)
     printed = captured_run(tmp_path, photos, *flags)
     # The photos of a class look alike, so that 60 of 60 right answers say little.
     assert re.fullmatch("warning: the model is not clearly better than guessing: .*\n", printed.err)

@@ -44,7 +44,7 @@ from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
 from retraining.system.children import run_module
 from retraining.training.head import Head
-from tests import ROOT, tiny
+from tests import tiny
 
 LABELS = ["blue", "green", "red"]
 HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
@@ -257,17 +257,6 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert len(re.findall(f"^(saved_model|tflite|onnx), .*MB: from pixels {same}", run.err, re.M))
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
-
-
-def test_the_readmes_example_runs(run, some, tmp_path, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Other formats")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
-    shutil.copytree(run.saved, tmp_path / "models" / "serving" / "1")
-    shutil.copy(some[0], tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README", "exec"), {})
-    assert capsys.readouterr().out.startswith("red [")
 
 
 # -- graphs of other kinds ----------------------------------------------------------------------

@@ -204,5 +204,5 @@ TEXTS = {
     ".json": record,
     ".html": normalize.page,
     ".tsv": normalize.table,
-    **dict.fromkeys((".txt", ".pbtxt", ".csv", ".jsonl"), str),
+    **dict.fromkeys((".md", ".txt", ".pbtxt", ".csv", ".jsonl"), str),
 }

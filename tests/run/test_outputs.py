@@ -14,7 +14,7 @@ from retraining.run.settings import HeadSettings, OutputSettings, PhotoSettings,
 from retraining.system import atomic
 from retraining.system.atomic import WriteError, journal_of
 
-FILES = ("graph", "labels", "label_audit", "report", "metrics")
+FILES = ("graph", "labels", "label_audit", "report", "model_card", "metrics")
 
 
 def check(folder, network="network.pb", **outputs):
@@ -88,13 +88,12 @@ def test_outputs_of_an_interrupted_run_are_completed_first(tmp_path, caplog):
 
 def test_files_of_an_earlier_model_are_renamed(tmp_path, caplog):
     caplog.set_level("INFO")
-    graph, report, audit = (
-        tmp_path / name for name in ("graph.pb", "retrained_report.html", "label_audit.tsv")
-    )
+    names = "graph.pb", "retrained_report.html", "retrained_model_card.md", "label_audit.tsv"
+    graph, report, card, audit = (tmp_path / name for name in names)
     exclude = tmp_path / "comparison.tsv"  # still in use
-    for path in (report, audit, exclude):
+    for path in (report, card, audit, exclude):
         path.write_text("old")
-    outputs = OutputSettings(str(graph), report="", label_audit=str(audit))
+    outputs = OutputSettings(str(graph), report="", model_card="", label_audit=str(audit))
     photos = PhotoSettings("photos", excluded_by=str(exclude))
     replace_outputs({str(graph): b"g", str(audit): b"new"}, RunSettings(photos, outputs=outputs))
     names = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -103,7 +102,9 @@ def test_files_of_an_earlier_model_are_renamed(tmp_path, caplog):
         "label_audit.tsv": "new",
         "comparison.tsv": "old",
         "retrained_report-of-earlier-model.html": "old",
+        "retrained_model_card-of-earlier-model.md": "old",
     }
+    assert f"{card} belongs to an earlier model" in caplog.text
     assert f"{report} belongs to an earlier model" in caplog.text
 
 

@@ -109,6 +109,7 @@ def test_outputs_lie_beside_the_graph_unless_they_are_named():
     assert outputs.labels == "there/retrained_labels.txt"
     assert outputs.metrics == "there/retrained_metrics.json"
     assert outputs.report == "here.html"
+    assert outputs.model_card == "there/retrained_model_card.md"
     assert outputs.bad_images == "there/bad_images.tsv"
 
 
