@@ -90,6 +90,9 @@ def compute_bottlenecks(
     examples = {part: [j.example for j in good if j.example.split == part] for part in SPLITS}
     if any(example.key in imported for example in examples[TESTING]):
         extractor.start()  # in the background: the final test computes these anew
+    else:
+        for part in extractor.parts:
+            part.stop()
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors, dataset.given)

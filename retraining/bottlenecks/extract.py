@@ -17,6 +17,7 @@ from retraining.bottlenecks.runtime import RuntimeSettings, open_runner
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.graphs.litert import LiteRunner
 from retraining.graphs.run import Runner, Running
+from retraining.graphs.session import return_free_memory
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.graphs.twin import VectorPart
 from retraining.networks.mirror import images_per_photo
@@ -127,6 +128,12 @@ class Extractor:
     def started(self) -> tuple[ImageReader, "FixedBatches"]:
         """Starts if necessary, waits, and returns the reader and the runner."""
         return self._start_once().result()
+
+    def stop(self) -> None:
+        """Frees the network's memory; the next call that needs it starts it again."""
+        with self._asking:
+            self._started = None
+        return_free_memory()
 
     def _start_once(self) -> Future[tuple[ImageReader, "FixedBatches"]]:
         with self._asking:

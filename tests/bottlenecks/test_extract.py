@@ -247,6 +247,16 @@ def test_an_extractor_starts_once_whoever_asks_first(network, photos, monkeypatc
     assert len(made) == 1
 
 
+def test_a_stopped_extractor_starts_again(network, photos):
+    extractor, job = Extractor(network), Job(examples(photos, 1)[0])
+    ((_, first),) = extractor.run([job])
+    before = extractor.started()
+    extractor.stop()
+    ((_, again),) = extractor.run([job])
+    np.testing.assert_array_equal(first, again)
+    assert extractor.started() is not before
+
+
 def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, monkeypatch):
     def broken(*_):
         raise GraphError("no such network")
