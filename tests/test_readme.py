@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from retraining.cli import flags
-from retraining.cli import label_image as cli
+from retraining.cli import label_flags as cli
 from tests import ROOT, tiny
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

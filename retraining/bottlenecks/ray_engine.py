@@ -19,9 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeVar
 
 from retraining.bottlenecks.extract import (
-    BATCH_SIZE,
     GPU_BATCH_SIZE,
-    Answer,
     ExtractionSettings,
     Extractor,
     Job,
@@ -38,6 +36,7 @@ from retraining.bottlenecks.ray_worker import (
     Work,
     Worker,
 )
+from retraining.bottlenecks.stream import BATCH_SIZE, Answer
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import muted_stderr
 from retraining.networks.network import BaseNetwork

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.precision import processor
 from retraining.graphs.run import Runner, Running
-from retraining.graphs.to_litert import ConversionError
 from retraining.graphs.twin import (
     TwinError,
     VectorPart,

@@ -29,11 +29,11 @@ from retraining.cli.wording import in_flags
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
 from retraining.networks.pair import JOINT
+from retraining.networks.precision import BEARS_BFLOAT16
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import (
     DEFAULT,
     EMBEDDED,
-    NETWORKS,
     SAVED_MODEL,
     NetworkError,
     describe_names,
@@ -444,7 +444,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="take over the vectors that a run with --export_vectors wrote, of the same network "
         "and precision, for photos of the same bytes (needs requirements-remote.txt)",
     )
-    in_bfloat16 = " and ".join(known.name for known in NETWORKS.values() if known.bfloat16)
+    in_bfloat16 = " and ".join(BEARS_BFLOAT16)
     network(
         "precision",
         choices=PRECISIONS,

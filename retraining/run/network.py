@@ -19,7 +19,8 @@ from retraining.graphs.twin import cache_folder
 from retraining.networks import registry
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
-from retraining.networks.registry import Network, NetworkError, obtain, resolve_precision
+from retraining.networks.precision import resolve_precision
+from retraining.networks.registry import Network, NetworkError, obtain
 from retraining.run.fine_tuning import check_fine_tuning
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.outputs import check_outputs

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 
 from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.runtime import TENSORFLOW
+from retraining.graphs.litert import ConversionError
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.to_litert import ConversionError
 from retraining.graphs.twin import TwinError, VectorPart, cache_folder, find_twin, make_twin
 from retraining.run.settings import RunSettings
 from retraining.system.background import beside

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from retraining.graphs import twin as twin_module
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.run import Runner
-from retraining.graphs.to_litert import ConversionError
 from retraining.graphs.twin import TwinError, VectorPart, check_images, find_twin, make_twin
 from tests import tiny
 
