@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retraining.bottlenecks import extract
+from retraining.bottlenecks import extract, runtime
 from retraining.bottlenecks.extract import (
     ExtractionSettings,
     Extractor,
@@ -236,8 +236,8 @@ def test_views_are_stored_under_their_own_keys(store, network, photos):
 
 def test_an_extractor_starts_once_whoever_asks_first(network, photos, monkeypatch):
     made = []
-    original = extract.Runner
-    monkeypatch.setattr(extract, "Runner", lambda *a: made.append(a) or original(*a))
+    original = runtime.Runner
+    monkeypatch.setattr(runtime, "Runner", lambda *a: made.append(a) or original(*a))
     extractor = Extractor(network)
     extractor.start()
     job = Job(examples(photos, 1)[0])
@@ -251,7 +251,7 @@ def test_a_network_that_cannot_start_says_so_when_it_is_used(network, photos, mo
     def broken(*_):
         raise GraphError("no such network")
 
-    monkeypatch.setattr(extract, "Runner", broken)
+    monkeypatch.setattr(runtime, "Runner", broken)
     extractor = Extractor(network)
     extractor.start()
     with pytest.raises(GraphError, match="no such network"):
