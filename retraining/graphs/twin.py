@@ -93,8 +93,9 @@ def find_twin(digest: str, folders: Iterable[Path]) -> Path | None:
 def _whole(digest: str, folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):  # no such folder
         for path in sorted(folder.glob(f"{digest[:32]}-*.tflite")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            if path.name == _file_name(digest, content):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256")
+            if path.name == _file_name(digest, content.hexdigest()):
                 yield path
 
 

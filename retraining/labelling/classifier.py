@@ -335,7 +335,7 @@ def load_classifier(
         precision = "float32"
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
-    unsafe = describe_unsafe(graph_def)
+    unsafe = overrides.allow_unsafe_ops and describe_unsafe(graph_def)
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     labels = _find_labels(graph_path, labels_path, described, notes)
     ends = resolve(graph_def, overrides, described)
