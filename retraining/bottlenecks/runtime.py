@@ -20,6 +20,7 @@ from retraining.errors import RetrainingError
 from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.precision import processor
 from retraining.graphs.run import Runner, Running
+from retraining.graphs.tensorflow import is_installed
 from retraining.graphs.twin import (
     TwinError,
     VectorPart,
@@ -74,18 +75,23 @@ def open_lite(
     Measures once what `auto` means for many images. For `few`, the start counts: a twin that is at
     hand is faster, and one that is not would take longer to make than TensorFlow takes.
 
-    Vectors of many images in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+    Vectors of many images in bfloat16 are TensorFlow's, since LiteRT computes in float32. Where
+    TensorFlow is not installed, LiteRT computes whatever there is a twin for.
 
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
     """
-    if settings.runtime == TENSORFLOW or (how.precision != "float32" and not few):
+    alone = settings.runtime == AUTO and not is_installed()
+    lowered = how.precision != "float32" and not few and not alone
+    if settings.runtime == TENSORFLOW or lowered:
         return None
     try:
         digest = part.digest()
         twin = find_twin(digest, settings.folders)
-        if few and settings.runtime == AUTO:
-            return LiteRunner(twin, parallel=1, threads=os.cpu_count() or 1) if twin else None
+        if not twin and settings.runtime == AUTO and (few or alone):
+            return None
+        if twin and few and settings.runtime == AUTO:
+            return LiteRunner(twin, parallel=1, threads=os.cpu_count() or 1)
         twin = twin or make_twin(part, settings.folders)
         touch(twin)
         lite = LiteRunner(twin, how.cores)
@@ -94,7 +100,7 @@ def open_lite(
             raise RuntimeChoiceError(f"LiteRT cannot run the network: {error}") from error
         log.debug("TensorFlow computes the vectors, since LiteRT cannot: %s", error)
         return None
-    if settings.runtime == LITERT:
+    if alone or settings.runtime == LITERT:
         return lite
     choice_file = twin.with_name(f"{digest[:32]}-{_machine()}.json")
     choice = _read_choice(choice_file) or _measure(part, how, lite, choice_file)

@@ -194,7 +194,13 @@ OUTPUT_FLAGS = {
     **flags_of(OutputSettings),
     **{kind: converter.option for kind, converter in CONVERTERS.items()},
 }
-WITHOUT_FLAGS = {"comparison": "the table of --compare", "bad_images": "the list of bad images"}
+WITHOUT_FLAGS = {
+    "comparison": "the table of --compare",
+    "bad_images": "the list of bad images",
+    "bundle_graph": "the graph of --bundle",
+    "bundle_labels": "the labels of --bundle",
+    "bundle_metrics": "the metrics of --bundle",
+}
 
 
 def output_paths(settings: RunSettings) -> dict[str, str]:
@@ -712,6 +718,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the photos' vectors to a Parquet file, for other tools (needs "
         "requirements-remote.txt)",
+    )
+    outputs(
+        "bundle",
+        metavar="DIR",
+        help="put all that labels photos on another machine into a folder, too: the graph, its "
+        "labels and metrics, and a LiteRT model of its network, by which label_image.py needs no "
+        "TensorFlow there (see requirements-label.txt); an earlier bundle is replaced",
     )
     outputs("tensor_name", help="name of the graph's output")
     outputs("summaries_folder", help="where TensorBoard's event files go")

@@ -72,6 +72,8 @@ def print_results(results: Results) -> None:
     if outputs.report:
         print(f"report\t{escaped(outputs.report)}")
     print(f"metrics\t{escaped(outputs.metrics)}")
+    if outputs.bundle:
+        print(f"bundle\t{escaped(outputs.bundle)}")
     if settings.bottlenecks.export_file:
         print(f"vectors\t{escaped(settings.bottlenecks.export_file)}")
 

@@ -9,6 +9,7 @@ and the unchanged graph. It can be deleted at any time.
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,11 @@ def _whole(digest: str, folder: Path) -> Iterator[Path]:
 def _file_name(digest: str, content: str) -> str:
     """Returns a twin's file name, of the digests of its network and of its own bytes."""
     return f"{digest[:32]}-{content[:16]}.tflite"
+
+
+def is_twin(name: str) -> bool:
+    """Returns whether a file is named as twins are, or the choices of a runtime beside them."""
+    return re.fullmatch(r"[0-9a-f]{32}-[0-9a-f]{16}\.(tflite|json)", name) is not None
 
 
 def make_twin(part: VectorPart, folders: Iterable[Path]) -> Path:
