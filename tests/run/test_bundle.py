@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from retraining.export.build import ExportError
-from retraining.graphs.twin import cache_folder, find_twin, is_twin
+from retraining.graphs.twin import find_twin, is_twin
 from retraining.run.bundle import check_bundle
-from retraining.run.settings import OutputSettings, PhotoSettings, RunSettings
+from retraining.run.settings import OutputSettings
 from tests.labelling.test_runtimes import label_without_tensorflow
 
 TWIN = f"{'a' * 32}-{'b' * 16}.tflite"
@@ -45,9 +45,7 @@ def test_a_bundle_labels_photos_elsewhere_without_tensorflow(bundle, photos, tmp
     assert done.stdout.startswith("blue (score=0.")
 
 
-def test_an_earlier_bundle_is_replaced_with_its_twins(
-    bundle, photos, run_retrain, tmp_path, capsys
-):
+def test_an_earlier_bundle_is_replaced(bundle, photos, run_retrain, tmp_path, capsys):
     shutil.copytree(bundle, tmp_path / "bundle")
     (tmp_path / "bundle" / TWIN).write_bytes(b"of another network")
     flags = ("--mirror_average", "--precision", "float32", "--bundle", tmp_path / "bundle")
@@ -69,9 +67,7 @@ def test_a_bundle_without_a_twin_is_told_in_one_line(photos, run_retrain, tmp_pa
     assert "no LiteRT model of the network: --runtime is tensorflow" in line
 
 
-def test_a_folder_with_other_files_is_refused_before_the_work(
-    photos, run_retrain, tmp_path, capsys
-):
+def test_a_folder_of_other_files_is_refused_at_once(photos, run_retrain, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert run_retrain(tmp_path, photos, "--bundle", tmp_path / "mine") == 1
@@ -107,9 +103,3 @@ def test_what_counts_as_a_bundle(tmp_path, names, message):
 def test_a_bundle_takes_no_name_of_another_output(photos, run_retrain, tmp_path, capsys):
     assert run_retrain(tmp_path, photos, "--bundle", tmp_path / "models") == 2
     assert "name the same file" in capsys.readouterr().err
-
-
-def test_a_run_without_a_bundle_lists_no_files_of_one():
-    settings = RunSettings(PhotoSettings("photos"))
-    assert not any(name.startswith("bundle") for name in settings.output_files)
-    assert cache_folder().name == "litert"
