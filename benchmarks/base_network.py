@@ -2,10 +2,11 @@
 
 import sys
 
-from retraining.bottlenecks.extract import stream
+from retraining.bottlenecks.stream import stream
 from retraining.graphs.run import Runner, Running
 from retraining.networks.network import load_network
-from retraining.networks.registry import NETWORKS, obtain, resolve_precision
+from retraining.networks.precision import resolve_precision
+from retraining.networks.registry import NETWORKS, obtain
 from retraining.photos.reader import ImageError, ImageReader
 
 # isort: split

@@ -29,7 +29,7 @@ from retraining.evaluation import cross_validation
 from retraining.evaluation.groups import group_photos
 from retraining.evaluation.label_audit import AuditedPhotos
 from retraining.metrics.classification import wilson_interval
-from retraining.networks.registry import resolve_precision
+from retraining.networks.precision import resolve_precision
 from retraining.photos.dataset import load_dataset
 from retraining.photos.split import SPLITS, SplitOptions, splits_by_content
 from retraining.training import search

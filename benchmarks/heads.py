@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import base_network
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.vectors import Labelled
-from retraining.networks.registry import resolve_precision
+from retraining.networks.precision import resolve_precision
 from retraining.photos.dataset import load_dataset
 from retraining.training import search
 from retraining.training.head import evaluate

@@ -22,7 +22,8 @@ from retraining.bottlenecks.vectors import Labelled
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import scale_factors
-from retraining.networks.registry import find, obtain, resolve_precision
+from retraining.networks.precision import resolve_precision
+from retraining.networks.registry import find, obtain
 from retraining.photos.dataset import Example
 from retraining.photos.registry import hash_file, open_source
 from retraining.training.loop import TrainingOptions, train

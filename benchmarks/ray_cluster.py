@@ -40,7 +40,8 @@ from retraining.bottlenecks.ray_engine import (
 from retraining.bottlenecks.ray_worker import Worker
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.networks.network import load_network
-from retraining.networks.registry import find, obtain, resolve_precision
+from retraining.networks.precision import resolve_precision
+from retraining.networks.registry import find, obtain
 from retraining.photos.registry import open_source
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from retraining.cli import flags
-from retraining.cli import label_image as cli
+from retraining.cli import label_flags as cli
 from retraining.examples.drawings import draw_flower_photos
 from tests import ROOT, tiny
 

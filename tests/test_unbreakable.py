@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import label_image
 import retrain
 from retraining.cli import flags
-from retraining.cli import label_image as labelling_command
+from retraining.cli import label_flags as labelling_command
 from retraining.cli.retrain import INTERRUPTED
 from retraining.photos.dataset import load_dataset
 from retraining.photos.source import DatasetError, ScanOptions

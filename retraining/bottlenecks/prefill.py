@@ -8,10 +8,11 @@ it once, and derives both from it.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from retraining.bottlenecks.extract import Reading, ShowProgress, in_order, thread_pool
+from retraining.bottlenecks.extract import Reading, ShowProgress
 from retraining.bottlenecks.fetch import FETCHED_AHEAD, FETCHERS, NoImageError, changed_pixels
 from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.stream import in_order, thread_pool
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import hash_file
 from retraining.photos.source import Photo

@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from retraining.bottlenecks.extract import (
-    BATCH_SIZE,
     GPU_BATCH_SIZE,
-    Answer,
     ExtractionSettings,
     Extractor,
     Job,
@@ -39,6 +37,7 @@ from retraining.bottlenecks.ray_worker import (
     Work,
     Worker,
 )
+from retraining.bottlenecks.stream import BATCH_SIZE, Answer
 from retraining.errors import RetrainingError
 from retraining.graphs.tensorflow import muted_stderr
 from retraining.networks.network import BaseNetwork

@@ -14,8 +14,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from retraining.bottlenecks.extract import Answer, ExtractionSettings, Extractor, Job
+from retraining.bottlenecks.extract import ExtractionSettings, Extractor, Job
 from retraining.bottlenecks.prefill import key_of
+from retraining.bottlenecks.stream import Answer
 from retraining.errors import RetrainingError
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.precision import native_precision

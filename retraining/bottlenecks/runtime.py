@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.precision import processor
 from retraining.graphs.run import Runner, Running
-from retraining.graphs.to_litert import ConversionError
+from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
+from retraining.graphs.tensorflow import is_installed
 from retraining.graphs.twin import (
     TwinError,
     VectorPart,
@@ -33,7 +34,6 @@ from retraining.system.atomic import WriteError, write_files
 
 log = logging.getLogger(__name__)
 
-AUTO, TENSORFLOW, LITERT = RUNTIMES = ("auto", "tensorflow", "litert")
 FEW = 8  # images up to which a start-up that takes longer than theirs does not pay off
 MANY = 100  # images from which it pays off to make a twin and to measure
 TIMED_SECONDS = 0.7  # of work, for each runtime
@@ -82,12 +82,15 @@ def open_lite(
     `count` is the number of images, None if it is unknown and may be large. With `auto`, a few
     images are LiteRT's if there is a twin, since TensorFlow takes seconds to start. For many,
     what is faster is measured once, and a twin is made if necessary. Vectors of more than a few
-    images in bfloat16 are TensorFlow's, since LiteRT computes in float32.
+    images in bfloat16 are TensorFlow's, since LiteRT computes in float32. Where TensorFlow is not
+    installed, LiteRT computes whatever there is a twin for.
 
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
     """
-    if settings.runtime == TENSORFLOW or (how.precision != "float32" and not is_few(count)):
+    alone = settings.runtime == AUTO and not is_installed()
+    lowered = how.precision != "float32" and not is_few(count) and not alone
+    if settings.runtime == TENSORFLOW or lowered:
         return None
     try:
         return _opened(part, how, settings, count)
@@ -103,16 +106,17 @@ def _opened(
 ) -> LiteRunner | None:
     digest = part.digest()
     twin = find_twin(digest, settings.folders)
+    alone = settings.runtime == AUTO and not is_installed()
     many = count is None or count >= MANY
     if twin is None:
-        if settings.runtime == AUTO and not many:
+        if settings.runtime == AUTO and (alone or not many):
             return None
         twin = make_twin(part, settings.folders)
     touch(twin)
     if is_few(count):
         return LiteRunner(twin, parallel=1, threads=how.cores or os.cpu_count() or 1)
     lite = LiteRunner(twin, how.cores)
-    if settings.runtime == LITERT:
+    if alone or settings.runtime == LITERT:
         return lite
     choice_file = twin.with_name(f"{digest[:32]}-{_machine()}.json")
     choice = _read_choice(choice_file)

@@ -15,7 +15,6 @@ from typing import Any, get_args, get_type_hints
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.parquet import why_no_parquet
 from retraining.bottlenecks.ray_engine import Ray
-from retraining.bottlenecks.runtime import RUNTIMES
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
     VERBOSITIES,
@@ -29,12 +28,13 @@ from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
+from retraining.graphs.runtimes import RUNTIMES
 from retraining.networks.pair import JOINT
+from retraining.networks.precision import BEARS_BFLOAT16
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import (
     DEFAULT,
     EMBEDDED,
-    NETWORKS,
     SAVED_MODEL,
     NetworkError,
     describe_names,
@@ -195,7 +195,13 @@ OUTPUT_FLAGS = {
     **flags_of(OutputSettings),
     **{kind: converter.option for kind, converter in CONVERTERS.items()},
 }
-WITHOUT_FLAGS = {"comparison": "the table of --compare", "bad_images": "the list of bad images"}
+WITHOUT_FLAGS = {
+    "comparison": "the table of --compare",
+    "bad_images": "the list of bad images",
+    "bundle_graph": "the graph of --bundle",
+    "bundle_labels": "the labels of --bundle",
+    "bundle_metrics": "the metrics of --bundle",
+}
 
 
 def output_paths(settings: RunSettings) -> dict[str, str]:
@@ -456,7 +462,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="import vectors that a run with --export_vectors wrote, with the same network and "
         "precision, for photos with the same bytes (needs requirements-remote.txt)",
     )
-    in_bfloat16 = " and ".join(known.name for known in NETWORKS.values() if known.bfloat16)
+    in_bfloat16 = " and ".join(BEARS_BFLOAT16)
     network(
         "precision",
         choices=PRECISIONS,
@@ -750,6 +756,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the vectors of the photos to a Parquet file, for other tools (needs "
         "requirements-remote.txt)",
+    )
+    outputs(
+        "bundle",
+        metavar="DIR",
+        help="also put all that labels photos on another machine into a folder: the graph, its "
+        "labels and metrics, and a LiteRT model of its network, with which label_image.py needs no "
+        "TensorFlow there (see requirements-label.txt); an earlier bundle is replaced",
     )
     outputs("tensor_name", help="name of the output of the graph")
     outputs("summaries_folder", help="folder for the event files of TensorBoard")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from retraining.cli import flags, label_image, retrain
+from retraining.cli import flags, label_flags, retrain
 from retraining.cli.parser import Parser, shows_default
 
 
@@ -37,7 +37,7 @@ def parsers() -> dict[str, Parser]:
     """Returns {name of the installed command: its parser}."""
     return {
         "retrain": flags.build_parser(retrain.DESCRIPTION),
-        "label-image": label_image.build_parser(),
+        "label-image": label_flags.build_parser(),
     }
 
 

@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from retraining.cli.console import (
     DONE,
@@ -15,11 +16,12 @@ from retraining.cli.console import (
 from retraining.cli.flags import is_quiet, parse_flags
 from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
-from retraining.export.verify import HeldOutResult
-from retraining.run.delivery import Results
-from retraining.run.retrain import retrain
 from retraining.run.settings import OutputSettings
 from retraining.system.text import escaped
+
+if TYPE_CHECKING:
+    from retraining.export.verify import HeldOutResult
+    from retraining.run.delivery import Results
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ softmax layer is trained on the vectors; the result is one frozen graph and a fi
 def main(argv: Sequence[str] | None = None) -> int:
     """Retrains according to the flags and prints the results; returns the exit code."""
     options, settings = parse_flags(argv, DESCRIPTION)
+    from retraining.run.retrain import retrain  # which takes longer to import than flags to check
+
     set_verbosity(options.logging_verbosity)
     results = retrain(settings, ConsoleObserver(is_quiet(options)), in_flags)
     for caveat in results.caveats:
@@ -60,7 +64,7 @@ def what_next(outputs: OutputSettings) -> str:
     return f"Open {outputs.report}; {label}" if outputs.report else f"L{label[1:]}"
 
 
-def print_results(results: Results) -> None:
+def print_results(results: "Results") -> None:
     """Prints the results on stdout, one a line: name, tab, value."""
     settings, outputs = results.settings, results.settings.outputs
     print(f"test_accuracy\t{results.test.accuracy:.4f}")
@@ -77,11 +81,13 @@ def print_results(results: Results) -> None:
     if outputs.model_card:
         print(f"model_card\t{escaped(outputs.model_card)}")
     print(f"metrics\t{escaped(outputs.metrics)}")
+    if outputs.bundle:
+        print(f"bundle\t{escaped(outputs.bundle)}")
     if settings.bottlenecks.export_file:
         print(f"vectors\t{escaped(settings.bottlenecks.export_file)}")
 
 
-def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
+def print_misclassified(result: "HeldOutResult", labels: list[str]) -> None:
     """Prints the test photos that the model gets wrong: path, class, answer, score."""
     rows = zip(result.paths, result.targets, result.probabilities, strict=True)
     for path, target, answer in rows:
@@ -90,7 +96,7 @@ def print_misclassified(result: HeldOutResult, labels: list[str]) -> None:
             print("misclassified", *map(escaped, names), f"{answer.max():.5f}", sep="\t")
 
 
-def print_comparison(results: Results) -> None:
+def print_comparison(results: "Results") -> None:
     """Prints the compared methods: name, top-1 and top-5 on the test photos, seconds."""
     if results.comparison is None:
         return

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from retraining.bottlenecks.extract import Answer
+from retraining.bottlenecks.stream import Answer
 from retraining.cli.console import print_for_programs
+from retraining.cli.label_flags import COLUMNS, SAFE_CSV
 from retraining.cli.wording import in_flags
 from retraining.photos.reader import ImageError
 from retraining.system.text import UNFIT, as_text, escaped, is_label
 
-COLUMNS = ("path", "rank", "label", "score", "error")
-SAFE_CSV = "csv, safe"  # CSV whose names no spreadsheet takes for formulas
 # The default columns of each format; in JSON, a column without a value has no key.
 USUAL_COLUMNS = {
     "tsv": ("path", "label", "score"),

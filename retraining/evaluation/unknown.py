@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from retraining.evaluation.temperature import FEWEST_PHOTOS
 from retraining.training.head import Head
 
-STRANGEST_SHARE = 0.05  # of known photos that `auto` calls unknown
 AXES = 64  # of the subspace; more take space and hardly help (benchmarks/unknown.py)
 MOST_FITTED = 4000  # vectors that determine the subspace
 SWEEPS = 6  # of the subspace iteration

@@ -10,6 +10,7 @@ from retraining.graphs.nodes import GraphError, constant, nodes_by_name
 from retraining.graphs.preprocessing import can_scale, per_channel
 
 METADATA = "retraining/metadata"  # constant node: JSON that describes a retrained graph
+SECOND_PREFIX = "second/"  # of the nodes of the second of two networks in an exported graph
 MOST = 1e300  # numbers beyond are damage; larger integers are no floats
 
 Check: TypeAlias = Callable[[Any], bool]

@@ -9,12 +9,22 @@ from numpy.typing import NDArray
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, add_node
 from retraining.graphs.read import import_graph
-from retraining.graphs.tensorflow import import_tensorflow, without_lines_of_libjpeg
+from retraining.graphs.tensorflow import (
+    MissingTensorFlowError,
+    import_tensorflow,
+    without_lines_of_libjpeg,
+)
 
 
 def decode_jpeg(content: bytes) -> NDArray[np.uint8] | None:
-    """Returns the pixels of a JPEG, uint8 [height, width, 3], or None if the op refuses it."""
-    tf = import_tensorflow()
+    """Returns the pixels of a JPEG, uint8 [height, width, 3].
+
+    Returns None if the op refuses it, or if there is no TensorFlow to ask.
+    """
+    try:
+        tf = import_tensorflow()
+    except MissingTensorFlowError:
+        return None
     with without_lines_of_libjpeg():
         try:
             return _decoder()(content)

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.errors import RetrainingError
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.tensorflow import muted_stderr
 from retraining.system.text import one_line
+
+
+class ConversionError(RetrainingError):
+    """A graph cannot become a LiteRT model; see to_litert."""
 
 
 class LiteRunner:

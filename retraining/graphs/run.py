@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.fold import fold
+from retraining.graphs.lowering import lower
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES, GraphError
-from retraining.graphs.precision import lower
 from retraining.graphs.read import ends, width_of
 from retraining.graphs.session import open_session, return_free_memory
 from retraining.graphs.surgery import batched_part

@@ -82,6 +82,11 @@ def _gradients(*arguments: Any) -> Any:
     return gradients(*arguments)
 
 
+def is_installed() -> bool:
+    """Returns whether TensorFlow is installed, without importing it."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
 def _unexecuted_package(name: str) -> ModuleType:
     """Returns a package without running its `__init__.py`, so that single modules can be imported.
 

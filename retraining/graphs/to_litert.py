@@ -4,6 +4,8 @@ The graph is folded first (see `fold`), so what is left of a convolutional netwo
 of nodes. Each becomes one operator of LiteRT that computes the same in float32; a bias and a ReLU
 join the operator before them. A graph with any other node is refused: it stays with TensorFlow.
 
+With every change of the numbers, raise twin.CONVERSION.
+
 The file follows tensorflow/compiler/mlir/lite/schema/schema.fbs.
 """
 
@@ -16,8 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.errors import RetrainingError
 from retraining.graphs.fold import BATCH_NORMS, batch_norm_factors, fold
+from retraining.graphs.litert import ConversionError
 from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import (
     attribute,
@@ -30,13 +32,8 @@ from retraining.graphs.nodes import (
 from retraining.graphs.preprocessing import Size
 from retraining.graphs.surgery import batched_part, in_order
 
-VERSION = 1  # of what this module writes; raise it with every change of the numbers
 Shape: TypeAlias = tuple[int, ...]
 MOST_BYTES = (1 << 31) - (1 << 20)  # of a FlatBuffer, whose offsets are signed 32-bit numbers
-
-
-class ConversionError(RetrainingError):
-    """A graph has a node that LiteRT has no operator for, or that this module does not know."""
 
 
 def to_litert(graph_def: GraphDef, input_name: str, output_name: str, size: Size) -> bytes:

@@ -9,6 +9,7 @@ and the unchanged graph. It can be deleted at any time.
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,15 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from retraining.errors import RetrainingError
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, node_name, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.surgery import in_order, is_weights, outline, widen_batch
-from retraining.graphs.to_litert import VERSION, ConversionError, to_litert
 from retraining.system.atomic import WriteError, write_files
 
+CONVERSION = 1  # version of what to_litert writes
 CHECKED_IMAGES = 4
 MOST_APART = 1e-5  # of the largest number of a vector, or of 1
 MOST_KEPT = 2 << 30  # bytes of twins in the user's cache; beyond, the oldest are removed
@@ -64,7 +65,7 @@ class VectorPart:
             text = hashlib.sha256()
             node = weights.get(node.name, node)
             if node.name == self.input:
-                text.update(repr((VERSION, "input", self.preprocessing.size)).encode())
+                text.update(repr((CONVERSION, "input", self.preprocessing.size)).encode())
             else:
                 text.update(repr(node.op).encode())
                 for reference in node.input:
@@ -93,14 +94,20 @@ def find_twin(digest: str, folders: Iterable[Path]) -> Path | None:
 def _whole(digest: str, folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):  # no such folder
         for path in sorted(folder.glob(f"{digest[:32]}-*.tflite")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            if path.name == _file_name(digest, content):
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256")
+            if path.name == _file_name(digest, content.hexdigest()):
                 yield path
 
 
 def _file_name(digest: str, content: str) -> str:
     """Returns a twin's file name, of the digests of its network and of its own bytes."""
     return f"{digest[:32]}-{content[:16]}.tflite"
+
+
+def is_twin(name: str) -> bool:
+    """Returns whether a file is named as twins are, or the choices of a runtime beside them."""
+    return re.fullmatch(r"[0-9a-f]{32}-[0-9a-f]{16}\.(tflite|json)", name) is not None
 
 
 def make_twin(part: VectorPart, folders: Iterable[Path]) -> Path:
@@ -112,6 +119,8 @@ def make_twin(part: VectorPart, folders: Iterable[Path]) -> Path:
         GraphError: a runtime cannot run the network.
         ModuleNotFoundError: the package `ai-edge-litert` is not installed.
     """
+    from retraining.graphs.to_litert import to_litert  # which few processes need
+
     model = to_litert(part.graph_def, part.input, part.bottleneck, part.preprocessing.size)
     _check(part, model)
     name = _file_name(part.digest(), hashlib.sha256(model).hexdigest())

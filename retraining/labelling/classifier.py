@@ -10,22 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks import extract
-from retraining.bottlenecks.extract import Answer
-from retraining.bottlenecks.runtime import (
-    AUTO,
-    LITERT,
-    TENSORFLOW,
-    RuntimeSettings,
-    is_few,
-    open_lite,
-    open_runner,
-)
+from retraining.bottlenecks.runtime import RuntimeSettings, is_few, open_lite, open_runner
+from retraining.bottlenecks.stream import Answer, BatchRunner, side_by_side, stream
 from retraining.errors import RetrainingError
 from retraining.evaluation import trust
 from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
-from retraining.graphs.description import read_metadata
+from retraining.graphs.description import SECOND_PREFIX, read_metadata
 from retraining.graphs.head import HeadRunner
 from retraining.graphs.litert import LiteRunner
 from retraining.graphs.messages import GraphDef
@@ -33,11 +24,11 @@ from retraining.graphs.nodes import IMAGE_BYTES, GraphError, constant, node_name
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
+from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.twin import VectorPart, cache_folder
 from retraining.labelling.resolve import Overrides, resolve
-from retraining.networks.pair import SECOND_PREFIX
-from retraining.networks.registry import resolve_precision
+from retraining.networks.precision import resolve_precision
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.class_folders import same_label
 from retraining.photos.reader import Image, ImageError, ImageReader, file_bytes, run_on_bytes
@@ -168,8 +159,8 @@ class Classifier:
                 f"{FEWEST_PHOTOS} validation photos or more; this one has no such score"
             )
         also = () if share is None else self.unknown_inputs
-        stream = self._stream_of_both if self.parts else self._stream
-        for image, outputs in stream(images, count, also):
+        answers = self._stream_of_both if self.parts else self._stream
+        for image, outputs in answers(images, count, also):
             if isinstance(outputs, ImageError):
                 yield image, outputs, None
                 continue
@@ -196,8 +187,8 @@ class Classifier:
     def _stream(
         self, paths: Iterable[AnyImage], count: int | None, also: tuple[str, ...]
     ) -> Iterator[tuple[AnyImage, Answer]]:
-        """As extract.stream: (path, the output's columns and those of `also`, or ImageError)."""
-        return extract.stream(paths, *self._loader(count, also))
+        """As stream.stream: (path, the output's columns and those of `also`, or ImageError)."""
+        return stream(paths, *self._loader(count, also))
 
     def _stream_of_both(
         self, paths: Iterable[AnyImage], count: int | None, also: tuple[str, ...]
@@ -206,26 +197,26 @@ class Classifier:
         joint = self.described["bottleneck_input"]
         head = HeadRunner(self.graph_def, joint, (self.output, *also))
         streams = [self._stream_of_part(part, count) for part in self.parts]
-        for path, vectors in extract.side_by_side(paths, streams):
+        for path, vectors in side_by_side(paths, streams):
             yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
 
     def _stream_of_part(
         self, part: Part, count: int | None
     ) -> Callable[[Iterable[AnyImage]], Iterator[tuple[AnyImage, Answer]]]:
-        """Returns a function that yields the vectors of one network, as extract.stream does."""
+        """Returns a function that yields the vectors of one network, as stream.stream does."""
         reader = ImageReader(part.preprocessing, self.max_pixels)
         vectors = VectorPart(self.graph_def, part.input, part.bottleneck, part.preprocessing)
         how = Running(part.precision, optimize=not is_few(count))
         runner = open_runner(vectors, how, self.runtime, count)
 
-        def stream(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
-            return extract.stream(images, reader.load, runner)
+        def vectors_of(images: Iterable[AnyImage]) -> Iterator[tuple[AnyImage, Answer]]:
+            return stream(images, reader.load, runner)
 
-        return stream
+        return vectors_of
 
     def _loader(
         self, count: int | None, also: tuple[str, ...]
-    ) -> tuple[Callable[[Image], NDArray[np.float32]], extract.BatchRunner]:
+    ) -> tuple[Callable[[Image], NDArray[np.float32]], BatchRunner]:
         """(how a path is loaded, what runs the loaded batch)."""
         if self.preprocessing is None:
             from_bytes = BytesRunner(
@@ -338,7 +329,7 @@ def load_classifier(
         precision = "float32"
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
-    unsafe = describe_unsafe(graph_def)
+    unsafe = overrides.allow_unsafe_ops and describe_unsafe(graph_def)
     notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
     labels = _find_labels(graph_path, labels_path, described, notes)
     ends = resolve(graph_def, overrides, described)

@@ -6,7 +6,7 @@ for such graphs. The last is an assumption, which the answer puts into words.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -48,7 +48,9 @@ from retraining.graphs.preprocessing import (
 from retraining.graphs.read import accepts_images
 from retraining.graphs.safety import check_frozen
 from retraining.graphs.surgery import ancestors
-from retraining.networks.registry import NETWORKS, Network
+
+if TYPE_CHECKING:
+    from retraining.networks.registry import Network
 
 Scale: TypeAlias = tuple[PerChannel, PerChannel]  # (mean, std)
 
@@ -109,19 +111,16 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
         _check_alone(used, output, name)
     if type_of(nodes[name]) == "string":
         return Ends(name, output, None)
-    about = _About.of(used if name in used else nodes, name)
-    known = (
-        Preprocessing.of(described)
-        if name == described.get("input")
-        else PartialPreprocessing(about.size, None, None)
-    )
+    own, around = name == described.get("input"), used if name in used else nodes
+    about = _About.of(around, name, () if own else _known(around))
+    known = Preprocessing.of(described) if own else PartialPreprocessing(about.size, None, None)
     preprocessing, assumed = _preprocessing(about, known, overrides)
     _check_range(kind_of(nodes[name]), preprocessing)
     ends = Ends(name, output, preprocessing, assumed)
     if not described.get("second"):  # of which the classifier refuses any other size
         _check_size(graph_def, ends, known.size or about.usual, about.fixed)
     batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
-    if name != described.get("input"):
+    if not own:
         batches &= _takes_batches(used, name)
     return ends if batches else replace(ends, single=about.rank)
 
@@ -242,8 +241,8 @@ class _About:
     certain: bool
 
     @classmethod
-    def of(cls, nodes: Nodes, name: str) -> "_About":
-        found, after, networks = look_before(nodes, name), look_after(nodes, name), _known(nodes)
+    def of(cls, nodes: Nodes, name: str, networks: Sequence["Network"]) -> "_About":
+        found, after = look_before(nodes, name), look_after(nodes, name)
         own = found.is_pixels and found.affine.scale()
         sizes = {(network.size, network.size) for network in networks}
         dimensions = sizes_of(nodes[name])
@@ -259,17 +258,19 @@ class _About:
         )
 
 
-def _known(nodes: Nodes) -> list[Network]:
+def _known(nodes: Nodes) -> list["Network"]:
     """Returns the base networks whose nodes a graph has; of MobileNets all, for each size.
 
     TensorFlow's importer puts `import/` before the names, unless it is told another prefix.
     """
+    from retraining.networks.registry import NETWORKS  # a graph of ours does not need them
+
     names = {name.removeprefix("import/") for name in nodes}
     names |= {f"{name.split('/')[0]}/Predictions/Reshape" for name in names}  # of MobileNets
     return [network for network in NETWORKS.values() if network.bottleneck in names]
 
 
-def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Network]) -> Scale:
+def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence["Network"]) -> Scale:
     """Returns the (mean, std) that is usual where the nodes do not tell.
 
     It is that of a known network, less the arithmetic between the image and the network; else that
@@ -288,7 +289,7 @@ def _usual_scale(nodes: Nodes, found: Before, name: str, networks: Sequence[Netw
     return (there.then(found.affine) if starts else there).scale() or UNIT_SCALE
 
 
-def _of_network(network: Network, after: After) -> Scale | None:
+def _of_network(network: "Network", after: After) -> Scale | None:
     """Returns the scale of a network before the arithmetic `after` the image; None if it fits none.
 
     It fits if it reaches the network, whose first op convolves, and leaves a mean of 0..255. What

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.extract import Answer
+from retraining.bottlenecks.stream import Answer
 from retraining.metrics import classification
 from retraining.photos.class_folders import same_label
 from retraining.photos.folder import FolderSource

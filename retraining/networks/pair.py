@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.description import SECOND_PREFIX
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES
 from retraining.metrics.classification import choose_rows
 from retraining.networks.network import BaseNetwork
 
 JOINT = "+"  # joins the names of both networks
-SECOND_PREFIX = "second/"  # of the second network's nodes in an exported graph
 SHARED = (IMAGE_BYTES, "DecodeJpeg")  # nodes of the front end that both networks use
 MOST_MEASURED = 4000  # vectors that determine a network's scale
 

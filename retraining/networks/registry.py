@@ -11,8 +11,7 @@ from pathlib import Path
 
 from retraining.errors import RetrainingError
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import IMAGE_BYTES, nodes_by_name
-from retraining.graphs.precision import native_precision
+from retraining.graphs.nodes import IMAGE_BYTES
 from retraining.graphs.preprocessing import PerChannel
 from retraining.networks import efficientnet_lite
 from retraining.networks.keras import BOTTLENECK, KERAS_PREFIX, STOCK, KerasRecipe
@@ -59,8 +58,6 @@ class Network:
     mean: PerChannel
     std: PerChannel
     first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
-    # Whether its bfloat16 vectors had a cosine of at least 0.999 for every photo measured.
-    bfloat16: bool = False
     recipe: Recipe | None = None  # makes its file
 
     @property
@@ -90,7 +87,6 @@ def _inception_v3() -> Network:
         size=299,
         mean=128.0,
         std=128.0,
-        bfloat16=True,
     )
 
 
@@ -338,18 +334,3 @@ def check_node_names(path: str | Path, network: Network) -> None:
     missing = sorted(n for n in network.required_nodes if n.encode() not in content)
     if missing:
         raise NetworkError(f"{path} is not {network.name}: it has no node {', '.join(missing)}")
-
-
-def resolve_precision(precision: str, graph_def: GraphDef, prefix: str = "") -> str:
-    """Turns `auto` into `float32` or `bfloat16`; returns other precisions unchanged.
-
-    `auto` means bfloat16 if the processor has it and the graph's network tolerates it. `prefix`
-    precedes the names of the network's nodes if it is the second network in a graph.
-    """
-    if precision != "auto":
-        return precision
-    nodes = nodes_by_name(graph_def)
-    bears_it = any(
-        known.bfloat16 and prefix + known.bottleneck in nodes for known in NETWORKS.values()
-    )
-    return native_precision() if bears_it else "float32"

@@ -247,7 +247,7 @@ class ImageReader:
             raise ImageError(str(error)) from error
 
     def view_of(
-        self, enlarged: NDArray[np.float32], distortions: Distortions, rng: np.random.Generator
+        self, enlarged: NDArray[np.float32], distortions: Distortions, rng: "np.random.Generator"
     ) -> NDArray[np.float32]:
         """Returns a random view of an `enlarged` image: float32 [height, width, 3]."""
         return (self._crop(enlarged, distortions, rng) - self._offset) * self._factor

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from retraining.photos.bounds import ImageFileError, check_size
 from retraining.photos.class_folders import scan_class_folders
@@ -185,6 +184,8 @@ def local(path: str) -> str:
     """Returns the path that a `file://` URL names, or any other path unchanged."""
     if not path.lower().startswith("file://"):
         return path
+    from urllib.request import url2pathname  # which imports the web's protocols
+
     parts = urlsplit(path.replace("?", "%3F").replace("#", "%23"))
     host = "" if parts.netloc in ("", "localhost") else f"//{parts.netloc}"
     return url2pathname(host + parts.path)

@@ -35,6 +35,7 @@ from retraining.report.tensorboard import (
     write_confusion,
     write_projector,
 )
+from retraining.run.bundle import bundle_contents, drop_earlier_twins
 from retraining.run.export import Exported
 from retraining.run.fine_tuning import Tuned, comparison_contents
 from retraining.run.notes import RunContext
@@ -93,7 +94,9 @@ def deliver(
     if outputs.model_card:
         contents[outputs.model_card] = card.render(record, describe_files(exported, outputs))
     contents |= {other.path: other.content for other in others}
+    contents |= bundle_contents(exported, contents, outputs)
     replace_outputs({**contents, outputs.graph: exported.graph}, run.settings)
+    drop_earlier_twins(exported, outputs)
     for line in advice.warnings(record):
         log.warning(line)
     if line := describe_twins(record["test"]):

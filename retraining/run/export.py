@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from numpy import float32
 from numpy.typing import NDArray
@@ -47,13 +48,15 @@ class HeldOut:
 class Exported:
     """A model, how it did on the test photos, these, and its graph as bytes, in parts.
 
-    The last part is the graph's description, once `describe_exported` has added it.
+    The last part is the graph's description, once `describe_exported` has added it. `twins` are
+    the files of the LiteRT models of its networks, as far as they have one.
     """
 
     model: Model
     result: verify.HeldOutResult
     held_out: HeldOut
     graph: tuple[bytes, ...]
+    twins: tuple[Path, ...] = ()
 
 
 def export_and_test(tuned: Tuned, run: RunContext) -> Exported:

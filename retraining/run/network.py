@@ -11,15 +11,17 @@ from retraining.bottlenecks.extract import (
     VectorSource,
 )
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
-from retraining.bottlenecks.runtime import LITERT, RuntimeSettings
+from retraining.bottlenecks.runtime import RuntimeSettings
 from retraining.export.build import check_tensor_name
 from retraining.graphs.nodes import read_notes
+from retraining.graphs.runtimes import LITERT
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.twin import cache_folder
 from retraining.networks import registry
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
-from retraining.networks.registry import Network, NetworkError, obtain, resolve_precision
+from retraining.networks.precision import resolve_precision
+from retraining.networks.registry import Network, NetworkError, obtain
 from retraining.run.fine_tuning import check_fine_tuning
 from retraining.run.notes import RunContext, RunNotes
 from retraining.run.outputs import check_outputs

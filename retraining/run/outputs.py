@@ -8,6 +8,7 @@ from pathlib import Path
 from retraining.export import formats
 from retraining.export.build import ExportError
 from retraining.export.registry import CONVERTERS
+from retraining.run.bundle import check_bundle
 from retraining.run.settings import BESIDE_THE_GRAPH, COMPARISON, RunSettings
 from retraining.system.atomic import (
     Content,
@@ -28,7 +29,8 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
     """Refuses, before the run spends hours, outputs that cannot be written or replace a network.
 
     Raises:
-        ExportError: an output is, or may become, the file of a base network.
+        ExportError: an output is, or may become, the file of a base network; or the folder of the
+            bundle holds something else.
         WriteError: an output is a folder, or lies in a folder that cannot be written to; or the
             outputs of an interrupted run cannot be put in place.
     """
@@ -41,6 +43,7 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
         if os.path.realpath(path) in networks:
             raise ExportError(f"{path} is the base network; choose another output")
         check_writable(path, journal)
+    check_bundle(outputs)
     formats.check_installed(outputs.formats)
     check_summaries(outputs.summaries_folder)
     folders = [path for kind, path in outputs.formats.items() if CONVERTERS[kind].is_folder]

@@ -1,6 +1,7 @@
 """The run: photos, network, vectors, head, evaluation, export, report, results."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from retraining.run.audit import end_audit, start_audit
 from retraining.run.cross_validation import cross_validate_photos
@@ -49,7 +50,7 @@ def retrain(
     run.lap("cross-validation")
     tuned = fine_tune(bottlenecks, extractor, trained, run)
     run.lap("fine-tuning")
-    twins = start_twins(tuned.extractor, settings)  # for label_image.py
+    making = start_twins(tuned.extractor, settings)  # for label_image.py
     exported = export_and_test(tuned, run)
     exported = fit_on_all(exported, tuned, run)
     exported = describe_exported(exported, tuned, run)
@@ -58,6 +59,6 @@ def retrain(
     run.lap("label audit")
     others = make_other_formats(exported, tuned, run)
     run.lap("other formats")
-    end_twins(twins)
+    exported = replace(exported, twins=end_twins(making, settings))
     run.lap("LiteRT model for labelling")
     return deliver(tuned, exported, others, Diagnostics(findings, sizes, validated), run)

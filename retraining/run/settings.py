@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
-from retraining.bottlenecks.runtime import AUTO, LITERT, RUNTIMES
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
+from retraining.graphs.runtimes import AUTO, LITERT, RUNTIMES
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
@@ -172,6 +172,7 @@ class OutputSettings:
     tensor_name: str = "final_result"
     summaries_folder: str = "retrain_logs"
     projector_photos: int = PROJECTED
+    bundle: str | None = None  # a folder with all that labels photos on another machine
     # Further formats: {kind of export.converter.Converter: path}; of saved_model, the folder of its
     # versions.
     formats: Mapping[str, str] = field(default_factory=dict)
@@ -199,6 +200,18 @@ class OutputSettings:
     def comparison(self) -> str:
         """The path of the table of compared methods."""
         return self.beside(COMPARISON)
+
+    @property
+    def bundle_files(self) -> dict[str, str]:
+        """{name: path} of the files of the bundle, but for its LiteRT models; {} without one."""
+        if not self.bundle:
+            return {}
+        names = {
+            "bundle_graph": os.path.basename(OutputSettings.graph),
+            "bundle_labels": BESIDE_THE_GRAPH["labels"],
+            "bundle_metrics": BESIDE_THE_GRAPH["metrics"],
+        }
+        return {name: os.path.join(self.bundle, file) for name, file in names.items()}
 
 
 BESIDE_THE_GRAPH = {
@@ -275,7 +288,7 @@ class RunSettings:
     def output_files(self) -> dict[str, str]:
         """{name in OutputSettings or BottleneckSettings: path} of the files that the run writes.
 
-        Files of other formats are named by their kind.
+        Files of other formats are named by their kind, those of the bundle `bundle_...`.
         """
         outputs = self.outputs
         files = {"graph": outputs.graph, "labels": outputs.labels, "metrics": outputs.metrics}
@@ -288,7 +301,7 @@ class RunSettings:
             "comparison": outputs.comparison if self.fine_tuning.compare else None,
         }
         files |= {name: path for name, path in optional.items() if path}
-        return files | {"bad_images": outputs.bad_images}
+        return files | {"bad_images": outputs.bad_images} | outputs.bundle_files
 
 
 APART = ("record", "seed")  # not recorded as `step.setting`

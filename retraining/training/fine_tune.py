@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.bottlenecks.extract import in_order, thread_pool
+from retraining.bottlenecks.stream import in_order, thread_pool
 from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError, ImageReader

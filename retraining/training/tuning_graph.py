@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.graphs.fold import fold
+from retraining.graphs.lowering import lower
 from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
 from retraining.graphs.nodes import (
     GraphError,
@@ -28,7 +29,6 @@ from retraining.graphs.nodes import (
     set_constant,
     shape_of,
 )
-from retraining.graphs.precision import lower
 from retraining.graphs.read import import_graph
 from retraining.graphs.surgery import ancestors, batched_part, keep_ancestors
 from retraining.graphs.tensorflow import Session, Tensor, import_tensorflow

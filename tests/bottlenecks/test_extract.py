@@ -15,9 +15,9 @@ from retraining.bottlenecks.extract import (
     Job,
     batches_in_memory,
     fill_store,
-    stream,
 )
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.stream import FLUSH, stream
 from retraining.graphs.nodes import GraphError
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
@@ -84,9 +84,9 @@ def test_a_flush_brings_all_answers_up_to_it():
         for n in range(10):
             yield n
             if n % 3 == 0:
-                yield extract.FLUSH
+                yield FLUSH
                 assert got == list(range(n + 1))
-        yield extract.FLUSH
+        yield FLUSH
 
     for item, _ in stream(items(), load, SumRunner(), 4):
         got.append(item)

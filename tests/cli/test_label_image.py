@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.cli import label_image as cli
+from retraining.cli import labelling as cli
 from retraining.evaluation.temperature import apply_temperature
 from retraining.graphs.description import read_metadata
 from retraining.graphs.nodes import nodes_by_name

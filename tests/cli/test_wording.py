@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 from PIL import Image
 
-from retraining.cli import flags, label_image
+from retraining.cli import flags, label_flags, label_image
 from retraining.cli.console import reports_errors
 from retraining.cli.settings import FLAGS, flags_of, settings_of
 from retraining.cli.wording import PARAMETERS, SETTING, in_flags
@@ -31,7 +31,7 @@ OTHER_PROGRAMS = (
 
 
 def known_flags():
-    parsers = flags.build_parser(), label_image.build_parser()
+    parsers = flags.build_parser(), label_flags.build_parser()
     return {name for each in parsers for name in each._option_string_actions if len(name) > 2}
 
 

@@ -14,6 +14,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.networks import registry
 from retraining.networks.network import load_network
+from retraining.networks.precision import resolve_precision
 from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader, read_file
 from tests import needs_bfloat16, tiny
@@ -342,9 +343,9 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_auto_is_bfloat16_only_for_networks_that_bear_it(base, monkeypatch):
     for native in ("float32", "bfloat16"):
         monkeypatch.setattr(registry, "native_precision", lambda native=native: native)
-        assert registry.resolve_precision("auto", base.graph_def) == native
-        assert registry.resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
-        assert registry.resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
+        assert resolve_precision("auto", base.graph_def) == native
+        assert resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
+        assert resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"
 
 
 def test_fingerprint_depends_on_file_and_precision(base, tmp_path):

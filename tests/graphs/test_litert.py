@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 
 from retraining.graphs.head import HeadRunner
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.run import BytesRunner, Runner, Running
-from retraining.graphs.to_litert import ConversionError, to_litert
+from retraining.graphs.to_litert import to_litert
 from tests import tiny
 
 tf1 = tf.compat.v1

@@ -239,7 +239,7 @@ import numpy as np
 
 from retraining.graphs import description, fold, safety, surgery
 from retraining.graphs.nodes import add_constant
-from retraining.graphs.precision import lower
+from retraining.graphs.lowering import lower
 from retraining.graphs.scaling import sort_nodes
 from retraining.graphs.write import graph_bytes
 from retraining.labelling.resolve import Overrides, resolve

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from retraining.graphs import to_litert
 from retraining.graphs import twin as twin_module
-from retraining.graphs.litert import LiteRunner
+from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_constant
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.run import Runner
-from retraining.graphs.to_litert import ConversionError
 from retraining.graphs.twin import TwinError, VectorPart, check_images, find_twin, make_twin
 from tests import tiny
 
@@ -125,7 +125,7 @@ def test_the_twin_of_another_network_is_not_taken(tmp_path):
 
 def test_a_model_with_other_vectors_gets_no_name(tmp_path, monkeypatch):
     other = make_twin(inception(1), [tmp_path / "other"]).read_bytes()
-    monkeypatch.setattr(twin_module, "to_litert", lambda *ends: other)
+    monkeypatch.setattr(to_litert, "to_litert", lambda *ends: other)
     with pytest.raises(TwinError, match="differ from TensorFlow's by"):
         make_twin(inception(), [tmp_path])
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

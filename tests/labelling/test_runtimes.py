@@ -1,5 +1,6 @@
 """Labelling with LiteRT and NumPy gives what TensorFlow gives, and needs no TensorFlow."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from retraining.graphs.nodes import constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
@@ -81,7 +83,7 @@ def test_the_score_for_unknown_images_is_the_same(graph, photos):
 
 WITHOUT_TENSORFLOW = """
 import importlib.util, sys
-for name in ("tensorflow", "keras", "scipy", "jinja2", "ray"):
+for name in ("tensorflow", "keras", "scipy", "jinja2", "ray", "filelock", "requests"):
     sys.modules[name] = None
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name == "tensorflow" else find(name)
@@ -99,6 +101,57 @@ def test_a_photo_is_labelled_without_tensorflow(finished, photos):
     done = label_without_tensorflow("--graph", finished.graph, f"{photos}/red/photo_01.jpg")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(r"red \(score=0\.[5-9]\d+\)\n", done.stdout)
+
+
+def test_many_photos_are_labelled_without_tensorflow(finished, photos):
+    images = some(photos)[:20]
+    done = label_without_tensorflow("--graph", finished.graph, "--format", "jsonl", *images)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    first = [row for row in rows if row["rank"] == 1]
+    assert [row["path"] for row in first] == images
+    for row, answer in zip(first, answers(finished.graph, images, "tensorflow"), strict=True):
+        assert row["score"] == pytest.approx(answer.max(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.png", "RGBA"), ("cmyk.jpg", "CMYK"), ("a.gif", "P")]
+)
+def test_other_formats_are_read_without_tensorflow(finished, photos, tmp_path, name, mode):
+    with Image.open(f"{photos}/red/photo_01.jpg") as picture:
+        picture.convert(mode).save(tmp_path / name)
+    done = label_without_tensorflow("--graph", finished.graph, tmp_path / name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("red (score=0.")
+    (expected,) = answers(finished.graph, [str(tmp_path / name)], "tensorflow")
+    score = float(re.search(r"score=([0-9.]+)", done.stdout)[1])
+    assert score == pytest.approx(expected.max(), abs=1e-3)  # of CMYK, Pillow rounds otherwise
+
+
+def test_a_broken_jpeg_is_named_without_tensorflow(finished, photos, tmp_path):
+    content = Path(f"{photos}/red/photo_01.jpg").read_bytes()
+    (tmp_path / "broken.jpg").write_bytes(content[: len(content) // 4])
+    done = label_without_tensorflow("--graph", finished.graph, tmp_path / "broken.jpg")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r".*broken\.jpg is a broken image \(.*\)\n", done.stderr)
+
+
+def test_a_graph_is_scored_without_tensorflow(finished, photos):
+    done = label_without_tensorflow("--graph", finished.graph, "--evaluate", photos)
+    assert done.returncode == 0
+    assert re.match(r"accuracy\t[01]\.\d+\n", done.stdout)
+    assert "red" in done.stdout
+
+
+def test_unknown_photos_are_told_without_tensorflow(photos, run_retrain, tmp_path):
+    assert run_retrain(tmp_path, photos, "--validation_percentage", "50") == 0
+    images, graph = some(photos)[:4], tmp_path / "models" / "retrained_graph.pb"
+    flags = ("--unknown_threshold", "1", "--format", "csv")
+    done = label_without_tensorflow("--graph", graph, *flags, *images)
+    assert done.returncode == 0
+    first = [line.split(",")[2] for line in done.stdout.splitlines() if line.split(",")[1] == "1"]
+    assert first == ["unknown"] * 4
 
 
 def test_without_tensorflow_and_twin_the_remedy_is_told(finished, photos, monkeypatch, tmp_path):

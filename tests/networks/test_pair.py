@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import label_image
-from retraining.bottlenecks.extract import FLUSH, side_by_side
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.bottlenecks.stream import FLUSH, side_by_side
 from retraining.evaluation import trust
 from retraining.evaluation.unknown import fit_unknown
 from retraining.export import build, verify

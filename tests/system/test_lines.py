@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retraining.bottlenecks.extract import FLUSH
-from retraining.cli import label_image
+from retraining.bottlenecks.stream import FLUSH
+from retraining.cli import labelling
 from retraining.labelling.classifier import LabelsError, read_labels
 from retraining.photos.exclude import read_listed
 from retraining.photos.source import DatasetError
@@ -158,14 +158,14 @@ def table_of(path):
 
 def stdin_of(path):
     with open(path, "rb") as stream:
-        return [each for each in label_image.paths_on(stream) if each is not FLUSH]
+        return [each for each in labelling.paths_on(stream) if each is not FLUSH]
 
 
 READERS = {
     "--labels": (labels_of, LabelsError, "the labels file"),
     "--exclude": (listed_of, DatasetError, "the list"),
     "--photo_table": (table_of, DatasetError, ""),
-    "-": (stdin_of, label_image.ListError, "standard input"),
+    "-": (stdin_of, labelling.ListError, "standard input"),
 }
 
 
@@ -330,12 +330,12 @@ def test_bytes_and_lines_have_limits(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("piece", "null"), [(b"\n" * 500, False), (b"\0" * 500, True)])
 def test_endless_empty_lines_are_no_list_of_paths(piece, null):
     stream = Endless(piece)
-    with pytest.raises(label_image.ListError, match="has no path within 65536 bytes"):
-        list(label_image.paths_on(stream, null))
+    with pytest.raises(labelling.ListError, match="has no path within 65536 bytes"):
+        list(labelling.paths_on(stream, null))
     assert stream.taken < 70_000
 
 
 def test_what_ends_in_nul_is_taken_to_the_byte():
     content = b"\xef\xbb\xbfa\r\0 b\n\0\0\xff\0c"
-    found = [each for each in label_image.paths_on(Slowly(content, 2), True) if each is not FLUSH]
+    found = [each for each in labelling.paths_on(Slowly(content, 2), True) if each is not FLUSH]
     assert found == ["\ufeffa\r", " b\n", "\udcff", "c"]

@@ -1,0 +1,3 @@
+"""The names of the runtimes that can run a network."""
+
+AUTO, TENSORFLOW, LITERT = RUNTIMES = ("auto", "tensorflow", "litert")
