@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import retraining
-from retraining.cli import flags, label_image
+from retraining.cli import flags, label_flags
 from retraining.cli.retrain import what_next
 from retraining.cli.start import VERSION
 from retraining.run.settings import OutputSettings
@@ -48,7 +48,7 @@ def test_the_guard_of_that_test_sees_imports():
     assert "AssertionError: " in done.stderr
 
 
-@pytest.mark.parametrize("build", [flags.build_parser, label_image.build_parser])
+@pytest.mark.parametrize("build", [flags.build_parser, label_flags.build_parser])
 def test_the_version_is_found_behind_other_flags(build, capsys):
     with pytest.raises(SystemExit) as stop:
         build().parse_args(["--offline", "--version"])
@@ -67,5 +67,5 @@ def test_the_version_is_found_behind_other_flags(build, capsys):
 def test_messages_name_commands_as_they_are_called(monkeypatch, called, retrain, label):
     monkeypatch.setattr(sys, "argv", [called])
     assert flags.build_parser().prog == retrain
-    assert label_image.build_parser().prog in label.split()
+    assert label_flags.build_parser().prog in label.split()
     assert what_next(OutputSettings()).endswith(f"label a photo: {label}")

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from retraining.cli import flags, label_image
+from retraining.cli import flags, label_flags
 
 posix = pytest.mark.skipif(os.name != "posix", reason="homes are elsewhere")
-PARSERS = {"retrain.py": flags.build_parser(), "label_image.py": label_image.build_parser()}
+PARSERS = {"retrain.py": flags.build_parser(), "label_image.py": label_flags.build_parser()}
 # All flags that take a path.
 PATHS = {
     "retrain.py": {
@@ -15,7 +15,7 @@ PATHS = {
         *("--bottleneck_dir", "--import_classic_bottlenecks", "--import_vectors"),
         *("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics"),
         *("--export_vectors", "--summaries_dir", "--intermediate_output_graphs_dir"),
-        *("--saved_model_dir", "--tflite_file", "--onnx_file"),
+        *("--saved_model_dir", "--tflite_file", "--onnx_file", "--bundle"),
     },
     "label_image.py": {
         *("--image", "--evaluate", "--graph", "--weights", "--model_dir", "--labels"),
