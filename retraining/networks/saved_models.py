@@ -11,10 +11,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from retraining.graphs.nodes import add_notes
+from retraining.graphs.nodes import GraphError, add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import GraphDef, Tensor, import_whole_tensorflow
 from retraining.networks.keras import BOTTLENECK, check_model_file, import_keras, output_of
@@ -287,14 +288,19 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     """
     from google.protobuf.message import DecodeError
 
-    from retraining.graphs.safety import ALLOWED_OPS
+    from retraining.graphs.safety import ALLOWED_OPS, MAX_NODES, check_constants
     from retraining.graphs.tensorflow import import_tensorflow
 
     try:
         with open_regular(path / "saved_model.pb", MAX_GRAPH) as file:
-            saved = import_tensorflow().SavedModel.FromString(file.read())
-        meta = saved.meta_graphs[0]
-    except (OSError, DecodeError, IndexError) as error:
+            content = file.read()
+        meta = import_tensorflow().SavedModel.FromString(content).meta_graphs[0]
+        if len(meta.object_graph_def.nodes) > MAX_NODES:
+            raise GraphError(f"it has more than {MAX_NODES} objects")
+        functions = meta.graph_def.library.function
+        held = chain(meta.graph_def.node, *(function.node_def for function in functions))
+        check_constants(held, len(content))
+    except (OSError, DecodeError, IndexError, GraphError) as error:
         raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
     if not meta.object_graph_def.nodes:
         raise ChoiceError(
