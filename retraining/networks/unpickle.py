@@ -85,8 +85,9 @@ class _Tuples:
         stack, before = self._stack, opcode.stack_before
         if opcode.name == "MARK":
             self._marks.append(len(stack))
-        elif opcode.name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
+        elif opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(self._memo) if opcode.name == "MEMOIZE" else argument
+            self._memo[place] = stack[-1]
         elif opcode.name in ("BINGET", "LONG_BINGET"):
             stack.append(self._memo[argument])
         else:
