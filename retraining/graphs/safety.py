@@ -317,13 +317,22 @@ def check(graph_def: GraphDef, file_size: int) -> None:
         _check_names(node, nodes)
         _check_inputs(node)
     _check_order(graph_def)
-    spare = file_size + SPARE_BYTES
+    check_constants(graph_def.node, file_size)
     for node in graph_def.node:
+        _check_asked_size(node, nodes)
+
+
+def check_constants(nodes: Iterable[NodeDef], file_size: int) -> None:
+    """Checks that the constants of nodes are no larger than their file of `file_size` explains.
+
+    Raises:
+        GraphError: they are, or an attribute cannot be read.
+    """
+    spare = file_size + SPARE_BYTES
+    for node in nodes:
         spare -= _check_attributes(node)
         if spare < 0:
             raise GraphError(f"its constants are far larger than the file, as {_shown(node.name)}")
-    for node in graph_def.node:
-        _check_asked_size(node, nodes)
 
 
 NAME = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"  # graph.cc and node_def_util.cc of TensorFlow

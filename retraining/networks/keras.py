@@ -40,6 +40,7 @@ TOP = "softmax"  # the node of the classifier's probabilities
 BOTTLENECK = "bottleneck"
 CLASSES = 1000
 MOST_CONFIG = 16 << 20  # bytes of JSON; EfficientNetV2L's description has 1 MB
+MOST_OTHERS = 16  # times MOST_CONFIG: bytes of an HDF5 file that are in no dataset
 MOST_EXPANSION = 20  # times the size of a file; weights hardly compress
 UNTRAINED = (
     "the weights of {} are random, nothing was learned before: expect no more than a layer on "
@@ -366,15 +367,20 @@ def check_h5(file: Path | io.BytesIO) -> None:
         if not isinstance(item, h5py.Dataset):
             return None
         sizes.append(int(item.size or 0) * item.dtype.itemsize)
+        stored.append(item.id.get_storage_size())
         return f"its {name!r} lies in other files" if item.external or item.is_virtual else None
 
     sizes: list[int] = []
+    stored: list[int] = []
     with h5py.File(file, "r") as opened:
         problem = opened.visititems_links(problem_of_link) or opened.visititems(problem_of_item)
     if problem:
         raise ValueError(problem)
     size = len(file.getbuffer()) if isinstance(file, io.BytesIO) else file.stat().st_size
     _check_expansion(sum(sizes), size)
+    # h5py reads an attribute, such as the description of a model, as a whole.
+    if size - sum(stored) > MOST_OTHERS * MOST_CONFIG:
+        raise ValueError(f"{size - sum(stored)} of its bytes are no weights")
 
 
 def _check_expansion(size: int, stored: int) -> None:

@@ -132,6 +132,7 @@ FAMILIES = {
 NETWORKS = {network.name: network for family in FAMILIES.values() for network in family}
 DEFAULT = "inception_v3"
 EMBEDDED = "efficientnet_lite0"  # used if the default cannot be downloaded
+MOST_FILES = 100  # in the archive of a network, which has a handful
 
 SAVED_MODEL = "saved_model"
 RECIPES: dict[str, RecipeType] = {
@@ -313,7 +314,7 @@ def _unpack_network(archive: Path, folder: Path, network: Network, source: Sourc
         DownloadError: it cannot be unpacked.
         NetworkError: it does not hold the network.
     """
-    unpacked = unpack(archive, folder)
+    unpacked = unpack(archive, folder, max_members=MOST_FILES)
     graph = next((path for path in unpacked if path.name == source.file_name), None)
     if graph is None:
         raise NetworkError(f"the archive {archive} holds no {source.file_name}")

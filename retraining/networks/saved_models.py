@@ -9,16 +9,23 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import add_notes
+from retraining.graphs.nodes import GraphError, add_notes
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
-from retraining.networks.keras import BOTTLENECK, check_model_file, import_keras, output_of
+from retraining.networks.keras import (
+    BOTTLENECK,
+    MOST_CONFIG,
+    check_model_file,
+    import_keras,
+    output_of,
+)
 from retraining.networks.recipes import (
     Choice,
     ChoiceError,
@@ -196,7 +203,10 @@ def _read_config(path: Path) -> Any:
         import h5py
 
         with h5py.File(path, "r") as file:
-            return json.loads(file.attrs["model_config"])
+            config = file.attrs["model_config"]
+        if len(config) > MOST_CONFIG:
+            raise ValueError(f"its model_config has {len(config)} bytes")
+        return json.loads(config)
     except KeyError as error:
         raise ChoiceError(
             f"{path} holds weights only; give `NetworkSettings.architecture` keras:NAME and this "
@@ -206,27 +216,78 @@ def _read_config(path: Path) -> Any:
         raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
 
 
+# Classes that describe models in Keras files and only compute: those of keras.applications and of
+# ordinary networks for images. Others of Keras read files (StringLookup, TFSMLayer), fetch them or
+# run code.
+CLASSES_TEXT = """
+Functional Model Sequential InputLayer InputSpec DTypePolicy Policy TensorShape
+__keras_tensor__ __tensor__ __numpy__ __tuple__ __ellipsis__ __slice__
+
+Conv1D Conv2D Conv2DTranspose DepthwiseConv2D SeparableConv2D Dense EinsumDense Embedding
+AveragePooling2D MaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D GlobalMaxPooling1D
+GlobalMaxPooling2D AdaptiveAveragePooling2D AdaptiveMaxPooling2D
+BatchNormalization GroupNormalization LayerNormalization Normalization RMSNormalization
+SpectralNormalization UnitNormalization
+Activation ELU LeakyReLU PReLU ReLU Softmax ThresholdedReLU
+Add Average Concatenate Dot Maximum Minimum Multiply Subtract
+Cropping2D Flatten Identity Masking Permute RepeatVector Rescaling Reshape Resizing CenterCrop
+UpSampling2D ZeroPadding2D
+ActivityRegularization AlphaDropout Dropout GaussianDropout GaussianNoise SpatialDropout1D
+SpatialDropout2D
+AdditiveAttention Attention GroupQueryAttention MultiHeadAttention
+GRU GRUCell LSTM LSTMCell SimpleRNN SimpleRNNCell RNN Bidirectional TimeDistributed
+AugMix AutoContrast CutMix Equalization MixUp RandAugment RandomBrightness
+RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop RandomElasticTransform
+RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHeight RandomHue RandomInvert
+RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness RandomShear
+RandomTranslation RandomWidth RandomZoom Solarization
+CustomScaleLayer LayerScale StochasticDepth
+
+Constant GlorotNormal GlorotUniform HeNormal HeUniform IdentityInitializer LecunNormal
+LecunUniform Ones Orthogonal OrthogonalInitializer RandomNormal RandomUniform SeedGenerator
+TruncatedNormal VarianceScaling Zeros
+L1 L1L2 L2 OrthogonalRegularizer MaxNorm MinMaxNorm NonNeg UnitNorm
+"""
+CLASSES = frozenset(CLASSES_TEXT.split())
+# Modules of which every class only computes: operators between layers, and what training needs.
+MODULES = (
+    *(f"keras.src.ops.{name}" for name in ("image", "math", "nn", "numpy")),
+    *(f"keras.{name}" for name in ("optimizers", "optimizers.schedules", "losses", "metrics")),
+)
+
+
 def check_config(path: Path, config: Any) -> None:
-    """Refuses layers with code: Lambda, and classes that do not belong to Keras.
+    """Refuses classes with code of their own, and those of Keras that are not known to be harmless.
 
     Raises:
-        ChoiceError: there is such a layer.
+        ChoiceError: there is such a class.
     """
     waiting = [config]
     while waiting:
         entry = waiting.pop()
         if isinstance(entry, dict):
-            name, module = entry.get("class_name"), entry.get("module") or "keras"
-            registered = str(entry.get("registered_name"))  # `package>name` is a foreign class
-            own = str(module).split(".")[0] == "keras" and ">" not in registered
-            if name in ("Lambda", "__lambda__", "function") or (name and not own):
+            if problem := _problem_of(entry):
                 raise ChoiceError(
-                    f"{path} was not loaded, since it holds code of its own ({str(name)[:60]!r}); "
-                    f"export it as a SavedModel (model.export) and name that folder"
+                    f"{path} was not loaded, since it holds {problem}; export it as a SavedModel "
+                    f"(model.export) and name that folder"
                 )
             waiting += entry.values()
         elif isinstance(entry, list):
             waiting += entry
+
+
+def _problem_of(entry: Mapping[str, Any]) -> str | None:
+    """Returns why a part of a description is refused, or None."""
+    name, module = entry.get("class_name"), entry.get("module") or "keras"
+    if not name:
+        return None
+    registered = str(entry.get("registered_name"))  # `package>name` is a foreign class
+    own = str(module).split(".")[0] == "keras" and ">" not in registered
+    if name in ("Lambda", "__lambda__", "function") or not own:
+        return f"code of its own ({str(name)[:60]!r})"
+    if str(name) in CLASSES or str(module) in MODULES:
+        return None
+    return f"the layer {str(name)[:60]!r}, which is not known only to compute"
 
 
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
@@ -288,14 +349,19 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     """
     from google.protobuf.message import DecodeError
 
-    from retraining.graphs.safety import ALLOWED_OPS
+    from retraining.graphs.safety import ALLOWED_OPS, MAX_NODES, check_constants
     from retraining.graphs.tensorflow import import_tensorflow
 
     try:
         with open_regular(path / "saved_model.pb", MAX_GRAPH) as file:
-            saved = import_tensorflow().SavedModel.FromString(file.read())
-        meta = saved.meta_graphs[0]
-    except (OSError, DecodeError, IndexError) as error:
+            content = file.read()
+        meta = import_tensorflow().SavedModel.FromString(content).meta_graphs[0]
+        if len(meta.object_graph_def.nodes) > MAX_NODES:
+            raise GraphError(f"it has more than {MAX_NODES} objects")
+        functions = meta.graph_def.library.function
+        held = chain(meta.graph_def.node, *(function.node_def for function in functions))
+        check_constants(held, len(content))
+    except (OSError, DecodeError, IndexError, GraphError) as error:
         raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
     if not meta.object_graph_def.nodes:
         raise ChoiceError(

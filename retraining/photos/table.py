@@ -27,6 +27,7 @@ STDIN = "-"
 BLANKS = " \t"  # that do not count around the label of a CSV or TSV
 COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
 MOST_ROWS = 5_000_000  # some 2 GB of memory
+MOST_LINES = 1000  # of one row, whose quoted fields may hold line ends; csv keeps all its fields
 CSV, TSV, JSONL = ",", "\t", "{"  # the first is the delimiter
 FORMATS = {".csv": CSV, ".tsv": TSV, ".jsonl": JSONL, ".ndjson": JSONL}
 
@@ -141,10 +142,13 @@ class TableSource(FolderSource):
 
 
 class _Lines:
-    """Yields the lines of a text with their ends; `number` is that of the last one."""
+    """Yields the lines of a text with their ends; `number` is that of the last one.
+
+    `begun` is that of the line on which the row begins. A row has at most MOST_LINES.
+    """
 
     def __init__(self, stream: BufferedIOBase) -> None:
-        self.number = 0
+        self.number, self.begun = 0, 1
         self._lines = chain.from_iterable(line_batches(stream, MOST_BYTES, keep_ends=True))
 
     def __iter__(self) -> Iterator[str]:
@@ -153,6 +157,9 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._lines)
         self.number += 1
+        if self.number >= self.begun + MOST_LINES:
+            reason = f"begins a row of more than {MOST_LINES} lines; does a quote lack its end?"
+            raise LineError(self.begun, reason)
         return line
 
 
@@ -182,6 +189,7 @@ def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]
                 raise LineError(lines.number, f"gives {twice[0]!r} twice")
             named = {name: value for name, (_, value) in zip(names, pairs, strict=True)}
             yield lines.number, {c: _text(lines.number, c, named.get(c)) for c in COLUMNS}
+        lines.begun = lines.number + 1
         line = next(lines, None)
 
 
@@ -196,11 +204,11 @@ def _text(line: int, column: str, value: Any) -> str:
 def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Yields (line on which it begins, its fields by column) for each row below the header."""
     header: Sequence[str] = ()
-    begun = max(lines.number, 1)
+    lines.begun = max(lines.number, 1)
     reader = csv.reader(_after(start, lines), delimiter=delimiter)
     try:
         for cells in reader:
-            line, begun = begun, lines.number + 1
+            line, lines.begun = lines.begun, lines.number + 1
             if not any(cell.strip() for cell in cells):
                 continue
             if not header:
@@ -212,7 +220,7 @@ def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Map
             else:
                 yield line, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise LineError(begun, f"cannot be read: {error}") from error
+        raise LineError(lines.begun, f"cannot be read: {error}") from error
 
 
 def _after(start: str, lines: _Lines) -> Iterator[str]:

@@ -35,6 +35,7 @@ CHUNK = 1 << 16  # bytes
 MAX_BYTES = 4 << 30  # of a file; the largest that we fetch, keras:ConvNeXtXLarge, has 1.4 GB
 LEAST_BYTES = 60_000  # that must arrive within SLOW_SECONDS
 SLOW_SECONDS = 60.0
+MOST_REDIRECTS = 10
 MOST_MARK = 1000  # characters
 MOST_REASON = 100  # characters of a server's own words
 MOST_SECONDS = 14_400.0  # for one file, with all its tries
@@ -398,7 +399,9 @@ def _get(url: str, headers: dict[str, str]) -> "Response":
     headers = {"Accept-Encoding": "identity", **headers}
     timeout = CONNECT_TIMEOUT, READ_TIMEOUT
     hooks = {"response": _without_body_of_redirect}
-    return requests.get(url, headers=headers, stream=True, timeout=timeout, hooks=hooks)
+    with requests.Session() as session:
+        session.max_redirects = MOST_REDIRECTS
+        return session.get(url, headers=headers, stream=True, timeout=timeout, hooks=hooks)
 
 
 def _without_body_of_redirect(response: "Response", **_: object) -> None:

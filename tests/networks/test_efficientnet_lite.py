@@ -191,7 +191,7 @@ def test_refuses_other_persistent_ids(tmp_path):
     assert "'module'" in refusal(write(tmp_path, several(text("module"), *[NONE] * 5) + b"Q"))
     assert "persistent id" in refusal(write(tmp_path, text("storage") + b"Q"))
     doubling = text("x") + b"q\x00" + b"h\x00\x86q\x00" * 80  # 2 ** 80 elements, were it printed
-    assert "persistent id" in refusal(write(tmp_path, doubling + b"Q"))
+    assert "nests its tuples" in refusal(write(tmp_path, doubling + b"Q"))
     view = tensor(storage()).replace(NONE + b"tQ", numbers([0]) + b"tQ")
     assert "malformed storage" in refusal(write(tmp_path, ordered({"w": view})))
 
@@ -208,6 +208,14 @@ def test_refuses_absurd_memory(tmp_path):
         file.truncate(2**40)  # sparse: takes no disk
     with pytest.raises(WeightsError, match="too large"):
         read_torch_file(huge)
+
+
+DOUBLED = b"".join(b"q%ch%c\x86" % (n, n) for n in range(60))  # t = (t, t), 60 times
+
+
+@pytest.mark.parametrize("nested", [DOUBLED, b"\x85" * 900_000, DOUBLED + NONE + b"b"])
+def test_refuses_keys_whose_hash_never_ends_or_overflows_the_stack(tmp_path, nested):
+    assert "nests its tuples" in refusal(write(tmp_path, b"})" + nested + NONE + b"s"))
 
 
 def test_refuses_a_state_dict_with_methods_of_its_own(tmp_path):

@@ -1,13 +1,18 @@
 """saved_models.py: anybody's SavedModel or Keras file gives the vectors that it gives itself."""
 
+import json
+import shutil
 import zipfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from retraining.graphs import safety
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.run import Runner
+from retraining.networks import keras as keras_networks
+from retraining.networks import saved_models
 from retraining.networks.keras import import_keras, random_weights
 from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
@@ -140,6 +145,89 @@ def test_a_keras_file_with_code_is_not_loaded(tmp_path, ending):
     keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()]).save(path)
     with pytest.raises(NetworkError, match="was not loaded, since it holds code of its own"):
         frozen(path, tmp_path / "models")
+
+
+HARMFUL = {
+    "TFSMLayer": ("keras.layers", {"filepath": "/tmp"}),
+    "StringLookup": ("keras.layers", {"vocabulary": "/etc/passwd"}),
+    "get_file": ("keras.utils", {"origin": "http://127.0.0.1:1/x"}),
+    "__typespec__": (None, {}),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_class_that_is_not_known_to_be_harmless_is_named(tmp_path, name):
+    module, config = HARMFUL[name]
+    layer = {"module": module, "class_name": name, "config": config}
+    layers = {"name": "m", "layers": [layer]}
+    model = {"module": "keras", "class_name": "Sequential", "config": layers}
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(model))
+    with pytest.raises(ChoiceError, match=f"it holds the layer '{name}', which is not known"):
+        load_keras(tmp_path / "m.keras", Choice())
+
+
+def test_ordinary_keras_models_are_loaded(tmp_path):
+    keras = import_keras()
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    features = layers.Conv2D(3, 3, kernel_regularizer="l2", kernel_constraint="max_norm")(
+        layers.RandomFlip()(image) / 255.0
+    )
+    mean = keras.ops.mean(keras.ops.relu(features - 1), axis=(1, 2))
+    inner = keras.Model(image, layers.Dense(2, dtype="mixed_float16")(mean))
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.9)
+    model = keras.Sequential([keras.Input((16, 16, 3)), layers.Rescaling(2.0), inner])
+    for each in (inner, model):
+        loss = keras.losses.CategoricalCrossentropy()
+        each.compile(keras.optimizers.SGD(rate), loss, metrics=[keras.metrics.AUC()])
+    model.save(tmp_path / "m.keras")
+    pixels = np.ones((1, 16, 16, 3), np.float32)
+    loaded = load_keras(tmp_path / "m.keras", Choice())
+    np.testing.assert_array_equal(loaded.function(pixels), model(pixels))
+
+
+def test_what_is_no_weights_in_an_h5_file_has_a_limit(models, monkeypatch):
+    monkeypatch.setattr(keras_networks, "MOST_CONFIG", 10)
+    with pytest.raises(ChoiceError, match="of its bytes are no weights"):
+        load_keras(models.folder / "inner.h5", Choice())
+    monkeypatch.undo()
+    monkeypatch.setattr(saved_models, "MOST_CONFIG", 10)
+    with pytest.raises(ChoiceError, match=r"its model_config has \d+ bytes"):
+        load_keras(models.folder / "inner.h5", Choice())
+
+
+def edited(models, folder, edit):
+    """A SavedModel of which `edit` has changed the first meta graph."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    shutil.copytree(models.folder / "inner", folder)
+    path = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    edit(saved.meta_graphs[0])
+    path.write_bytes(saved.SerializeToString())
+    return folder
+
+
+def test_a_constant_that_a_saved_model_only_claims_is_refused(models, tmp_path):
+    def edit(meta):
+        nodes = (n for f in meta.graph_def.library.function for n in f.node_def)
+        node = next(n for n in nodes if n.op == "Const")
+        node.attr["dtype"].type = 1
+        tensor = node.attr["value"].tensor
+        tensor.Clear()
+        tensor.dtype = 1
+        tensor.float_val.append(1)
+        tensor.tensor_shape.dim.add(size=3 << 30)
+
+    with pytest.raises(NetworkError, match=r"damaged SavedModel: .* a shape of 3221225472 elem"):
+        frozen(edited(models, tmp_path / "m", edit), tmp_path / "models")
+
+
+def test_a_saved_model_of_too_many_objects_is_refused(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "MAX_NODES", 3)
+    with pytest.raises(NetworkError, match="damaged SavedModel: it has more than 3 objects"):
+        frozen(models.folder / "inner", tmp_path / "models")
 
 
 def test_what_cannot_be_used_is_one_line(models, tmp_path):

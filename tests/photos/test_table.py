@@ -105,10 +105,16 @@ def test_rows_are_taken_once(folder):
             "lines 2 and 3 of .* different splits: testing and none",
         ),
         ("t.csv", "path,label\ns3://b/a.jpg,b", "line 2 of .* has the URL"),
+        # Each line ends within a quoted field, so that all of them are one row.
+        (
+            "t.csv",
+            'path,label\na.jpg,red\n"' + 2000 * 'a","b","\n',
+            "line 3 .* row of more than 1000",
+        ),
         ("t.csv", "path,label\na\0,b", "line 2 of .* is no text in UTF-8"),
         ("t.csv", b"path,label\n\xe9,b", "line 2 of .* is no text in UTF-8"),
         ("t.csv", "path,label\n" + "a" * 70_000, "line 2 of .* is longer than"),
-        ("t.csv", 'path,label\n"' + "a\n" * 100_000, "line 2 of .* cannot be read: field larger"),
+        ("t.csv", 'path,label\n"' + (1000 * "a" + "\n") * 200, "line 2 of .* field larger"),
         ("t.csv", "path,label\na,red\x85\nb,blue", r"the label 'red\\x85' in .* labels file"),
         (
             "t.jsonl",
