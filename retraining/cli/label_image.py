@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         if options.graph == GRAPH and not os.path.exists(GRAPH):
             raise GraphError(
-                f"there is no graph {GRAPH}; train one with {typed('retrain')}, or name it with "
-                "--graph"
+                f"there is no graph {GRAPH}; train one with {typed('retrain')}, or give its "
+                f"path with --graph"
             )
         classifier = load_classifier(
             options.graph, options.labels, overrides(options), options.precision
@@ -160,7 +160,7 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     scored = scoring.score(photos.targets, answers, classifier.labels, trained, leave_out)
     result = scoring.Score(scored, rejects=share is not None)
     if not result.photos:
-        say("nothing could be scored: no readable photo of a class that the graph knows")
+        say("nothing to score: there is no readable photo of a class that the graph has")
         return FAILED
     say(scoring.describe_seen(result))
     if options.format != "text":
@@ -226,7 +226,7 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--evaluate takes a folder of this machine, no URL")
     for name in ("columns", "header", "min_score", "sort_into", "top_k"):
         if getattr(options, name) is not None:
-            parser.error(f"--{name} has no meaning with --evaluate")
+            parser.error(f"--{name} has no effect with --evaluate")
     if options.raw_scores and not options.print_misclassified:
         parser.error("--raw_scores changes no answer; it needs --print_misclassified here")
     options.format = options.format or "tsv"
@@ -535,7 +535,7 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     """Yields the files below a folder that are images, or are named like images, sorted.
 
     Leaves out hidden files and the folder of real path `left_out`. Holds the names of one folder
-    at a time. Says at the end which files are no images.
+    at a time. Says at the end which files are not images.
     """
     others, first = 0, list[str]()
     for path, _ in files_below(folder, left_out=left_out):
@@ -548,7 +548,10 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
                 continue
         yield path
     if others:
-        say(f"{counted(others, 'file is no image', 'files are no images')}: {some_names(first)}")
+        say(
+            f"{counted(others, 'file is not an image', 'files are not images')}: "
+            f"{some_names(first)}"
+        )
 
 
 def ranked(

@@ -96,7 +96,7 @@ def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, A
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"the converter ended with exit code {done.returncode}"
         room = _room(folder)
-        raise ExportError(f"another format cannot be made: {reason}{room}; nothing was replaced")
+        raise ExportError(f"cannot make another format: {reason}{room}; nothing was replaced")
     answers: dict[str, Agreement | None] = json.loads((folder / "answers.json").read_text())
     return answers
 
@@ -139,8 +139,8 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         return "not checked, as TensorFlow reads none of these photos"
     count, same, difference = agreement
     line = (
-        f"the same first label for {round(same * count)} of {count} photos, probabilities up to "
-        f"{difference:.2g} apart"
+        f"the same top label for {round(same * count)} of {count} photos, probabilities "
+        f"differ by up to {difference:.2g}"
     )
     # NaN fails this.
     if not (same >= converter.least_same and difference <= converter.most_apart):

@@ -75,7 +75,7 @@ def _known_type(node: NodeDef, number: int) -> Any:
     try:
         return import_tensorflow().dtypes.as_dtype(number)
     except TypeError as error:
-        raise GraphError(f"the node {node.name!r} has a type {number} that is none") from error
+        raise GraphError(f"the node {node.name!r} has an unknown type {number}") from error
 
 
 def attribute(node: NodeDef, key: str) -> Any:

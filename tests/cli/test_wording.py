@@ -112,7 +112,7 @@ def test_an_error_of_another_process_still_names_its_setting():
     with pytest.raises(ChoiceError) as caught:
         Choice(mean=1).refuse("vgg16", "mean")
     copied = pickle.loads(pickle.dumps(caught.value))
-    assert in_flags(str(copied)) == "--input_mean has no meaning with vgg16; drop it"
+    assert in_flags(str(copied)) == "--input_mean has no effect with vgg16; drop it"
 
 
 def test_flags_that_settings_refuse_are_named(capsys):

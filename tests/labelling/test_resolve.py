@@ -513,7 +513,7 @@ def test_two_known_networks_share_batches(tmp_path, inception, shared):
 
 BOTH = "several nodes of the graph take images: left, right; name one with `Overrides.input_layer`"
 NO_INPUT = "cannot tell which node of the graph takes images; name it with `Overrides.input_layer`"
-NO_SIZE = "the graph does not tell its image size; give `Overrides.input_height`"
+NO_SIZE = "the graph does not specify its image size; give `Overrides.input_height`"
 OTHER_SIZE = "the graph takes images of 12 x 10 pixels; drop `Overrides.input_height`"
 
 

@@ -129,7 +129,9 @@ def test_a_model_that_cannot_be_frozen_is_named(tmp_path):
     keras.Sequential(layers).save(path)
     with pytest.raises(NetworkError) as error:
         frozen(path, tmp_path / "models")
-    assert str(error.value).startswith(f"{path} cannot be made a base network: it gives (None, 64,")
+    assert str(error.value).startswith(
+        f"{path} cannot serve as a base network: it gives (None, 64,"
+    )
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
@@ -179,5 +181,5 @@ def test_keras_files_with_an_odd_description_are_one_line(tmp_path):
     with zipfile.ZipFile(deep, "w") as archive:
         archive.writestr("config.json", "[" * 200_000 + "]" * 200_000)
     for path in (odd, deep):
-        with pytest.raises(ChoiceError, match="is damaged or no Keras model"):
+        with pytest.raises(ChoiceError, match="is damaged or not a Keras model"):
             load_keras(path, Choice())

@@ -69,7 +69,7 @@ def test_near_duplicates_of_given_splits_are_left_out_of_training(run, given, go
 def test_they_are_counted_and_named_with_what_they_are_like(run, caplog):
     leave_out_leaks(photos(LIKE, SPLITS), run)
     text = (
-        "2 photos given for training are near-duplicates of held-out photos and left out: "
+        "2 training photos nearly duplicate held-out photos; the run leaves out "
         "a/4.jpg (of b/5.jpg), b/3.jpg (of b/1.jpg)"
     )
     assert run.notes.warnings == [text]
