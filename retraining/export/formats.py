@@ -139,8 +139,8 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         return "not checked, as TensorFlow reads none of these photos"
     count, same, difference = agreement
     line = (
-        f"the same top label for {round(same * count)} of {count} photos, probabilities "
-        f"differ by up to {difference:.2g}"
+        f"the same first label for {round(same * count)} of {count} photos, probabilities up to "
+        f"{difference:.2g} apart"
     )
     # NaN fails this.
     if not (same >= converter.least_same and difference <= converter.most_apart):

@@ -261,7 +261,7 @@ def test_a_damaged_store_is_told_when_vectors_come_into_a_new_one(
     (store,) = computed[1].glob("*-*.sqlite")
     (tmp_path / store.name).write_text("no store at all")
     import_file(exported, tmp_path, idle)
-    assert f"{store.name} was damaged or something else; moved to" in caplog.text
+    assert f"{store.name} was damaged or not a bottleneck store; moved it to" in caplog.text
 
 
 def test_vectors_of_another_network_are_refused(tmp_path, exported, network):

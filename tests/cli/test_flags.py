@@ -53,7 +53,7 @@ def refused(capsys):
         (["--architecture", "inception_v4"], "not a known network; did you mean inception_v3?"),
         (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
         (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
-        (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
+        (["--exclude", __file__, "--label_audit", __file__], "choose another file"),
         (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
         (["--report", "same", "--metrics", "same"], "--metrics and --report name the same file"),
         (["--metrics", ""], "--metrics must name a file"),
@@ -153,7 +153,10 @@ def test_flags_of_fine_tuning_that_make_no_sense_are_refused(flags, message, ref
     [
         (["--architecture", "inception_v3+inception_v3"], "not one network or two different ones"),
         (["--architecture", "inception_v3+nothing"], "'nothing' is not a known network"),
-        (["--architecture", BOTH, "--model_file", "x.pb"], "--model_file names one network's file"),
+        (
+            ["--architecture", BOTH, "--model_file", "x.pb"],
+            "--model_file gives the file of a single network",
+        ),
         (["--architecture", BOTH, "--import_classic_bottlenecks", "."], "is for one network"),
         (["--mirror_average", "--import_classic_bottlenecks", "."], "is for one network"),
     ],
@@ -209,7 +212,7 @@ def test_without_pyarrow_its_flags_are_refused(flag, refused, tmp_path, monkeypa
 
 def test_a_file_of_vectors_that_is_not_there_is_a_wrong_flag(refused, tmp_path):
     error = refused("--image_dir", "photos", "--import_vectors", tmp_path / "no.parquet")
-    assert "no.parquet is no file" in error
+    assert "no.parquet is not a file" in error
 
 
 def test_the_file_that_is_imported_is_not_replaced(refused, tmp_path):

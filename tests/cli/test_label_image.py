@@ -215,7 +215,7 @@ def test_labels_beside_a_graph_without_its_own_are_named(stock, expected, capsys
     assert label_image.main(["--graph", f"{tmp_path}/graph.pb", next(iter(expected))]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("thing ")
-    said = f"the labels are those of {beside}; name another file with --labels\n"
+    said = f"using the labels in {beside}; to use others, give their file with --labels\n"
     assert captured.err.partition(": ")[2] == said
 
 
@@ -532,7 +532,7 @@ def test_nothing_to_score_is_a_failure(finished, labelled, tmp_path, capsys):
     assert run(finished, "--evaluate", tmp_path) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "nothing could be scored" in captured.err.splitlines()[-1]
+    assert "nothing to score" in captured.err.splitlines()[-1]
     assert run(finished, "--evaluate", tmp_path / "nowhere") == 1
     assert "cannot read the image folder" in capsys.readouterr().err
 

@@ -369,7 +369,7 @@ def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
     two = tiny.write_photos(tmp_path / "two", {"red": 1, "blue": 1})
     assert [run_retrain(tmp_path, photos, *none), run_retrain(tmp_path, two, *flags)] == [1, 1]
     captured = capsys.readouterr()
-    message = "no photo is for testing, which --assert_accuracy_at_least needs; add some, or raise"
+    message = "--assert_accuracy_at_least needs photos for testing, and there are none; add some"
     assert captured.err.count(message) == 2
     assert "bottlenecks" not in captured.err
     assert not (tmp_path / "models").exists()
@@ -386,7 +386,10 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     err = capsys.readouterr().err
     assert "25 of 25" in err  # vectors computed
     assert "classes added since the previous graph: grey" in err
-    found = re.search(r"(\d+) of these photos tested .* too: (\S+)% right then, 100.0% now", err)
+    found = re.search(
+        r"(\d+) of these photos also tested the previous graph: (\S+)% correct then, 100.0% now",
+        err,
+    )
     assert int(found[1]) > 5
     assert float(found[2]) < 60
     assert re.search(
@@ -544,7 +547,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert out == ""
     if signal_number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "the same command goes on from there" in err.splitlines()[-1]
+        assert "run the same command again to continue" in err.splitlines()[-1]
         assert "Traceback" not in err
     stored = rows(tmp_path)
     assert 8 <= len(stored) < 90

@@ -60,7 +60,9 @@ def test_split_folders_and_tables_are_scored_whole(tmp_path, finished, split, ca
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out
     assert "photos\t58\n" in outputs[0].out
-    line = "data holds photos in splits (40 for training, 8 for validation, 10 for testing); all of"
+    line = (
+        "data holds photos in splits (40 for training, 8 for validation, 10 for testing); the score"
+    )
     assert line in outputs[0].err
     assert "splits" not in outputs[1].err
     assert f"not scored: {tmp_path}/gone.jpg cannot be read" in outputs[1].err

@@ -66,10 +66,10 @@ ARCHIVE_HEAD = b"frozen_graph.pb".ljust(257, b"\0") + b"ustar  \0" + b"\0" * 300
         (bytes(range(256)) * 8, "not a frozen graph"),
         (
             b"\n <!DOCTYPE html>\n<html><body>404</body></html>",
-            "a web page (HTML); what was fetched",
+            "a web page (HTML); this is not the graph",
         ),
         (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "a web page (HTML)"),
-        (b"daisy\ndandelion\nroses\n", "a text file; what was fetched is not the file"),
+        (b"daisy\ndandelion\nroses\n", "a text file; this is not the graph"),
         ("G\u00e4nsebl\u00fcmchen\n".encode(), "a text file"),
         (b'# made by hand\nnode {\n  name: "input"\n}\n', "in text form (.pbtxt)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
@@ -126,7 +126,7 @@ def test_a_huge_file_is_refused_by_its_size(path):
             pytest.skip("no sparse files here")
     if os.stat(path).st_blocks * 512 > 1 << 20:
         pytest.skip("no sparse files here")
-    assert "it has 3.0 GB, and they have less than 2" in refusal(path)
+    assert "it has 3.0 GB, and a frozen graph has less than 2" in refusal(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -547,7 +547,7 @@ def test_label_image_names_what_it_refuses_and_what_it_runs(path, labels, pictur
     assert label_image.main([*flags, "--allow_unsafe_ops"]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("thing") == 5
-    assert "is run though it holds 'WriteFile' (node 'writer'), 'ReadFile'" in captured.err
+    assert "although it holds 'WriteFile' (node 'writer'), 'ReadFile'" in captured.err
 
 
 def test_retrain_names_what_it_refuses_and_what_it_runs(
@@ -562,7 +562,7 @@ def test_retrain_names_what_it_refuses_and_what_it_runs(
     assert "was not run, since it could do more than compute: it holds 'ReadFile'" in captured.err
     assert captured.out == ""
     assert run_retrain(tmp_path, photos, *flags, "--allow_unsafe_ops", steps=20) == 0
-    assert f"warning: {path} is run though it holds 'ReadFile' (node 'reader')" in (
+    assert f"warning: running {path}, although it holds 'ReadFile' (node 'reader')" in (
         capsys.readouterr().err
     )
     load_graph(tmp_path / "models" / "retrained_graph.pb")  # which does not need that node

@@ -14,7 +14,7 @@ from retraining.networks.recipes import Choice, ChoiceError
 from retraining.networks.registry import NetworkError, find, obtain
 from retraining.networks.saved_models import load_keras
 
-ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
+ASSUMED = "the model does not specify its pixel scale; assuming 0..1"
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,9 @@ def test_what_cannot_be_used_is_one_line(models, tmp_path):
         (
             tmp_path,
             {},
-            "is no SavedModel's folder (the one with saved_model.pb in it) and no .keras or",
+            "is neither a SavedModel folder (with saved_model.pb in it) nor a .keras or",
         ),
-        (tmp_path / "gone.h5", {}, "is no SavedModel's folder"),
+        (tmp_path / "gone.h5", {}, "is neither a SavedModel folder"),
         (tmp_path / "m", {}, "damaged"),
         (tmp_path / "damaged.keras", {}, "damaged"),
         (tmp_path / "damaged.h5", {}, "damaged"),

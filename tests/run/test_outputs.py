@@ -57,7 +57,7 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
 def test_a_run_goes_on_without_tensorboard(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     check(tmp_path, summaries_folder=tmp_path / "file")
-    assert "there will be no files for TensorBoard: cannot write into" in caplog.text
+    assert "the run cannot write files for TensorBoard: cannot write into" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a day must have passed")

@@ -501,7 +501,7 @@ def test_a_wrong_file_that_is_there_is_moved_aside_with_a_line(server, target, c
     assert fetch(server.remote(), target, shown, good).read_bytes() == BODY
     assert target.with_name("net.zip.refused").read_bytes() == PORTAL
     said = capsys.readouterr().err.splitlines()[0]
-    assert said == f"{target} is another file; moved to {target}.refused, downloading again"
+    assert said == f"{target} is another file; moved it to {target}.refused; downloading again"
     assert fetch(server.remote(), target, shown, good) == target
     assert len(server.requests) == 1
 
