@@ -683,7 +683,7 @@ def test_another_graph_is_scored_by_the_names_of_its_labels(stock, expected, cap
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == f"confusion\tthing {best}\tthing {best}\t1"
     assert "no folder for 9 classes" in captured.err
-    assert "does not specify its training photos" in captured.err
+    assert "does not list its training photos" in captured.err
 
 
 # -- trust -----------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_what_is_said_where_all_or_none_are_known():
     assert "trained on all of these photos" in scoring.describe_seen(all_seen)
     assert "unseen_accuracy\tnan" in [*scoring.tsv_lines(all_seen)]
     unknown = scoring.Score(scored(("a", "a")))
-    assert "does not specify its training photos" in scoring.describe_seen(unknown)
+    assert "does not list its training photos" in scoring.describe_seen(unknown)
     assert "unseen" not in "".join(scoring.tsv_lines(unknown))
 
 
