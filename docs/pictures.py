@@ -35,12 +35,12 @@ LABEL = "python label_image.py photo.jpg"
 COLUMNS = 92  # of the terminal
 WIDTH, SCALE = 800, 1.5  # CSS pixels, and pixels of the picture for each
 SECTIONS = {
-    "report-matrix": "What is taken for what",
+    "report-matrix": "Which classes does the model confuse?",
     "report-classes": "Class by class",
     "report-mistakes": "The most confident mistakes",
     "report-labels": "Labels that may be wrong",
     "report-photos": "Would more photos help?",
-    "report-probabilities": "Can its probabilities be trusted?",
+    "report-probabilities": "Can you trust its probabilities?",
 }
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body {{ margin: 0; background: #1d2330; }}

@@ -68,7 +68,7 @@ def test_the_readmes_commands_work_with_nothing_but_the_package_index(clone):
     assert about["network"] == "efficientnet_lite0"
     closing = done.stderr.splitlines()[-3:]
     assert "drawings" in closing[0]
-    assert "efficientnet_lite0 is used, since inception_v3 is not in models" in closing[1]
+    assert "this run uses efficientnet_lite0, since inception_v3 is not in models" in closing[1]
 
     label = ".venv/bin/python label_image.py flower_photos --top_k 1"
     done = type_in(label, clone)

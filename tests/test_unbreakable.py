@@ -60,7 +60,7 @@ def test_hostile_files_are_left_out_and_named(tmp_path, run_retrain, photos, cap
     assert {unescaped(path) for path in found} == set(put)
     assert all(reason.startswith(("is ", "has ", "cannot be read")) for reason in found.values())
     assert "left out: " in err
-    assert "60 files were left out, see" in err
+    assert "60 files were left out; see" in err
     assert "Traceback" not in err
     assert "Warning" not in err
     # label_image.py says the same of the same files, and goes on.

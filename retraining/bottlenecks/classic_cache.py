@@ -89,7 +89,7 @@ class ClassicCache:
         """Returns where the file of a photo was expected, as text."""
         paths = self.paths_for(example)
         if not paths:
-            return "the classic never had this network"
+            return "the classic retrain.py never had this network"
         return f"{example.path} would have its vector in {paths[0]}"
 
     def find(self, example: Example) -> str | None:
@@ -114,7 +114,7 @@ class ClassicCache:
             raise UnusableError(f"longer than {self.width} numbers can be")
         vector = parse(content, self.width)
         if self._not_negative and vector.min() < 0:
-            raise UnusableError("a number below 0, which this network does not give")
+            raise UnusableError("a negative number, which this network never gives")
         return vector
 
 
@@ -157,7 +157,7 @@ def parse(content: bytes, width: int) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):  # gives infinity, which is refused
             vector = np.array([float(word) for word in words], np.float32)
     except ValueError as error:  # also UnicodeDecodeError
-        raise UnusableError("something else than numbers in it") from error
+        raise UnusableError("something other than numbers in it") from error
     if not np.isfinite(vector).all():
         raise UnusableError("a number that is not finite")
     if not is_whole(words[-1]):

@@ -134,9 +134,9 @@ def import_vectors(
     skipped = sum(map(len, counts.skipped.values()))
     taken = counted(counts.taken, "vector")
     log.info(
-        f"{taken} taken over from {cache.folder}; {counts.checked} computed to "
-        f"check them, {counts.known} known before, {skipped} skipped, {counts.absent} without "
-        f"a file"
+        f"{taken} imported from {cache.folder}; {counts.checked} recomputed "
+        f"to check them, {counts.known} already cached, {skipped} skipped, {counts.absent} "
+        f"without a file"
     )
 
 
@@ -144,8 +144,8 @@ def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: Cla
     """Logs what is doubtful in the ImportCounts of an import, and which files were skipped."""
     if counts.times_are_of_a_copy:
         log.warning(
-            f"most photos are newer than their vectors in {cache.folder}, as after copying them, "
-            f"so a photo changed since cannot be told by its time"
+            f"most photos are newer than their vectors in {cache.folder}, probably because "
+            f"they were copied, so their times do not show which photos have changed since"
         )
     if counts.absent == len({example.key for example in examples}):
         log.warning(
@@ -154,9 +154,9 @@ def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: Cla
     for reason, paths in counts.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])
         files = counted(len(paths), "file")
-        log.warning(f"{files} in {cache.folder} not taken over, {reason}: {names}")
+        log.warning(f"{files} in {cache.folder} not imported, {reason}: {names}")
         for path in paths:
-            log.debug(f"not taken over, {reason}: {path}")
+            log.debug(f"not imported, {reason}: {path}")
 
 
 def import_exported(
@@ -195,8 +195,8 @@ def import_exported(
                 shown.update(len(keys))
         invalid = len(file) - sound
         tell_notes([store for store, _ in stores])
-    known = f", {sound - taken} known before" * (sound > taken)
-    log.info(f"{counted(taken, 'vector')} taken over from {file.path}{known}")
+    known = f", {sound - taken} already cached" * (sound > taken)
+    log.info(f"{counted(taken, 'vector')} imported from {file.path}{known}")
     if invalid:
         log.warning(
             f"left out: {counted(invalid, 'row')} of {file.path} without a valid key and vector"

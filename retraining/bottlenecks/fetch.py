@@ -20,7 +20,7 @@ FETCHED_AHEAD = 32  # files that wait to be decoded
 
 
 def changed_pixels(names: Mapping[str, str]) -> Changed:
-    """Returns what tells which vectors are of pixels that are decoded otherwise now.
+    """Returns what tells which vectors are of pixels that this version decodes differently.
 
     `names` are those of the photos by the keys of their vectors. Reads the first bytes of each
     photo that is asked about. A photo that cannot be read counts as changed.

@@ -172,7 +172,7 @@ class RayExtractor(Extractor):
         if cluster.actors and cluster.actors > room:
             log.warning(
                 f"the Ray cluster has room for {room} of {cluster.actors} actors with "
-                f"{cluster.resources} each; the others wait until there is more"
+                f"{cluster.resources} each; the others wait until there is room"
             )
         return cluster.actors or room
 
@@ -440,8 +440,8 @@ def _explained(ray: Any, address: str) -> Iterator[None]:
         ) from error
     except (known.RayError, OSError, RuntimeError, ValueError) as error:
         raise RayEngineError(
-            f"the Ray cluster at {address} failed: {_reason(error)}; vectors computed so far are "
-            f"kept, the same command goes on from there"
+            f"the Ray cluster at {address} failed: {_reason(error)}; the vectors computed so far "
+            f"are kept; run the same command again to continue"
         ) from error
 
 

@@ -89,7 +89,9 @@ class BottleneckStore:
             longest = LONGEST + 4 * self.width
             self._connection, aside = open_database(self.path, VECTORS, self._facts, longest)
         if aside:
-            self.notes.append(f"{self.path} was damaged or something else; moved to {aside}")
+            self.notes.append(
+                f"{self.path} was damaged or not a bottleneck store; moved it to {aside}"
+            )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -97,7 +99,7 @@ class BottleneckStore:
             yield
         except (OSError, *DATABASE_ERRORS) as error:
             raise CacheError(
-                f"the bottleneck store {self.path} cannot be used ({error}); mend that, move the "
+                f"the bottleneck store {self.path} cannot be used ({error}); fix that, move the "
                 f"file away, or choose another `BottleneckSettings.folder`"
             ) from error
 
@@ -113,7 +115,7 @@ class BottleneckStore:
         self._connection.close()
         with self._explained():
             aside = move_aside(self.path)
-        self.notes.append(f"{self.path} was damaged; moved to {aside}")
+        self.notes.append(f"{self.path} was damaged; moved it to {aside}")
         self._open()
 
     def __enter__(self) -> "BottleneckStore":
@@ -153,7 +155,7 @@ class BottleneckStore:
         self._drop(unsound, "damaged")
         if changed and older:
             stale = changed(older)
-            self._drop(stale, "of pixels that are decoded otherwise now")
+            self._drop(stale, "of pixels that this version decodes differently")
             known -= stale
             for key, vector, _ in self._rows([key for key in older if key not in stale]):
                 if vector is not None:
@@ -216,7 +218,8 @@ class BottleneckStore:
             self._mend(error)
         if lacking:
             raise CacheError(
-                f"{self.path} lacks {counted(len(lacking), 'vector')} that it just had; run again"
+                f"{self.path} lacks {counted(len(lacking), 'vector')} that it had a moment "
+                f"ago; run again"
             )
         return vectors
 

@@ -63,7 +63,7 @@ def reports_errors(main: Main, interrupted: str = "interrupted") -> Main:
         except OSError as error:
             message, code = f"{_place_of(error)}: {error.strerror or error}", FAILED
         except MemoryError:
-            message, code = "there is too little memory", FAILED
+            message, code = "there is not enough memory", FAILED
         except KeyboardInterrupt:
             message, code = interrupted, INTERRUPTED
         except Exception:  # C code may turn a KeyboardInterrupt into an ImportError

@@ -151,7 +151,9 @@ def _check_network(parser: Parser, settings: RunSettings) -> None:
         parser.error("--architecture saved_model needs --model_file: a SavedModel or Keras file")
     both = len(network.names) > 1
     if both and network.model_file:
-        parser.error("--model_file names one network's file; put both into --model_dir")
+        parser.error(
+            "--model_file gives the file of a single network; put both files into --model_dir"
+        )
     if settings.bottlenecks.classic_folder and (both or network.mirror_average):
         parser.error(
             "--import_classic_bottlenecks is for one network and photos as they are; import in a "
@@ -182,9 +184,11 @@ def _check_head(parser: Parser, options: argparse.Namespace, given: Collection[s
         ("--optimizer lbfgs takes all photos at once", by_lbfgs, NOT_WITH_LBFGS),
     ):
         if meaningless := [flag for flag in flags if applies and flag in given]:
-            parser.error(f"{about}; {', '.join(meaningless)} cannot go with it")
+            parser.error(f"{about}; {', '.join(meaningless)} cannot be combined with it")
     if options.epochs and "--how_many_training_steps" in given:
-        parser.error("--epochs and --how_many_training_steps both say how long; give one of them")
+        parser.error(
+            "--epochs and --how_many_training_steps both set the length of training; give only one"
+        )
     if options.dropout and not options.hidden_units:
         parser.error("--dropout is for hidden layers; add --hidden_units")
 
@@ -225,7 +229,7 @@ def _check_urls(parser: Parser, options: argparse.Namespace, settings: RunSettin
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
     if (path := options.import_vectors) is not None and not os.path.isfile(path):
-        parser.error(f"--import_vectors {path} is no file")
+        parser.error(f"--import_vectors {path} is not a file")
     folder = options.import_classic_bottlenecks
     if folder is not None and not os.path.isdir(folder):
         parser.error(f"--import_classic_bottlenecks {folder} is not a folder")
@@ -270,7 +274,7 @@ def _check_files(parser: Parser, settings: RunSettings) -> None:
             parser.error(f"{flag} must name a file")
         other = first.setdefault(os.path.realpath(path), flag)
         if other in read:
-            parser.error(f"{flag} would replace the file of {other}; copy that elsewhere")
+            parser.error(f"{flag} would replace the file of {other}; choose another file")
         if other != flag:
             parser.error(f"{other} and {flag} name the same file")
 
@@ -642,7 +646,7 @@ def _methods(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in METHODS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(METHODS)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(METHODS)}")
     if len(set(names)) < len(names) or names == [HEAD]:
         raise argparse.ArgumentTypeError(f"{text} names a method twice, or only {HEAD}")
     return names

@@ -71,7 +71,7 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--evaluate takes a folder of this machine, no URL")
     for name in ("columns", "header", "min_score", "sort_into", "top_k"):
         if getattr(options, name) is not None:
-            parser.error(f"--{name} has no meaning with --evaluate")
+            parser.error(f"--{name} has no effect with --evaluate")
     if options.raw_scores and not options.print_misclassified:
         parser.error("--raw_scores changes no answer; it needs --print_misclassified here")
     options.format = options.format or "tsv"

@@ -178,7 +178,7 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     """Yields the files below a folder that are images, or are named like images, sorted.
 
     Leaves out hidden files and the folder of real path `left_out`. Holds the names of one folder
-    at a time. Says at the end which files are no images.
+    at a time. Says at the end which files are not images.
     """
     others, first = 0, list[str]()
     for path, _ in files_below(folder, left_out=left_out):
@@ -191,7 +191,10 @@ def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
                 continue
         yield path
     if others:
-        say(f"{counted(others, 'file is no image', 'files are no images')}: {some_names(first)}")
+        say(
+            f"{counted(others, 'file is not an image', 'files are not images')}: "
+            f"{some_names(first)}"
+        )
 
 
 def ranked(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INTERRUPTED = "interrupted; what was computed so far is kept, the same command goes on from there"
+INTERRUPTED = "interrupted; the work so far is kept; run the same command again to continue"
 DESCRIPTION = """Retrains an image classifier on your own photos.
 
 A frozen network turns each photo into a vector (its bottleneck), which is kept on disk; a new
@@ -60,8 +60,8 @@ def what_next(outputs: OutputSettings) -> str:
     chosen = "" if is_default else f"--graph {shlex.quote(outputs.graph)} "
     command = typed("label-image")
     python = "python " if command.endswith(".py") else ""
-    label = f"label a photo: {python}{command} {chosen}photo.jpg"
-    return f"Open {outputs.report}; {label}" if outputs.report else f"L{label[1:]}"
+    label = f"o label a photo, run: {python}{command} {chosen}photo.jpg"
+    return f"Open {outputs.report}; t{label}" if outputs.report else f"T{label}"
 
 
 def print_results(results: "Results") -> None:

@@ -38,7 +38,7 @@ def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     scored = scoring.score(photos.targets, answers, classifier.labels, trained, leave_out)
     result = scoring.Score(scored, rejects=share is not None)
     if not result.photos:
-        say("nothing could be scored: no readable photo of a class that the graph knows")
+        say("nothing to score: there is no readable photo of a class that the graph has")
         return FAILED
     say(scoring.describe_seen(result))
     if options.format != "text":

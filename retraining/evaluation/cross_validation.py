@@ -159,7 +159,7 @@ def cross_validate(
     if plan.needs_validation:
         held_out = validation_rows(photos.targets, groups, outside, plan)
         if not held_out.any(axis=0).all():
-            raise TrainingError("there are too few photos to set some of each fold aside")
+            raise TrainingError("there are too few photos to hold some of each fold out")
     parts = Parts(photos, classes, outside & ~held_out, held_out)
     if not parts.seen.any():
         return np.full((len(folds), classes), np.nan, np.float32)

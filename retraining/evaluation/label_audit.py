@@ -137,9 +137,12 @@ def _are_weak(
 def limit(photos: int, classes: int) -> str | None:
     """Returns why that many photos cannot be audited, or None if they can."""
     if photos > MOST_PHOTOS:
-        return f"{photos} photos are more than the {MOST_PHOTOS} it is made for"
+        return f"it handles at most {MOST_PHOTOS} photos, and there are {photos}"
     if photos * classes > MOST_ANSWERS:
-        return f"{photos} photos x {classes} classes are more than {MOST_ANSWERS}"
+        return (
+            f"it handles at most {MOST_ANSWERS} photos x classes, and there are {photos} x "
+            f"{classes}"
+        )
     return None
 
 

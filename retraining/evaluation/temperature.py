@@ -20,12 +20,16 @@ def why_no_temperature(logits: NDArray[np.floating], targets: NDArray[np.integer
     """
     if len(targets) < FEWEST_PHOTOS:
         return (
-            f"a temperature needs {FEWEST_PHOTOS} validation photos, and there are {len(targets)}"
+            f"a temperature needs {FEWEST_PHOTOS} validation photos, but there are only "
+            f"{len(targets)}"
         )
     if logits.shape[1] < 2 or not np.isfinite(logits).all():
-        return "the logits do not allow it"
+        return "a temperature needs two classes and finite logits"
     if (logits.argmax(axis=1) == targets).all():
-        return "every validation photo is answered right, which sets no limit to certainty"
+        return (
+            "the model labels every validation photo correctly, so they cannot show where it "
+            "is too sure"
+        )
     return None
 
 

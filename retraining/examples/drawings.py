@@ -32,7 +32,7 @@ NOTE_NAME = "THESE_ARE_DRAWINGS.txt"
 NOTE = f"""\
 The pictures in this folder are drawings, not photos.
 
-retrain.py drew them because the public flower_photos set could not be fetched. They stand in for
+retrain.py drew them because the public flower_photos set could not be downloaded. They stand in for
 it, so that the tool can be tried without a network. An accuracy measured on them says nothing about
 real flowers.
 

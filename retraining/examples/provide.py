@@ -57,8 +57,8 @@ def caveat(image_dir: str) -> str | None:
     if not os.path.exists(note):
         return None
     return (
-        f"the pictures in {image_dir} are drawings, since the photos could not be fetched: the "
-        f"model is for trying the tool only; {note} says how to get the photos"
+        f"the pictures in {image_dir} are drawings, since the photos could not be downloaded: "
+        f"use the model only to try the tool; {note} says how to get the photos"
     )
 
 

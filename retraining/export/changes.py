@@ -22,7 +22,7 @@ def read_description(path: str) -> dict[str, Any]:
     try:
         return read_metadata(read_graph(path)) or {}
     except DescriptionError as error:
-        log.warning(f"{path} is replaced without a comparison: {error}")
+        log.warning(f"{path} is replaced without comparing it with the new graph: {error}")
     except GraphError:
         pass  # retrain.py did not write this file
     return {}
@@ -54,7 +54,7 @@ def describe_changes(
     old_labels = before.get("labels", labels)
     for verb, these, others in (("added", labels, old_labels), ("removed", old_labels, labels)):
         if names := [label for label in these if label not in others]:
-            yield f"classes {verb} since the graph that is replaced: {', '.join(names)}"
+            yield f"classes {verb} since the previous graph: {', '.join(names)}"
     if both := _tested_by_both(before, result, labels):
         yield _compare_accuracies(both)
         yield from _compare_answers(both, labels)
@@ -82,11 +82,11 @@ def _tested_by_both(
 def _compare_accuracies(both: Sequence[Compared]) -> str:
     """Returns one line; it leaves out the accuracy then if the true labels then are unknown."""
     right_now = sum(photo.label == photo.answer for photo in both) / len(both)
-    accuracies = f"{right_now:.1%} right now"
+    accuracies = f"{right_now:.1%} correct"
     if all(photo.label_then is not None for photo in both):
         right_then = sum(photo.label_then == photo.answer_then for photo in both) / len(both)
-        accuracies = f"{right_then:.1%} right then, {right_now:.1%} now"
-    return f"{len(both)} of these photos tested the graph that is replaced, too: {accuracies}"
+        accuracies = f"{right_then:.1%} correct then, {right_now:.1%} now"
+    return f"{len(both)} of these photos also tested the previous graph: {accuracies}"
 
 
 def _compare_answers(both: Sequence[Compared], labels: Sequence[str]) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _compare_answers(both: Sequence[Compared], labels: Sequence[str]) -> Iterato
         if names.get(photo.answer_then, photo.answer_then) != photo.answer
     ]
     if changed:
-        yield f"{len(changed)} of them got another answer: {some(changed, NAMED)}"
+        yield f"{len(changed)} of them got a different answer: {some(changed, NAMED)}"
 
 
 def _new_names(both: Iterable[Compared], labels: Sequence[str]) -> dict[str, str]:

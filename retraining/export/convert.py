@@ -91,7 +91,7 @@ def read_samples(
                 answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
                 files.append(content)
     if not pixels:
-        raise RetrainingError("no photo can be read any more to try it on")
+        raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
     answers = run_frozen(graph_def, source, feeds)

@@ -96,7 +96,7 @@ def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, A
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"the converter ended with exit code {done.returncode}"
         room = _room(folder)
-        raise ExportError(f"another format cannot be made: {reason}{room}; nothing was replaced")
+        raise ExportError(f"cannot make another format: {reason}{room}; nothing was replaced")
     answers: dict[str, Agreement | None] = json.loads((folder / "answers.json").read_text())
     return answers
 

@@ -197,7 +197,7 @@ def read_unchanged(example: Example, max_pixels: int) -> bytes:
     """
     content = read_file(example.path, max_pixels)
     if example.key and hashlib.sha1(content, usedforsecurity=False).hexdigest() != example.key:
-        raise ImageError("has changed meanwhile")
+        raise ImageError("has changed during the run")
     return content
 
 
@@ -212,7 +212,7 @@ def check_base(graph_def: GraphDef, description: Mapping[str, Any], base: Base) 
         _holds(graph_def, *pair) for pair in zip(described, base.exported, strict=True)
     ):
         raise ExportError(
-            "the written file does not hold the base network as it was read; nothing was replaced"
+            "the written file does not hold the base network unchanged; nothing was replaced"
         )
 
 

@@ -145,7 +145,8 @@ def check_frozen(graph: str | Path, nodes: Iterable[NodeDef]) -> None:
     if name is not None:
         raise GraphError(
             f"{graph} is not frozen: it lacks the values of its variables, such as {name}; freeze "
-            f"it with its checkpoint (freeze_graph of TensorFlow) and name the .pb file that gives"
+            f"it with its checkpoint (TensorFlow's freeze_graph) and give the .pb file that "
+            f"this writes"
         )
 
 
@@ -179,17 +180,17 @@ def _check_kind(path: str | Path, status: os.stat_result) -> None:
         raise GraphError(f"{path} is not a frozen graph: it is empty; fetch it again")
     if status.st_size > MAX_BYTES:
         raise GraphError(
-            f"{path} is not a frozen graph: it has {status.st_size / (1 << 30):.1f} GB, and they "
-            f"have less than 2; name the .pb file"
+            f"{path} is not a frozen graph: it has {status.st_size / (1 << 30):.1f} GB, and a "
+            f"frozen graph has less than 2; give the .pb file"
         )
 
 
 FREEZE = (
-    "freeze it first (convert_variables_to_constants_v2 of TensorFlow) and name the .pb file "
-    "that gives, or use it as a base network with `NetworkSettings.architecture` saved_model"
+    "freeze it first (convert_variables_to_constants_v2 of TensorFlow) and give the .pb file that "
+    "this writes, or use it as a base network with `NetworkSettings.architecture` saved_model"
 )
 UNPACK = "unpack it and name the .pb file in it"
-FETCH = "what was fetched is not the file; fetch it again"
+FETCH = "this is not the graph; download it again"
 
 SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
@@ -199,9 +200,9 @@ SIGNATURES = (
     (b"\xfd7zXZ\x00", f"an xz archive; {UNPACK}"),
     (b"7z\xbc\xaf\x27\x1c", f"a 7z archive; {UNPACK}"),
     (b"\x89HDF\r\n\x1a\n", f"an HDF5 file of Keras (.h5); {FREEZE}"),
-    (b"\x80\x02", "a pickle of Python (as of PyTorch), which is not read"),
-    (b"\xff\xd8\xff", "a JPEG image; the graph is another file"),
-    (b"\x89PNG", "a PNG image; the graph is another file"),
+    (b"\x80\x02", "a Python pickle (as from PyTorch), which this tool does not read"),
+    (b"\xff\xd8\xff", "a JPEG image; give the file of the graph"),
+    (b"\x89PNG", "a PNG image; give the file of the graph"),
 )
 TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # of a LevelDB table: a checkpoint or its index
 PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
@@ -216,7 +217,10 @@ def _other_kind(content: bytes) -> str | None:
         if content.startswith(start):
             return kind
     if content[4:8] == b"TFL3":
-        return "a TensorFlow Lite model, which is not read; use the frozen graph it was made of"
+        return (
+            "a TensorFlow Lite model, which this tool cannot use here; use the frozen graph "
+            "that it was made from"
+        )
     if content[257:262] == b"ustar":
         return f"a tar archive; {UNPACK}"
     if content.endswith(TABLE_END):
@@ -264,7 +268,10 @@ def _other_message(path: str | Path, content: bytes) -> str | None:
     if meta and meta.graph_def.node:
         return f"the .meta file of a checkpoint, without its weights; {FREEZE}"
     if str(path).lower().endswith(".onnx"):
-        return "an ONNX model, which is not read; use the frozen graph it was made of"
+        return (
+            "an ONNX model, which this tool does not read; use the frozen graph that it was "
+            "made from"
+        )
     return None
 
 
@@ -342,10 +349,10 @@ REFERENCE = re.compile(rf"\^{NAME}|{NAME}(:\d{{1,9}})?")
 
 def _check_names(node: NodeDef, nodes: Mapping[str, NodeDef]) -> None:
     if not NODE_NAME.fullmatch(node.name):
-        raise GraphError(f"{_shown(node.name)} is no name of a node")
+        raise GraphError(f"{_shown(node.name)} is not a node name")
     for reference in node.input:
         if not REFERENCE.fullmatch(reference):
-            raise GraphError(f"{_shown(reference)} is no name of an input ({_shown(node.name)})")
+            raise GraphError(f"{_shown(reference)} is not an input name ({_shown(node.name)})")
         if node_name(reference) not in nodes:
             raise GraphError(f"the node {_shown(reference)}, which others need, is missing")
 

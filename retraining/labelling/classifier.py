@@ -330,7 +330,7 @@ def load_classifier(
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
     described = read_metadata(graph_def) or {}
     unsafe = overrides.allow_unsafe_ops and describe_unsafe(graph_def)
-    notes = [f"{graph_path} is run though it holds {unsafe}"] if unsafe else []
+    notes = [f"running {graph_path}, although it holds {unsafe}"] if unsafe else []
     labels = _find_labels(graph_path, labels_path, described, notes)
     ends = resolve(graph_def, overrides, described)
     if ends.output == described.get("output"):
@@ -417,16 +417,18 @@ def _find_labels(
         own = tuple(described["labels"])
         if twice := [label for label, count in Counter(own).items() if count > 1]:
             raise LabelsError(
-                f"the graph's own labels name several classes {some(list(map(repr, twice)))}; name "
-                f"a labels file that tells them apart with `labels_path`"
+                f"the graph's own labels name several classes {some(list(map(repr, twice)))}; give "
+                f"a labels file with a different name for each with `labels_path`"
             )
         if beside.is_file() and _differ(beside, own):
-            notes.append(f"the graph's own labels are used; those in {beside} differ")
+            notes.append(f"using the labels in the graph; those in {beside} differ")
         return own
     if beside.is_file():
-        notes.append(f"the labels are those of {beside}; name another file with `labels_path`")
+        notes.append(
+            f"using the labels in {beside}; to use others, give their file with `labels_path`"
+        )
         return read_labels(beside)
-    raise LabelsError("this graph does not carry its labels; name their file with `labels_path`")
+    raise LabelsError("this graph holds no labels; give their file with `labels_path`")
 
 
 def _differ(path: Path, labels: tuple[str, ...]) -> bool:

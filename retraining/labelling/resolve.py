@@ -327,7 +327,7 @@ def _preprocessing(
             f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
             f"`Overrides.input_std` {spelled(std)}"
         )
-    notes = (f"this graph does not tell {' and '.join(unknown)}; assuming{assumed}",)
+    notes = (f"this graph does not specify {' and '.join(unknown)}; assuming{assumed}",)
     if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
         return replace(known, size=size, mean=mean, std=std), ()
     return Preprocessing(size, mean, std), notes if unknown else ()
@@ -360,7 +360,7 @@ def _size(about: _About, own: Size | None, overrides: Overrides) -> tuple[Size, 
     )
     if not height or not width:
         raise GraphError(
-            "the graph does not tell its image size; give `Overrides.input_height` and "
+            "the graph does not specify its image size; give `Overrides.input_height` and "
             "`Overrides.input_width`"
         )
     if own or None not in asked:

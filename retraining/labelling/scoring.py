@@ -133,18 +133,18 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
             photos[image.label or ""].append(image.path)
     known = match_classes(photos, labels)
     if loose := [f"{n!r} as {label!r}" for n, label in known.items() if label not in (n, None)]:
-        warnings.append(f"scored though the graph spells the class differently: {some(loose)}")
+        warnings.append(f"matched classes that the graph spells differently: {some(loose)}")
     free = sorted(set(labels) - set(known.values()))
     for name, label in known.items():
         if label is None:
             like = difflib.get_close_matches(name, free, n=1, cutoff=0.75)
             warnings.append(
-                f"the graph does not know the class {name}; its photos ({len(photos[name])}) are "
+                f"the graph has no class {name}; its photos ({len(photos[name])}) are "
                 f"not scored" + (f"; did you mean {like[0]}?" if like else "")
             )
     if free:
         named, classes = some(free, NAMED), counted(len(free), "class", "classes")
-        warnings.append(f"no folder here for {classes} of the graph: {named}")
+        warnings.append(f"no folder for {classes} of the graph: {named}")
     matches = [(path, label) for name, label in known.items() if label for path in photos[name]]
     return LabelledPhotos([path for path, _ in matches], [label for _, label in matches], warnings)
 
@@ -155,7 +155,7 @@ def _splits_read(scan: Scan, folder: str) -> list[str]:
     given = ", ".join(f"{parts[part]} for {part}" for part in SPLITS if parts[part])
     if not given:
         return []
-    return [f"{folder} holds photos in splits ({given}); all of them are scored"]
+    return [f"{folder} holds photos in splits ({given}); the score counts all of them"]
 
 
 def match_classes(names: Iterable[str], labels: Iterable[str]) -> dict[str, str | None]:
@@ -217,11 +217,11 @@ def describe_seen(result: Score) -> str:
     unseen = result.unseen
     if unseen is None:
         return (
-            "the graph does not tell its training photos; if some of them are among these, this "
-            "accuracy is too good"
+            "the graph does not list its training photos; if some of them are among these photos, "
+            "this accuracy is too high"
         )
     if not unseen.photos:
-        return "the graph was trained on all of these photos, so this accuracy is too good"
+        return "the graph was trained on all of these photos, so this accuracy is too high"
     low, high = unseen.interval
     line = (
         f"accuracy on photos that the graph has not seen = {unseen.accuracy:.1%} "

@@ -63,7 +63,7 @@ class Sorter:
             for target in self._folders.values():
                 if is_within(os.path.realpath(target), source):
                     raise SortError(
-                        f"{target} lies in {source}, whose images are to be labelled; choose "
+                        f"{target} lies in {source}, which holds the images to label; choose "
                         f"another folder to sort into"
                     )
 
@@ -88,7 +88,7 @@ class Sorter:
                     return
         except OSError as error:
             raise SortError(f"cannot put {path} into {folder}: {error.strerror}") from error
-        raise SortError(f"every name for {path} in {folder} is taken")
+        raise SortError(f"every possible name for {path} in {folder} is already in use")
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:

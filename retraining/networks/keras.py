@@ -43,8 +43,8 @@ MOST_CONFIG = 16 << 20  # bytes of JSON; EfficientNetV2L's description has 1 MB
 MOST_OTHERS = 16  # times MOST_CONFIG: bytes of an HDF5 file that are in no dataset
 MOST_EXPANSION = 20  # times the size of a file; weights hardly compress
 UNTRAINED = (
-    "the weights of {} are random, nothing was learned before: expect no more than a layer on "
-    "random features gives, or what fine-tuning learns from these photos alone"
+    "the weights of {} are random, not pretrained: expect no more than a layer on random "
+    "features gives, or what fine-tuning learns from these photos alone"
 )
 
 # The preprocessing of pixels 0..255, by the names of keras.applications.imagenet_utils: `tf` is
@@ -336,7 +336,7 @@ def check_model_file(path: Path) -> None:
         else:
             check_h5(path)
     except (OSError, ValueError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ChoiceError(f"{path} is damaged or no Keras file: {one_line(error)}") from error
+        raise ChoiceError(f"{path} is damaged or not a Keras file: {one_line(error)}") from error
 
 
 def _check_zip(path: Path) -> None:
@@ -448,12 +448,12 @@ def cached_file(name: str, url: str, files: ModelFiles, check: Check) -> Path:
     if files.offline and path.is_file():
         check(path)
         return path
-    reason = "`NetworkSettings.offline` forbids fetching it"
+    reason = "`NetworkSettings.offline` forbids downloading it"
     if not files.offline:
         try:
             return fetch(Remote((url,)), path, files.observer, check)
         except DownloadError as error:
-            reason = f"cannot be fetched ({error})"
+            reason = f"cannot be downloaded ({error})"
     raise ChoiceError(
         f"{name} is not in Keras's cache and {reason}; put it ({url}) into {path.parent}, or see "
         f"`Choice.weights` and `labels_path`"

@@ -37,7 +37,7 @@ class Choice:
         """Raises ChoiceError if the user chose any of `fields`, which `network` does not offer."""
         for field in fields:
             if getattr(self, field) is not None:
-                raise ChoiceError(f"`Choice.{field}` has no meaning with {network}; drop it")
+                raise ChoiceError(f"`Choice.{field}` has no effect with {network}; drop it")
 
 
 @dataclass(frozen=True)

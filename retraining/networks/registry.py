@@ -168,7 +168,7 @@ def find(name: str, choice: Choice | None = None) -> Network:
     known = [*NETWORKS, *RECIPES, *(KERAS_PREFIX + stock for stock in STOCK)]
     close = difflib.get_close_matches(name, known, 1)
     meant = f"; did you mean {close[0]}?" if close else ""
-    raise NetworkError(f"{name!r} is no network known here{meant}")
+    raise NetworkError(f"{name!r} is not a known network{meant}")
 
 
 def made_by(recipe: Recipe) -> Network:
@@ -232,7 +232,7 @@ def obtain(
         return path
     if not network.sources:
         return _build(network, model_dir)
-    reason = "`NetworkSettings.offline` forbids fetching it"
+    reason = "`NetworkSettings.offline` forbids downloading it"
     if not offline:
         reason = _fetch_any(network, model_dir, observer or Silent())
     if path := locate(network, model_dir):
@@ -241,7 +241,7 @@ def obtain(
     raise NetworkError(
         f"{network.name} is not in {model_dir} and {reason}; to get it, put {source.file_name} "
         f"(in {source.remote.urls[0]}) into {model_dir / network.folder}"
-        + (", or name it with `NetworkSettings.model_file`" if by_file else "")
+        + (", or give its path with `NetworkSettings.model_file`" if by_file else "")
     )
 
 
@@ -255,8 +255,8 @@ def _fetch_any(network: Network, model_dir: Path, observer: Observer) -> str:
         except (DownloadError, NetworkError, OSError) as error:
             errors.append(error)
     if all(isinstance(error, UnreachableError) for error in errors):
-        return "cannot be fetched without a network"
-    return f"cannot be fetched ({'; '.join(map(str, errors))})"
+        return "cannot be downloaded without a network connection"
+    return f"cannot be downloaded ({'; '.join(map(str, errors))})"
 
 
 def _freeze_once(network: Network, recipe: Recipe, files: ModelFiles) -> Path:
@@ -270,7 +270,7 @@ def _freeze_once(network: Network, recipe: Recipe, files: ModelFiles) -> Path:
         raise NetworkError(str(error)) from error
     except RetrainingError as error:  # from freezing, which does not know the name of its model
         named = recipe.choice.model_file or network.name
-        raise NetworkError(f"{named} cannot be made a base network: {error}") from error
+        raise NetworkError(f"{named} cannot serve as a base network: {error}") from error
     return _write(graph_def, path)
 
 

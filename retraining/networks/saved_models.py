@@ -80,8 +80,8 @@ class SavedModelRecipe:
         )
         if not is_model:
             raise ChoiceError(
-                f"{path} is no SavedModel's folder (the one with saved_model.pb in it) and no "
-                f".keras or .h5 file; see `NetworkSettings.model_file`"
+                f"{path} is neither a SavedModel folder (with saved_model.pb in it) nor "
+                f"a .keras or .h5 file; see `NetworkSettings.model_file`"
             )
         try:
             parts = [path.resolve().stem, short_hash(path)]
@@ -117,7 +117,7 @@ class SavedModelRecipe:
         size = own[0] or self.size[0], own[1] or self.size[1]
         if not all(size):
             raise ChoiceError(
-                "the model does not tell its image size; give `Choice.height` and `Choice.width`"
+                "the model does not specify its image size; give `Choice.height` and `Choice.width`"
             )
         if any(asked and asked != side for asked, side in zip(self.size, size, strict=True)):
             raise ChoiceError(
@@ -134,8 +134,8 @@ class SavedModelRecipe:
         if dtype == "uint8" or scales_pixels(graph_def):
             return Scaling()
         notes.append(
-            f"the model does not tell how it wants its pixels; assuming 0..1, as `Choice.mean` 0 "
-            f"`Choice.std` {ASSUMED_STD:g} would say"
+            f"the model does not specify its pixel scale; assuming 0..1, as with `Choice.mean` 0 "
+            f"`Choice.std` {ASSUMED_STD:g}"
         )
         return Scaling(std=(ASSUMED_STD,))
 
@@ -213,7 +213,7 @@ def _read_config(path: Path) -> Any:
             f"file as `Choice.weights`"
         ) from error
     except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ChoiceError(f"{path} is damaged or no Keras model: {one_line(error)}") from error
+        raise ChoiceError(f"{path} is damaged or not a Keras model: {one_line(error)}") from error
 
 
 # Classes that describe models in Keras files and only compute: those of keras.applications and of
@@ -365,7 +365,8 @@ def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
         raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
     if not meta.object_graph_def.nodes:
         raise ChoiceError(
-            f"{path} is a SavedModel of TensorFlow 1; freeze it and name the .pb file that gives"
+            f"{path} is a SavedModel of TensorFlow 1; freeze it and give the .pb file that "
+            f"this writes"
         )
     odd = sorted(_callable_ops(meta) - ALLOWED_OPS - LOADING)
     if odd and not allow_unsafe_ops:

@@ -185,7 +185,7 @@ def _check_header(file: IO[bytes]) -> None:
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
         shape, _, dtype = read[version[0]](file)
     except (ValueError, KeyError) as error:
-        raise ChoiceError("it is no .npy file") from error
+        raise ChoiceError("it is not a .npy file") from error
     if shape != () or not dtype.hasobject:
         raise ChoiceError("it holds an array, not a dict of layers")
 

@@ -76,14 +76,15 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
         scan.photos.setdefault(name, []).extend(replace(p, split=split) for p in files.photos)
         scan.bad.extend(files.bad)
         if others := [image.path for image in files.bad if not image.claimed]:
-            forms = f"file in {folder} is no image", f"files in {folder} are no images"
+            forms = f"file in {folder} is not an image", f"files in {folder} are not images"
             scan.warnings.append(f"{counted(len(others), *forms)}: {some_names(others)}")
         if files.folders and not options.recursive:
             scan.nested.add(name)
             forms = f"folder in {folder} is", f"folders in {folder} are"
             scan.warnings.append(
-                f"{counted(len(files.folders), *forms)} not looked into "
-                f"({some_names(files.folders)}); `PhotoSettings.recursive` takes photos there, too"
+                f"{counted(len(files.folders), *forms)} skipped "
+                f"({some_names(files.folders)}); `PhotoSettings.recursive` also reads the "
+                f"photos in them"
             )
     return scan
 
@@ -114,7 +115,7 @@ def _split_class_folders(tree: Tree, warnings: list[str]) -> list[_ClassFolder]:
             (inner[name] if is_folder else files).append(path)
         if files:
             forms = f"file in {folder} lies", f"files in {folder} lie"
-            why = f"in no class folder and {'are' if len(files) > 1 else 'is'} left out"
+            why = f"outside a class folder and {'are' if len(files) > 1 else 'is'} left out"
             loose.append(f"{counted(len(files), *forms)} {why}: {some_names(files)}")
     classes = [{same_label(os.path.basename(p)) for p in paths} for paths in inner.values()]
     counts = Counter(label for of_split in classes for label in of_split)
@@ -135,7 +136,7 @@ def _check_split_classes(location: str, found: Sequence[_ClassFolder], least: in
     if len(labels) < least:
         raise DatasetError(
             f"the split folders of {location} must hold at least {counted(least, 'class folder')} "
-            f"with photos and have only one ({labels[0]})"
+            f"with photos, but have only one ({labels[0]})"
         )
 
 
@@ -153,8 +154,8 @@ def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
         if sum(is_folder for _, is_folder in inner) >= least:
             has += f"; did you mean `PhotoSettings.image_dir` {tree.path_of(names[0])}?"
         elif _files_of(tree, tree.location, replace(options, recursive=False)).photos:
-            has += "; it holds images itself: name the folder above it, or sort them into classes"
-        raise DatasetError(f"{tree.location} must hold {wanted} with photos and has {has}")
+            has += "; it holds images itself: give the folder above it, or sort them into classes"
+        raise DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}")
     return names
 
 
@@ -192,13 +193,13 @@ def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
     for name in names:
         if not is_label(name):
             raise DatasetError(
-                f"the {kind} {name!r} in {place} has characters that cannot stand in a "
-                f"labels file; rename it"
+                f"the {kind} {name!r} in {place} has characters that a labels file "
+                f"cannot hold; rename it"
             )
         alike.setdefault(mixed_up(name), []).append(name)
     return [
-        f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; each is a class of "
-        f"its own"
+        f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; the run treats "
+        f"each as a separate class"
         for group in alike.values()
         if len(group) > 1
     ]

@@ -224,9 +224,9 @@ def _describe_given(given: Mapping[str, str], splits: Mapping[str, str]) -> str:
     """Returns a line on the splits that a source gives, and on those cut from training."""
     counts = Counter(given.values())
     parts = ", ".join(f"{counts[part]} for {part}" for part in SPLITS if counts[part])
-    line = f"splits as given: {parts}"
+    line = f"using the given splits: {parts}"
     cut = [part for part in SPLITS if not counts[part] and part in splits.values()]
-    return f"{line}; {' and '.join(cut)} cut from training" if cut else line
+    return f"{line}; {' and '.join(cut)} taken from the training photos" if cut else line
 
 
 def _classes_not_held_out(parts: Mapping[str, Set[str]], given: Set[str]) -> list[str]:
@@ -236,7 +236,7 @@ def _classes_not_held_out(parts: Mapping[str, Set[str]], given: Set[str]) -> lis
         lacking = [label for label, of_class in parts.items() if part not in of_class]
         if part in given and lacking:
             classes = counted(len(lacking), "class", "classes")
-            lines.append(f"{classes} without a photo for {part}: {some(lacking)}")
+            lines.append(f"{classes} without photos for {part}: {some(lacking)}")
     return lines
 
 
@@ -255,8 +255,8 @@ def _describe_few(counts: Mapping[str, int]) -> list[str]:
     if len(few) > MOST_LINES:
         named = some([f"{label} ({count})" for label, count in few.items()])
         return [
-            f"{len(few)} classes have fewer than {FEW_IMAGES} images: {named}; more of each give a "
-            f"better model"
+            f"{len(few)} classes have fewer than {FEW_IMAGES} images: {named}; add photos of "
+            f"each to get a better model"
         ]
     return [
         f"{label} has only {counted(count, 'image')}; {FEW_IMAGES} or more give a better model"
@@ -269,12 +269,14 @@ def _remedy(label: str, content: Scan, by: str) -> str:
     others = [name for name in content.folders if not named_split(name)]
     if label in content.nested and named_split(label) and others and by != PATH:
         return (
-            f"{label} looks like a split folder, but {others[0]} is none; put all class folders "
+            f"{label} looks like a split folder, but {others[0]} does not; put all class folders "
             f"into split folders, or none"
         )
     if label in content.nested:
-        return "`PhotoSettings.recursive` takes those in the folders within it"
-    return "add some or remove the folder" if content.folders else "add some or leave it out"
+        return "`PhotoSettings.recursive` also reads the folders within it"
+    return (
+        "add some, or remove the folder" if content.folders else "add some, or leave the class out"
+    )
 
 
 def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:

@@ -53,7 +53,7 @@ def without(
             raise DatasetError(f"all photos of {label} are excluded; keep some, or move the folder")
     lost = [line for line, name in matches.items() if not name and not line.startswith("#")]
     warnings = [
-        f"{counted(len(lost), 'excluded path is', 'excluded paths are')} no photo in "
+        f"{counted(len(lost), 'excluded path matches', 'excluded paths match')} no photo in "
         f"{source.location}: {some(lost)}"
     ]
     return left, len(gone), warnings if lost else []

@@ -14,7 +14,7 @@ from retraining.errors import RetrainingError
 from retraining.photos.bounds import MAX_PIXELS
 
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
-ARCHIVE = "is an archive; unpack it first, and name what is in it"
+ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
 
 
@@ -77,7 +77,7 @@ class Scan:
     """The content of a source: {label: its photos}, in order; files left out; a line per oddity.
 
     `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
-    those labels whose folders hold folders that were not looked into.
+    those labels whose folders hold folders that were skipped.
     """
 
     photos: dict[str, list[Photo]]

@@ -63,7 +63,7 @@ class TableSource(FolderSource):
         if len(labels) < least_classes:
             has = f"only one ({labels[0]})" if labels else "none"
             wanted = "at least two labels" if least_classes == 2 else "a label"
-            raise DatasetError(f"{self._name} must have {wanted} and has {has}")
+            raise DatasetError(f"{self._name} must have {wanted}, but has {has}")
         warnings = check_labels(labels, "label", self._name)
         scan = Scan({label: [] for label in labels}, warnings=warnings)
         for row in self.rows:
@@ -181,9 +181,9 @@ def _objects(start: str, lines: _Lines) -> Iterator[tuple[int, Mapping[str, str]
             try:
                 pairs = json.loads(line, object_pairs_hook=tuple)
             except (ValueError, RecursionError) as error:
-                raise LineError(lines.number, "is no JSON object") from error
+                raise LineError(lines.number, "is not a JSON object") from error
             if not isinstance(pairs, tuple):
-                raise LineError(lines.number, "is no JSON object")
+                raise LineError(lines.number, "is not a JSON object")
             names = [name.strip().casefold() for name, _ in pairs]
             if twice := [column for column in COLUMNS if names.count(column) > 1]:
                 raise LineError(lines.number, f"gives {twice[0]!r} twice")
@@ -198,7 +198,7 @@ def _text(line: int, column: str, value: Any) -> str:
         return ""
     if isinstance(value, str) or (type(value) is int and column == LABEL):
         return str(value)
-    raise LineError(line, f"has a {column} that is no text")
+    raise LineError(line, f"has a {column} that is not text")
 
 
 def _cells(start: str, lines: _Lines, delimiter: str) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -255,5 +255,5 @@ def _checked_path(line: int, path: str, label: str) -> str:
     except UnicodeEncodeError:
         readable = False
     if not readable:
-        raise LineError(line, "has a path that no file can have")
+        raise LineError(line, "has a path that is not valid")
     return name

@@ -141,7 +141,7 @@ class UrlSource:
         """
         files = list_files(self._url)
         if not files:
-            raise SourceError(f"nothing lies at {self._url}; check its name")
+            raise SourceError(f"there is nothing at {self._url}; check the URL")
         return {
             name: files[name]
             for name in sorted(files, key=_order)
@@ -275,7 +275,7 @@ def _open(url: str) -> tuple[Any, str]:
     except ImportError as error:
         ours = any(name in str(error) for name in ("fsspec", "s3fs", "gcsfs"))
         help_ = f": {INSTALL}" if ours else ""
-        raise SourceError(f"{url} needs a package more ({one_line(error)}){help_}") from error
+        raise SourceError(f"{url} needs another package ({one_line(error)}){help_}") from error
     if hasattr(system, "max_concurrency"):
         system.max_concurrency = 1  # request for each file; else s3fs would ask for its size first
     return system, path
@@ -323,5 +323,5 @@ def _explained(url: str) -> Iterator[None]:
             raise PermissionError(errno.EACCES, one_line(error), url) from error
         raise SourceError(
             f"cannot read {url}: {one_line(error)}; check the network, the address and the "
-            f"credentials in the environment; the same command goes on from here"
+            f"credentials in the environment; then run the same command again to continue"
         ) from error

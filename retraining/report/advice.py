@@ -27,11 +27,11 @@ Advice: TypeAlias = tuple[str, str]  # what to do, why
 def verdict(test: Mapping[str, Any]) -> str:
     """Returns two or three sentences on a record's `test`."""
     if not test["photos"]:
-        return "It is unknown how good this model is: no photos were held out to test it."
+        return "The accuracy of this model is unknown: no photos were held out to test it."
     low, high = test["interval"]
     return (
-        f"Of {photos(test['photos'])} that it had never seen, the model named {test['correct']} "
-        f"correctly. Of 100 photos like these, expect it to name {low * 100:.0f} to "
+        f"Of {photos(test['photos'])} that it had never seen, the model labelled {test['correct']} "
+        f"correctly. Of 100 photos like these, expect it to label {low * 100:.0f} to "
         f"{high * 100:.0f} correctly (with 95% certainty). {_beside_guessing(test)}"
     )
 
@@ -54,7 +54,7 @@ def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
     elif high < guess["accuracy"]:
         compared = "worse than"
     else:
-        compared = "not certainly better than"
+        compared = "not clearly better than"
     return (
         f"That is {compared} always guessing {isolated(guess['label'])}, which would be right "
         f"for {right if right >= 1 else 'less than 1'}."
@@ -64,7 +64,7 @@ def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
 def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     """Answers 'would more photos help?' from a record's `sizes.gain`: (short answer, why)."""
     if gain is None:
-        return "Unknown", "There were too few photos to try training with fewer."
+        return "Unknown", "There were too few photos to compare training with fewer."
     low, high = gain["interval"]
     change = f"{gain['accuracy'] * 100:+.1f} percentage points"
     why = (
@@ -74,7 +74,10 @@ def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     if low > 0:
         return "Yes, probably", why + " Another doubling usually brings less than the last one."
     if high < LITTLE:
-        return "Hardly", why + " Better photos of what is confused help more than more of the same."
+        return (
+            "Hardly",
+            why + " Better photos of confused classes help more than many more photos.",
+        )
     return "It is not clear", why + " More held-out photos would give a clearer answer."
 
 
@@ -90,7 +93,7 @@ def doubts(evaluation: Mapping[str, Any], of: str = "test photos") -> list[str]:
     never = [row for row in evaluation["classes"] if row["photos"] and not row["correct"]]
     if never:
         named = some([f"{row['label']} (0 of {row['photos']})" for row in never])
-        lines.append(f"the {of} of {named} got no right answer")
+        lines.append(f"the {of} of {named} got no correct answer")
     return lines
 
 
@@ -159,7 +162,7 @@ def _on_test(record: Record) -> Advice | None:
         return None
     if not option(record, "testing_percentage", "SplitOptions.testing"):
         return "Hold out some photos", "Run again with a percentage of photos for testing."
-    return "Add photos", "There were too few to hold any out for a test."
+    return "Add photos", "There were too few photos to hold any out for a test."
 
 
 def _on_guessing(record: Record) -> Advice | None:
@@ -173,7 +176,10 @@ def _on_guessing(record: Record) -> Advice | None:
 def _on_audit(record: Record) -> Advice | None:
     suspicious = [f for f in record["audit"] or [] if f["reason"] in (LABEL, ELSEWHERE)]
     if suspicious:
-        return f"Look at {photos(len(suspicious))} whose label may be wrong", "They are below."
+        return (
+            f"Look at {photos(len(suspicious))} whose label may be wrong",
+            "The section on labels below shows them.",
+        )
     return None
 
 
@@ -193,7 +199,7 @@ def _on_confusion(record: Record) -> Advice | None:
     given, taken = (isolated(record["labels"][worst[side]]) for side in ("truth", "answer"))
     return (
         f"Compare {given} with {taken}",
-        f"{worst['photos']} of the tested photos of {given} were taken for {taken}. Are their "
+        f"{worst['photos']} of the tested photos of {given} were mistaken for {taken}. Are their "
         f"labels right? If so, add photos that show the difference.",
     )
 
@@ -207,7 +213,7 @@ def _on_few(record: Record) -> Advice | None:
     others = f" and {counted(len(few) - 1, 'other class', 'other classes')}" if few[1:] else ""
     return (
         f"Add photos of {label}{others}",
-        f"The model learnt {label} from only {photos(learnt(record, least))}.",
+        f"The model learned {label} from only {photos(learnt(record, least))}.",
     )
 
 
@@ -234,7 +240,7 @@ def learnt(record: Record, row: Mapping[str, Any]) -> int:
 def _on_sizes(record: Record) -> Advice | None:
     gain = record["sizes"]["gain"]
     if gain and gain["interval"][0] > 0:
-        return "Add more photos", "Would more photos help? Probably: see below."
+        return "Add more photos", "More photos would probably help: see below."
     return None
 
 
@@ -255,7 +261,7 @@ def _on_trust(record: Record) -> Advice | None:
     error = record["calibration"]["expected_calibration_error"]
     if error is None or error < MISJUDGED or not _misjudged(record)[1]:
         return None
-    return "Do not take its probabilities at their word", trust(record)
+    return "Do not take its probabilities at face value", trust(record)
 
 
 def _misjudged(record: Record) -> tuple[bool, bool]:
@@ -283,14 +289,15 @@ def trust(record: Record) -> str:
         return "Unknown: no photos were tested."
     confidence, accuracy = record["calibration"]["mean_confidence"], record["test"]["accuracy"]
     on_the_whole, by_group = _misjudged(record)
-    manner = "it is too sure of itself" if confidence > accuracy else "it is too modest"
+    manner = "it is too sure of itself" if confidence > accuracy else "it is not sure enough"
     if not on_the_whole or abs(confidence - accuracy) < BALANCED:
-        manner = "it is neither too sure of itself nor too modest, beyond chance"
+        manner = "the difference is small or may be chance"
     certain = "more" if by_group else "no more"
     return (
         f"For the {photos(record['test']['photos'], 'test photo')}, the model gave its answers a "
         f"probability of {confidence:.0%} on average, and {accuracy:.0%} of them were right: "
-        f"{manner}. Among answers of like probability, the two differ by {error * 100:.0f} points "
+        f"{manner}. Among answers of similar probability, the two differ by {error * 100:.0f} "
+        f"points "
         f"on average (expected calibration error {error:.3f}), {certain} than chance explains."
     )
 

@@ -139,8 +139,8 @@ def reliability_figure(bins: Iterable[Mapping[str, Any]]) -> Figure:
     Each bin with photos has a bar (x, y, width, height), a dot at its mean confidence, and a
     whisker (x, low, high) for its interval.
     """
-    x_axis = across(0, 1, percent_ticks(0), "probability it gave")
-    y_axis = upwards(0, 1, percent_ticks(0), "share that was right")
+    x_axis = across(0, 1, percent_ticks(0), "predicted probability")
+    y_axis = upwards(0, 1, percent_ticks(0), "share of correct answers")
     bars: list[tuple[float, ...]] = []
     whiskers: list[tuple[float, ...]] = []
     dots: list[tuple[float, float]] = []

@@ -121,7 +121,7 @@ def warns_of_failure(folder: Path) -> Iterator[None]:
         yield
     except (OSError, import_tensorflow().errors.OpError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
-        log.warning(f"TensorBoard's files in {folder} are not complete: {reason}")
+        log.warning(f"the TensorBoard files in {folder} are incomplete: {reason}")
 
 
 def write_confusion(

@@ -70,6 +70,6 @@ def describe_audit(findings: Sequence[label_audit.Finding]) -> str:
     wrong = counted(counts[label_audit.LABEL], "label looks", "labels look")
     doubles = counted(counts[label_audit.DUPLICATE], "near-duplicate")
     return (
-        f"label audit: {wrong} wrong, {counts[label_audit.DOUBT]} doubtful, {doubles}, "
-        f"{counts[label_audit.ELSEWHERE]} in another class"
+        f"label audit: {wrong} wrong and {counts[label_audit.DOUBT]} doubtful; {doubles} within "
+        f"a class, {counts[label_audit.ELSEWHERE]} across classes"
     )

@@ -60,14 +60,14 @@ def cross_validate_photos(bottlenecks: Bottlenecks, run: RunContext) -> CrossVal
         if tested >= ENOUGH_TESTED or tuned:
             return None
         if reason := label_audit.limit(count, len(bottlenecks.labels)):
-            log.info(f"no cross-validation beside the small test: {reason}")
+            log.info(f"skipped the cross-validation that supplements a small test: {reason}")
             return None
     try:
         found = _cross_validated(bottlenecks, run, leads=tested < ENOUGH_TESTED and not tuned)
     except TrainingError as error:
         if asked:
             raise
-        log.info(f"no cross-validation beside the small test: {error}")
+        log.info(f"skipped the cross-validation that supplements a small test: {error}")
         return None
     log.info(describe(found, bottlenecks, tuned))
     check_accuracy(found.result, wanted.least_cross_validated)
@@ -89,13 +89,13 @@ def _cross_validated(bottlenecks: Bottlenecks, run: RunContext, leads: bool) -> 
     if exported < LEAST_SHARE * of_fold:
         leads = False
         run.notes.add_caveat(
-            f"the cross-validated layers learn from {of_fold} photos each, the exported one from "
-            f"{exported}, so it is likely to be less accurate"
+            f"each cross-validated layer learns from {of_fold} photos but the exported one "
+            f"from {exported}, so the exported model is likely to be less accurate"
         )
     if alike := find_alike(photos, groups):
         log.info(
-            f"the photos of {some(alike)} look nearly alike; if they show few subjects, the "
-            f"accuracy on others is lower"
+            f"the photos of {some(alike)} look nearly alike; if they show only a few "
+            f"subjects, expect a lower accuracy on other subjects"
         )
     return CrossValidation(
         result=result,
@@ -173,7 +173,10 @@ def describe(found: CrossValidation, bottlenecks: Bottlenecks, tuned: bool) -> s
     """Returns one line on the accuracy; `tuned` tells that the exported network is another one."""
     result = found.result
     if not result.total:
-        return "the cross-validation predicts no photo: each class needs photos of two subjects"
+        return (
+            "the cross-validation has no photos to predict: each class needs photos of at "
+            "least two subjects"
+        )
     line = (
         f"cross-validated accuracy = {result.accuracy:.1%} ({result.correct} of {result.total} "
         f"photos in {found.folds} folds): {expectation(result)}"
@@ -185,8 +188,10 @@ def describe(found: CrossValidation, bottlenecks: Bottlenecks, tuned: bool) -> s
         if count
     ]
     if left_out:
-        line += f"; without {some(left_out)}: the photos of such a class show a single subject"
-    return line + ("; this is of the network before fine-tuning" if tuned else "")
+        line += (
+            f"; not counting {some(left_out)}, since all photos of such a class show one subject"
+        )
+    return line + ("; measured before fine-tuning" if tuned else "")
 
 
 def expectation(result: CrossValidated) -> str:
@@ -203,8 +208,8 @@ def check_accuracy(result: CrossValidated, least: float | None) -> None:
     """
     if least is not None and not result.total:
         raise EstimateError(
-            "the cross-validated accuracy is unknown, since no photo can be predicted; nothing was "
-            "replaced"
+            "the cross-validated accuracy is unknown, since there are no photos to predict; "
+            "nothing was replaced"
         )
     if least is not None and not result.accuracy >= least:
         raise EstimateError(

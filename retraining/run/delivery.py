@@ -104,7 +104,7 @@ def deliver(
     tuned.remove_checkpoints()
     if vectors_file:
         count = sum(map(len, bottlenecks.examples.values()))
-        log.info(f"the vectors of {count} photos: {vectors_file}")
+        log.info(f"wrote the vectors of {count} photos to {vectors_file}")
     projected = choose_projected(bottlenecks, outputs.projector_photos)
     write_summaries(tuned.trained.log_folder, record, projected, thumbnails)
     log_bad_images(bottlenecks.bad, outputs)
@@ -127,10 +127,12 @@ def describe_twins(test: dict[str, Any]) -> str:
     alone = test["without_twins"]
     if not alone:
         return ""
-    twins = counted(test["photos"] - alone["photos"], "test photo shows", "test photos show")
+    twins = counted(test["photos"] - alone["photos"], "test photo looks", "test photos look")
     line = f"{twins} the same as a photo that the model has seen"
-    return line + f"; {alone['correct']} of the other {alone['photos']} are right" * bool(
-        alone["photos"]
+    return (
+        line
+        + f"; {alone['correct']} of the other {alone['photos']} are labelled correctly"
+        * bool(alone["photos"])
     )
 
 

@@ -126,7 +126,7 @@ def compute_anew(
     kept, vectors, lost = collect(answers, examples, extractor.network.width)
     if lost:
         photos = counted(len(lost), "test photo has", "test photos have")
-        log.warning(f"{photos} vanished or changed meanwhile")
+        log.warning(f"{photos} been deleted or changed during the run")
     if factors is not None:
         vectors *= factors
     return {example.key: vector for example, vector in zip(kept, vectors, strict=True)}
@@ -140,7 +140,9 @@ def describe_exported(exported: Exported, tuned: Tuned, run: RunContext) -> Expo
     seen = [tuned.bottlenecks.examples[part] for part in parts]
     trained_photos = pack_keys(example.key for part in seen for example in part)
     if trained_photos is None:
-        log.info(f"the graph does not list its training photos: they are more than {MOST_KEYS}")
+        log.info(
+            f"the graph does not list its training photos, since there are more than {MOST_KEYS}"
+        )
     facts = {
         "trained_photos": trained_photos,
         "final_fit": final_fit,
@@ -159,7 +161,7 @@ def log_test(
     """Logs how the test went, and how an earlier graph that this one replaces did."""
     held_out = len(bottlenecks.examples[TESTING])
     if result.total < held_out:
-        log.info(f"{result.total} of {held_out} test photos were tested")
+        log.info(f"{result.total} of the {held_out} test photos were tested")
     log.info(describe_test(result, settings.head.final_fit))
     before = changes.read_description(settings.outputs.graph)
     for line in changes.describe_changes(before, result, bottlenecks.labels):

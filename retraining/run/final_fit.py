@@ -31,7 +31,9 @@ def fit_on_all(exported: Exported, tuned: Tuned, run: RunContext) -> Exported:
     model = replace(exported.model, head=train_on_all(tuned.bottlenecks, tuned.trained))
     graph, _ = write_and_evaluate(model, exported.held_out, tuned, run)
     count = sum(map(len, tuned.bottlenecks.examples.values()))
-    log.info(f"the exported layer was trained on all {count} photos after these figures were taken")
+    log.info(
+        f"the exported layer was trained on all {count} photos after these figures were measured"
+    )
     return replace(exported, model=model, graph=(graph,))
 
 

@@ -92,7 +92,8 @@ def fine_tune(
     if run.settings.fine_tuning.compare:
         comparison = methods.describe(attempts, best.method)
         log.info(
-            f"{best.method} has the lowest cross entropy on the validation photos; it is exported"
+            f"{best.method} has the lowest cross entropy on the validation photos, so the run "
+            f"exports it"
         )
     if best.network is not single.network:
         network = replace(best.network, name=f"{single.network.name}, fine-tuned")
@@ -122,9 +123,9 @@ def try_method(method: str, frozen: Frozen, run: RunContext) -> methods.Attempt:
     check_writable(path)
     if state := read_state(path, tuner.state):
         tuner.state = state
-        log.info(f"fine-tuning {method} goes on after epoch {state.epoch}")
+        log.info(f"fine-tuning {method} resumes after epoch {state.epoch}")
     elif path.exists():
-        log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} begins anew")
+        log.warning(f"{path} is damaged or cannot be read; fine-tuning {method} starts over")
     steps = tuner.run(lambda content: write_files({path: content}))
     shown = run.observer.progress(f"fine-tuning {method}", "step")
     bar = shown(steps, total=tuner.steps_left())
@@ -179,9 +180,9 @@ def describe_tuning(tuner: Tuner, method: str) -> str:
     first, best = (state.course[epoch][1] for epoch in (0, state.best_epoch))
     line = f"fine-tuning {method}: {counted(state.epoch, 'epoch')} in {state.seconds:.0f} s"
     if not best.count:
-        return f"{line}; no validation photos, so the last one's weights are kept"
+        return f"{line}; without validation photos, the run keeps the weights of the last epoch"
     return (
-        f"{line}, the best is {state.best_epoch} (0: as it was); on "
+        f"{line}; epoch {state.best_epoch} is the best (0 means before fine-tuning); on "
         f"{counted(best.count, 'validation photo')}: accuracy {first.accuracy:.1%} -> "
         f"{best.accuracy:.1%}, cross entropy {first.cross_entropy:.3f} -> {best.cross_entropy:.3f}"
     )

@@ -31,7 +31,7 @@ from retraining.training.loop import Step, Trained, describe_step, train
 log = logging.getLogger(__name__)
 
 SHORT_TRIAL = 100  # steps; plain descent overshoots in the first ones
-LIMITED = "; a better one lies beyond the limit of the search"
+LIMITED = "; this is the limit of the search, and a value beyond it would be better"
 MOST_HELD_OUT = 2_000  # photos that judge heads trained on fewer photos
 
 
@@ -79,8 +79,8 @@ def describe_end(step: Step) -> None:
     log.info(describe_step(step))
     if step.kept is not None:
         log.info(
-            f"ended at step {step.number}; the head of step {step.kept} is kept, which had the "
-            f"lowest validation cross entropy"
+            f"training ended at step {step.number}; the run keeps the head of step "
+            f"{step.kept}, which has the lowest validation cross entropy"
         )
 
 
@@ -97,8 +97,8 @@ def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, settings: RunSe
         for step in course:
             tensorboard.add(step)
     log.info(
-        f"`TrainingOptions.l2` {best.options.l2:.3g} has the lowest validation cross entropy and "
-        f"is taken"
+        f"`TrainingOptions.l2` {best.options.l2:.3g} has the lowest validation cross entropy, "
+        f"so the run uses it"
     )
     seconds = time.perf_counter() - started
     return Trained(best.head, course, tensorboard.folder, best.options, seconds)
@@ -121,7 +121,7 @@ def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
     shorter_or_longer = "longer" if steps < SHORT_TRIAL else "shorter"
     log.warning(
         f"the cross entropy {held_out.cross_entropy:.2f} on the validation photos is far above "
-        f"that of guessing, {guessing:.2f}: wrong answers are given as sure; train "
+        f"that of guessing, {guessing:.2f}: the model is very sure of its wrong answers; train "
         f"{shorter_or_longer}, lower `TrainingOptions.learning_rate`, or give "
         f"`HeadSettings.search`"
     )
@@ -150,7 +150,7 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
     logits, count = head.logits(validation.vectors), len(validation.targets)
     temperature = fit_temperature(logits, validation.targets)
     if reason := why_no_temperature(logits, validation.targets):
-        log.info(f"scores stay the plain softmax, since {reason}")
+        log.info(f"scores are not calibrated (plain softmax): {reason}")
     else:
         before, after = temperature_gain(logits, validation.targets, temperature)
         log.info(
@@ -161,13 +161,13 @@ def fit_trust(head: Head, bottlenecks: Bottlenecks) -> Trusted:
     training = bottlenecks.labelled[TRAINING].vectors[: len(bottlenecks.examples[TRAINING])]
     unknown = fit_unknown(training, head, validation.vectors)
     log.info(
-        f"a score for unknown images fitted on {count} validation photos"
+        f"fitted a score for unknown images on {count} validation photos"
         if unknown
-        else f"no score for unknown images: it needs {FEWEST_PHOTOS} validation photos"
+        else f"no score for unknown images: that needs {FEWEST_PHOTOS} validation photos"
     )
     if count < FEWEST_PHOTOS:
         log.info(
-            "for both, put more photos in the validation split, or raise "
-            "`SplitOptions.validation` if the photos have no splits of their own"
+            "to get both, raise `SplitOptions.validation`, or put more "
+            "photos into the validation split if you divide the photos yourself"
         )
     return Trusted(temperature, unknown)

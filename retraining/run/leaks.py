@@ -37,8 +37,8 @@ def leave_out_leaks(bottlenecks: Bottlenecks, run: RunContext) -> Bottlenecks:
     kept = sorted(label for label in leaking if leaking[label] > MOST_LEFT_OUT * counts[label])
     if kept:
         run.notes.add_caveat(
-            f"of {counted(len(kept), 'class', 'classes')}, most training photos look the same as "
-            f"held-out photos; they are kept, so the accuracy may look better than it is: "
+            f"in {counted(len(kept), 'class', 'classes')}, most training photos look the same as "
+            f"held-out photos; the run keeps them, so the accuracy may look better than it is: "
             f"{some(kept)}"
         )
     gone = {leak: held_out for leak, held_out in leaks.items() if leak.label not in kept}
@@ -60,8 +60,8 @@ def find_leaks(bottlenecks: Bottlenecks) -> dict[Example, Example]:
     examples = [example for part in SPLITS for example in bottlenecks.examples[part]]
     if held_out and len(examples) > MOST_PHOTOS:
         log.info(
-            f"no search for near-duplicates in two splits: {len(examples)} photos are more than "
-            f"the {MOST_PHOTOS} it is made for"
+            f"skipped the search for near-duplicates across splits: it handles at most "
+            f"{MOST_PHOTOS} photos, and there are {len(examples)}"
         )
     if not held_out or len(examples) > MOST_PHOTOS:
         return {}
@@ -80,12 +80,12 @@ def describe_leaks(leaks: Mapping[Example, Example]) -> str:
     """Returns a warning of {photo given for training: the held-out photo that it is like}."""
     names = sorted(f"{_name(leak)} (of {_name(held_out)})" for leak, held_out in leaks.items())
     for name in names:
-        log.debug(f"left out, a near-duplicate: {name}")
+        log.debug(f"left out as a near-duplicate: {name}")
     forms = (
-        "photo given for training is a near-duplicate",
-        "photos given for training are near-duplicates",
+        "training photo nearly duplicates",
+        "training photos nearly duplicate",
     )
-    return f"{counted(len(names), *forms)} of held-out photos and left out: {some(names)}"
+    return f"{counted(len(names), *forms)} held-out photos; the run leaves out {some(names)}"
 
 
 def _name(example: Example) -> str:

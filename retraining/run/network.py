@@ -72,7 +72,7 @@ def choose_network(
     except NetworkError as error:
         if settings.architecture:
             raise
-        notes.add_remark(f"{registry.EMBEDDED} is used, since {error}")
+        notes.add_remark(f"this run uses {registry.EMBEDDED}, since {error}")
     embedded = registry.find(registry.EMBEDDED)
     return embedded, obtain(embedded, folder, observer, offline)
 
@@ -87,7 +87,7 @@ def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
     """Returns the Extractor of one network, which may average the vectors of mirror images."""
     network = load_network(path, known, run.settings.network.choice.allow_unsafe_ops)
     if unsafe := describe_unsafe(network.graph_def):
-        log.warning(f"{path} is run though it holds {unsafe}")
+        log.warning(f"running {path}, although it holds {unsafe}")
     for note in read_notes(network.graph_def):
         run.notes.add_caveat(note)
     runtime = run.settings.network.runtime

@@ -37,7 +37,9 @@ def check_outputs(network_paths: Iterable[str | Path], settings: RunSettings) ->
     journal = journal_of(settings.outputs.graph)
     if finished := finish_writing(journal):
         files = counted(len(finished), "file is", "files are")
-        log.info(f"a run was interrupted while it replaced its outputs; {files} in place now")
+        log.info(
+            f"an earlier run was interrupted while it replaced its outputs; {files} now in place"
+        )
     networks, outputs = {os.path.realpath(path) for path in network_paths}, settings.outputs
     for path in settings.output_files.values():
         if os.path.realpath(path) in networks:
@@ -60,7 +62,7 @@ def check_summaries(folder: str) -> None:
     try:
         check_writable(os.path.join(folder, "any file"))
     except WriteError as error:
-        log.warning(f"there will be no files for TensorBoard: {error}")
+        log.warning(f"the run cannot write files for TensorBoard: {error}")
 
 
 def replace_outputs(contents: Mapping[str, Content], settings: RunSettings) -> None:
@@ -75,7 +77,7 @@ def replace_outputs(contents: Mapping[str, Content], settings: RunSettings) -> N
     earlier = find_earlier(contents, settings)
     write_files(contents, journal_of(settings.outputs.graph), earlier)
     for path, new in earlier.items():
-        log.info(f"{path} belongs to an earlier model and is called {new.name} now")
+        log.info(f"renamed {path} to {new.name}, since it belongs to an earlier model")
 
 
 def find_earlier(contents: Collection[str], settings: RunSettings) -> dict[Path, Path]:

@@ -50,7 +50,10 @@ def provide_example_images(run: RunContext) -> None:
     if wanted and not FolderSource(folder).holds_images():
         reason = provide.provide(folder, run.settings.network.offline, run.observer)
         if reason:
-            log.warning(f"the example photos could not be fetched ({reason}); drew flowers instead")
+            log.warning(
+                f"could not download the example photos ({reason}); drew pictures of flowers "
+                f"instead"
+            )
     if caveat := provide.caveat(folder):
         run.notes.add_caveat(caveat)
 
@@ -149,7 +152,7 @@ def read_photos(
     if dataset.excluded:
         log.info(
             f"{counted(dataset.excluded, 'photo is', 'photos are')} excluded by "
-            f"{photos.excluded_by}; where what is excluded is hard, not wrong, the test accuracy "
+            f"{photos.excluded_by}; if these photos are hard rather than wrong, the test accuracy "
             f"looks better than it is"
         )
     if dataset.note:
@@ -168,7 +171,7 @@ def check_splits(splits: Set[str], settings: RunSettings) -> None:
     for name, part in settings.needed_splits.items():
         if part not in splits:
             raise DatasetError(
-                f"no photo is for {part}, which `{name}` needs; add some, or raise "
+                f"`{name}` needs photos for {part}, and there are none; add some, or raise "
                 f"`SplitOptions.{part}`"
             )
 
@@ -181,7 +184,7 @@ def describe_photos(dataset: Dataset) -> None:
     copies = len(dataset.examples) - len({example.key for example in dataset.examples})
     if copies:
         copied = counted(copies, "photo is a copy of another", "photos are copies of others")
-        log.info(f"{copied}; each content is computed once")
+        log.info(f"{copied}; the network processes identical photos only once")
     log.info(f"{len(dataset.examples)} photos of {len(dataset.labels)} classes: {counts}")
 
 
@@ -196,7 +199,7 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
         if not left[TRAINING]:
             raise DatasetError(f"no readable image of {label} is left for training; add some")
         if sum(left.values()) < FEW_IMAGES:
-            log.warning(f"only {counted(sum(left.values()), 'readable image')} of {label} left")
+            log.warning(f"{label} has only {counted(sum(left.values()), 'readable image')} left")
 
 
 def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
@@ -236,4 +239,4 @@ def log_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
     for image in bad[:MOST_LISTED]:
         log.warning(f"left out: {image.path} {image.reason}")
     if len(bad) > MOST_LISTED:
-        log.warning(f"{len(bad)} files were left out, see {outputs.bad_images}")
+        log.warning(f"{len(bad)} files were left out; see {outputs.bad_images}")

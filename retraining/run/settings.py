@@ -266,8 +266,8 @@ class RunSettings:
             )
         if self.fine_tuning.methods and self.head.final_fit == ALL:
             raise SettingsError(
-                "`HeadSettings.final_fit` all trains a layer on vectors; it cannot go with "
-                "fine-tuning"
+                "`HeadSettings.final_fit` all trains a layer on vectors; it cannot be combined "
+                "with fine-tuning"
             )
 
     @property

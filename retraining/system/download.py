@@ -100,7 +100,7 @@ def fetch(
             if target.is_file():
                 aside = target.with_name(target.name + ".refused")
                 os.replace(target, aside)
-                observer.tell(f"{problem}; moved to {aside}, fetching it again")
+                observer.tell(f"{problem}; moved it to {aside}; downloading again")
             part = _Part(target, remote)
             try:
                 _fetch_from_any(remote, part, observer, check)
@@ -309,7 +309,7 @@ def _watch(transfer: "_Transfer", end: float) -> None:
                 received, since = transfer.received, now
             elif now > since + SLOW_SECONDS:
                 raise DownloadError(
-                    f"less than {LEAST_BYTES / 1000:g} kB came within {SLOW_SECONDS:g} seconds"
+                    f"less than {LEAST_BYTES / 1000:g} kB arrived within {SLOW_SECONDS:g} seconds"
                 )
     finally:
         transfer.stop()
@@ -340,7 +340,7 @@ class _Transfer:
                 total = _begin(response, part)
             self._append(response, total or part.remote.size)
         if total is not None and part.size() < total:
-            raise _BrokenOffError(f"the transfer broke off at {part.size()} of {total} bytes")
+            raise _BrokenOffError(f"the transfer stopped at {part.size()} of {total} bytes")
 
     @contextmanager
     def _unless_stopped(self) -> Iterator[None]:
@@ -424,9 +424,9 @@ def _check_status(response: "Response", part: _Part) -> None:
         return
     if response.status_code == 416:  # no such range
         part.drop()
-        raise _BrokenOffError("the server cannot go on where the last transfer broke off")
+        raise _BrokenOffError("the server cannot resume the transfer")
     if response.status_code == 407:
-        raise UnreachableError("the proxy wants a user name and password")
+        raise UnreachableError("the proxy requires a user name and password")
     kind = _BrokenOffError if response.status_code >= 500 else DownloadError
     reason = f"{response.reason or ''}"[:MOST_REASON]
     raise kind(f"the server answers {response.status_code} {reason}".rstrip())
@@ -444,7 +444,7 @@ def _span(response: "Response", part: _Part) -> tuple[int, int | None]:
     same = _mark(response) in (None, part.mark()) or part.size() == 0
     if not found or int(found[1]) != part.size() or not same:
         part.drop()
-        raise _BrokenOffError("the server answers with a range not asked for")
+        raise _BrokenOffError("the server sent a range that was not requested")
     return part.size(), int(found[2]) if found[2] else None
 
 
@@ -500,7 +500,7 @@ def _network_errors() -> Iterator[None]:
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _translate(error) from error
     except (HTTPException, ConnectionError, TimeoutError) as error:
-        raise _BrokenOffError("the connection broke off") from error
+        raise _BrokenOffError("the connection was lost") from error
     except (ValueError, LookupError, AttributeError) as error:
         raise DownloadError(f"the server's answer is invalid: {one_line(error)}") from error
 
@@ -512,16 +512,16 @@ def _translate(error: Exception) -> DownloadError:
 
     words = _in_words(error)
     if isinstance(error, of_requests.ProxyError):
-        return UnreachableError(f"not through the proxy: {words}")
+        return UnreachableError(f"cannot connect through the proxy: {words}")
     not_connected = any(isinstance(e, of_urllib3.NewConnectionError) for e in _causes(error))
     if isinstance(error, of_requests.ConnectTimeout) or not_connected:
         return UnreachableError(words)
     if isinstance(error, of_requests.ReadTimeout | of_urllib3.ReadTimeoutError):
-        return _BrokenOffError(f"nothing came for {READ_TIMEOUT:g} seconds")
+        return _BrokenOffError(f"no data arrived for {READ_TIMEOUT:g} seconds")
     if isinstance(error, of_requests.SSLError):
-        return DownloadError(f"no secure connection: {words}")
+        return DownloadError(f"cannot make a secure connection: {words}")
     if isinstance(error, of_requests.ConnectionError | of_urllib3.HTTPError):
-        return _BrokenOffError("the connection broke off")
+        return _BrokenOffError("the connection was lost")
     return DownloadError(one_line(error))
 
 

@@ -20,7 +20,7 @@ LONGEST_LINE = 1 << 16  # bytes; paths take 4 to 32 kB
 MOST_LINES = 6_000_000  # of a text that is read whole
 MOST_BYTES = 1 << 30  # likewise
 PIPE_SECONDS = 5.0  # until somebody must have written to a named pipe
-NO_TEXT = "is no text in UTF-8 or UTF-16; save it as such"
+NO_TEXT = "is not text in UTF-8 or UTF-16; save it in one of them"
 LF, CR = b"\n", b"\r"
 DOS_END = b"\x1a"
 # What a byte order mark may begin with, so that more must be read to tell.
@@ -76,7 +76,7 @@ def opened(path: str | os.PathLike[str]) -> Any:
     stream = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115
     if not select.select([stream], [], [], PIPE_SECONDS)[0]:
         stream.close()
-        raise TimeoutError(f"nobody writes to this pipe within {PIPE_SECONDS:g} s")
+        raise TimeoutError(f"nothing was written to this pipe within {PIPE_SECONDS:g} s")
     os.set_blocking(stream.fileno(), True)
     return stream
 

@@ -58,7 +58,11 @@ def _temporary_place() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
         named = os.environ.get("TMPDIR", "/tmp")
-        raise OSError(error.errno, "no temporary file can be written; see TMPDIR", named) from error
+        raise OSError(
+            error.errno,
+            "cannot write a temporary file; set TMPDIR to a folder that you can write to",
+            named,
+        ) from error
 
 
 def _remove_if_abandoned(folder: Path) -> None:

@@ -420,7 +420,7 @@ class Tuner:
         state = self.state
         if not all(np.isfinite(value).all() for value in state.weights.values()):
             raise TrainingError(
-                f"fine-tuning went astray in epoch {state.epoch + 1}: the weights are no longer "
+                f"fine-tuning diverged in epoch {state.epoch + 1}: the weights are no longer "
                 f"finite; lower `TuningOptions.base_rate` and `TuningOptions.head_rate`"
             )
         state.epoch += 1

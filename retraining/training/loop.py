@@ -75,7 +75,7 @@ class TrainingOptions:
         check_ranges(self, self.RANGES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if 0 in (self.train_batch_size, self.validation_batch_size):
-            raise SettingsError("a batch holds 1 vector or more; -1 stands for all")
+            raise SettingsError("a batch holds at least 1 vector; -1 means all")
 
     @property
     def rate(self) -> float:
@@ -306,7 +306,7 @@ def check_finite(head: Head, number: int, options: TrainingOptions) -> None:
     """
     if not head.is_finite:
         raise TrainingError(
-            f"training went astray at step {number}: the weights are no longer finite; "
+            f"training diverged at step {number}: the weights are no longer finite; "
             f"{_remedy(options)}"
         )
 
@@ -321,7 +321,7 @@ def check_use(head: Head, training: Labelled, options: TrainingOptions) -> None:
     if logits.shape[1] < 2 or np.median(logits[:, -1] - logits[:, -2]) <= SUREST:
         return
     raise TrainingError(
-        f"training went astray: the logits grew up to {np.abs(logits).max():.1g}, so that most "
+        f"training diverged: the logits grew up to {np.abs(logits).max():.1g}, so that most "
         f"probabilities are exactly 0 or 1; {_remedy(options)}"
     )
 

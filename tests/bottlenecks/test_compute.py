@@ -182,10 +182,12 @@ def test_a_classic_cache_is_taken_over(tmp_path, compute, computed, photos, capl
     half.write_text(half.read_text()[:100])
     with caplog.at_level(logging.INFO):
         found = compute(photos, tmp_path / "cache", classic_folder=str(classic))
-    line = "49 vectors taken over from {}; 10 computed to check them, 0 known before, 1 skipped, 30"
+    line = (
+        "49 vectors imported from {}; 10 recomputed to check them, 0 already cached, 1 skipped, 30"
+    )
     assert line.format(classic) in caplog.text
     name = os.path.join("red", half.name)
-    assert f"not taken over, not 24 numbers: {name}" in caplog.messages[0]
+    assert f"not imported, not 24 numbers: {name}" in caplog.messages[0]
     vectors, own = vectors_of(found), vectors_of(computed[0])
     assert len(found.imported) == 49
     assert len(vectors) == 90
@@ -246,8 +248,8 @@ def test_imported_vectors_are_not_computed(
         import_file(exported, tmp_path, idle)
         import_file(exported, tmp_path, idle)
     assert caplog.messages == [
-        f"90 vectors taken over from {exported}",
-        f"0 vectors taken over from {exported}, 90 known before",
+        f"90 vectors imported from {exported}",
+        f"0 vectors imported from {exported}, 90 already cached",
     ]
     assert rows(tmp_path) == rows(computed[1])
     compute(photos, tmp_path, idle)
@@ -259,7 +261,7 @@ def test_a_damaged_store_is_told_when_vectors_come_into_a_new_one(
     (store,) = computed[1].glob("*-*.sqlite")
     (tmp_path / store.name).write_text("no store at all")
     import_file(exported, tmp_path, idle)
-    assert f"{store.name} was damaged or something else; moved to" in caplog.text
+    assert f"{store.name} was damaged or not a bottleneck store; moved it to" in caplog.text
 
 
 def test_vectors_of_another_network_are_refused(tmp_path, exported, network):

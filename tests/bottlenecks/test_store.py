@@ -374,7 +374,7 @@ def test_what_others_have_added_is_moved_aside_unread(tmp_path, kind):
         other.execute(ADDED[kind].format(select))
     missing, notes = refill(tmp_path)
     assert len(missing) == 40
-    assert ["was damaged or something else" in note for note in notes] == [True]
+    assert ["was damaged or not a bottleneck store" in note for note in notes] == [True]
     assert refill(tmp_path) == ([], [])
 
 
@@ -384,7 +384,7 @@ def test_a_huge_value_is_damage_and_not_read(tmp_path, column):
         other.execute(f"UPDATE vectors SET {column} = zeroblob(100000)")
     missing, notes = refill(tmp_path)
     assert len(missing) == 40
-    assert ["was damaged; moved to" in note for note in notes] == [True]
+    assert ["was damaged; moved it to" in note for note in notes] == [True]
     assert refill(tmp_path) == ([], [])
 
 
@@ -412,7 +412,7 @@ def test_a_pipe_in_place_of_a_file_is_moved_aside_unopened(tmp_path, suffix):
     os.mkfifo(f"{path}{suffix}")
     missing, notes = refill(tmp_path)
     assert len(missing) == 40
-    assert ["was damaged or something else" in note for note in notes] == [True]
+    assert ["was damaged or not a bottleneck store" in note for note in notes] == [True]
     assert refill(tmp_path) == ([], [])
 
 

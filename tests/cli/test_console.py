@@ -111,7 +111,7 @@ def test_too_little_memory_is_one_line(capsys):
         raise MemoryError
 
     assert reports_errors(main)([]) == 1
-    assert capsys.readouterr().err.endswith(": there is too little memory\n")
+    assert capsys.readouterr().err.endswith(": there is not enough memory\n")
 
 
 def test_undecodable_names_are_their_bytes_on_stdout(finished, tmp_path):

@@ -50,10 +50,10 @@ def refused(capsys):
         (["--learning_rate", "-1"], "must be 0 or more"),
         (["--final_tensor_name", "a//b"], "cannot name a tensor"),
         (["--train_batch_size", "0"], "or -1 for all"),
-        (["--architecture", "inception_v4"], "no network known here; did you mean inception_v3?"),
+        (["--architecture", "inception_v4"], "not a known network; did you mean inception_v3?"),
         (["--output_graph", "same", "--output_labels", "./same"], "name the same file"),
         (["--label_audit", "same", "--output_labels", "./same"], "name the same file"),
-        (["--exclude", __file__, "--label_audit", __file__], "copy that elsewhere"),
+        (["--exclude", __file__, "--label_audit", __file__], "choose another file"),
         (["--exclude", "nowhere.txt"], "cannot read the list nowhere.txt"),
         (["--report", "same", "--metrics", "same"], "--metrics and --report name the same file"),
         (["--metrics", ""], "--metrics must name a file"),
@@ -72,13 +72,19 @@ def refused(capsys):
         (["--dropout", "1"], "must be from 0 to 0.99"),
         (["--dropout", "0.5"], "--dropout is for hidden layers; add --hidden_units"),
         (["--optimizer", "adamw"], "invalid choice: 'adamw'"),
-        (["--epochs", "3", "--how_many_training_steps=4000"], "both say how long"),
-        (["--optimizer", "lbfgs", "--learning_rate", "1"], "--learning_rate cannot go with it"),
+        (["--epochs", "3", "--how_many_training_steps=4000"], "both set the length"),
+        (
+            ["--optimizer", "lbfgs", "--learning_rate", "1"],
+            "--learning_rate cannot be combined with it",
+        ),
         (["--optimizer", "lbfgs", "--epochs", "1"], "takes all photos at once; --epochs cannot"),
-        (["--head", "auto", "--hidden_units", "9"], "by itself; --hidden_units cannot go with it"),
+        (
+            ["--head", "auto", "--hidden_units", "9"],
+            "by itself; --hidden_units cannot be combined with it",
+        ),
         (
             ["--head", "auto", "--optimizer=sgd", "--how_many_training_steps", "9"],
-            "--optimizer, --how_many_training_steps cannot go with it",
+            "--optimizer, --how_many_training_steps cannot be combined with it",
         ),
         (
             ["--head", "auto", "--validation_percentage", "0", "--split_by", "content"],
@@ -146,8 +152,11 @@ def test_flags_of_fine_tuning_that_make_no_sense_are_refused(flags, message, ref
     ("flags", "reason"),
     [
         (["--architecture", "inception_v3+inception_v3"], "not one network or two different ones"),
-        (["--architecture", "inception_v3+nothing"], "'nothing' is no network known here"),
-        (["--architecture", BOTH, "--model_file", "x.pb"], "--model_file names one network's file"),
+        (["--architecture", "inception_v3+nothing"], "'nothing' is not a known network"),
+        (
+            ["--architecture", BOTH, "--model_file", "x.pb"],
+            "--model_file gives the file of a single network",
+        ),
         (["--architecture", BOTH, "--import_classic_bottlenecks", "."], "is for one network"),
         (["--mirror_average", "--import_classic_bottlenecks", "."], "is for one network"),
     ],
@@ -203,7 +212,7 @@ def test_without_pyarrow_its_flags_are_refused(flag, refused, tmp_path, monkeypa
 
 def test_a_file_of_vectors_that_is_not_there_is_a_wrong_flag(refused, tmp_path):
     error = refused("--image_dir", "photos", "--import_vectors", tmp_path / "no.parquet")
-    assert "no.parquet is no file" in error
+    assert "no.parquet is not a file" in error
 
 
 def test_the_file_that_is_imported_is_not_replaced(refused, tmp_path):

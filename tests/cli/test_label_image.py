@@ -119,12 +119,12 @@ def test_files_of_a_folder_that_are_no_images_are_named(finished, expected, tmp_
     assert run(finished, tmp_path) == 0
     captured = capsys.readouterr()
     assert [row[0] for row in tsv(captured.out)] == [f"{tmp_path}/x.jpg"] * 3
-    said = "2 files are no images: IMG_1.HEIC, photos.zip"
+    said = "2 files are not images: IMG_1.HEIC, photos.zip"
     assert captured.err.partition(": ")[2] == f"{said}\n"
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text("text")
     assert run(finished, tmp_path) == 0
-    assert "11 files are no images: 0.txt, 1.txt, 2.txt, ...\n" in capsys.readouterr().err
+    assert "11 files are not images: 0.txt, 1.txt, 2.txt, ...\n" in capsys.readouterr().err
 
 
 def test_without_the_usual_graph_its_making_is_advised(monkeypatch, tmp_path, capsys):
@@ -165,8 +165,8 @@ def test_the_graphs_own_labels_count_more_than_a_file_beside_it(
     path = next(iter(expected))
     beside = tmp_path / "retrained_labels.txt"
     for content, said in (
-        (b"x\ny\nz\n", f"the graph's own labels are used; those in {beside} differ\n"),
-        (b"\xff", f"the graph's own labels are used; those in {beside} differ\n"),
+        (b"x\ny\nz\n", f"using the labels in the graph; those in {beside} differ\n"),
+        (b"\xff", f"using the labels in the graph; those in {beside} differ\n"),
         ("".join(f"{label}\n" for label in LABELS).encode(), ""),
     ):
         beside.write_bytes(content)
@@ -215,7 +215,7 @@ def test_labels_beside_a_graph_without_its_own_are_named(stock, expected, capsys
     assert label_image.main(["--graph", f"{tmp_path}/graph.pb", next(iter(expected))]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("thing ")
-    said = f"the labels are those of {beside}; name another file with --labels\n"
+    said = f"using the labels in {beside}; to use others, give their file with --labels\n"
     assert captured.err.partition(": ")[2] == said
 
 
@@ -384,7 +384,7 @@ def test_rows_below_the_least_score_are_left_out(finished, expected, capsys):
         (["x.jpg", "--sort_by", "move"], "invalid choice: 'move'"),
         (["x.jpg", "--evaluate", "y"], "give no other images"),
         (["--evaluate", "y", "-0"], "give no other images"),
-        (["--evaluate", "y", "--sort_into", "z"], "--sort_into has no meaning"),
+        (["--evaluate", "y", "--sort_into", "z"], "--sort_into has no effect"),
         (["--evaluate", "y", "--format", "csv"], "gives text, tsv, jsonl, not csv"),
     ],
 )
@@ -476,8 +476,8 @@ def test_a_labelled_folder_is_scored(finished, labelled, capsys):
     captured = capsys.readouterr()
     assert captured.out == EVALUATION
     assert "accuracy on photos that the graph has not seen = 83.3% (N=6," in captured.err
-    assert "does not know the class grey; its photos (2) are not scored" in captured.err
-    assert "no folder here for 1 class of the graph: green" in captured.err
+    assert "has no class grey; its photos (2) are not scored" in captured.err
+    assert "no folder for 1 class of the graph: green" in captured.err
     assert run(finished, "--evaluate", labelled, "--format", "jsonl") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["accuracy"], found["photos"], len(found["confusion"])) == (0.8333, 6, 3)
@@ -507,7 +507,7 @@ def test_mistakes_are_listed_on_request(finished, labelled, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--evaluate", "y", "--top_k", "3"], "--top_k has no meaning with --evaluate"),
+        (["--evaluate", "y", "--top_k", "3"], "--top_k has no effect with --evaluate"),
         (["--evaluate", "y", "--raw_scores"], "needs --print_misclassified"),
         (["x.jpg", "--recursive"], "--recursive needs --evaluate"),
         (["x.jpg", "--print_misclassified"], "--print_misclassified needs --evaluate"),
@@ -532,7 +532,7 @@ def test_nothing_to_score_is_a_failure(finished, labelled, tmp_path, capsys):
     assert run(finished, "--evaluate", tmp_path) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "nothing could be scored" in captured.err.splitlines()[-1]
+    assert "nothing to score" in captured.err.splitlines()[-1]
     assert run(finished, "--evaluate", tmp_path / "nowhere") == 1
     assert "cannot read the image folder" in capsys.readouterr().err
 
@@ -682,8 +682,8 @@ def test_another_graph_is_scored_by_the_names_of_its_labels(stock, expected, cap
     assert label_image.main([*graph, "--evaluate", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1] == f"confusion\tthing {best}\tthing {best}\t1"
-    assert "no folder here for 9 classes" in captured.err
-    assert "does not tell its training photos" in captured.err
+    assert "no folder for 9 classes" in captured.err
+    assert "does not list its training photos" in captured.err
 
 
 # -- trust -----------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_the_model_card_tells_of_this_graph(run):
     text = Path(run.results["model_card"]).read_text(encoding="utf-8")
     record = json.loads(Path(run.results["metrics"]).read_text())
     digest = hashlib.sha256(Path(run.results["graph"]).read_bytes()).hexdigest()
-    assert f"| its SHA-256 | {digest} |\n" in text
+    assert f"| SHA-256 of the graph | {digest} |\n" in text
     assert "python label_image.py --graph retrained_graph.pb photo.jpg\n" in text
     validated = record["cross_validation"]
     low, high = validated["interval"]
@@ -168,7 +168,7 @@ def test_the_final_test_is_of_the_network_where_vectors_are_imported(
     write_classic_cache(tmp_path / "classic", finished, 0.15)
     flags = ("--import_classic_bottlenecks", tmp_path / "classic")
     assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 0
-    assert f"50 vectors taken over from {tmp_path}/classic;" in capsys.readouterr().err
+    assert f"50 vectors imported from {tmp_path}/classic;" in capsys.readouterr().err
     assert run_retrain(tmp_path, photos, "--precision", "float32", "--split_by", "path") == 0
 
 
@@ -193,7 +193,7 @@ def odd(tmp_path_factory, captured_run, photos):
 
 def test_an_unreadable_photo_is_left_out_and_named(odd):
     assert re.search(r"left out: .*/red/bad\\n.jpg is", odd.err)
-    assert re.search("1 file in .*/red is no image: notes.txt", odd.err)
+    assert re.search("1 file in .*/red is not an image: notes.txt", odd.err)
     bad = {os.path.basename(i["path"]): i["reason"] for i in odd.record["bad_images"]}
     assert bad.keys() == {"bad\n.jpg", "notes.txt"}
     assert bad["bad\n.jpg"].startswith("is a broken image")
@@ -369,7 +369,7 @@ def test_an_accuracy_needs_test_photos(tmp_path, run_retrain, photos, capsys):
     two = tiny.write_photos(tmp_path / "two", {"red": 1, "blue": 1})
     assert [run_retrain(tmp_path, photos, *none), run_retrain(tmp_path, two, *flags)] == [1, 1]
     captured = capsys.readouterr()
-    message = "no photo is for testing, which --assert_accuracy_at_least needs; add some, or raise"
+    message = "--assert_accuracy_at_least needs photos for testing, and there are none; add some"
     assert captured.err.count(message) == 2
     assert "bottlenecks" not in captured.err
     assert not (tmp_path / "models").exists()
@@ -385,11 +385,16 @@ def test_more_data_later(tmp_path, run_retrain, photos, capsys):
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
     assert "25 of 25" in err  # vectors computed
-    assert "classes added since the graph that is replaced: grey" in err
-    found = re.search(r"(\d+) of these photos tested .* too: (\S+)% right then, 100.0% now", err)
+    assert "classes added since the previous graph: grey" in err
+    found = re.search(
+        r"(\d+) of these photos also tested the previous graph: (\S+)% correct then, 100.0% now",
+        err,
+    )
     assert int(found[1]) > 5
     assert float(found[2]) < 60
-    assert re.search(r"\d of them got another answer: .*photo_..\.jpg \(blue -> (red|green)\)", err)
+    assert re.search(
+        r"\d of them got a different answer: .*photo_..\.jpg \(blue -> (red|green)\)", err
+    )
 
 
 # -- other heads -----------------------------------------------------------------------------
@@ -542,7 +547,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert out == ""
     if signal_number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "the same command goes on from there" in err.splitlines()[-1]
+        assert "run the same command again to continue" in err.splitlines()[-1]
         assert "Traceback" not in err
     stored = rows(tmp_path)
     assert 8 <= len(stored) < 90
@@ -579,7 +584,7 @@ def test_without_inception_the_embedded_network_is_used_and_said(
     assert captured.err.splitlines()[-1].startswith("Open ")
     about = read_metadata(read_graph(tmp_path / "models" / "retrained_graph.pb"))
     assert about["network"] == "efficientnet_lite0"
-    assert "--offline forbids fetching it" in about["caveats"][0]
+    assert "--offline forbids downloading it" in about["caveats"][0]
     assert about["caveats"][0] in said[0]
 
 
@@ -599,7 +604,7 @@ def test_the_empty_example_folder_is_filled(tmp_path, run_retrain, capsys, monke
 def test_the_last_line_tells_what_to_do_next():
     plain = OutputSettings()
     assert what_next(plain) == (
-        "Open models/retrained_report.html; label a photo: python label_image.py photo.jpg"
+        "Open models/retrained_report.html; to label a photo, run: python label_image.py photo.jpg"
     )
     assert what_next(OutputSettings(graph="a b.pb", report="")) == (
         "Label a photo: python label_image.py --graph 'a b.pb' photo.jpg"
@@ -616,7 +621,7 @@ def test_what_the_audit_finds_is_excluded_from_the_next_run(tmp_path, run_retrai
     shutil.copy(work / "green" / "photo_00.jpg", work / "green" / "photo_99.jpg")
     assert run_retrain(tmp_path, work) == 0
     err = capsys.readouterr().err
-    assert "1 photo is a copy of another; each content is computed once\n" in err
+    assert "1 photo is a copy of another; the network processes identical photos only once\n" in err
     assert f": {table}\n" in err.split("label audit: ")[1]
     lines = [line.split("\t") for line in table.read_text().splitlines()]
     assert lines[0] == ["path", "given", "suggested", "score", "reason"]

@@ -33,7 +33,9 @@ def record(printed):
 def test_folders_and_the_same_table_give_the_same_run(tmp_path, run_retrain, split, capsys):
     assert run_retrain(tmp_path / "folders", split) == 0
     printed = capsys.readouterr()
-    assert "splits as given: 40 for training, 8 for validation, 10 for testing\n" in printed.err
+    assert (
+        "using the given splits: 40 for training, 8 for validation, 10 for testing\n" in printed.err
+    )
     first = record(printed.out)
     assert first["test"]["photos"] == 10
     rows = [
@@ -58,11 +60,13 @@ def test_split_folders_and_tables_are_scored_whole(tmp_path, finished, split, ca
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out
     assert "photos\t58\n" in outputs[0].out
-    line = "data holds photos in splits (40 for training, 8 for validation, 10 for testing); all of"
+    line = (
+        "data holds photos in splits (40 for training, 8 for validation, 10 for testing); the score"
+    )
     assert line in outputs[0].err
     assert "splits" not in outputs[1].err
     assert f"not scored: {tmp_path}/gone.jpg cannot be read" in outputs[1].err
-    assert "does not know the class pink; its photos (1) are not scored" in outputs[1].err
+    assert "has no class pink; its photos (1) are not scored" in outputs[1].err
 
 
 def write_varied(folder, count, rng):
@@ -84,7 +88,7 @@ def test_near_duplicates_of_test_photos_are_not_trained_on(tmp_path, run_retrain
     assert run_retrain(tmp_path, tmp_path / "data", *flags) == 0
     printed = capsys.readouterr()
     warning = (
-        "1 photo given for training is a near-duplicate of held-out photos and left out: "
+        "1 training photo nearly duplicates held-out photos; the run leaves out "
         "red/twin.jpg (of blue/3.jpg)"
     )
     assert f"warning: {warning}\n" in printed.err

@@ -68,4 +68,4 @@ def test_messages_name_commands_as_they_are_called(monkeypatch, called, retrain,
     monkeypatch.setattr(sys, "argv", [called])
     assert flags.build_parser().prog == retrain
     assert label_flags.build_parser().prog in label.split()
-    assert what_next(OutputSettings()).endswith(f"label a photo: {label}")
+    assert what_next(OutputSettings()).endswith(f"to label a photo, run: {label}")

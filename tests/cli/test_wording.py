@@ -112,7 +112,7 @@ def test_an_error_of_another_process_still_names_its_setting():
     with pytest.raises(ChoiceError) as caught:
         Choice(mean=1).refuse("vgg16", "mean")
     copied = pickle.loads(pickle.dumps(caught.value))
-    assert in_flags(str(copied)) == "--input_mean has no meaning with vgg16; drop it"
+    assert in_flags(str(copied)) == "--input_mean has no effect with vgg16; drop it"
 
 
 def test_flags_that_settings_refuse_are_named(capsys):
@@ -157,7 +157,7 @@ def test_the_files_of_a_run_name_flags(run_retrain, photos, tmp_path):
     assert (tmp_path / "models" / "bad_images.tsv").read_text().splitlines()[1].endswith(reason)
     record = json.loads((tmp_path / "models" / "retrained_metrics.json").read_text())
     assert [bad["reason"] for bad in record["bad_images"]] == [reason]
-    assert "--recursive takes photos there, too" in " ".join(record["warnings"])
+    assert "--recursive also reads the photos in them" in " ".join(record["warnings"])
     assert "`" not in json.dumps(record)
 
 

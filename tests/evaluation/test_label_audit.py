@@ -272,5 +272,5 @@ def test_a_duplicates_reason_names_the_other_and_a_hash_is_no_comment(tmp_path):
 
 def test_limits_are_said():
     assert label_audit.limit(1500, 5) is None
-    assert "20001 photos are more" in label_audit.limit(20_001, 2)
-    assert "classes are more" in label_audit.limit(20_000, 1000)
+    assert "and there are 20001" in label_audit.limit(20_001, 2)
+    assert "photos x classes, and there are" in label_audit.limit(20_000, 1000)

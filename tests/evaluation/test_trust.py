@@ -48,11 +48,11 @@ def test_the_temperature_is_clamped():
 @pytest.mark.parametrize(
     ("logits", "targets", "reason"),
     [
-        (np.zeros((0, 3)), np.zeros(0, int), "needs 20 validation photos, and there are 0"),
-        (np.zeros((19, 3)), np.ones(19, int), "and there are 19"),
-        (np.ones((30, 1)), np.zeros(30, int), "do not allow"),
-        (np.full((30, 2), np.nan), np.zeros(30, int), "do not allow"),
-        (np.tile([2.0, 1.0], (30, 1)), np.zeros(30, int), "answered right"),
+        (np.zeros((0, 3)), np.zeros(0, int), "needs 20 validation photos, but there are only 0"),
+        (np.zeros((19, 3)), np.ones(19, int), "there are only 19"),
+        (np.ones((30, 1)), np.zeros(30, int), "finite logits"),
+        (np.full((30, 2), np.nan), np.zeros(30, int), "finite logits"),
+        (np.tile([2.0, 1.0], (30, 1)), np.zeros(30, int), "every validation photo correctly"),
     ],
 )
 def test_where_none_can_be_fitted_it_is_one_and_said(logits, targets, reason):

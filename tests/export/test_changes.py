@@ -33,10 +33,10 @@ def test_changed_answers_are_counted_and_named():
     }
     now = held_out([*KEYS[:3], "new"], [1, 2, 1, 0], [1, 2, 1, 0])
     assert list(describe_changes(before, now, ["a", "b", "c"])) == [
-        "classes added since the graph that is replaced: a",
-        "classes removed since the graph that is replaced: old",
-        "3 of these photos tested the graph that is replaced, too: 66.7% right then, 100.0% now",
-        "1 of them got another answer: k2.jpg (c -> b)",
+        "classes added since the previous graph: a",
+        "classes removed since the previous graph: old",
+        "3 of these photos also tested the previous graph: 66.7% correct then, 100.0% now",
+        "1 of them got a different answer: k2.jpg (c -> b)",
     ]
 
 
@@ -48,12 +48,12 @@ def test_a_new_name_of_a_class_changes_no_answer():
     }
     now = held_out(KEYS, [0, 1, 1, 2], [0, 1, 2, 2])
     assert list(describe_changes(before, now, ["ash", "fagus", "oak"]))[2:] == [
-        "4 of these photos tested the graph that is replaced, too: 50.0% right then, 75.0% now",
-        "1 of them got another answer: k3.jpg (beech -> oak)",
+        "4 of these photos also tested the previous graph: 50.0% correct then, 75.0% now",
+        "1 of them got a different answer: k3.jpg (beech -> oak)",
     ]
     merged = held_out(KEYS, [0, 1, 1, 1], [0, 1, 1, 1], 2)
     assert list(describe_changes(before, merged, ["ash", "tree"]))[2:] == [
-        "4 of these photos tested the graph that is replaced, too: 50.0% right then, 100.0% now"
+        "4 of these photos also tested the previous graph: 50.0% correct then, 100.0% now"
     ]
 
 
@@ -62,7 +62,7 @@ def test_without_the_true_labels_of_then_nothing_is_said_of_the_accuracy_then():
     before = {"labels": ["a", "b"], "results": describe_result(result)}
     del before["results"]["held_out_targets"]
     assert list(describe_changes(before, result, ["a", "b"])) == [
-        "4 of these photos tested the graph that is replaced, too: 75.0% right now"
+        "4 of these photos also tested the previous graph: 75.0% correct"
     ]
 
 
@@ -70,7 +70,7 @@ def test_five_photos_are_named_at_most():
     keys = [f"k{number}" for number in range(7)]
     before = {"labels": ["a", "b"], "results": describe_result(held_out(keys, [0] * 7, [0] * 7, 2))}
     (_, line) = describe_changes(before, held_out(keys, [0] * 7, [1] * 7, 2), ["a", "b"])
-    assert line.startswith("7 of them got another answer: k0.jpg (a -> b), ")
+    assert line.startswith("7 of them got a different answer: k0.jpg (a -> b), ")
     assert line.endswith("k4.jpg (a -> b), ...")
 
 

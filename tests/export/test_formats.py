@@ -391,7 +391,7 @@ def test_a_converter_that_fails_is_one_line(failing, monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "run_module", run_without_graph)
     code, said = failing("--saved_model_dir", tmp_path / "saved")
     assert code == 1
-    assert re.search(r"another format cannot be made: .*graph\.pb.*; nothing was replaced", said)
+    assert re.search(r"cannot make another format: .*graph\.pb.*; nothing was replaced", said)
     assert not (tmp_path / "saved").exists()
 
 

@@ -53,7 +53,7 @@ def wrong(name, flags, says, after=None):
 
 
 TRAINING = [
-    train("train", "--validation_percentage 35", says="a score for unknown images fitted"),
+    train("train", "--validation_percentage 35", says="fitted a score for unknown images"),
     train("train_again", "--validation_percentage 35", after="train", silent_on="bottlenecks:"),
     train("other_seed", "--seed 7 --eval_step_interval 50", after="train"),
     train("mobilenet", "--architecture mobilenet_0.25_128"),
@@ -76,7 +76,7 @@ TRAINING = [
     Command(
         "drawings",
         "retrain --image_dir flower_photos --offline --how_many_training_steps 200",
-        says="drew flowers instead",
+        says="drew pictures of flowers instead",
     ),
     train("mixed", "--print_misclassified_test_images", "mixed", says="duplicate"),
     train("mixed_recursive", "--recursive --logging_verbosity DEBUG", "mixed", after="mixed"),
@@ -119,7 +119,7 @@ TRAINING = [
         "damaged_store",
         after="train",
         setup=fixtures.damaged_store,
-        says="was damaged or something else; moved to",
+        says="was damaged or not a bottleneck store; moved it to",
     ),
     train("damaged_row", after="train", setup=fixtures.damaged_row, says="computed again"),
     train("foreign_tables", photos="mixed", setup=fixtures.foreign_tables),
@@ -177,10 +177,10 @@ FINE_TUNING = [
     train("fine_tune_mobilenet", f"{FINE} --architecture mobilenet_0.25_128", after="mobilenet"),
     train("compare", f"--compare head,two_rates,all,scratch {RATES}", after="train"),
     Command("killed", INTERRUPTED.format("kill"), after="train", code=137),
-    train("resumed", FINE, after="killed", says="goes on after epoch 2"),
+    train("resumed", FINE, after="killed", says="resumes after epoch 2"),
     Command("terminated", INTERRUPTED.format("term"), after="train", code=130),
-    train("resumed_after_signal", FINE, after="terminated", says="goes on after epoch 2"),
-    train("resumed_otherwise", f"{FINE} --seed 3", after="killed", silent_on="goes on after"),
+    train("resumed_after_signal", FINE, after="terminated", says="resumes after epoch 2"),
+    train("resumed_otherwise", f"{FINE} --seed 3", after="killed", silent_on="resumes after"),
     train(
         "damaged_checkpoint",
         FINE,
@@ -301,7 +301,7 @@ FLAG_ERRORS = [
     wrong("bad_choice", "--optimizer adamw", "invalid choice"),
     wrong("bad_network", "--architecture mobilenet_0.3_224", "no network"),
     wrong("no_training", "--testing_percentage 60 --validation_percentage 40", "leave no training"),
-    wrong("auto_and_rate", "--head auto --learning_rate 0.1", "cannot go with it"),
+    wrong("auto_and_rate", "--head auto --learning_rate 0.1", "cannot be combined with it"),
     wrong("epochs_and_steps", "--epochs 3 --how_many_training_steps 5", "give one of them"),
     wrong("dropout_alone", "--dropout 0.5", "add --hidden_units"),
     wrong("quantize_alone", "--tflite_quantize dynamic", "needs --tflite_file"),
@@ -315,7 +315,7 @@ FLAG_ERRORS = [
     wrong("url_output", "--output_graph s3://b/g.pb", "is a URL"),
     wrong("bad_tensor_name", "--final_tensor_name 'a b'", "cannot name a tensor"),
     wrong("no_classic_folder", "--import_classic_bottlenecks nowhere", "is not a folder"),
-    wrong("no_vectors", "--import_vectors nowhere.parquet", "is no file"),
+    wrong("no_vectors", "--import_vectors nowhere.parquet", "is not a file"),
     wrong("no_exclude", "--exclude nowhere.txt", "nowhere.txt"),
     Command("no_image_dir", "retrain", code=2),
     label("no_image", "--top_k 3", code=2, says="give an image"),

@@ -67,10 +67,10 @@ ARCHIVE_HEAD = b"frozen_graph.pb".ljust(257, b"\0") + b"ustar  \0" + b"\0" * 300
         (bytes(range(256)) * 8, "not a frozen graph"),
         (
             b"\n <!DOCTYPE html>\n<html><body>404</body></html>",
-            "a web page (HTML); what was fetched",
+            "a web page (HTML); this is not the graph",
         ),
         (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "a web page (HTML)"),
-        (b"daisy\ndandelion\nroses\n", "a text file; what was fetched is not the file"),
+        (b"daisy\ndandelion\nroses\n", "a text file; this is not the graph"),
         ("G\u00e4nsebl\u00fcmchen\n".encode(), "a text file"),
         (b'# made by hand\nnode {\n  name: "input"\n}\n', "in text form (.pbtxt)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull"),
@@ -79,7 +79,7 @@ ARCHIVE_HEAD = b"frozen_graph.pb".ljust(257, b"\0") + b"ustar  \0" + b"\0" * 300
         (ARCHIVE_HEAD, "a tar archive; unpack it"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file of Keras (.h5); freeze it first"),
         (b"\x20\0\0\0TFL3" + bytes(40), "a TensorFlow Lite model"),
-        (b"\xff\xd8\xff\xe0" + bytes(40), "a JPEG image; the graph is another file"),
+        (b"\xff\xd8\xff\xe0" + bytes(40), "a JPEG image; give the file of the graph"),
         (bytes(40) + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "a TensorFlow checkpoint"),
         (tf.compat.v1.GraphDef(versions={"producer": 8}), "it has no nodes"),
         (b"\x08\x07\x12\x07pytorch", "not a frozen graph"),
@@ -127,7 +127,7 @@ def test_a_huge_file_is_refused_by_its_size(path):
             pytest.skip("no sparse files here")
     if os.stat(path).st_blocks * 512 > 1 << 20:
         pytest.skip("no sparse files here")
-    assert "it has 3.0 GB, and they have less than 2" in refusal(path)
+    assert "it has 3.0 GB, and a frozen graph has less than 2" in refusal(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -364,8 +364,8 @@ def many_nodes(graph_def, nodes):
         (self_cycle, "the node 'ring' depends on itself"),
         (control_cycle, "depends on itself"),
         (missing, "the node 'gone:0', which others need, is missing"),
-        (odd_name, "'a b' is no name of a node"),
-        (odd_input, "'MobilenetV1/conv:x' is no name of an input ('MobilenetV1/relu')"),
+        (odd_name, "'a b' is not a node name"),
+        (odd_input, "'MobilenetV1/conv:x' is not an input name ('MobilenetV1/relu')"),
         (no_input, "'MobilenetV1/relu' has 0 inputs, and Relu6 takes 1"),
         (control_first, "the inputs of 'MobilenetV1/relu' are out of order"),
         (many_nodes, f"more than {MAX_NODES}"),
@@ -565,7 +565,7 @@ def test_label_image_names_what_it_refuses_and_what_it_runs(path, labels, pictur
     assert label_image.main([*flags, "--allow_unsafe_ops"]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("thing") == 5
-    assert "is run though it holds 'WriteFile' (node 'writer'), 'ReadFile'" in captured.err
+    assert "although it holds 'WriteFile' (node 'writer'), 'ReadFile'" in captured.err
 
 
 def test_retrain_names_what_it_refuses_and_what_it_runs(
@@ -580,7 +580,7 @@ def test_retrain_names_what_it_refuses_and_what_it_runs(
     assert "was not run, since it could do more than compute: it holds 'ReadFile'" in captured.err
     assert captured.out == ""
     assert run_retrain(tmp_path, photos, *flags, "--allow_unsafe_ops", steps=20) == 0
-    assert f"warning: {path} is run though it holds 'ReadFile' (node 'reader')" in (
+    assert f"warning: running {path}, although it holds 'ReadFile' (node 'reader')" in (
         capsys.readouterr().err
     )
     load_graph(tmp_path / "models" / "retrained_graph.pb")  # which does not need that node

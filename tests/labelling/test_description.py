@@ -101,7 +101,7 @@ def test_a_damaged_description_of_the_replaced_graph_costs_the_comparison_only(
     scores = np.eye(2, dtype="f4")[[0] * len(keys)]
     result = HeldOutResult(keys, keys, np.zeros(len(keys), int), scores, scores)
     assert any(
-        "tested the graph that is replaced" in line
+        "also tested the previous graph" in line
         for line in describe_changes(read_description(str(own.path)), result, whole["labels"])
     )
     descriptions = [*mutations(whole, 300), {"labels": None}, 5, [], b"{", b"\xff", b"[" * 100_000]
@@ -110,7 +110,10 @@ def test_a_damaged_description_of_the_replaced_graph_costs_the_comparison_only(
         before = read_description(str(path))
         lines = list(describe_changes(before, result, whole["labels"]))
         assert before or lines == []
-    assert f"{tmp_path}/graph.pb is replaced without a comparison: the graph's own" in caplog.text
+    assert (
+        f"{tmp_path}/graph.pb is replaced without comparing it with the new graph: the graph's own"
+        in caplog.text
+    )
     assert read_description(str(tmp_path / "no.pb")) == {}
 
 

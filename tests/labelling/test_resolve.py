@@ -513,7 +513,7 @@ def test_two_known_networks_share_batches(tmp_path, inception, shared):
 
 BOTH = "several nodes of the graph take images: left, right; name one with `Overrides.input_layer`"
 NO_INPUT = "cannot tell which node of the graph takes images; name it with `Overrides.input_layer`"
-NO_SIZE = "the graph does not tell its image size; give `Overrides.input_height`"
+NO_SIZE = "the graph does not specify its image size; give `Overrides.input_height`"
 OTHER_SIZE = "the graph takes images of 12 x 10 pixels; drop `Overrides.input_height`"
 
 
@@ -616,7 +616,7 @@ def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front
             (expected,) = session.run("final_result:0", feed)
             np.testing.assert_allclose(answer, expected, atol=1e-6)
     (note,) = load(tmp_path, graph_def, **named("Mul", **SIZED)).notes
-    assert "does not tell how pixels are scaled; assuming" in note
+    assert "does not specify how pixels are scaled; assuming" in note
 
 
 def test_another_size_is_refused_where_the_network_does_not_take_it(tmp_path):

@@ -52,11 +52,11 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     assert found.paths == [f"{tmp_path}/red/photo_00.jpg", f"{tmp_path}/red/photo_01.jpg"]
     assert found.targets == ["Red", "Red"]
     assert found.warnings == [
-        f"1 file in {tmp_path}/red is no image: notes.txt",
-        "scored though the graph spells the class differently: 'red' as 'Red'",
-        "the graph does not know the class empty; its photos (0) are not scored",
-        "the graph does not know the class grey; its photos (3) are not scored",
-        "no folder here for 6 classes of the graph: Blue, a, b, c, d, ...",
+        f"1 file in {tmp_path}/red is not an image: notes.txt",
+        "matched classes that the graph spells differently: 'red' as 'Red'",
+        "the graph has no class empty; its photos (0) are not scored",
+        "the graph has no class grey; its photos (3) are not scored",
+        "no folder for 6 classes of the graph: Blue, a, b, c, d, ...",
     ]
 
 
@@ -65,9 +65,8 @@ def test_a_misspelled_class_is_asked_about(tmp_path):
     found = scoring.find_labelled(tmp_path, ["greys", "red"])
     assert found.targets == ["red"]
     assert found.warnings == [
-        "the graph does not know the class grey; its photos (1) are not scored; did you mean "
-        "greys?",
-        "no folder here for 1 class of the graph: greys",
+        "the graph has no class grey; its photos (1) are not scored; did you mean greys?",
+        "no folder for 1 class of the graph: greys",
     ]
 
 
@@ -191,7 +190,7 @@ def test_what_is_said_where_all_or_none_are_known():
     assert "trained on all of these photos" in scoring.describe_seen(all_seen)
     assert "unseen_accuracy\tnan" in [*scoring.tsv_lines(all_seen)]
     unknown = scoring.Score(scored(("a", "a")))
-    assert "does not tell its training photos" in scoring.describe_seen(unknown)
+    assert "does not list its training photos" in scoring.describe_seen(unknown)
     assert "unseen" not in "".join(scoring.tsv_lines(unknown))
 
 

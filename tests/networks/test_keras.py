@@ -137,7 +137,7 @@ def test_a_wrong_name_gets_a_suggestion(name, text):
 
 @pytest.mark.parametrize("field", ["weights", "layer", "height", "width", "mean", "std"])
 def test_a_choice_that_a_network_does_not_leave_is_refused(field):
-    with pytest.raises(NetworkError, match="has no meaning with inception_v3"):
+    with pytest.raises(NetworkError, match="has no effect with inception_v3"):
         find("inception_v3", Choice(**{field: 1}))
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_file_for_kerass_cache_does_not_stay(web, whole, tmp_path, wrong
     files = ModelFiles(tmp_path / "models")
     cached = [f"{kind}.h5", f"{web}/file", files, check]
     (tmp_path / "www" / "file").write_bytes(bad)
-    with pytest.raises(ChoiceError, match=r"cannot be fetched .* damaged"):
+    with pytest.raises(ChoiceError, match=r"cannot be downloaded .* damaged"):
         keras_networks.cached_file(*cached)
     assert list((tmp_path / "home" / "models").iterdir()) == []
     (tmp_path / "home" / "models" / f"{kind}.h5").write_bytes(bad)
@@ -444,7 +444,7 @@ def test_a_graph_that_was_frozen_is_a_classifier_for_anyone(whole, tmp_path):
     path = tmp_path / "graph.pb"
     path.write_bytes(graph_def.SerializeToString())
     assert {"input", "softmax"} <= set(nodes_by_name(read_graph(path)))
-    with pytest.raises(ChoiceError, match=r"`Choice.mean` has no meaning"):
+    with pytest.raises(ChoiceError, match=r"`Choice.mean` has no effect"):
         KerasRecipe.named(SMALL, Choice(mean=1.0))
 
 

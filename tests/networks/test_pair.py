@@ -278,7 +278,7 @@ def test_a_second_network_that_is_missing_is_one_line(run_retrain, photos, tmp_p
     assert run_retrain(tmp_path, photos, *flags) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert "mobilenet_1.0_224 is not in" in line
-    assert "--offline forbids fetching it" in line
+    assert "--offline forbids downloading it" in line
 
 
 def test_each_networks_numbers_are_divided_by_their_standard_deviation():

@@ -141,7 +141,7 @@ def test_no_network_says_which_file_to_put_where(tmp_path):
         obtain(network, tmp_path / "models")
     text = str(error.value)
     assert "put graph.pb (in http://127.0.0.1:9/a.zip) into" in text
-    assert "cannot be fetched without a network" in text
+    assert "cannot be downloaded without a network connection" in text
     assert str(tmp_path / "models" / "folder") in text
     assert "\n" not in text
 
@@ -164,7 +164,7 @@ def test_a_wrong_archive_does_not_stay(server, tmp_path, graph_bytes, wrong, pla
         (models / "a.zip").write_bytes(bad)
     else:
         served.write_bytes(bad)
-        with pytest.raises(NetworkError, match="cannot be fetched"):
+        with pytest.raises(NetworkError, match="cannot be downloaded"):
             obtain(network_at(server, "a.zip"), models)
         assert [p.name for p in models.rglob("*")] == []
         served.write_bytes(sound)

@@ -19,7 +19,7 @@ from retraining.networks.recipes import Choice, ChoiceError
 from retraining.networks.registry import NetworkError, find, obtain
 from retraining.networks.saved_models import load_keras
 
-ASSUMED = "the model does not tell how it wants its pixels; assuming 0..1"
+ASSUMED = "the model does not specify its pixel scale; assuming 0..1"
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,9 @@ def test_a_model_that_cannot_be_frozen_is_named(tmp_path):
     keras.Sequential(layers).save(path)
     with pytest.raises(NetworkError) as error:
         frozen(path, tmp_path / "models")
-    assert str(error.value).startswith(f"{path} cannot be made a base network: it gives (None, 64,")
+    assert str(error.value).startswith(
+        f"{path} cannot serve as a base network: it gives (None, 64,"
+    )
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5"])
@@ -240,9 +242,9 @@ def test_what_cannot_be_used_is_one_line(models, tmp_path):
         (
             tmp_path,
             {},
-            "is no SavedModel's folder (the one with saved_model.pb in it) and no .keras or",
+            "is neither a SavedModel folder (with saved_model.pb in it) nor a .keras or",
         ),
-        (tmp_path / "gone.h5", {}, "is no SavedModel's folder"),
+        (tmp_path / "gone.h5", {}, "is neither a SavedModel folder"),
         (tmp_path / "m", {}, "damaged"),
         (tmp_path / "damaged.keras", {}, "damaged"),
         (tmp_path / "damaged.h5", {}, "damaged"),
@@ -267,5 +269,5 @@ def test_keras_files_with_an_odd_description_are_one_line(tmp_path):
     with zipfile.ZipFile(deep, "w") as archive:
         archive.writestr("config.json", "[" * 200_000 + "]" * 200_000)
     for path in (odd, deep):
-        with pytest.raises(ChoiceError, match="is damaged or no Keras model"):
+        with pytest.raises(ChoiceError, match="is damaged or not a Keras model"):
             load_keras(path, Choice())

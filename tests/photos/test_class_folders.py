@@ -26,7 +26,7 @@ def test_folders_that_look_alike_are_classes_of_their_own(tmp_path, one, other):
     dataset = load_dataset(str(tmp_path))
     assert dataset.labels == sorted([one, other])
     (warning,) = dataset.warnings
-    assert "are easily mixed up; each is a class of its own" in warning
+    assert "are easily mixed up; the run treats each as a separate class" in warning
 
 
 @pytest.mark.parametrize("counts", [{}, {"only": 5}])
@@ -63,10 +63,10 @@ def test_only_visible_image_files_count(tmp_path):
         BadImage(str(tmp_path / "a" / "list.txt"), "is not an image of a known format", False)
     ]
     assert warnings == [
-        f"1 file in {tmp_path / 'a'} is no image: list.txt",
-        f"1 folder in {tmp_path / 'a'} is not looked into (folder.jpg); "
-        "`PhotoSettings.recursive` takes photos "
-        "there, too",
+        f"1 file in {tmp_path / 'a'} is not an image: list.txt",
+        f"1 folder in {tmp_path / 'a'} is skipped (folder.jpg); "
+        "`PhotoSettings.recursive` also reads the "
+        f"photos in them",
     ]
 
 
@@ -88,8 +88,8 @@ def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["a/x/1.jpg", "b/1.jpg"], "/a holds no images; `PhotoSettings.recursive` takes those"),
-        (["train/a/1.jpg", "b/1.jpg"], "train looks like a split folder, but b is none; put all"),
+        (["a/x/1.jpg", "b/1.jpg"], "/a holds no images; `PhotoSettings.recursive` also reads"),
+        (["train/a/1.jpg", "b/1.jpg"], "train looks like a split folder, but b does not; put all"),
         (
             ["in/a/1.jpg", "in/b/1.jpg"],
             "has only one (in); did you mean `PhotoSettings.image_dir` ",
@@ -112,7 +112,7 @@ def test_a_folder_of_another_layout_is_explained(tmp_path, files, said):
 @pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
 def test_an_archive_is_to_be_unpacked(tmp_path, head):
     (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
-    said = f"^{tmp_path}/photos is an archive; unpack it first"
+    said = f"^{tmp_path}/photos is an archive; unpack it, and"
     for table in (None, str(tmp_path / "photos")):
         with pytest.raises(DatasetError, match=said):
             open_source(str(tmp_path / "photos"), table).scan()
@@ -151,7 +151,7 @@ def test_photos_without_a_class_are_warned_of(tmp_path):
     scan = open_source(folder).scan()
     assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 30, "b": 30}
     assert scan.warnings == [
-        f"2 files in {tmp_path}/test lie in no class folder and are left out: 1.jpg, 2.jpg"
+        f"2 files in {tmp_path}/test lie outside a class folder and are left out: 1.jpg, 2.jpg"
     ]
 
 

@@ -90,7 +90,7 @@ def test_what_breaks_a_line_or_is_no_text_is_refused(tmp_path, kind, source, wha
     with pytest.raises(DatasetError) as error:
         source(tmp_path, [NO_NAMES[kind], "other"]).scan()
     assert f"the {what} {NO_NAMES[kind]!r} in " in str(error.value)
-    assert "cannot stand in a labels file; rename it" in str(error.value)
+    assert "that a labels file cannot hold; rename it" in str(error.value)
     assert str(error.value).isprintable()
 
 

@@ -78,8 +78,8 @@ def test_many_small_classes_are_warned_of_in_one_line(tmp_path):
     fill(tmp_path, {f"c{n}": 3 for n in range(6)})
     dataset = load_dataset(str(tmp_path))
     assert dataset.warnings[0] == (
-        "6 classes have fewer than 20 images: c0 (3), c1 (3), c2 (3), ...; more of each give a "
-        "better model"
+        "6 classes have fewer than 20 images: c0 (3), c1 (3), c2 (3), ...; add photos of each to "
+        "get a better model"
     )
     assert not any("has only" in line for line in dataset.warnings)
 
@@ -107,8 +107,10 @@ def test_split_folders_are_used_as_they_are(tmp_path):
         ("dog", "testing"): 7,
         ("dog", "training"): 25,
     }
-    assert dataset.warnings == ["1 class without a photo for validation: dog"]
-    assert dataset.note == "splits as given: 55 for training, 4 for validation, 13 for testing"
+    assert dataset.warnings == ["1 class without photos for validation: dog"]
+    assert (
+        dataset.note == "using the given splits: 55 for training, 4 for validation, 13 for testing"
+    )
 
 
 def test_a_missing_split_is_cut_from_training(tmp_path):
@@ -117,7 +119,9 @@ def test_a_missing_split_is_cut_from_training(tmp_path):
     parts = Counter(e.split for e in dataset.examples)
     assert parts["testing"] == 6
     assert 20 <= parts["validation"] <= 60
-    assert dataset.note.endswith("400 for training, 6 for testing; validation cut from training")
+    assert dataset.note.endswith(
+        "400 for training, 6 for testing; validation taken from the training photos"
+    )
     by_content = load_dataset(
         os.path.join(folder, "train"), SplitOptions(testing=0, by="content")
     ).examples

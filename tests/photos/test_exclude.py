@@ -27,7 +27,7 @@ def test_listed_photos_are_left_out_however_they_are_spelled(tmp_path, monkeypat
         left = sorted(os.path.basename(e.path) for e in dataset.examples if e.label == "b")
         assert left == [f"{n:03d}.jpg" for n in range(5, 25)]
         assert dataset.excluded == 5
-        assert dataset.warnings == [f"1 excluded path is no photo in {folder}: b/no.jpg"]
+        assert dataset.warnings == [f"1 excluded path matches no photo in {folder}: b/no.jpg"]
 
 
 def test_a_class_that_becomes_small_is_warned_of_and_an_empty_one_refused(tmp_path):
@@ -64,7 +64,7 @@ def test_a_list_that_is_none_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="cannot read the list"):
         read_listed(tmp_path)
     (tmp_path / "zeros").write_bytes(bytes(5))
-    with pytest.raises(DatasetError, match=r"line 1 of the list .* is no text in UTF-8"):
+    with pytest.raises(DatasetError, match=r"line 1 of the list .* is not text in UTF-8"):
         read_listed(tmp_path / "zeros")
 
 

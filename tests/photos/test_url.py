@@ -88,8 +88,8 @@ def test_a_url_is_read_by_the_rules_for_folders(listed):
     assert scan.photos["b"] == [Photo("s3://b/p/b/4.jpg", "b", None, SETTLED)]
     assert scan.bad == []
     assert scan.warnings == [
-        "1 folder in s3://b/p/a is not looked into (in); "
-        "`PhotoSettings.recursive` takes photos there, too"
+        "1 folder in s3://b/p/a is skipped (in); "
+        "`PhotoSettings.recursive` also reads the photos in them"
     ]
     scan = source.scan(ScanOptions(recursive=True))
     assert scan.names["a"][2:] == ["s3://b/p/a/in/3.jpg"]
@@ -122,7 +122,7 @@ def test_a_file_that_turned_out_to_be_no_image_is_left_out(listed):
     scan = listed("a/1", "a/2.jpg", "b/3.jpg").scan(ScanOptions(not_images={"s3://b/p/a/1"}))
     assert scan.names["a"] == ["s3://b/p/a/2.jpg"]
     assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/1", False)]
-    assert scan.warnings == ["1 file in s3://b/p/a is no image: 1"]
+    assert scan.warnings == ["1 file in s3://b/p/a is not an image: 1"]
 
 
 @pytest.mark.parametrize(("recursive", "count"), [(False, 2), (True, 3)])
@@ -136,7 +136,7 @@ def test_split_folders_below_a_url(listed, recursive, count):
         ("s3://b/p/train/b/1.jpg", "training"),
     ]
     assert len(scan.photos["a"]) == count
-    assert scan.warnings[0].startswith("1 file in s3://b/p/train lies in no class folder")
+    assert scan.warnings[0].startswith("1 file in s3://b/p/train lies outside a class folder")
 
 
 def test_urls_are_excluded_as_printed_or_from_the_location():
@@ -321,7 +321,9 @@ def test_what_a_web_server_refuses_is_said(web):
 
 
 def test_a_url_where_nothing_lies(object_store):
-    with pytest.raises(SourceError, match=r"^nothing lies at s3://photos/nothing; check its name$"):
+    with pytest.raises(
+        SourceError, match=r"^there is nothing at s3://photos/nothing; check the URL$"
+    ):
         names_at("s3://photos/nothing")
 
 
@@ -347,7 +349,7 @@ def outcome(folder, capsys):
 def odd_photos(tmp_path_factory):
     """Photos of three classes, among them a copy, a note, a picture that breaks off."""
     folder = Path(tiny.write_photos(tmp_path_factory.mktemp("odd"), {"red": 9, "blue": 9}))
-    tiny.write_photos(folder / "red", {"green": 2}, seed=2)  # not looked into
+    tiny.write_photos(folder / "red", {"green": 2}, seed=2)  # skipped
     first = (folder / "red" / "photo_00.jpg").read_bytes()
     (folder / "red" / "copy.jpg").write_bytes(first)
     (folder / "red" / "notes.txt").write_text("no photo")

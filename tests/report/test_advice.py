@@ -44,20 +44,20 @@ def steps(record):
             [0.6, 0.9],
             "60 to 90 correctly (with 95% certainty). That is better than always guessing",
         ),
-        ([0.3, 0.9], "30 to 90 correctly (with 95% certainty). That is not certainly better than"),
+        ([0.3, 0.9], "30 to 90 correctly (with 95% certainty). That is not clearly better than"),
         ([0.1, 0.4], "10 to 40 correctly (with 95% certainty). That is worse than always guessing"),
     ],
 )
 def test_the_accuracy_is_set_beside_guessing(record, interval, compared):
     said = plain(advice.verdict(record["test"] | {"interval": interval}))
-    assert said.startswith("Of 4 photos that it had never seen, the model named 3 correctly.")
+    assert said.startswith("Of 4 photos that it had never seen, the model labelled 3 correctly.")
     assert compared in said
     assert said.endswith("always guessing cat, which would be right for 50.")
 
 
 def test_without_test_photos_the_accuracy_is_unknown():
     record = made_up(LABELS, [], [], [])
-    assert advice.verdict(record["test"]).startswith("It is unknown how good this model is")
+    assert advice.verdict(record["test"]).startswith("The accuracy of this model is unknown")
     assert steps(record)[0] == "Hold out some photos"
     assert advice.trust(record) == "Unknown: no photos were tested."
 
@@ -81,7 +81,7 @@ def test_the_smallest_class_is_named(good):
     good["photos"][2]["training"] = 1
     ((what, why),) = advice.next_steps(good)
     assert plain(what) == "Add photos of owl and 1 other class"
-    assert plain(why) == "The model learnt owl from only 1 photo."
+    assert plain(why) == "The model learned owl from only 1 photo."
 
 
 def test_more_photos_are_advised_where_they_have_helped(good):
@@ -100,7 +100,7 @@ def test_probabilities_that_mislead_are_warned_of():
     targets = [0, 1] * 100
     wrong = [1 - t if n % 2 else t for n, t in enumerate(targets)]  # half right, 80 % sure
     record = made_up(["cat", "dog"], ["p.jpg"] * 200, targets, wrong)
-    assert "Do not take its probabilities at their word" in steps(record)
+    assert "Do not take its probabilities at face value" in steps(record)
 
 
 def test_five_pieces_of_advice_are_enough(good):
@@ -135,7 +135,12 @@ def test_would_more_photos_help(interval, answer):
 
 @pytest.mark.parametrize(
     ("confidence", "said"),
-    [(0.95, "it is too sure"), (0.5, "it is too modest"), (0.74, "neither"), (0.8, "neither")],
+    [
+        (0.95, "it is too sure"),
+        (0.5, "it is not sure enough"),
+        (0.74, "is small"),
+        (0.8, "is small"),
+    ],
 )
 def test_trust_in_its_probabilities(confidence, said):
     record = made_up(LABELS, ["p.jpg"] * 100, [0] * 100, [0] * 75 + [1] * 25)
@@ -145,7 +150,7 @@ def test_trust_in_its_probabilities(confidence, said):
 
 def test_what_four_photos_cannot_tell_is_not_told(record):
     record["calibration"]["mean_confidence"] = 0.95
-    assert "neither too sure of itself nor too modest, beyond chance" in advice.trust(record)
+    assert "the difference is small or may be chance" in advice.trust(record)
     assert "no more than chance explains" in advice.trust(record)
     assert "no larger than chance explains" in advice.hardest(evaluations(record)["test"])
     assert not any("probabilities" in what for what, _ in advice.next_steps(record))
@@ -173,7 +178,7 @@ def test_an_accuracy_that_guessing_reaches_is_told(answered, said):
     lines = advice.doubts(evaluations(record)["test"])
     assert said in lines[0]
     if answered == [0] * 20:
-        assert lines[1:] == ["the test photos of dog (0 of 2) got no right answer"]
+        assert lines[1:] == ["the test photos of dog (0 of 2) got no correct answer"]
     assert advice.next_steps(record)[0][0] == "Do not rely on this model yet"
 
 
@@ -197,14 +202,14 @@ def test_the_advice_rests_on_the_cross_validation_that_leads():
     record = led([1 if n < 40 else n % 2 for n in range(100)])  # 20 cats are taken for dogs
     said = {plain(what): plain(why) for what, why in advice.next_steps(record)}
     assert "Do not rely on this model yet" not in said  # as the five test photos alone would say
-    assert said["Compare cat with dog"].startswith("20 of the tested photos of cat were taken")
+    assert said["Compare cat with dog"].startswith("20 of the tested photos of cat were mistaken")
 
 
 def test_a_cross_validation_that_guessing_reaches_is_told():
     (what, why), *_ = advice.next_steps(led([1] * 100))
     assert what == "Do not rely on this model yet"
     assert "always answering cat would be right as often (50 of 100 photos, the model 50)" in why
-    assert why.endswith("the cross-validated photos of cat (0 of 50) got no right answer.")
+    assert why.endswith("the cross-validated photos of cat (0 of 50) got no correct answer.")
 
 
 def test_what_to_expect_agrees_with_the_interval_as_printed():

@@ -101,7 +101,7 @@ def test_the_keyboard_opens_and_closes_them(browser, report):
         button.focus()
         page.keyboard.press("Enter")
         assert len(open_photos(page)) == 3
-        assert "taken for" in page.evaluate("document.activeElement.textContent")
+        assert "mistaken for" in page.evaluate("document.activeElement.textContent")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Close"
         page.keyboard.press("Enter")
@@ -173,7 +173,7 @@ def sections(page):
     return titles.all_inner_texts(), sorted(row.split()[:3] for row in rows.all_inner_texts())
 
 
-THREE = ("What is taken for what", "Class by class", "The most confident mistakes")
+THREE = ("Which classes does the model confuse?", "Class by class", "The most confident mistakes")
 ALL, TESTED = "all 6 photos, cross-validated", "3 test photos"
 
 

@@ -118,7 +118,7 @@ def test_a_small_test_does_not_lead():
     validated = cross_validated(paths, [0, 1] * 50, [0, 1] * 43 + [1, 0] * 7, 2)
     shown = Card(made_up(["a", "b"], paths[:5], [0] * 5, [0] * 5, validated=validated))
     assert "Of 100 new photos like these, expect 75 to 93 to be right." in shown.text
-    assert "Each of 100 photos was named by a model that" in shown.text
+    assert "Each of 100 photos was labelled by a model that" in shown.text
     measured = shown.table("measured on")
     assert measured["cross-validation in 5 folds"][:3] == ["100", "86", "86.0%"]
     assert measured["test photos"] == ["5", "5", "100.0%", "56.6% to 100.0%"]
@@ -131,7 +131,7 @@ def test_a_small_test_does_not_lead():
 def test_what_was_not_measured_is_said():
     shown = Card(made_up(LABELS, [], [], []))
     assert "Its accuracy was not measured." in shown.text
-    assert "It is unknown how good this model is: no photos were held out" in shown.text
+    assert "The accuracy of this model is unknown: no photos were held out" in shown.text
     assert "measured on |" not in shown.source
     assert "Calibration: Unknown: no photos were tested." in shown.text
     assert "%" not in shown.source.split("## Evaluation")[1].split("## Limitations")[0]
@@ -162,7 +162,7 @@ def test_the_photos_that_took_no_part_are_counted():
             bad_images=[BadImage("/home/ann/photos/cat/x.jpg", "is empty")],
             audit=findings,
             comparison=COMPARISON,
-            warnings=["1 file in /home/ann/photos/cat is no image: /home/ann/photos/cat/x.txt"],
+            warnings=["1 file in /home/ann/photos/cat is not an image: /home/ann/photos/cat/x.txt"],
             caveats=["a drawing", "net is used"],
             remarks=["net is used"],
         )
@@ -171,7 +171,7 @@ def test_the_photos_that_took_no_part_are_counted():
     assert "1 file was left out, since it could not be read." in shown.text
     assert "1 photo has a label that may be wrong." in shown.text
     assert "Options: l2 = 0.5, seed = 3." in shown.text
-    assert "Note: 1 file in photos/cat is no image: photos/cat/x.txt." in shown.text
+    assert "Note: 1 file in photos/cat is not an image: photos/cat/x.txt." in shown.text
     assert "Note: a drawing." in shown.text
     assert "Note: net is used" not in shown.text
     assert "net is used." in shown.text
@@ -243,5 +243,5 @@ def test_many_classes_keep_it_short():
     shown = Card(record)
     assert "and 480 more (all are in labels.txt)" in shown.text
     assert "The table shows 20 of 500 classes." in shown.text
-    assert "The photos had 280 more oddities." in shown.text
+    assert "The run gave 280 more warnings about the photos." in shown.text
     assert len(shown.source.splitlines()) < 180

@@ -87,8 +87,8 @@ def page_of(record):
 def test_the_summary_comes_first_and_is_honest(record):
     text = page_of(record).text
     assert "75.0% right 95% interval 30.1% to 95.4% always guessing cat : 50.0%" in text
-    assert "Of 4 photos that it had never seen, the model named 3 correctly." in text
-    assert "not certainly better than always guessing cat" in text
+    assert "Of 4 photos that it had never seen, the model labelled 3 correctly." in text
+    assert "not clearly better than always guessing cat" in text
     assert text.index("75.0% right") < text.index("What to do next") < text.index("Class by class")
 
 
@@ -103,7 +103,7 @@ def test_cells_open_their_photos_and_show_probabilities(record):
     ]
     assert buttons[1]["aria-label"] == "1 of cat answered dog, show photos"
     assert {b["aria-controls"] for b in buttons} <= {s.get("id") for s in page.all("section")}
-    assert "cat taken for dog" in page.text
+    assert "cat mistaken for dog" in page.text
     assert "b.jpg dog 80.0% cat (the true label) 10.0%" in page.text
 
 
@@ -179,7 +179,10 @@ def test_audit_findings_bad_images_and_caveats(pictures):
 def test_without_an_audit_nothing_is_said_of_one(record):
     assert "Labels that may be wrong" not in page_of(record).text
     record["audit"] = []
-    assert "Labels that may be wrong, and duplicates Nothing was found." in page_of(record).text
+    assert (
+        "Labels that may be wrong, and duplicates The audit found no suspicious photos."
+        in page_of(record).text
+    )
 
 
 def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record):
@@ -187,9 +190,9 @@ def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record
     text = page_of(compared).text
     assert "head 75.0% 100.0% 70.0% 1.250 0 1.5 " in text
     assert "all (exported) 50.0% 87.5% 80.0% 0.500 9 1,102.0 " in text
-    assert "The choice was made on the validation photos" in text
+    assert "The run chose the method with the lowest cross entropy on the validation photos" in text
     assert "before export, on all test photos (4)" in text
-    assert "Ways of training compared" not in page_of(record).text
+    assert "Comparison of training methods" not in page_of(record).text
 
 
 def test_a_comparison_without_test_photos_has_no_test_figures():
@@ -204,7 +207,7 @@ def test_a_comparison_without_test_photos_has_no_test_figures():
 def test_without_test_photos_it_says_that_nothing_is_known():
     record = made_up(LABELS, [], [], [], sizes=[], course=[])
     text = page_of(record).text
-    assert "It is unknown how good this model is" in text
+    assert "The accuracy of this model is unknown" in text
     assert "Hold out some photos" in text
     assert "Would more photos help? Unknown." in text
     assert "Class by class" not in text
@@ -313,7 +316,7 @@ def many(classes, wrong):
 def test_of_many_classes_the_confused_ones_are_shown(classes):
     content = html.render(many(classes, 5), Thumbnails())
     page = Page(content)
-    assert f"Only the 6 classes with most mistakes are shown, of {classes}." in page.text
+    assert f"This table shows the 6 classes with the most mistakes, of {classes}." in page.text
     assert len(page.all("th", scope="col")) < 60
     assert f"60 of {classes} classes" in page.text
     assert len(content) < 300_000
@@ -321,8 +324,8 @@ def test_of_many_classes_the_confused_ones_are_shown(classes):
 
 def test_many_classes_without_a_mistake():
     text = page_of(many(200, 0)).text
-    assert "No tested photo was taken for something else" in text
-    assert "It made none on the tested photos." in text
+    assert "The model labelled every tested photo correctly" in text
+    assert "The model made no mistakes on the tested photos." in text
 
 
 def test_two_classes(pictures):
@@ -339,7 +342,7 @@ def test_right_photos_are_bounded_and_mistakes_come_first(pictures):
     assert shown == {(0, 0): 12, (0, 1): 10, (1, 1): 12}
     text = page_of(record).text
     assert "a , recognised 12 of 140 photos Close" in text
-    assert "a taken for b Close" in text
+    assert "a mistaken for b Close" in text
 
 
 # -- thumbnails ------------------------------------------------------------------------------
@@ -385,11 +388,17 @@ def test_the_switch_shows_the_same_three_sections_of_either_photos(led):
         ("show-test", False),
         ("show-cross_validation", True),  # the page leads with it
     ]
-    assert "three sections show 4 test photos all 6 photos, cross-validated What is" in page.text
+    assert (
+        "three sections show 4 test photos all 6 photos, cross-validated Which classes" in page.text
+    )
     titles = {"test": "4 test photos", "cross_validation": "all 6 photos, cross-validated"}
     for kind, photos in titles.items():
         text = page.within(f"of-{kind}")
-        for heading in ("What is taken for what", "Class by class", "The most confident mistakes"):
+        for heading in (
+            "Which classes does the model confuse?",
+            "Class by class",
+            "The most confident mistakes",
+        ):
             assert text.count(f"{heading} {photos}") == 1
     assert "The same on all photos" not in page.text
 
@@ -401,9 +410,9 @@ def test_each_side_of_the_switch_has_its_own_figures(led):
     assert "owl 1 1 100% of 1 100% of 1 100%" in of_test
     assert "cat 2 2 67% of 3 100% of 2 80%" in of_all
     assert "owl 3 1 100% of 1 33% of 3 50%" in of_all
-    assert "cat taken for dog" in of_test
-    assert "owl taken for dog" in of_all
-    assert "cat taken for dog" not in of_all
+    assert "cat mistaken for dog" in of_test
+    assert "owl mistaken for dog" in of_all
+    assert "cat mistaken for dog" not in of_all
     assert "1 mistake. Often" in of_test
     assert "b.jpg true: cat answer: dog probability: 80.0%" in of_test
     assert "2 mistakes, from the highest probability to the lowest. Often" in of_all
@@ -415,7 +424,7 @@ def test_the_headline_the_box_and_the_matrix_agree(led):
     shown = led["cross_validation"]
     assert (shown["correct"], shown["photos"]) == (4, 6)
     assert "66.7% right" in page.text
-    assert "Each of 6 photos was named by a model" in page.text
+    assert "Each of 6 photos was labelled by a model" in page.text
     assert (
         "; 4 are right. The model itself was tested on only 4 photos: it named 3 corr" in page.text
     )
@@ -448,13 +457,13 @@ def test_where_the_test_leads_the_switch_starts_on_it(led):
     page = page_of(led)
     assert "checked" in page.all("input", id="show-test")[0]
     assert "checked" not in page.all("input", id="show-cross_validation")[0]
-    assert "4 test photos 5 photos, cross-validated before fine-tuning What is" in page.text
+    assert "4 test photos 5 photos, cross-validated before fine-tuning Which classes" in page.text
 
 
 def test_with_only_one_kind_of_photos_there_is_no_switch(record, led):
     page = page_of(record)
     assert page.all("input") == []
-    assert "What is taken for what 4 test photos" in page.within("of-test")
+    assert "Which classes does the model confuse? 4 test photos" in page.within("of-test")
     empty = made_up(LABELS, [], [], [])
     for name in ("test", "predictions", "classes", "confusion", "calibration"):
         led[name] = empty[name]
@@ -473,6 +482,6 @@ def test_a_small_test_does_not_lead():
     text = page_of(record).text
     assert "86.0% right" in text
     assert "Of 100 new photos like these, expect 75 to 93 to be right." in text
-    assert "tested on only 5 photos: it named 5 correctly." in text
+    assert "tested on only 5 photos: it labelled 5 correctly." in text
     assert "100.0% right" not in text
     assert "Test on more photos" not in text

@@ -74,7 +74,7 @@ def test_a_full_disk_costs_a_warning(tmp_path, caplog, capfd, monkeypatch):
     with TensorBoardLog(tmp_path, "run") as log:
         for number in range(3):
             log.add(Step(number, None, Evaluation(0.5, 1.25, 10), Evaluation(0.5, 1.25, 10)))
-    assert caplog.text.count("are not complete") == 1
+    assert caplog.text.count("are incomplete") == 1
     assert "No space left on device" in caplog.text
     assert capfd.readouterr().err == ""
 

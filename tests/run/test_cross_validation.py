@@ -125,7 +125,7 @@ def test_a_class_of_one_subject_allows_no_prediction(caplog):
     caplog.set_level("INFO", "retraining")
     found = cross_validate_photos(photos(1, 20), context())
     assert (found.groups, found.result.total, found.leads) == (2, 0, False)
-    assert "the cross-validation predicts no photo" in caplog.text
+    assert "the cross-validation has no photos to predict" in caplog.text
 
 
 def test_classes_without_a_prediction_are_named(caplog):
@@ -137,7 +137,10 @@ def test_classes_without_a_prediction_are_named(caplog):
         own = rare.labelled[part]
         rare.labelled[part] = Labelled(own.vectors[kept], own.targets[kept])
     assert cross_validate_photos(rare, context()).result.total == 20
-    assert "; without b (1 photo): the photos of such a class show a single subject" in caplog.text
+    assert (
+        "; not counting b (1 photo), since all photos of such a class show one subject"
+        in caplog.text
+    )
 
 
 def test_folds_are_counted_as_used():
@@ -161,8 +164,8 @@ def test_a_model_of_far_fewer_photos_is_not_judged_by_the_folds(caplog):
     few.labelled[TESTING] = Labelled(vectors, targets)
     assert not cross_validate_photos(few, run).leads
     assert run.notes.caveats == [
-        "the cross-validated layers learn from 64 photos each, the exported one from 6, so it is "
-        "likely to be less accurate"
+        "each cross-validated layer learns from 64 photos but the exported one from 6, so "
+        "the exported model is likely to be less accurate"
     ]
 
 

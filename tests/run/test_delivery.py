@@ -27,7 +27,7 @@ def test_tensorboard_gets_the_confusion_matrix_and_the_projector(tmp_path, recor
 def test_tensorboard_in_trouble_is_only_warned_of(tmp_path, record, caplog):
     (tmp_path / "test" / "projector_config.pbtxt").mkdir(parents=True)
     write_summaries(tmp_path, record, PROJECTED, Thumbnails())
-    assert f"TensorBoard's files in {tmp_path} are not complete: Is a directory" in caplog.text
+    assert f"the TensorBoard files in {tmp_path} are incomplete: Is a directory" in caplog.text
 
 
 def test_cross_validated_probabilities_get_the_temperature_of_the_exported_network_only():

@@ -80,7 +80,7 @@ def test_methods_are_set_side_by_side(tmp_path, run_retrain, photos, capsys):
     told = json.loads(Path(out["metrics"]).read_text())["comparison"]
     assert [row["method"] for row in told if row["exported"]] == [exported]
     assert [f"{row['top_1']:.4f}" for row in told] == [row["top_1"] for row in rows.values()]
-    assert "Ways of training compared" in Path(out["report"]).read_text("utf-8")
+    assert "Comparison of training methods" in Path(out["report"]).read_text("utf-8")
     best = min(float(row["validation_cross_entropy"]) for row in rows.values())
     assert float(rows[exported]["validation_cross_entropy"]) == best
 
@@ -131,14 +131,14 @@ def test_a_damaged_checkpoint_is_named_and_begun_anew(
     monkeypatch.setattr(Tuned, "remove_checkpoints", lambda _: None)  # as if killed before
     flags = ("--fine_tune", "all", *RATES)
     assert run_retrain(tmp_path, photos, *flags) == 0
-    assert "begins anew" not in capsys.readouterr().err
+    assert "starts over" not in capsys.readouterr().err
     (path,) = (tmp_path / "bottleneck_cache" / "fine_tuning").iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert run_retrain(tmp_path, photos, *flags) == 0
     err = capsys.readouterr().err
-    assert f"{path} is damaged or cannot be read; fine-tuning two_rates begins anew" in err
-    assert "goes on after epoch" not in err
+    assert f"{path} is damaged or cannot be read; fine-tuning two_rates starts over" in err
+    assert "resumes after epoch" not in err
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_graph(
@@ -174,8 +174,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_graph(
     capsys.readouterr()
     assert run_retrain(killed, photos, *flags) == 0
     err = capsys.readouterr().err
-    assert "fine-tuning two_rates goes on after epoch" in err
-    assert "begins anew" not in err
+    assert "fine-tuning two_rates resumes after epoch" in err
+    assert "starts over" not in err
     expected, found = weights(whole), weights(killed)
     trained = [name for name in expected if not name.startswith("retraining/")]
     for name in trained:

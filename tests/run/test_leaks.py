@@ -69,7 +69,7 @@ def test_near_duplicates_of_given_splits_are_left_out_of_training(run, given, go
 def test_they_are_counted_and_named_with_what_they_are_like(run, caplog):
     leave_out_leaks(photos(LIKE, SPLITS), run)
     text = (
-        "2 photos given for training are near-duplicates of held-out photos and left out: "
+        "2 training photos nearly duplicate held-out photos; the run leaves out "
         "a/4.jpg (of b/5.jpg), b/3.jpg (of b/1.jpg)"
     )
     assert run.notes.warnings == [text]
@@ -94,7 +94,9 @@ def test_photos_of_a_split_cut_from_training_are_left_out_too(run, cut, given, n
 def test_a_needed_split_that_gets_empty_is_refused(run):
     near = {(VALIDATION, row): (TESTING, 1) for row in range(6)}
     needing = replace(run, settings=replace(run.settings, head=HeadSettings(search=True)))
-    with pytest.raises(DatasetError, match=r"for validation, which `HeadSettings.search` needs"):
+    with pytest.raises(
+        DatasetError, match=r"`HeadSettings.search` needs photos for validation, and there are none"
+    ):
         leave_out_leaks(photos(near, (TRAINING, TESTING)), needing)
     assert not leave_out_leaks(photos(near, (TRAINING, TESTING)), run).examples[VALIDATION]
 
@@ -113,8 +115,8 @@ def test_a_class_keeps_its_training_photos_if_most_are_near_duplicates(run, coun
     after = leave_out_leaks(photos({**near, (TRAINING, 4): (TESTING, 0)}, SPLITS), run)
     assert Counter(e.label for e in after.examples[TRAINING]) == {"a": 9, "b": left}
     caveat = (
-        "of 1 class, most training photos look the same as held-out photos; they are kept, so the "
-        "accuracy may look better than it is: b"
+        "in 1 class, most training photos look the same as held-out photos; the run keeps "
+        "them, so the accuracy may look better than it is: b"
     )
     assert run.notes.caveats == [caveat] * (left == 10)
     assert len(run.notes.warnings) == 1
@@ -124,4 +126,7 @@ def test_too_many_photos_are_not_compared(run, caplog):
     caplog.set_level("INFO")
     before = photos(LIKE, SPLITS, counts={**COUNTS, TRAINING: MOST_PHOTOS - 13})
     assert leave_out_leaks(before, run) is before
-    assert f"no search for near-duplicates in two splits: {MOST_PHOTOS + 1} photos" in caplog.text
+    assert (
+        f"skipped the search for near-duplicates across splits: it handles at most "
+        f"{MOST_PHOTOS} photos" in caplog.text
+    )

@@ -57,7 +57,7 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
 def test_a_run_goes_on_without_tensorboard(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     check(tmp_path, summaries_folder=tmp_path / "file")
-    assert "there will be no files for TensorBoard: cannot write into" in caplog.text
+    assert "the run cannot write files for TensorBoard: cannot write into" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a day must have passed")
@@ -83,7 +83,10 @@ def test_outputs_of_an_interrupted_run_are_completed_first(tmp_path, caplog):
     journal_of(tmp_path / "graph.pb").write_text(json.dumps(pairs))
     check(tmp_path)
     assert (tmp_path / "labels.txt").read_text() == "new"
-    assert "a run was interrupted while it replaced its outputs; 1 file is in place" in caplog.text
+    assert (
+        "an earlier run was interrupted while it replaced its outputs; 1 file is now in"
+        in caplog.text
+    )
 
 
 def test_files_of_an_earlier_model_are_renamed(tmp_path, caplog):
@@ -104,8 +107,8 @@ def test_files_of_an_earlier_model_are_renamed(tmp_path, caplog):
         "retrained_report-of-earlier-model.html": "old",
         "retrained_model_card-of-earlier-model.md": "old",
     }
-    assert f"{card} belongs to an earlier model" in caplog.text
-    assert f"{report} belongs to an earlier model" in caplog.text
+    assert f"renamed {card} to retrained_model_card-of-earlier-model.md" in caplog.text
+    assert f"renamed {report} to retrained_report-of-earlier-model.html" in caplog.text
 
 
 def test_the_base_network_is_never_overwritten(tmp_path):

@@ -41,7 +41,7 @@ from retraining.training.optimizers import RATES
         (lambda: Distortions(random_crop=101), "random_crop must be from 0 to 100, not 101"),
         (lambda: TrainingOptions(dropout=float("nan")), "dropout must be from 0 to 0.99"),
         (lambda: TrainingOptions(optimizer="luck"), "optimizer must be one of"),
-        (lambda: TrainingOptions(train_batch_size=0), "a batch holds 1 vector or more"),
+        (lambda: TrainingOptions(train_batch_size=0), "a batch holds at least 1 vector"),
         (lambda: TuningOptions(epochs=0), "epochs must be from 1 to 10000, not 0"),
         (lambda: EvaluationSettings(least_accuracy=2), "least_accuracy must be from 0 to 1"),
         (lambda: NetworkSettings(precision="float8"), "precision must be one of auto"),

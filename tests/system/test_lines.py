@@ -78,7 +78,7 @@ def test_an_empty_text_has_no_lines(encoding):
 
 
 def test_bytes_that_are_no_utf_8_are_an_error_or_kept():
-    with pytest.raises(LineError, match="is no text in UTF-8 or UTF-16") as error:
+    with pytest.raises(LineError, match="is not text in UTF-8 or UTF-16") as error:
         all_lines(b"a\nb\xff\nc\n", 1)
     assert error.value.line == 2
     found = all_lines(b"a\nb\xff\n\xc3\x9f", errors="surrogateescape")
@@ -99,7 +99,7 @@ def test_bytes_that_are_no_utf_8_are_an_error_or_kept():
 )
 def test_what_is_no_text_is_refused_with_its_line(content, line):
     for errors in ("strict", "surrogateescape"):
-        with pytest.raises(LineError, match="is no text in UTF-8 or UTF-16") as error:
+        with pytest.raises(LineError, match="is not text in UTF-8 or UTF-16") as error:
             all_lines(content, 1, errors=errors)
         assert error.value.line == line
 
@@ -193,7 +193,7 @@ def test_every_reader_takes_every_text(tmp_path, reader, encoding, end, last):
 def test_no_reader_takes_what_is_no_text(tmp_path, reader):
     read, error, name = READERS[reader]
     (tmp_path / "text").write_bytes(b"\nab\0c\n")
-    with pytest.raises(error, match=rf"^line 2 of {name}.* is no text in UTF-8") as caught:
+    with pytest.raises(error, match=rf"^line 2 of {name}.* is not text in UTF-8") as caught:
         read(tmp_path / "text")
     assert "\n" not in str(caught.value)
 
@@ -256,7 +256,7 @@ def test_an_endless_device_is_refused(reader, device):
     if (reader, device) == ("-", "/dev/urandom"):
         pytest.skip("its start may be a path")
     read, error, _ = READERS[reader]
-    with pytest.raises(error, match="is no text in UTF-8"):
+    with pytest.raises(error, match="is not text in UTF-8"):
         read(device)
 
 
@@ -266,7 +266,7 @@ def test_a_pipe_without_a_writer_is_refused(tmp_path, monkeypatch, reader):
     monkeypatch.setattr(lines, "PIPE_SECONDS", 0.1)
     read, error, _ = READERS[reader]
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(error, match=r"nobody writes to this pipe within 0\.1 s"):
+    with pytest.raises(error, match=r"nothing was written to this pipe within 0\.1 s"):
         read(tmp_path / "pipe")
 
 

@@ -185,7 +185,10 @@ def test_no_place_for_temporary_files_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TMPDIR", str(tmp_path / "full"))
     monkeypatch.setattr(scratch.tempfile, "gettempdir", nowhere)
-    with pytest.raises(OSError, match="no temporary file can be written; see TMPDIR") as error:
+    with pytest.raises(
+        OSError,
+        match="cannot write a temporary file; set TMPDIR to a folder that you can write to",
+    ) as error:
         scratch_folder("tried-").__enter__()
     assert error.value.filename == str(tmp_path / "full")
 

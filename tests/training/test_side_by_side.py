@@ -156,5 +156,5 @@ def test_training_that_goes_astray_ends_with_an_error():
         TrainingOptions(learning_rate=1e38),
         TrainingOptions(learning_rate=1e38, early_stopping=3),
     ):
-        with pytest.raises(TrainingError, match="went astray"):
+        with pytest.raises(TrainingError, match="diverged"):
             side_by_side.train_heads(parts, options)
