@@ -86,7 +86,7 @@ def type_of(node: NodeDef, key: str = "dtype") -> str | None:
     """
     number = attribute(node, key).type
     if number and number not in TYPE_NAMES:
-        raise GraphError(f"the node {node.name!r} has a type {number} that is none")
+        raise GraphError(f"the node {node.name!r} has an unknown type {number}")
     return TYPE_NAMES.get(number)
 
 

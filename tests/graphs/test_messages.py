@@ -130,7 +130,7 @@ def test_an_unknown_type_is_refused():
         node.attr["dtype"].type = number
         assert type_of(node) == name
     node.attr["dtype"].type = 999
-    with pytest.raises(GraphError, match="the node 'x' has a type 999 that is none"):
+    with pytest.raises(GraphError, match="the node 'x' has an unknown type 999"):
         type_of(node)
 
 
