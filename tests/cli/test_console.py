@@ -144,7 +144,7 @@ def test_numpy_is_told_of_its_threads_before_it_is_imported(script):
         "    def find_spec(self, name, *_):\n"
         "        if name == 'numpy': print(os.environ.get('OPENBLAS_NUM_THREADS'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        f"import {script}\n"
+        f"import {script}, retraining.cli.labelling\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
     done = subprocess.run(
