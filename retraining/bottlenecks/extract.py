@@ -22,6 +22,7 @@ from retraining.bottlenecks.stream import (
 )
 from retraining.graphs.litert import LiteRunner
 from retraining.graphs.run import Runner, Running
+from retraining.graphs.runtimes import LITERT, TENSORFLOW
 from retraining.graphs.session import return_free_memory
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.graphs.twin import VectorPart
@@ -111,6 +112,7 @@ class Extractor:
 
     def __init__(self, network: BaseNetwork, settings: ExtractionSettings | None = None) -> None:
         self.network, self.settings = network, settings or ExtractionSettings()
+        self.runtime: str | None = None  # what computes the vectors; None: nothing has, so far
         self._asking = threading.Lock()
         self._started: Future[tuple[ImageReader, FixedBatches]] | None = None
 
@@ -144,6 +146,7 @@ class Extractor:
         part = VectorPart(network.graph_def, *ends, network.preprocessing)
         how = Running(settings.precision, cores=settings.cores)
         runner = open_runner(part, how, settings.runtime)
+        self.runtime = LITERT if isinstance(runner, LiteRunner) else TENSORFLOW
         batches = FixedBatches.of(runner, settings.batch_size, images_per_photo(network))
         batches.run(np.zeros((1, *network.preprocessing.size, 3), np.float32))
         reader = ImageReader(network.preprocessing, settings.max_pixels)

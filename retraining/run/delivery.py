@@ -187,6 +187,7 @@ def describe_network(extractor: Extractor) -> dict[str, Any]:
         "name": network.name,
         "sha1": network.file_sha1,
         "precision": extractor.settings.precision,
+        "runtime": extractor.runtime,
         "vector_width": network.width,
         "input_size": list(network.preprocessing.size),
     }

@@ -14,7 +14,7 @@ from retraining.bottlenecks.ray_engine import Ray, RayExtractor
 from retraining.bottlenecks.runtime import RuntimeSettings
 from retraining.export.build import check_tensor_name
 from retraining.graphs.nodes import read_notes
-from retraining.graphs.runtimes import LITERT
+from retraining.graphs.runtimes import LITERT, TENSORFLOW
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.twin import cache_folder
 from retraining.networks import registry
@@ -90,13 +90,14 @@ def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
         log.warning(f"running {path}, although it holds {unsafe}")
     for note in read_notes(network.graph_def):
         run.notes.add_caveat(note)
-    runtime = run.settings.network.runtime
+    vectors: BottleneckSettings = run.settings.bottlenecks
+    on_ray = isinstance(vectors.engine, Ray)
+    runtime = TENSORFLOW if on_ray else run.settings.network.runtime  # which all workers have
     precision = "float32"
     if runtime != LITERT:
         precision = resolve_precision(run.settings.network.precision, network.graph_def)
     if run.settings.network.mirror_average:
         network = mirror_average(network)
-    vectors: BottleneckSettings = run.settings.bottlenecks
     how = ExtractionSettings(
         precision,
         vectors.batch_size,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.bottlenecks.ray_engine import Ray
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
@@ -260,6 +261,10 @@ class RunSettings:
                 raise SettingsError(
                     f"`{name}` needs photos for {part}; raise `SplitOptions.{part}`"
                 )
+        if self.network.runtime == LITERT and isinstance(self.bottlenecks.engine, Ray):
+            raise SettingsError(
+                "the workers of a Ray cluster use TensorFlow; drop `NetworkSettings.runtime`"
+            )
         if self.fine_tuning.methods and len(self.network.names) > 1:
             raise SettingsError(
                 "fine-tuning is for one network; name one `NetworkSettings.architecture`"

@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
+from retraining.bottlenecks.ray_engine import Ray
 from retraining.cli.flags import parse_flags
 from retraining.photos.reader import Distortions
 from retraining.photos.split import SplitOptions
@@ -154,3 +155,14 @@ def test_flags_choose_formats_in_one_order():
         "tflite_int8": "m.tflite",
         "onnx": "m.onnx",
     }
+
+
+def test_litert_is_not_for_a_cluster():
+    network, vectors = NetworkSettings(runtime="litert"), BottleneckSettings(engine=Ray())
+    with pytest.raises(SettingsError, match=r"drop `NetworkSettings\.runtime`"):
+        RunSettings(PhotoSettings("photos"), network, vectors)
+
+
+def test_litert_computes_in_float32():
+    with pytest.raises(SettingsError, match=r"drop `NetworkSettings\.precision`"):
+        NetworkSettings(runtime="litert", precision="bfloat16")
