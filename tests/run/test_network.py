@@ -1,14 +1,17 @@
 """network.py: the network of a run, and what the run says of it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.extract import ExtractionSettings, Extractor
 from retraining.bottlenecks.ray_engine import Ray, RayExtractor
+from retraining.bottlenecks.runtime import RuntimeSettings
 from retraining.export.build import ExportError
 from retraining.graphs.nodes import add_notes
+from retraining.graphs.twin import cache_folder
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.registry import NetworkError, find
@@ -41,13 +44,16 @@ def test_the_network_is_read_as_the_settings_say(run_of, model_dir, inception_fi
     extractor = read_network(run_of(vectors, model_dir=model_dir, precision="float32"))
     assert type(extractor) is Extractor
     assert extractor.network.name == "inception_v3"
-    assert extractor.settings == ExtractionSettings("float32", 5)
+    folders = cache_folder(), Path(inception_file).parent
+    expected = ExtractionSettings("float32", 5, runtime=RuntimeSettings("auto", folders))
+    assert extractor.settings == expected
     plain = load_network(inception_file, find("inception_v3"))
     assert extractor.network.fingerprint("float32") == plain.fingerprint("float32")
     mirrored = read_network(run_of(model_dir=model_dir, mirror_average=True)).network
     assert mirrored.fingerprint("float32") == mirror_average(plain).fingerprint("float32")
     on_ray = read_network(run_of(BottleneckSettings(engine=Ray()), model_dir=model_dir))
     assert isinstance(on_ray, RayExtractor)
+    assert on_ray.settings.runtime.runtime == "tensorflow"
 
 
 def test_a_taken_name_of_the_output_is_refused_with_the_network(run_of, model_dir):
