@@ -209,7 +209,7 @@ def test_a_torn_page_is_found_when_it_is_read(tmp_path):
     path.write_bytes(content)
     missing, notes = refill(tmp_path, 2000)
     assert len(missing) == 2000
-    assert "moved to" in notes[0]
+    assert "moved it to" in notes[0]
     assert refill(tmp_path, 2000) == ([], [])
 
 

@@ -122,7 +122,7 @@ def test_words_that_belong_to_no_flag_are_explained(words, reason, refused):
         (["--fine_tune", "all", "--freeze_until", ""], "must be the name of a layer"),
         (["--fine_tune", "all", "--base_learning_rate", "-1"], "must be 0 or more, not -1"),
         (["--fine_tune", "all", "--fine_tune_epochs", "0"], "must be from 1 to"),
-        (["--compare", "head,half"], "'half' is none of head, two_rates, all, scratch"),
+        (["--compare", "head,half"], "'half' is not one of head, two_rates, all, scratch"),
         (["--compare", "all,all"], "names a method twice"),
         (["--compare", "head"], "or only head"),
         (

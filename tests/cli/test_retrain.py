@@ -274,7 +274,7 @@ def test_misclassified_photos_are_listed(untrained):
 
 
 def test_early_stopping_says_which_head_is_kept(untrained):
-    assert "ended at step 10; the head of step 0 is kept" in untrained.err
+    assert "ended at step 10; the run keeps the head of step 0" in untrained.err
 
 
 @pytest.mark.numbers
@@ -578,7 +578,9 @@ def test_without_inception_the_embedded_network_is_used_and_said(
 ):
     assert run_retrain(tmp_path, photos, "--offline", "--model_dir", tmp_path / "nets") == 0
     captured = capsys.readouterr()
-    said = [line for line in captured.err.splitlines() if "efficientnet_lite0 is used" in line]
+    said = [
+        line for line in captured.err.splitlines() if "this run uses efficientnet_lite0" in line
+    ]
     assert len(said) == 1  # at the start; it is no caveat on the result
     assert "put tensorflow_inception_graph.pb" in said[0]
     assert captured.err.splitlines()[-1].startswith("Open ")
@@ -607,7 +609,7 @@ def test_the_last_line_tells_what_to_do_next():
         "Open models/retrained_report.html; to label a photo, run: python label_image.py photo.jpg"
     )
     assert what_next(OutputSettings(graph="a b.pb", report="")) == (
-        "Label a photo: python label_image.py --graph 'a b.pb' photo.jpg"
+        "To label a photo, run: python label_image.py --graph 'a b.pb' photo.jpg"
     )
 
 

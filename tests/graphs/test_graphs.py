@@ -12,7 +12,7 @@ from retraining.graphs.nodes import GraphError, constant, nodes_by_name, set_con
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner, Running
-from retraining.networks import registry
+from retraining.networks import precision as network_precision
 from retraining.networks.network import load_network
 from retraining.networks.precision import resolve_precision
 from retraining.networks.registry import NETWORKS
@@ -342,7 +342,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_auto_is_bfloat16_only_for_networks_that_bear_it(base, monkeypatch):
     for native in ("float32", "bfloat16"):
-        monkeypatch.setattr(registry, "native_precision", lambda native=native: native)
+        monkeypatch.setattr(network_precision, "native_precision", lambda native=native: native)
         assert resolve_precision("auto", base.graph_def) == native
         assert resolve_precision("auto", tiny.tiny_mobilenet()) == "float32"
         assert resolve_precision("bfloat16", tiny.tiny_mobilenet()) == "bfloat16"

@@ -23,7 +23,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner, Runner
 from retraining.graphs.twin import VectorPart
 from retraining.labelling.classifier import load_classifier
-from retraining.networks import registry
+from retraining.networks import precision as network_precision
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair, fold_scale, scale_factors
 from retraining.networks.registry import NETWORKS
@@ -205,7 +205,7 @@ def test_other_ways_to_feed_it_are_refused(done, paths, capsys, flags):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_only_the_network_that_bears_bfloat16_computes_in_it(both, order, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "native_precision", lambda: "bfloat16")
+    monkeypatch.setattr(network_precision, "native_precision", lambda: "bfloat16")
     pair = NetworkPair(*(both[number] for number in order))
     head = Head(np.zeros((pair.width, 2), "f4"), np.zeros(2, "f4"))
     content = write.graph_bytes(build.build_graph(pair, head, "final_result"))

@@ -95,7 +95,7 @@ def test_what_breaks_a_line_or_is_no_text_is_refused(tmp_path, kind, source, wha
 
 
 def test_surrogates_that_are_no_bytes_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"the label '\\ud800' in .* cannot stand"):
+    with pytest.raises(DatasetError, match=r"the label '\\ud800' in .* has characters"):
         table(tmp_path, ["\ud800", "other"]).scan()
 
 

@@ -147,7 +147,7 @@ def test_how_to_use_it_names_the_files_alone(record):
     assert "the graph holds a score of how much a photo resembles the classes" in shown.text
     assert "ann" not in shown.source
     assert "the graph holds no score" in Card(record).text
-    assert shown.table("")["its SHA-256"] == ["ab12"]
+    assert shown.table("")["SHA-256 of the graph"] == ["ab12"]
 
 
 def test_the_photos_that_took_no_part_are_counted():

@@ -54,7 +54,7 @@ def test_an_audit_ends_with_its_findings(caplog):
     alike.labelled[TRAINING].vectors[:] = 1
     findings = end_audit(start_audit(alike, HEAD, settings), settings)
     assert Counter(finding.reason for finding in findings) == {DUPLICATE: 18, ELSEWHERE: 19}
-    assert "18 near-duplicates, 19 in another class: " in caplog.text
+    assert "18 near-duplicates within a class, 19 across classes: " in caplog.text
 
 
 def test_distorted_views_are_not_audited():
@@ -67,5 +67,6 @@ def test_distorted_views_are_not_audited():
 def test_the_audit_is_told_in_numbers():
     reasons = [LABEL, DUPLICATE, DOUBT, DOUBT]
     assert describe_audit([Finding("a.jpg", "red", "blue", 0.9, r) for r in reasons]) == (
-        "label audit: 1 label looks wrong, 2 doubtful, 1 near-duplicate, 0 in another class"
+        "label audit: 1 label looks wrong and 2 doubtful; "
+        "1 near-duplicate within a class, 0 across classes"
     )

@@ -94,7 +94,7 @@ def test_a_network_to_be_fine_tuned_is_not_led_by_it(caplog):
     assert cross_validate_photos(few, context("two_rates")) is None
     found = cross_validate_photos(few, context("two_rates", folds=4))
     assert not found.leads
-    assert "of the network before fine-tuning" in caplog.text
+    assert "measured before fine-tuning" in caplog.text
 
 
 def test_an_accuracy_that_is_too_low_ends_the_run():

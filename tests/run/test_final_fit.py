@@ -90,4 +90,4 @@ def test_a_run_exports_it_with_the_figures_of_the_other(
     record = json.loads((tmp_path / "models" / "retrained_metrics.json").read_text())
     assert record["final_fit"] == "all"
     page = (tmp_path / "models" / "retrained_report.html").read_text()
-    assert "was trained once more, on all photos" in page
+    assert "trained the exported layer once more, on all photos" in page

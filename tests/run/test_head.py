@@ -31,4 +31,4 @@ def test_a_temperature_at_its_limit_is_told(caplog, scale, limited):
     bottlenecks = Bottlenecks(["a", "b"], examples, dict.fromkeys(SPLITS, part), [], set())
     trusted = fit_trust(Head(np.eye(2, dtype="f4"), np.zeros(2, "f4")), bottlenecks)
     assert (trusted.temperature == 10) == limited
-    assert ("beyond the limit" in caplog.text) == limited
+    assert ("the limit of the search" in caplog.text) == limited

@@ -43,7 +43,9 @@ def test_given_validation_photos_are_enough(tmp_path, engine, head):
 def test_photos_that_no_one_holds_out_are_missed_before_any_vector(tmp_path, engine):
     split_folders(tmp_path / "photos", **PARTS)
     least = EvaluationSettings(least_accuracy=0.5)
-    with pytest.raises(DatasetError, match=r"for testing, which `EvaluationSettings.least_acc"):
+    with pytest.raises(
+        DatasetError, match=r"`EvaluationSettings.least_accuracy` needs photos for testing"
+    ):
         find(tmp_path, engine, evaluation=least)
     pooled = SplitOptions(validation=0, testing=10, by="content")
     with pytest.raises(SettingsError, match=r"`HeadSettings.search` needs photos for validation"):
