@@ -14,6 +14,7 @@ PATHS = {
         *("--image_dir", "--photo_table", "--exclude", "--weights", "--model_dir", "--model_file"),
         *("--bottleneck_dir", "--import_classic_bottlenecks", "--import_vectors"),
         *("--output_graph", "--output_labels", "--label_audit", "--report", "--metrics"),
+        "--model_card",
         *("--export_vectors", "--summaries_dir", "--intermediate_output_graphs_dir"),
         *("--saved_model_dir", "--tflite_file", "--onnx_file", "--bundle"),
     },
