@@ -18,7 +18,8 @@ Both commands end with the same exit codes:
 | code | meaning |
 |---:|---|
 | 0 | The command did all that you asked for. |
-| 1 | It failed. `label_image.py` also ends with 1 if it could not read one of the images. |
+| 1 | It failed. `label_image.py` also ends with 1 if it found no images or could not \
+read one. Files of an unknown format in a folder do not count. |
 | 2 | A flag is wrong. |
 | 130 | Ctrl-C or SIGTERM interrupted it. In the first second, the signal itself ends it. |
 """

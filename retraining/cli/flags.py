@@ -730,7 +730,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     vectors = partial(field, add, BottleneckSettings)
     head = partial(field, add, HeadSettings)
     evaluation = partial(field, add, EvaluationSettings)
-    outputs("graph", help="file for the retrained frozen graph")
+    outputs(
+        "graph",
+        help="file for the retrained frozen graph; give each graph its own folder, since the files "
+        "beside it have fixed names",
+    )
     outputs(
         "labels",
         help="file for its labels, one per line; default: retrained_labels.txt beside the graph",

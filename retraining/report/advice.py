@@ -290,15 +290,17 @@ def trust(record: Record) -> str:
     confidence, accuracy = record["calibration"]["mean_confidence"], record["test"]["accuracy"]
     on_the_whole, by_group = _misjudged(record)
     manner = "it is too sure of itself" if confidence > accuracy else "it is not sure enough"
+    certain = "more than chance explains" if by_group else "no more than chance explains"
     if not on_the_whole or abs(confidence - accuracy) < BALANCED:
         manner = "the difference is small or may be chance"
-    certain = "more" if by_group else "no more"
+    elif not by_group:
+        manner += ", on average over all photos"
+        certain = "which is within chance bin by bin"
     return (
         f"For the {photos(record['test']['photos'], 'test photo')}, the model gave its answers a "
         f"probability of {confidence:.0%} on average, and {accuracy:.0%} of them were right: "
         f"{manner}. Among answers of similar probability, the two differ by {error * 100:.0f} "
-        f"points "
-        f"on average (expected calibration error {error:.3f}), {certain} than chance explains."
+        f"points on average (expected calibration error {error:.3f}), {certain}."
     )
 
 

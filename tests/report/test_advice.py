@@ -156,6 +156,15 @@ def test_what_four_photos_cannot_tell_is_not_told(record):
     assert not any("probabilities" in what for what, _ in advice.next_steps(record))
 
 
+def test_a_model_that_is_too_modest_on_the_whole_but_not_in_any_bin_is_told_without_contradiction():
+    record = made_up(LABELS, ["p.jpg"] * 100, [0] * 100, [0] * 75 + [1] * 25)
+    record["calibration"] |= {"mean_confidence": 0.5, "expected_calibration_error": 0.0}
+    said = advice.trust(record)
+    assert "it is too modest, on average over all photos. Among" in said
+    assert said.endswith(", which is within chance bin by bin.")
+    assert "chance explains" not in said
+
+
 def test_a_class_that_is_harder_than_the_rest_is_named():
     record = made_up(LABELS, ["p.jpg"] * 90, [0] * 40 + [1] * 50, [0] * 40 + [1] * 20 + [2] * 30)
     said = plain(advice.hardest(evaluations(record)["test"]))
