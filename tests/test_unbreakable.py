@@ -105,7 +105,7 @@ def test_a_class_that_bad_images_have_made_small_is_warned_of(
     for name in sorted(os.listdir(work / "red"))[:15]:
         (work / "red" / name).write_bytes(b"\xff\xd8\xff bad " + name.encode())
     assert run_retrain(tmp_path, work, steps=5) == 0
-    assert "only 15 readable images of red left" in capsys.readouterr().err
+    assert "red has only 15 readable images left" in capsys.readouterr().err
 
 
 # -- killed at any instant -------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_a_model_that_is_too_modest_on_the_whole_but_not_in_any_bin_is_told_with
     record = made_up(LABELS, ["p.jpg"] * 100, [0] * 100, [0] * 75 + [1] * 25)
     record["calibration"] |= {"mean_confidence": 0.5, "expected_calibration_error": 0.0}
     said = advice.trust(record)
-    assert "it is too modest, on average over all photos. Among" in said
+    assert "it is not sure enough, on average over all photos. Among" in said
     assert said.endswith(", which is within chance bin by bin.")
     assert "chance explains" not in said
 
