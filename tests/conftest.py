@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as import_tensorflow does
-from tests import tiny  # noqa: E402 - imports TensorFlow
+from tests import tiny
 from tests.warm_python import WarmPython
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
