@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.graphs.litert import ConversionError, LiteRunner
+from retraining.graphs.nodes import GraphError
 from retraining.graphs.precision import processor
 from retraining.graphs.run import Runner, Running
 from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
@@ -88,17 +89,21 @@ def open_lite(
     Raises:
         RuntimeChoiceError: LiteRT is asked for and cannot run the network.
     """
-    alone = settings.runtime == AUTO and not is_installed()
-    lowered = how.precision != "float32" and not is_few(count) and not alone
+    lowered = how.precision != "float32" and not is_few(count) and not _is_alone(settings)
     if settings.runtime == TENSORFLOW or lowered:
         return None
     try:
         return _opened(part, how, settings, count)
-    except (ConversionError, TwinError, ModuleNotFoundError) as error:
+    except (ConversionError, TwinError, GraphError, ModuleNotFoundError) as error:
         if settings.runtime == LITERT:
             raise RuntimeChoiceError(f"LiteRT cannot run the network: {error}") from error
         log.debug("TensorFlow runs the network, since LiteRT cannot: %s", error)
         return None
+
+
+def _is_alone(settings: RuntimeSettings) -> bool:
+    """Returns whether LiteRT is all that there is to choose from."""
+    return settings.runtime == AUTO and not is_installed()
 
 
 def _opened(
@@ -106,7 +111,7 @@ def _opened(
 ) -> LiteRunner | None:
     digest = part.digest()
     twin = find_twin(digest, settings.folders)
-    alone = settings.runtime == AUTO and not is_installed()
+    alone = _is_alone(settings)
     many = count is None or count >= MANY
     if twin is None:
         if settings.runtime == AUTO and (alone or not many):

@@ -195,7 +195,9 @@ class Classifier:
     ) -> Iterator[tuple[AnyImage, Answer]]:
         """As `_stream`: through each network on its own, then both vectors through the head."""
         joint = self.described["bottleneck_input"]
-        head = HeadRunner(self.graph_def, joint, (self.output, *also))
+        head = self._open_head(joint, also) or Runner(
+            self.graph_def, joint, self.output, Running(optimize=False, also=also)
+        )
         streams = [self._stream_of_part(part, count) for part in self.parts]
         for path, vectors in side_by_side(paths, streams):
             yield path, vectors if isinstance(vectors, ImageError) else head.run(vectors)
@@ -232,22 +234,32 @@ class Classifier:
         if self.single:
             return self._one_by_one(self.preprocessing, also)
         reader = ImageReader(self.preprocessing, self.max_pixels)
-        if vectors := self._open_lite(self.preprocessing, count):
-            head = HeadRunner(self.graph_def, self.described["bottleneck"], (self.output, *also))
-            return reader.load, _WithHead(vectors, head)
+        if without_tensorflow := self._open_lite(self.preprocessing, count, also):
+            return reader.load, without_tensorflow
         ends = self.input, self.output
         runner = Runner(self.graph_def, *ends, Running(self.precision, not is_few(count), also))
         self._check_width(runner.width)
         return reader.load, runner
 
-    def _open_lite(self, preprocessing: Preprocessing, count: int | None) -> LiteRunner | None:
-        """Opens the network in LiteRT; None if TensorFlow is to run the graph."""
+    def _open_head(self, vectors: str, also: tuple[str, ...]) -> HeadRunner | None:
+        """Opens the layers behind a node in NumPy; None if only TensorFlow computes them."""
+        try:
+            return HeadRunner(self.graph_def, vectors, (self.output, *also))
+        except GraphError:
+            return None
+
+    def _open_lite(
+        self, preprocessing: Preprocessing, count: int | None, also: tuple[str, ...]
+    ) -> "_WithHead | None":
+        """Opens the network in LiteRT, its head in NumPy; None if TensorFlow runs the graph."""
         own = self.described.get("input"), self.described.get("output")
         vectors = self.described.get("bottleneck")
         if own != (self.input, self.output) or vectors is None:
             return None
         part = VectorPart(self.graph_def, self.input, vectors, preprocessing)
-        return open_lite(part, Running(self.precision), self.runtime, count)
+        head = self._open_head(vectors, also)
+        lite = head and open_lite(part, Running(self.precision), self.runtime, count)
+        return _WithHead(lite, head) if head and lite else None
 
     def _one_by_one(
         self, preprocessing: Preprocessing, also: tuple[str, ...]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retraining.graphs.description import METADATA
 from retraining.graphs.nodes import constant, nodes_by_name, set_constant
 from retraining.graphs.read import read_graph
 from retraining.graphs.twin import cache_folder
@@ -66,6 +67,30 @@ def test_an_edited_graph_is_not_answered_by_the_twin_of_the_one_before(finished,
     np.testing.assert_array_equal(found, expected)
     before = answers(finished.graph, images, "tensorflow")
     assert np.abs(found - before).max() > 0.01
+
+
+def edit_head(graph_def):
+    """Another last layer, which NumPy does not compute here."""
+    nodes_by_name(graph_def)["final_result"].op = "Sigmoid"
+
+
+def edit_description(graph_def):
+    """A bottleneck that is not between the input and the output."""
+    node = nodes_by_name(graph_def)[METADATA]
+    about = json.loads(constant({METADATA: node}, METADATA).item())
+    set_constant(node, np.array(json.dumps({**about, "bottleneck": "Mul/y"}).encode(), object))
+
+
+@pytest.mark.parametrize("edit", [edit_head, edit_description])
+@pytest.mark.parametrize("count", [3, 30])
+def test_tensorflow_labels_what_the_others_cannot(edit, count, finished, photos, tmp_path):
+    graph_def = read_graph(finished.graph)
+    edit(graph_def)
+    path = tmp_path / "edited.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    images = some(photos)[:count]
+    found, expected = (answers(path, images, name) for name in ("auto", "tensorflow"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_score_for_unknown_images_is_the_same(graph, photos):
