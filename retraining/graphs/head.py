@@ -10,6 +10,7 @@ from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import GraphError, attribute, constant, node_name, nodes_by_name
 from retraining.graphs.surgery import in_order
 from retraining.metrics.classification import softmax
+from retraining.system.text import one_line
 
 OPS: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(("Add", "AddV2", "BiasAdd"), np.add),
@@ -46,8 +47,21 @@ class HeadRunner:
             self._steps.append(node)
 
     def run(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the columns of all outputs, float32 [n, k], for vectors float32 [n, width]."""
+        """Returns the columns of all outputs, float32 [n, k], for vectors float32 [n, width].
+
+        Raises:
+            GraphError: the layers do not fit the vectors or each other.
+        """
         values = {**self._constants, self._source: vectors}
-        for node in self._steps:
-            values[node.name] = OPS[node.op](*(values[node_name(name)] for name in node.input))
-        return np.concatenate([values[name] for name in self._outputs], axis=1)
+        try:
+            with np.errstate(
+                all="ignore"
+            ):  # who reads the answer looks for NaN, as with TensorFlow
+                for node in self._steps:
+                    inputs = (values[node_name(name)] for name in node.input)
+                    values[node.name] = OPS[node.op](*inputs)
+            return np.concatenate([values[name] for name in self._outputs], axis=1)
+        except (ValueError, TypeError) as error:
+            raise GraphError(
+                f"the layers behind the vectors do not fit: {one_line(error)}"
+            ) from error

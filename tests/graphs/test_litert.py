@@ -155,3 +155,15 @@ def test_numpy_does_not_guess_at_other_layers():
     graph_def = graph_of(lambda x: tf.nn.elu(tf.identity(tf.reduce_mean(x, [1, 2]), name="vector")))
     with pytest.raises(GraphError, match="NumPy does not compute Elu"):
         HeadRunner(graph_def, "vector", ["output"])
+
+
+def test_layers_that_do_not_fit_are_an_error_in_words(recwarn):
+    def layers(x):
+        vector = tf.identity(tf.reduce_mean(x, [1, 2]), name="vector")
+        return tf.nn.softmax(tf.matmul(vector, weights(3, 4)))
+
+    runner = HeadRunner(graph_of(layers), "vector", ["output"])
+    with pytest.raises(GraphError, match="the layers behind the vectors do not fit"):
+        runner.run(np.zeros((1, 5), np.float32))
+    assert np.isnan(runner.run(np.full((1, 3), np.inf, np.float32))).all()
+    assert list(recwarn) == []
