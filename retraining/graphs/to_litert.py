@@ -105,7 +105,10 @@ class _Writer:
             raise ConversionError(f"LiteRT has no operator for {node.op} ({node.name})")
         if type_of(node, "T") not in ("float32", None):
             raise ConversionError(f"the node {node.name} is not of float32")
-        convert(self, node)
+        try:
+            convert(self, node)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ConversionError(f"the node {node.name} is malformed: {error!r}") from error
 
     def data(self, node: NodeDef, index: int = 0) -> int:
         """Returns the number of the tensor of floats that an input of a node names."""
@@ -136,6 +139,8 @@ class _Writer:
         """Returns the model's file."""
         if sum(v.nbytes for v in self.values if v is not None) > MOST_BYTES:
             raise ConversionError("the weights are more than a LiteRT model can hold")
+        if output_name not in self.tensors:
+            raise ConversionError(f"the node {output_name} is not computed")
         ends = [self.tensors[input_name]], [self.tensors[output_name]]
         return _pack(self, *ends)
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from retraining.graphs.head import HeadRunner
 from retraining.graphs.litert import ConversionError, LiteRunner
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import GraphError
+from retraining.graphs.nodes import GraphError, set_constant
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.to_litert import to_litert
 from tests import tiny
@@ -167,3 +167,27 @@ def test_layers_that_do_not_fit_are_an_error_in_words(recwarn):
         runner.run(np.zeros((1, 5), np.float32))
     assert np.isnan(runner.run(np.full((1, 3), np.inf, np.float32))).all()
     assert list(recwarn) == []
+
+
+def no_strides(graph_def):
+    graph_def.node[CONV].attr["strides"].list.i[1] = 0
+
+
+def two_axes(graph_def):
+    set_constant(graph_def.node[CONV - 1], weights(3, 5))
+
+
+def no_inputs(graph_def):
+    del graph_def.node[CONV].input[:]
+
+
+CONV = 2  # behind the pixels and the weights
+
+
+@pytest.mark.parametrize("damage", [no_strides, two_axes, no_inputs])
+def test_a_malformed_node_is_refused_in_words(damage):
+    graph_def = graph_of(lambda x: conv(x, 3, 3, 3, 5))
+    assert graph_def.node[CONV].op == "Conv2D"
+    damage(graph_def)
+    with pytest.raises(GraphError if damage is no_inputs else ConversionError):
+        to_litert(graph_def, "input", "output", SIZE)
