@@ -39,6 +39,8 @@ FEW = 8  # images up to which a start-up that takes longer than theirs does not 
 MANY = 100  # images from which it pays off to make a twin and to measure
 TIMED_SECONDS = 0.7  # of work, for each runtime
 TIMED_IMAGES = 8  # in a batch
+# TensorFlow takes twice the memory, so it must be faster by more than the noise of the measurement.
+WORTH_ITS_MEMORY = 1.1
 
 
 class RuntimeChoiceError(RetrainingError):
@@ -131,7 +133,7 @@ def _opened(
 
 
 def _measure(part: VectorPart, how: Running, lite: LiteRunner, choice_file: Path) -> str:
-    """Returns the name of the faster runtime, and remembers it."""
+    """Returns the name of the faster runtime, and remembers it; LiteRT if they are about equal."""
     runner = _open_tensorflow(part, how)
     images = np.resize(
         check_images(part.preprocessing), (TIMED_IMAGES, *part.preprocessing.size, 3)
@@ -140,7 +142,7 @@ def _measure(part: VectorPart, how: Running, lite: LiteRunner, choice_file: Path
         LITERT: images_per_second(lite, images),
         TENSORFLOW: images_per_second(runner, images),
     }
-    choice = max(speeds, key=speeds.__getitem__)
+    choice = TENSORFLOW if speeds[TENSORFLOW] > WORTH_ITS_MEMORY * speeds[LITERT] else LITERT
     content = {"runtime": choice, "images_per_second": speeds}
     with contextlib.suppress(WriteError):
         write_files({choice_file: json.dumps(content).encode()})

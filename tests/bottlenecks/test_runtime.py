@@ -70,6 +70,15 @@ def test_the_faster_one_is_measured_once(network, tmp_path, speeds):
     assert len(speeds["measured"]) == 4
 
 
+@pytest.mark.parametrize(("tensorflow", "chosen"), [(2.1, LiteRunner), (2.3, Runner)])
+def test_litert_is_chosen_where_both_are_about_as_fast(
+    network, tmp_path, speeds, tensorflow, chosen
+):
+    speeds["Runner"] = tensorflow
+    auto = RuntimeSettings("auto", (tmp_path,))
+    assert isinstance(open_runner(network, FLOAT32, auto), chosen)
+
+
 def test_what_the_user_names_is_not_measured(network, tmp_path, speeds):
     assert isinstance(
         open_runner(network, FLOAT32, RuntimeSettings("litert", (tmp_path,))), LiteRunner
