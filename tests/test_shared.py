@@ -128,12 +128,12 @@ def extracted(network, paths, batch_size=None):
     return np.concatenate([vectors for _, vectors in extractor.run(jobs)])
 
 
-def test_a_vectors_bits_depend_on_no_neighbour(mobilenet, some_photos):
-    """This network's do depend on the size of the batch, with TF_ENABLE_ONEDNN_OPTS=0."""
+def test_a_vector_depends_on_no_neighbour(mobilenet, some_photos):
+    """But for rounding: on some processors TensorFlow rounds by where the memory lies."""
     together = extracted(mobilenet, some_photos)
     parts = [some_photos[:1], some_photos[1:4], some_photos[4:33], some_photos[33:]]
     apart = np.concatenate([extracted(mobilenet, part) for part in parts])
-    np.testing.assert_array_equal(apart, together)
+    np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5 * np.abs(together).max())
 
 
 def test_the_size_of_the_batch_changes_less_than_1e_5(mobilenet, some_photos):

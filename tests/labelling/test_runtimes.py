@@ -102,7 +102,8 @@ def test_the_score_for_unknown_images_is_the_same(graph, photos):
     if classifiers[0].unknown is None:
         pytest.skip("the run had too few validation photos for a score")
     found, expected = ([n for *_, n in c.predict(images, share=0.5)] for c in classifiers)
-    assert [n is None for n in found] == [n is None for n in expected]
+    # The threshold is the score of a photo, which either runtime may round to its other side.
+    assert sum((n is None) != (m is None) for n, m in zip(found, expected, strict=True)) <= 1
     assert any(n is not None for n in found)
 
 
