@@ -129,7 +129,7 @@ def extracted(network, paths, batch_size=None):
 
 
 def test_a_vector_depends_on_no_neighbour(mobilenet, some_photos):
-    """But for rounding: on some processors TensorFlow rounds by where the memory lies."""
+    """But for rounding by its place in the batch; see FixedBatches."""
     together = extracted(mobilenet, some_photos)
     parts = [some_photos[:1], some_photos[1:4], some_photos[4:33], some_photos[33:]]
     apart = np.concatenate([extracted(mobilenet, part) for part in parts])

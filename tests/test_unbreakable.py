@@ -130,7 +130,7 @@ def rows_of(folder):
 
 
 def is_same(row, expected):
-    """Tells whether two rows hold the same vector, but for rounding by where the memory lies."""
+    """Tells whether two rows hold the same vector, but for rounding; see FixedBatches."""
     found, wanted = (np.frombuffer(vector, np.float32) for vector, *_ in (row, expected))
     return np.allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 

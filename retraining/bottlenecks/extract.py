@@ -215,7 +215,8 @@ class FixedBatches:
     """Runs a network on batches of one size, `parallel` of them at once.
 
     The last bits of a vector depend on the number of images in its batch, but not on the other
-    images. With one size, a photo gets the same vector, bit for bit, in any company.
+    images. With one size, a photo gets the same vector, bit for bit, in any company, except where
+    TensorFlow's own kernels also round by the place in the batch (seen with AVX2, without oneDNN).
     """
 
     runner: Runner | LiteRunner

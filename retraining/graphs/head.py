@@ -54,9 +54,8 @@ class HeadRunner:
         """
         values = {**self._constants, self._source: vectors}
         try:
-            with np.errstate(
-                all="ignore"
-            ):  # who reads the answer looks for NaN, as with TensorFlow
+            # The caller looks for NaN in the answer, as with TensorFlow.
+            with np.errstate(all="ignore"):
                 for node in self._steps:
                     inputs = (values[node_name(name)] for name in node.input)
                     values[node.name] = OPS[node.op](*inputs)

@@ -312,7 +312,7 @@ def test_broken_off_runs_store_the_same_vectors(tmp_path, network, photos, setti
             for some_jobs in runs:
                 fill_store(store, some_jobs, Extractor(network, settings), plain)
             found.append(store.read([key for job in jobs for key in job.keys]))
-    # On some processors TensorFlow rounds by where the memory lies.
+    # Some processors round by the place in the batch; see FixedBatches.
     np.testing.assert_allclose(*found, rtol=0, atol=1e-5 * np.abs(found[0]).max())
 
 

@@ -480,7 +480,7 @@ def test_a_photos_answer_does_not_depend_on_other_photos(tmp_path, pictures, fro
     classifier = load(tmp_path, graph_of(front))
     together = [answer for _, answer, _ in classifier.predict(pictures)]
     alone = [answer for path in pictures for _, answer, _ in classifier.predict([path])]
-    # oneDNN rounds by where the memory lies, so two runs on one photo may differ in the last bits.
+    # With oneDNN and AVX2, two runs on one photo have differed in the last bits.
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
 
 
