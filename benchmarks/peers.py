@@ -29,33 +29,51 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS, ULTRALYTICS, TIMM = PEERS = ("this tool", "Ultralytics", "timm")
 PACKAGES = {OURS: ["tensorflow"], ULTRALYTICS: ["ultralytics", "torch"], TIMM: ["timm", "torch"]}
 CUDA = ("nvidia", "triton", "cuda")  # packages that a computer without a GPU never uses
-IMAGES = 256  # in each round of the network's speed, in batches of 8 on two threads or of 32
-SPEED = {
+PHOTOS = 256  # in each round of the extraction
+# What extracts the vectors of `paths`, decoding included, on two threads.
+EXTRACT = {
     OURS: f"""
-sys.path.insert(0, {str(ROOT / "benchmarks")!r})
-import networks
-from concurrent.futures import ThreadPoolExecutor
-flags = ["--image_dir", "flat", "--architecture", "efficientnet_lite0", "--offline"]
-((runner, batch),) = networks.runners(flags)
-pool = ThreadPoolExecutor(runner.parallel)
-compute = lambda: list(pool.map(runner.run, [batch] * ({IMAGES} // len(batch))))
+sys.path.insert(0, {str(ROOT)!r})
+from argparse import Namespace
+from benchmarks.base_network import load
+from retraining.bottlenecks.runtime import RuntimeSettings, open_runner
+from retraining.bottlenecks.stream import stream
+from retraining.graphs.run import Running
+from retraining.graphs.twin import VectorPart, cache_folder
+from retraining.photos.reader import ImageReader
+options = Namespace(architecture=sys.argv[1], model_file=sys.argv[3] or None, model_dir="models")
+network = load(options)
+part = VectorPart(network.graph_def, network.input, network.bottleneck, network.preprocessing)
+settings = RuntimeSettings("auto", (cache_folder(),))
+runner, reader = open_runner(part, Running(), settings), ImageReader(network.preprocessing)
+compute = lambda: list(stream(paths, reader.read, runner))
 """,
-    TIMM: f"""
+    TIMM: """
 import timm, torch
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
 torch.set_num_threads(2)
-model = timm.create_model("efficientnet_lite0", num_classes=0).eval()
-model = model.to(memory_format=torch.channels_last)
-batch = torch.randn(32, 3, 224, 224).to(memory_format=torch.channels_last)
 torch.set_grad_enabled(False)
-compute = lambda: [model(batch) for _ in range({IMAGES} // 32)]
+model = timm.create_model(sys.argv[2], num_classes=0).eval()
+model = model.to(memory_format=torch.channels_last)
+config = timm.data.resolve_model_data_config(model) | {"crop_pct": 1, "crop_mode": "squash"}
+transform, pool = timm.data.create_transform(**config), ThreadPoolExecutor(2)
+load = lambda path: transform(Image.open(path).convert("RGB"))
+def compute():
+    photos = pool.map(load, paths)
+    for _ in range(0, len(paths), 32):
+        batch = torch.stack([photo for _, photo in zip(range(32), photos)])
+        model(batch.to(memory_format=torch.channels_last))
 """,
 }
-SPEED_LOOP = """import sys, time
+EXTRACT_LOOP = """import glob, sys, time
+paths = sorted(glob.glob("flat/*/*"))
+paths = paths[:: max(1, len(paths) // {})][:{}]
 {}
 for _ in sys.stdin:
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     compute()
-    print(time.perf_counter() - started, flush=True)
+    print(time.perf_counter() - started, time.process_time() - used, flush=True)
 """
 LABEL_BY_TIMM = """import sys, timm, torch
 from PIL import Image
@@ -74,6 +92,7 @@ def main():
     parser.add_argument("--venvs", type=Path, required=True, help="where environments are kept")
     parser.add_argument("--runs", type=int, default=1, help="rounds of the whole runs")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the rest")
+    parser.add_argument("--inception_file", type=Path, help="also measure with this frozen graph")
     options = parser.parse_args()
     pythons = {peer: environment(peer, options.venvs) for peer in PEERS}
     with tempfile.TemporaryDirectory() as name:
@@ -88,8 +107,10 @@ def main():
         labelled = in_turn(one_photo, pythons, folder, options.rounds)
         print_row("label one photo, whole process (s)", labelled, 0)
         print_row("the same (s of CPU)", labelled, 1)
-        speeds = network_speeds(pythons, folder, options.rounds)
-        print_row(f"{IMAGES} vectors of EfficientNet-Lite0 (s)", speeds, 0)
+        for ours, timms, file in networks(options):
+            extracted = extraction(pythons, folder, [ours, timms, file], options.rounds)
+            print_row(f"{PHOTOS} photos to vectors, {ours} (s)", extracted, 0)
+            print_row("the same (s of CPU)", extracted, 1)
     sizes = [installed(pythons[peer]) for peer in PEERS]
     for what, row in zip(("", ", without CUDA's"), zip(*sizes, strict=True), strict=True):
         print(f"| installed packages{what} (MB) | {' | '.join(f'{n / 1e6:,.0f}' for n in row)} |")
@@ -154,19 +175,27 @@ def in_turn(commands, pythons, folder, rounds):
     return taken
 
 
-def network_speeds(pythons, folder, rounds):
-    """{peer: [(seconds,) of each round]} of IMAGES vectors; the processes end with this one."""
+def networks(options):
+    """[the name of a network here, in timm, its file or ""] of each to measure."""
+    wanted = [["efficientnet_lite0", "efficientnet_lite0", ""]]
+    if options.inception_file:
+        wanted.append(["inception_v3", "inception_v3", str(options.inception_file.resolve())])
+    return wanted
+
+
+def extraction(pythons, folder, network, rounds):
+    """{peer: [(seconds, seconds of CPU) of each round]}; the processes end with this one."""
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-    computing = {
-        peer: subprocess.Popen([pythons[peer], "-c", SPEED_LOOP.format(code)], cwd=folder, **pipe)
-        for peer, code in SPEED.items()
-    }
-    taken = {peer: [] for peer in SPEED}
+    extracting = {}
+    for peer, code in EXTRACT.items():
+        command = [pythons[peer], "-c", EXTRACT_LOOP.format(PHOTOS, PHOTOS, code), *network]
+        extracting[peer] = subprocess.Popen(command, cwd=folder, **pipe)
+    taken = {peer: [] for peer in EXTRACT}
     for number in range(1 + rounds):  # the first warms up
-        for peer, process in computing.items():
+        for peer, process in extracting.items():
             process.stdin.write("\n")
-            seconds = float(process.stdout.readline())
-            taken[peer] += [(seconds,)] * bool(number)
+            seconds = tuple(map(float, process.stdout.readline().split()))
+            taken[peer] += [seconds] * bool(number)
     return taken
 
 

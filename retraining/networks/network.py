@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import before, look_after, read_preprocessing
 from retraining.graphs.messages import GraphDef, NodeDef
-from retraining.graphs.nodes import GraphError, constant, nodes_by_name
+from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
@@ -116,12 +118,28 @@ def _differ(nodes: Mapping[str, NodeDef], name: str, shape: tuple[int, ...]) -> 
 
 
 def _width(path: str | Path, graph_def: GraphDef, nodes: Mapping[str, NodeDef], name: str) -> int:
-    """Returns the length of the bottleneck vector, from its Reshape or by shape inference."""
+    """Returns the length of the bottleneck vector, from constants or by shape inference."""
     node = nodes[name]
-    shape = constant(nodes, node.input[1]) if node.op == "Reshape" else None
+    shape = constant(nodes, node.input[1]) if node.op == "Reshape" else _shape_of_mean(nodes, node)
     if shape is None:
         inferred = output_tensor(import_shapes(graph_def, name), name).shape
         shape = np.array(inferred.as_list() if inferred.rank is not None else ())
     if shape.shape != (2,) or not shape[1] or shape[1] < 1:
         raise GraphError(f"{path}: {name} has shape {shape}, not one vector per image")
     return int(shape[1])
+
+
+def _shape_of_mean(nodes: Mapping[str, NodeDef], node: NodeDef) -> NDArray[Any] | None:
+    """Returns [-1, width] of a mean over height and width of biased features; else None.
+
+    It spares EfficientNet-Lite the import of TensorFlow.
+    """
+    if node.op != "Mean" or node.attr["keep_dims"].b:
+        return None
+    axes, features = constant(nodes, node.input[1]), nodes[node_name(node.input[0])]
+    while features.op in ("Relu", "Relu6", "Identity"):
+        features = nodes[node_name(features.input[0])]
+    biases = constant(nodes, features.input[1]) if features.op == "BiasAdd" else None
+    if axes is None or biases is None or sorted(axes.reshape(-1)) != [1, 2] or biases.ndim != 1:
+        return None
+    return np.array([-1, len(biases)])

@@ -1,9 +1,18 @@
 """network.py: how a base network is fed, by its file and by what is published of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from retraining.graphs.nodes import add_constant, add_node, nodes_by_name, set_inputs
+from retraining.graphs.nodes import (
+    GraphError,
+    add_constant,
+    add_node,
+    constant,
+    nodes_by_name,
+    set_inputs,
+)
 from retraining.graphs.run import Runner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
@@ -49,3 +58,50 @@ def test_pixels_are_scaled_once(tmp_path, ops, mean, std):
         np.float32((pixels - 127.5) / 127.5)
     )
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def pooled(axes=(1, 2), keep_dims=False, biases=(0.0, 0.0, 0.0)):
+    """A MobileNet whose vectors are the mean of biased features, as those of EfficientNet-Lite."""
+    graph_def, x = tiny.tiny_mobilenet(128), CONVOLUTION
+    network = NETWORKS["mobilenet_0.25_128"]
+    channels = constant(nodes_by_name(graph_def), nodes_by_name(graph_def)[x].input[1]).shape[-1]
+    biases = np.resize(np.float32(biases), channels if len(biases) > 1 else 1)
+    x = add_node(
+        graph_def,
+        "biased",
+        "BiasAdd" if len(biases) > 1 else "Add",
+        [x, add_constant(graph_def, "biases", biases)],
+        T="float32",
+    )
+    x = add_node(graph_def, "clipped", "Relu6", [x], T="float32")
+    over = add_constant(graph_def, "axes", np.int32(axes))
+    kind = {"T": "float32", "Tidx": "int32", "keep_dims": keep_dims}
+    x = add_node(graph_def, "mean", "Mean", [x, over], **kind)
+    return graph_def, dataclasses.replace(network, bottleneck="mean"), channels
+
+
+def test_the_width_of_a_mean_over_an_image_is_that_of_its_biases(tmp_path, monkeypatch):
+    graph_def, network, channels = pooled()
+    path = tmp_path / "frozen_graph.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    monkeypatch.setattr("retraining.networks.network.import_shapes", None)  # TensorFlow's
+    assert load_network(path, network).width == channels
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"biases": [0.0]}, None),  # no BiasAdd: TensorFlow tells the width
+        ({"axes": (1, 2, 3)}, "not one vector"),
+        ({"keep_dims": True}, "not one vector"),
+    ],
+)
+def test_the_width_of_other_means_is_inferred(tmp_path, changes, error):
+    graph_def, network, channels = pooled(**changes)
+    path = tmp_path / "frozen_graph.pb"
+    path.write_bytes(graph_def.SerializeToString())
+    if error is None:
+        assert load_network(path, network).width == channels
+        return
+    with pytest.raises(GraphError, match=error):
+        load_network(path, network)
