@@ -116,17 +116,19 @@ class Score:
         return Score([photo for photo in self.scored if not photo.unknown])
 
 
-def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -> LabelledPhotos:
+def find_labelled(
+    folder: str, labels: Sequence[str], options: ScanOptions | None = None
+) -> LabelledPhotos:
     """Finds the photos in `folder` of the classes that are among the classifier's `labels`.
 
     The classes may lie in split folders, all of which count. Or `folder` is a table of photos.
-    With `recursive`, photos in folders within a class folder count, too.
+    The `options` say which photos count, and what tells their labels.
 
     Raises:
         DatasetError: the folder is missing or has no class folder, or one that cannot be a label.
     """
     source = TableSource(folder) if is_table(folder) else FolderSource(folder)
-    scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
+    scan = source.scan(options, least_classes=1)
     photos, warnings = scan.names, scan.warnings + _splits_read(scan, folder)
     for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it

@@ -112,6 +112,8 @@ def scan_options(settings: RunSettings) -> ScanOptions:
         photos.max_pixels,
         photos.excluded,
         split_folders=photos.split.by != PATH,
+        classes=photos.classes,
+        label_from=photos.label_from,
     )
 
 
