@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.formats import claims_to_be_image, named_like_image
-from retraining.photos.labelled_files import files_by_name, files_in_lists, labels_in
+from retraining.photos.labelled_files import CLASSES_FILE, files_by_name, files_in_lists, labels_in
 from retraining.photos.passed_over import EMPTY, LOOSE, NESTED, OTHER, PassedOver
 from retraining.photos.source import NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
@@ -40,15 +40,24 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
     passed = PassedOver(tree)
     if options.label_from == NAME:
         files = files_by_name(tree, options.recursive, passed)
+        if len({file.label for file in files}) < least_classes:
+            raise _too_few_names(passed, files)
         return _scan_files(passed, files, options, least_classes)
     top = _top(tree, options, least_classes)
+    if top is not tree:
+        beside = map(tree.path_of, tree.class_folders())
+        passed.add(EMPTY, [folder for folder in beside if not _holds(tree, folder)])
+        passed.add_loose(tree.location)
     if files := files_in_lists(top, passed):
         scan = _scan_files(passed, files, options, least_classes)
+        scan.notes.append(f"taking the labels from the {CLASSES_FILE} files")
     else:
         found = _class_folders(top, passed, options, least_classes)
         scan = _scan_folders(passed, found, options, least_classes)
     if top is not tree:
-        scan.warnings.insert(0, f"taking the class folders in {top.location}, the only folder")
+        scan.notes.append(
+            f"taking the photos in {top.location}, the only folder in {tree.location}"
+        )
     return scan
 
 
@@ -121,7 +130,10 @@ def _scan_files(
     """Returns the Scan of files with labels of their own."""
     location, there = passed.tree.location, sorted({file.label for file in files})
     if len(there) < least:
-        raise _too_few(passed, there, least)
+        raise DatasetError(
+            f"the {CLASSES_FILE} files in {location} must give photos at least "
+            f"{counted(least, 'label')}, but give only {there[0]}"
+        )
     labels = picked(there, options.classes, location)
     scan = Scan({label: [] for label in labels})
     scan.warnings.extend(check_labels(labels, "label", location))
@@ -183,7 +195,7 @@ def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:
     a single class with photos in folders, which `recursive` may ask for, it is the tree.
     """
     top = tree
-    for _ in range(0 if options.recursive and least < 2 else MOST_DEEP):
+    for _ in range(0 if options.recursive and least < 2 else MOST_DEEP + 1):
         scratch = PassedOver(top)
         if options.split_folders and _split_class_folders(top, scratch):
             return top
@@ -255,6 +267,16 @@ def _too_few(passed: PassedOver, labels: Sequence[str], least: int) -> DatasetEr
         has += "; it holds images itself: give the folder above it, or sort them into classes"
     others = "".join(f"; {line}" for line in passed.lines())
     return DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}{others}")
+
+
+def _too_few_names(passed: PassedOver, files: Sequence[LabelledFile]) -> DatasetError:
+    """Returns the error on names that give one label, or none."""
+    give = f"only one label ({files[0].label})" if files else "no label"
+    others = "".join(f"; {line}" for line in passed.lines())
+    return DatasetError(
+        f"the names of the photos in {passed.tree.location} give {give}; sort them into a folder "
+        f"for each class{others}"
+    )
 
 
 def picked(labels: Iterable[str], classes: Sequence[str], place: str) -> list[str]:

@@ -45,7 +45,8 @@ class Dataset:
 
     `warnings` has one line for each oddity, `bad` the files that were left out, `excluded` the
     number of photos that the user excluded, `broken` {key: reason} of photos known to be broken,
-    `given` the splits that the source gives, `note` a line on these, `classes` the labels in the
+    `given` the splits that the source gives, `note` a line on these and on the layout,
+    `classes` the labels in the
     order that the user gave, if any.
     """
 
@@ -110,7 +111,7 @@ def load_dataset(
         bad,
         excluded,
         given=assigned.given,
-        note=assigned.note,
+        note="; ".join(filter(None, [*content.notes, assigned.note])),
         classes=scan.classes,
     )
 

@@ -81,6 +81,7 @@ class ScanOptions:
 class Scan:
     """The content of a source: {label: its photos}, in order; files left out; a line per oddity.
 
+    `notes` are lines on a layout other than class folders.
     `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
     those labels whose folders hold folders that were skipped.
     """
@@ -88,6 +89,7 @@ class Scan:
     photos: dict[str, list[Photo]]
     bad: list[BadImage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     folders: dict[str, list[str]] = field(default_factory=dict)
     nested: set[str] = field(default_factory=set)
 

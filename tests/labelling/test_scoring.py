@@ -218,3 +218,22 @@ def test_folders_within_class_folders_count_on_request(tmp_path):
     assert len(scoring.find_labelled(tmp_path / "all", ["red"]).paths) == 1
     found = scoring.find_labelled(tmp_path / "all", ["red"], ScanOptions(recursive=True))
     assert (len(found.paths), found.targets) == (3, ["red"] * 3)
+
+
+def test_many_unknown_classes_are_one_line(tmp_path):
+    for label in ("a", "b", "c", "d", "e", "f"):
+        tiny.photo((0, 0, 0), np.random.default_rng(0)).save(path_in(tmp_path / label))
+    found = scoring.find_labelled(tmp_path, ["a"])
+    assert found.warnings == [
+        "the graph has no class b; its photos (1) are not scored",
+        *(f"the graph has no class {name}; its photos (1) are not scored" for name in "cdef"),
+    ]
+    found = scoring.find_labelled(tmp_path, ["z"])
+    assert found.warnings[0] == (
+        "the graph has no class for 6 folders (a, b, c, ...); their photos (6) are not scored"
+    )
+
+
+def path_in(folder):
+    folder.mkdir()
+    return folder / "photo.jpg"
