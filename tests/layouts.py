@@ -197,13 +197,14 @@ LAYOUTS = [
     Layout("class folders one level deeper", photos("pets/cat", "pets/dog")),
     Layout("class folders two levels deeper", photos("data/pets/cat", "data/pets/dog")),
     Layout(
-        "the same, with a photo on the way", both(photos("pets/cat", "pets/dog"), files("1.jpg"))
+        "class folders one level deeper, and a photo",
+        both(photos("pets/cat", "pets/dog"), files("1.jpg")),
     ),
     Layout("Roboflow, one label for each photo", roboflow(["cat"], ["dog"])),
     Layout("Roboflow, some with two or no labels", roboflow(["cat"], ["dog"], ["cat", "dog"], [])),
     Layout("Roboflow, most with two labels", roboflow(["cat", "dog"], ["cat", "dog"], ["dog"])),
     Layout("one folder, labels in the names", NUMBERED),
-    Layout("the same", NUMBERED, ("--label_from", "name")),
+    Layout("one folder, labels in the names", NUMBERED, ("--label_from", "name")),
     Layout(
         "split folders, labels in the names",
         files(*(f"{s}/{label}_{n}.jpg" for s in ("train", "val") for label in "ab" for n in "123")),
@@ -211,7 +212,7 @@ LAYOUTS = [
     ),
     Layout("`cat.1.jpg` (Kaggle)", KAGGLE, ("--label_from", "name")),
     Layout("one folder of a camera", CAMERA),
-    Layout("the same", CAMERA, ("--label_from", "name")),
+    Layout("one folder of a camera", CAMERA, ("--label_from", "name")),
     Layout("one class folder", photos("cat")),
     Layout("an empty `New folder`", both(CLASSES, files("New folder/"))),
     Layout(
@@ -228,7 +229,7 @@ LAYOUTS = [
     Layout("photos beside class folders", both(CLASSES, files("1.jpg", "2.jpg", "README.txt"))),
     Layout("folders in class folders", both(CLASSES, files("cat/raw/1.jpg", "dog/raw/1.jpg"))),
     Layout(
-        "the same",
+        "folders in class folders",
         both(CLASSES, files("cat/raw/1.jpg", "dog/raw/1.jpg")),
         ("--recursive",),
     ),

@@ -397,6 +397,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     photos(
         "classes",
         type=_classes,
+        default=None,
         metavar="A,B,...|FILE",
         help="take only these classes, and give the labels this order (default: all, sorted). A "
         "file lists one on each line",

@@ -141,6 +141,22 @@ def test_split_folders_below_a_url(listed, recursive, count):
     assert line.startswith("passed over 1 photo outside the class folders (train/loose.jpg)")
 
 
+def test_other_layouts_below_a_url(listed, monkeypatch):
+    scan = listed("in/a/1.jpg", "in/b/2.jpg", "in/c/3.jpg", "README").scan(
+        ScanOptions(classes=("c", "a"))
+    )
+    assert scan.names == {"c": ["s3://b/p/in/c/3.jpg"], "a": ["s3://b/p/in/a/1.jpg"]}
+    assert scan.notes == ["taking the photos in s3://b/p/in, the only folder in s3://b/p"]
+    scan = listed("a.1.jpg", "b.1.jpg", "more/b.2.jpg", "README").scan(
+        ScanOptions(recursive=True, label_from="name")
+    )
+    assert scan.names["b"] == ["s3://b/p/b.1.jpg", "s3://b/p/more/b.2.jpg"]
+    source = listed("train/1.jpg", "train/2.jpg", "train/_classes.csv", "README.txt")
+    monkeypatch.setattr(UrlSource, "check", lambda name, most: None)
+    monkeypatch.setattr(UrlSource, "read", lambda name: b"filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n")
+    assert source.scan().names == {"a": ["s3://b/p/train/1.jpg"], "b": ["s3://b/p/train/2.jpg"]}
+
+
 def test_urls_are_excluded_as_printed_or_from_the_location():
     photos = {"a": [Photo(f"s3://b/p/a/{n}.jpg") for n in (1, 2, 3)]}
     left, count, _ = without(photos, ["s3://b/p/a/1.jpg", "a/3.jpg"], UrlSource("s3://b/p"))
