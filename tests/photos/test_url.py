@@ -152,8 +152,9 @@ def test_other_layouts_below_a_url(listed, monkeypatch):
     )
     assert scan.names["b"] == ["s3://b/p/b.1.jpg", "s3://b/p/more/b.2.jpg"]
     source = listed("train/1.jpg", "train/2.jpg", "train/_classes.csv", "README.txt")
-    monkeypatch.setattr(UrlSource, "check", lambda name, most: None)
-    monkeypatch.setattr(UrlSource, "read", lambda name: b"filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n")
+    monkeypatch.setattr(UrlSource, "check", staticmethod(lambda name, most: None))
+    content = b"filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n"
+    monkeypatch.setattr(UrlSource, "read", staticmethod(lambda name: content))
     assert source.scan().names == {"a": ["s3://b/p/train/1.jpg"], "b": ["s3://b/p/train/2.jpg"]}
 
 
