@@ -1,5 +1,7 @@
 """labelled_files.py: labels in `_classes.csv` files and in names of files."""
 
+import os
+
 import pytest
 
 from retraining.photos.class_folders import scan_class_folders
@@ -169,6 +171,14 @@ def test_a_wrong_list_is_refused(tmp_path, content, said):
     flat(tmp_path, ["1.jpg", "2.jpg", "3.jpg"])
     (tmp_path / "_classes.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=said):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/nowhere", path)])
+def test_a_list_that_is_no_file_is_not_opened(tmp_path, make):
+    flat(tmp_path, ["1.jpg"])
+    make(tmp_path / "_classes.csv")
+    with pytest.raises(DatasetError, match=r"_classes.csv (is a pipe|cannot be read: No such)"):
         scan(tmp_path)
 
 
