@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
-from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
+from retraining.photos.dataset import FEW_IMAGES, MOST_LINES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
 from retraining.photos.registry import open_source
@@ -34,7 +35,7 @@ from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import write_files
 from retraining.system.package import project_folder
-from retraining.system.text import counted, table
+from retraining.system.text import counted, some, table
 
 log = logging.getLogger(__name__)
 
@@ -194,12 +195,20 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
     Raises:
         DatasetError: a class has no training images left.
     """
+    trained = {example.label for example in examples[TRAINING]}
     for label in labels:
-        left = {part: sum(e.label == label for e in examples[part]) for part in SPLITS}
-        if not left[TRAINING]:
+        if label not in trained:
             raise DatasetError(f"no readable image of {label} is left for training; add some")
-        if sum(left.values()) < FEW_IMAGES:
-            log.warning(f"{label} has only {counted(sum(left.values()), 'readable image')} left")
+    left = Counter(example.label for part in SPLITS for example in examples[part])
+    few = [(label, left[label]) for label in labels if left[label] < FEW_IMAGES]
+    if len(few) > MOST_LINES:
+        named = some([f"{label} ({count})" for label, count in few])
+        log.warning(
+            f"{len(few)} classes have fewer than {FEW_IMAGES} readable images left: {named}"
+        )
+        return
+    for label, count in few:
+        log.warning(f"{label} has only {counted(count, 'readable image')} left")
 
 
 def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:
