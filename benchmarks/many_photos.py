@@ -2,10 +2,11 @@
 
     python benchmarks/many_photos.py --count 100000 --classes 10 --dir photos
 
-Makes the photos, unless they are there: JPEGs of 128 x 128 pixels, of a thousand different pictures, each photo
-with a number of its own in the file. The network computes each picture once, and its vector is stored for
-all its photos. Then come the steps from the scan to reading the vectors, first with keys that are unknown, then with
-known ones; then whole runs of retrain.py with all vectors stored. `--run` gives further flags of it.
+Makes the photos, unless they are there: JPEGs of 128 x 128 pixels, of a thousand different
+pictures, each photo with a number of its own in the file. The network computes each picture once,
+and its vector is stored for all its photos. Then come the steps from the scan to reading the
+vectors, first with keys that are unknown, then with known ones; then whole runs of retrain.py with
+all vectors stored. `--run` gives further flags of it.
 
 The files were just written or read: they lie in the system's page cache.
 """
@@ -17,12 +18,10 @@ import json
 import resource
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base_network
 from benchmarks.memory import watch
@@ -37,6 +36,7 @@ from retraining.photos.split import SPLITS
 import numpy as np  # after retraining, which sets its threads
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parent.parent
 PICTURES = 1_000  # different ones; the photos of a class share some of them
 SIDE = 128  # pixels
 
@@ -175,7 +175,7 @@ def run(options):
             process = subprocess.Popen(
                 list(map(str, command)), stdout=subprocess.DEVNULL, stderr=stderr
             )
-            peak = watch(process.pid, lambda: process.poll() is None)
+            peak = watch(process.pid, lambda process=process: process.poll() is None)
         if process.returncode:
             sys.exit((options.dir / "stderr.txt").read_text())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

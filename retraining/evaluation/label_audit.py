@@ -32,8 +32,8 @@ COMPONENTS = 256  # main directions of the vectors to keep; more rank no better
 PENALTY = 3e-4  # L2, for features whose mean square length is 1, with up to FEW_CLASSES classes
 FEW_CLASSES = 10  # k times as many get a k-th of the penalty, since each has a k-th of the loss
 MAJORITY = 0.5  # share of the labels that the regressions must agree with to dispute others
-# With fewer photos a class than this on average, they must agree with more. `benchmarks/audit.py few`
-# draws from the five kinds of flowers (vectors of EfficientNet-Lite0). With 10 photos a class and
+# With fewer photos a class than this on average, they must agree with more. `audit.py few` draws
+# from the five kinds of flowers (vectors of EfficientNet-Lite0). With 10 photos a class and
 # right labels, MAJORITY lets every draw dispute labels, 2.9 of 50 on average; with a tenth of the
 # labels swapped, fewer than half of the disputed ones are. From 15 photos on, most of them are.
 # FEW_MAJORITY leaves 0.1 of 50 where all labels are right.

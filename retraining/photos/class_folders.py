@@ -224,6 +224,7 @@ def _files_of(tree: Tree, folder: str, options: ScanOptions, label: str | None =
     """Returns the content of the class folder of a label, or of another folder."""
     files = _Files()
     for name, is_folder in tree.files_below(folder, options.recursive):
+        options.seen()
         if is_folder:
             files.folders.append(name)
             continue

@@ -34,6 +34,7 @@ from retraining.photos.split import PATH, SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import write_files
+from retraining.system.observer import Late
 from retraining.system.package import project_folder
 from retraining.system.text import counted, some, table
 
@@ -141,11 +142,19 @@ def read_photos(
 ) -> Dataset:
     """Reads the Dataset of the source and logs its oddities; `keys` are known {name: key}."""
     photos, known = run.settings.photos, keys or {}
-    with FileKeys(run.settings.bottlenecks.folder) as files:
+    bars = [run.observer.progress(label, "img") for label in ("finding photos", "hashing photos")]
+    with (
+        FileKeys(run.settings.bottlenecks.folder) as files,
+        Late(bars[0]) as finding,
+        Late(bars[1]) as hashing,
+    ):
 
         def key_of(photo: Photo) -> str:
+            finding.end()
+            hashing.update()
             return known.get(photo.name) or files.key_of(photo)
 
+        scan = replace(scan, seen=finding.update)
         dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
         run.notes.add_warning(warning)
