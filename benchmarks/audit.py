@@ -2,12 +2,16 @@
 
     python benchmarks/audit.py labels --vectors classic_bottlenecks
     python benchmarks/audit.py duplicates --image_dir flower_photos --model_dir models
+    python benchmarks/audit.py few --image_dir flower_photos --architecture efficientnet_lite0
     python benchmarks/audit.py time --photos 20000 --classes 5
 
 `labels` swaps 5 % of the labels at random, ten times, and prints the share of them among the
 top-ranked of that number, for several ways to rank. The vectors are text files, one a photo in a
 folder per class, as the classic retrain.py cached them. `duplicates` alters each fifteenth photo
-and prints the share of altered versions that are found, and all pairs found among the photos.
+and prints the share of altered versions that are found, and all pairs found among the photos. `few`
+draws a few photos of each class, with right labels and with a tenth of them swapped, and prints how
+many draws dispute labels, how many labels they dispute, and how many of those were swapped: with
+MAJORITY alone, and as the audit does.
 """
 
 import argparse
@@ -30,19 +34,21 @@ from PIL import Image
 SWAPPED = 0.05  # share of the labels
 SEEDS = 10
 EVERY = 15  # of the photos is altered
+FEW, DRAWS = (3, 5, 8, 10, 15, 20, 30, 50), 30  # photos a class; draws of each number
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("labels", "duplicates", "time"))
+    parser.add_argument("what", choices=("labels", "duplicates", "few", "time"))
     parser.add_argument("--vectors", default="classic_bottlenecks")
     base_network.add_flags(parser)
     parser.add_argument("--photos", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=5)
     options = parser.parse_args()
-    {"labels": labels, "duplicates": duplicates, "time": how_long}[options.what](options)
+    kinds = {"labels": labels, "duplicates": duplicates, "few": few, "time": how_long}
+    kinds[options.what](options)
 
 
 # -- labels ----------------------------------------------------------------------------------
@@ -160,6 +166,44 @@ def jpeg(image, quality=92):
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return file.getvalue()
+
+
+# -- few photos ------------------------------------------------------------------------------
+
+
+def few(options):
+    """Prints a row per number of photos a class and share of swapped labels: means over DRAWS."""
+    photos = open_source(options.image_dir).scan().names.values()
+    vectors = base_network.vectors_by(base_network.load(options))([p for c in photos for p in c])
+    unit = label_audit.normalised(vectors)
+    targets = np.repeat(np.arange(len(photos)), [len(of_class) for of_class in photos])
+    print(
+        "| photos a class, swapped | draws that dispute | disputed, swapped | FEW: draws | both |"
+    )
+    print("|---|---:|---:|---:|---:|")
+    for share in (0, 0.1):
+        for count in FEW:
+            drawn = [draw(unit, targets, count, share, seed) for seed in range(DRAWS)]
+            cells = []
+            for rule in zip(*drawn, strict=True):
+                spoke, disputed, right = np.mean(rule, axis=0)
+                cells += [f"{spoke:.0%}", f"{disputed:.2f}, {right:.2f}"]
+            print(f"| {count}, {share:.0%} | {' | '.join(cells)} |", flush=True)
+
+
+def draw(unit, targets, count, share, seed):
+    """(whether it disputes labels, how many, of them swapped) with MAJORITY, and as in audit."""
+    rng = np.random.default_rng(seed)
+    chosen = [rng.choice(np.flatnonzero(targets == n), count, False) for n in np.unique(targets)]
+    rows = np.concatenate(chosen)
+    given, wrong = swapped(targets[rows], seed, share)
+    found = label_audit.out_of_fold(unit[rows], given, np.arange(len(rows)), seed)
+    known = np.isfinite(found).all(axis=1)
+    right = int((found[known].argmax(axis=1) == given[known]).sum())
+    most = label_audit.wilson_interval(right, known.sum())[0] > label_audit.MAJORITY
+    disputed = np.flatnonzero(label_audit.confidently_wrong(found, given))
+    result = 1, len(disputed), np.isin(disputed, wrong).sum()
+    return [result if says else (0, 0, 0) for says in (most, label_audit._agree(found, given))]
 
 
 # -- time ------------------------------------------------------------------------------------

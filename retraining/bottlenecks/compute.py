@@ -22,7 +22,7 @@ from retraining.photos.formats import PIXELS
 from retraining.photos.reader import Distortions
 from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
-from retraining.system.observer import Observer
+from retraining.system.observer import Late, Observer
 from retraining.system.ranges import Range, check_ranges, spell_paths
 from retraining.system.text import counted, some
 
@@ -83,7 +83,10 @@ def compute_bottlenecks(
             import_vectors(store, dataset, part, settings.classic_folder)
             reasons |= fill_store(store, good, part, bar, dataset.broken)
             good = [job for job in good if job.example.key not in reasons]
-        labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
+        with Late(observer.progress("reading vectors", "img")) as shown:
+            for store in stores:
+                store.seen = shown.update
+            labelled = {part: read_split(stores, good, part, dataset.labels) for part in SPLITS}
         imported = imported_into(stores, [job.example.key for job in good])
         tell_notes(stores)
     factors = scale_alike(labelled, TRAINING, extractor.network)

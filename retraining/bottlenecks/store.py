@@ -78,6 +78,7 @@ class BottleneckStore:
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
         self.width = width
         self.notes: list[str] = []
+        self.seen: Callable[[int], object] = int  # called with the keys looked up, for progress
         self._pending: dict[str, tuple[bytes, int]] = {}
         self._committed = time.monotonic()
         schema = str(SCHEMA_VERSION)
@@ -181,6 +182,7 @@ class BottleneckStore:
             marks = ",".join("?" * len(chunk))
             query = f"SELECT * FROM vectors WHERE key IN ({marks})"
             rows = self._connection.execute(query, tuple(chunk)).fetchall()
+            self.seen(len(chunk))
             for key, blob, mark, stored in rows:
                 if key not in chunk:
                     raise sqlite3.DatabaseError("the index and the table differ")

@@ -367,6 +367,7 @@ def _files_of(passed: PassedOver, folder: _ClassFolder, options: ScanOptions) ->
     """Returns the content of a class folder."""
     files, (label, path, split) = _Files(), folder
     for name, is_folder in passed.listed(path, options.recursive):
+        options.seen()
         if is_folder:
             files.folders.append(name)
             continue

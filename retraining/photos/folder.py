@@ -121,23 +121,32 @@ def files_below(
         entered.add(real)
         inner: list[str] = []
         try:
-            names = sorted(os.listdir(here))
+            with os.scandir(here) as entries:  # these know which are folders
+                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError:
             if here == folder:
                 raise
             yield here, False  # reported as an unreadable image
             continue
-        for name in names:
+        for name, is_folder in names:
             path = os.path.join(here, name)
             if passed_over(name):
                 continue
-            if not os.path.isdir(path):
+            if not is_folder:
                 yield path, False
             elif recursive:
                 inner.append(path)
             else:
                 yield path, True
         waiting += reversed(inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether it is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def look_at_image(path: str, max_pixels: int = MAX_PIXELS) -> Facts:
@@ -149,7 +158,7 @@ def look_at_image(path: str, max_pixels: int = MAX_PIXELS) -> Facts:
     """
     status = check_regular(path, max_pixels)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             if not begins_like_image(file):
                 raise NotAnImageError
     except OSError as error:

@@ -6,7 +6,7 @@ on threads, in other processes and on other machines.
 """
 
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,6 +72,7 @@ class ScanOptions:
     max_pixels: int = MAX_PIXELS  # of the largest image
     excluded: tuple[str, ...] = ()  # names to leave out, see `exclude.without`
     not_images: Set[str] = frozenset()  # names of files that turned out to be no images
+    seen: Callable[[], object] = int  # called for each file, to show progress
     split_folders: bool = True  # whether folders named `train`, `test` ... are splits, no classes
     classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
     label_from: str = FOLDER  # or NAME: the label is in the photo's name

@@ -188,7 +188,8 @@ def _fill_empty_splits(
         worth = {
             group: (counts[assigned[group]], assigned[group] not in wanted) for group in movable
         }
-        donors = [group for group in movable if worth[group] == max(worth.values())]
+        most = max(worth.values())
+        donors = [group for group in movable if worth[group] == most]
         if (
             counts[assigned[donors[0]]] > 1
             or assigned[donors[0]] not in wanted

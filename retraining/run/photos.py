@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
-from retraining.photos.dataset import FEW_IMAGES, Dataset, Example, load_dataset
+from retraining.photos.dataset import FEW_IMAGES, MOST_LINES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
 from retraining.photos.registry import open_source
@@ -33,8 +34,9 @@ from retraining.photos.split import PATH, SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
 from retraining.run.settings import OutputSettings, RunSettings
 from retraining.system.atomic import write_files
+from retraining.system.observer import Late
 from retraining.system.package import project_folder
-from retraining.system.text import counted, table
+from retraining.system.text import counted, some, table
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +144,19 @@ def read_photos(
 ) -> Dataset:
     """Reads the Dataset of the source and logs its oddities; `keys` are known {name: key}."""
     photos, known = run.settings.photos, keys or {}
-    with FileKeys(run.settings.bottlenecks.folder) as files:
+    bars = [run.observer.progress(label, "img") for label in ("finding photos", "hashing photos")]
+    with (
+        FileKeys(run.settings.bottlenecks.folder) as files,
+        Late(bars[0]) as finding,
+        Late(bars[1]) as hashing,
+    ):
 
         def key_of(photo: Photo) -> str:
+            finding.end()
+            hashing.update()
             return known.get(photo.name) or files.key_of(photo)
 
+        scan = replace(scan, seen=finding.update)
         dataset = load_dataset(source, photos.split, key_of, scan)
     for warning in dataset.warnings:
         run.notes.add_warning(warning)
@@ -196,12 +206,20 @@ def check_classes(examples: Mapping[str, Sequence[Example]], labels: Sequence[st
     Raises:
         DatasetError: a class has no training images left.
     """
+    trained = {example.label for example in examples[TRAINING]}
     for label in labels:
-        left = {part: sum(e.label == label for e in examples[part]) for part in SPLITS}
-        if not left[TRAINING]:
+        if label not in trained:
             raise DatasetError(f"no readable image of {label} is left for training; add some")
-        if sum(left.values()) < FEW_IMAGES:
-            log.warning(f"{label} has only {counted(sum(left.values()), 'readable image')} left")
+    left = Counter(example.label for part in SPLITS for example in examples[part])
+    few = [(label, left[label]) for label in labels if left[label] < FEW_IMAGES]
+    if len(few) > MOST_LINES:
+        named = some([f"{label} ({count})" for label, count in few])
+        log.warning(
+            f"{len(few)} classes have fewer than {FEW_IMAGES} readable images left: {named}"
+        )
+        return
+    for label, count in few:
+        log.warning(f"{label} has only {counted(count, 'readable image')} left")
 
 
 def check_bad_images(bottlenecks: Bottlenecks, dataset: Dataset, settings: RunSettings) -> None:

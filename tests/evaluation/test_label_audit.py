@@ -81,6 +81,17 @@ def test_labels_that_cannot_be_learned_are_not_disputed(count):
     assert label_audit.audit(photos) == []
 
 
+@pytest.mark.parametrize(
+    ("count", "right", "speaks"),
+    [(14, 0.8, False), (15, 0.65, True), (15, 0.5, False), (5, 0.96, True), (5, 0.84, False)],
+)
+def test_with_few_photos_a_class_more_labels_must_be_agreed_with(count, right, speaks):
+    targets = np.repeat(np.arange(5), count)
+    wrong = np.arange(len(targets)) >= round(right * len(targets))
+    answers = np.where(wrong, (targets + 1) % 5, targets)
+    assert label_audit._agree(np.eye(5)[answers], targets) == speaks
+
+
 def test_a_wrong_label_among_25_photos_of_clear_classes_is_found():
     vectors, targets = clusters([5] * 5)
     targets[7] = 3

@@ -4,10 +4,11 @@ import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.ray_engine import Local, Ray
+from retraining.photos.dataset import Example
 from retraining.photos.source import DatasetError
-from retraining.photos.split import VALIDATION, SplitOptions
+from retraining.photos.split import SPLITS, VALIDATION, SplitOptions
 from retraining.run.notes import RunContext
-from retraining.run.photos import find_photos
+from retraining.run.photos import check_classes, find_photos
 from retraining.run.settings import (
     EvaluationSettings,
     HeadSettings,
@@ -50,3 +51,36 @@ def test_photos_that_no_one_holds_out_are_missed_before_any_vector(tmp_path, eng
     pooled = SplitOptions(validation=0, testing=10, by="content")
     with pytest.raises(SettingsError, match=r"`HeadSettings.search` needs photos for validation"):
         find(tmp_path, engine, pooled, head=HeadSettings(search=True))
+
+
+def test_photos_that_take_long_to_find_and_to_hash_show_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr("retraining.system.observer.LATE_SECONDS", 0)
+    split_folders(tmp_path / "photos", **PARTS)
+    shown = []
+
+    class Watcher(Silent):
+        def progress(self, label, unit):
+            shown.append([label, 0])
+            of_label, bar = shown[-1], super().progress(label, unit)
+
+            def counting(iterable, total=None):
+                made = bar(iterable, total)
+                made.update = lambda n: of_label.__setitem__(1, of_label[1] + n)
+                return made
+
+            return counting
+
+    vectors = BottleneckSettings(str(tmp_path / "cache"))
+    settings = RunSettings(PhotoSettings(str(tmp_path / "photos")), bottlenecks=vectors)
+    find_photos(RunContext(settings, Watcher()))
+    assert shown == [["finding photos", 14], ["hashing photos", 14]]
+
+
+def test_many_classes_that_bad_photos_have_made_small_get_one_warning(caplog):
+    labels = [f"class {number}" for number in range(200)]
+    examples = {part: [Example(f"{n}.jpg", n, part, n) for n in labels] for part in SPLITS}
+    check_classes(examples, labels)
+    (warning,) = caplog.messages
+    assert warning.startswith("200 classes have fewer than 20 readable images left: class 0 (3), ")
+    with pytest.raises(DatasetError, match="no readable image of class 7 is left"):
+        check_classes({**examples, "training": examples["training"][:7]}, labels)

@@ -266,3 +266,11 @@ def test_lbfgs_tells_of_its_course():
     losses = [step.training.cross_entropy for step in steps]
     assert losses[-1] < losses[0]
     assert (steps[-1].training.count, steps[-1].validation.count) == (100, 50)
+
+
+def test_with_many_classes_fewer_photos_are_evaluated_before_the_last_step(monkeypatch):
+    monkeypatch.setattr("retraining.training.loop.MOST_ANSWERS", 120)
+    options = TrainingOptions(steps=12, eval_step_interval=5)
+    steps = list(train(clusters(300), clusters(60, seed=1), 3, options))
+    counts = [step.validation.count for step in steps if step.validation]
+    assert counts == [40, 40, 40, 60]
