@@ -17,6 +17,7 @@ from retraining.bottlenecks.parquet import why_no_parquet
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.cli.parser import (
     ALLOW_UNSAFE_OPS,
+    LABEL_FROM,
     VERBOSITIES,
     Parser,
     add_weights,
@@ -42,7 +43,7 @@ from retraining.networks.registry import (
 )
 from retraining.photos.exclude import read_listed
 from retraining.photos.reader import Distortions
-from retraining.photos.source import DatasetError
+from retraining.photos.source import LABELS_FROM, DatasetError
 from retraining.photos.split import PATH, WAYS, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.run.settings import (
@@ -56,6 +57,7 @@ from retraining.run.settings import (
     RunSettings,
 )
 from retraining.system.atomic import is_within
+from retraining.system.lines import TextError, read_lines
 from retraining.system.ranges import SettingsError
 from retraining.training.fine_tune import RANDOM_VIEWS, TuningOptions
 from retraining.training.loop import CLASS_WEIGHTS, TrainingOptions
@@ -67,6 +69,7 @@ POSITIVE = number(int, 1)
 MOST_ACTORS, MOST_CPUS = 100_000, 10_000  # of the CPUs, in one machine
 MOST_WEIGHTS = 1 << 26  # between hidden layers: 256 MB, and as much again while training
 MOST_UNITS = 16_384  # of a hidden layer: 128 MB behind vectors of 2,048
+MOST_LIST_BYTES = 1 << 24  # of a list of classes, as of labels
 MOST_PROJECTED = 10_000  # photos; their thumbnails fill the largest picture that browsers accept
 
 
@@ -390,8 +393,30 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "Photos that you add later may then move others to another split",
     )
     photos("recursive", help="also take photos from folders below the class folders")
+    photos("label_from", choices=LABELS_FROM, help=LABEL_FROM)
+    photos(
+        "classes",
+        type=_classes,
+        default=None,
+        metavar="A,B,...|FILE",
+        help="take only these classes, and give the labels this order (default: all, sorted). A "
+        "file lists one on each line",
+    )
     photos("max_pixels", help="leave out larger images without decoding them")
     photos("max_bad_fraction", help="end the run if a larger share of the images cannot be read")
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    """Parses a flag: labels with commas between, or a file with one on each line."""
+    if not os.path.isfile(text):
+        if "," not in text:
+            reason = "is neither a file nor a list of classes with commas between"
+            raise argparse.ArgumentTypeError(f"{text} {reason}")
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    try:
+        return tuple(line for line in read_lines(text, text, MOST_LIST_BYTES) if line.strip())
+    except TextError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _network(name: str) -> str:

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from retraining.cli.parser import ALLOW_UNSAFE_OPS, Parser, add_weights, number
+from retraining.cli.parser import ALLOW_UNSAFE_OPS, LABEL_FROM, Parser, add_weights, number
 from retraining.cli.start import typed
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.runtimes import AUTO, RUNTIMES
 from retraining.labelling.sorting import WAYS
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.registry import is_table
+from retraining.photos.source import FOLDER, LABELS_FROM
 from retraining.photos.url import is_url
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ def check_evaluation(options: argparse.Namespace, parser: Parser) -> None:
     """Refuses flags that have no meaning with --evaluate; chooses the format."""
     if options.images:
         parser.error("--evaluate takes its photos from its folder; give no other images")
-    if options.recursive and is_table(options.evaluate):
-        parser.error("--recursive is for folders; a table names its photos")
+    if is_table(options.evaluate):
+        if options.recursive:
+            parser.error("--recursive is for folders; a table names its photos")
+        if options.label_from != FOLDER:
+            parser.error("--label_from is for folders; a table has labels")
     if is_url(options.evaluate):
         parser.error("--evaluate takes a folder of this machine, no URL")
     for name in ("columns", "header", "min_score", "sort_into", "top_k"):
@@ -84,6 +88,8 @@ def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
     for name in ("recursive", "print_misclassified"):
         if getattr(options, name):
             parser.error(f"--{name} needs --evaluate")
+    if options.label_from != FOLDER:
+        parser.error("--label_from needs --evaluate")
     options.top_k = options.top_k or MOST_LABELS
     if not options.images:
         parser.error("give an image, a folder, or - for a list of paths on standard input")
@@ -142,6 +148,12 @@ def build_parser() -> Parser:
         "--recursive",
         action="store_true",
         help="with --evaluate: also take photos from folders below the class folders",
+    )
+    add(
+        "--label_from",
+        choices=LABELS_FROM,
+        default=FOLDER,
+        help=f"with --evaluate: {LABEL_FROM}",
     )
     add(
         "--print_misclassified",

@@ -17,6 +17,10 @@ ALLOW_UNSAFE_OPS = (  # the help of that flag
     "run the graph even if it holds ops that can do more than compute, such as read and write "
     "files, and name them"
 )
+LABEL_FROM = (  # the help of that flag
+    "where the label of a photo is. folder: the name of its class folder; name: its own name, up "
+    "to the number at the end (golden_retriever_012.jpg, cat.12.jpg), for photos in one folder"
+)
 LARGEST_BATCH = 100_000  # vectors
 
 Number = TypeVar("Number", int, float)

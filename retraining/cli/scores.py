@@ -17,11 +17,13 @@ from retraining.cli.wording import in_flags
 from retraining.labelling import scoring
 from retraining.labelling.classifier import Classifier
 from retraining.photos.reader import ImageError
+from retraining.photos.source import ScanOptions
 
 
 def evaluate_folder(classifier: Classifier, options: argparse.Namespace) -> int:
     """Labels the photos of a folder of class folders, prints the score; returns the exit code."""
-    photos = scoring.find_labelled(options.evaluate, classifier.labels, options.recursive)
+    taken = ScanOptions(options.recursive, label_from=options.label_from)
+    photos = scoring.find_labelled(options.evaluate, classifier.labels, taken)
     for warning in photos.warnings:
         say(in_flags(warning))
     bad: list[str] = []

@@ -126,6 +126,7 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
             PhotoSettings,
             options,
             excluded=tuple(options.listed),
+            classes=options.classes or (),
             split=filled(SplitOptions, options),
         ),
         network=filled(NetworkSettings, options, choice=filled(Choice, options)),

@@ -116,18 +116,21 @@ class Score:
         return Score([photo for photo in self.scored if not photo.unknown])
 
 
-def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -> LabelledPhotos:
+def find_labelled(
+    folder: str, labels: Sequence[str], options: ScanOptions | None = None
+) -> LabelledPhotos:
     """Finds the photos in `folder` of the classes that are among the classifier's `labels`.
 
     The classes may lie in split folders, all of which count. Or `folder` is a table of photos.
-    With `recursive`, photos in folders within a class folder count, too.
+    The `options` say which photos count, and what tells their labels.
 
     Raises:
         DatasetError: the folder is missing or has no class folder, or one that cannot be a label.
     """
     source = TableSource(folder) if is_table(folder) else FolderSource(folder)
-    scan = source.scan(ScanOptions(recursive=recursive), least_classes=1)
-    photos, warnings = scan.names, scan.warnings + _splits_read(scan, folder)
+    scan = source.scan(options, least_classes=1)
+    photos = scan.names
+    warnings = scan.notes + scan.warnings + _splits_read(scan, folder)
     for image in scan.bad:
         if image.claimed:  # the classifier reports what is wrong with it
             photos[image.label or ""].append(image.path)
@@ -135,18 +138,31 @@ def find_labelled(folder: str, labels: Sequence[str], recursive: bool = False) -
     if loose := [f"{n!r} as {label!r}" for n, label in known.items() if label not in (n, None)]:
         warnings.append(f"matched classes that the graph spells differently: {some(loose)}")
     free = sorted(set(labels) - set(known.values()))
-    for name, label in known.items():
-        if label is None:
-            like = difflib.get_close_matches(name, free, n=1, cutoff=0.75)
-            warnings.append(
-                f"the graph has no class {name}; its photos ({len(photos[name])}) are "
-                f"not scored" + (f"; did you mean {like[0]}?" if like else "")
-            )
+    unknown = {name: len(photos[name]) for name, label in known.items() if label is None}
+    warnings += _unknown_classes(unknown, free)
     if free:
         named, classes = some(free, NAMED), counted(len(free), "class", "classes")
         warnings.append(f"no folder for {classes} of the graph: {named}")
     matches = [(path, label) for name, label in known.items() if label for path in photos[name]]
     return LabelledPhotos([path for path, _ in matches], [label for _, label in matches], warnings)
+
+
+def _unknown_classes(counts: Mapping[str, int], free: Sequence[str]) -> list[str]:
+    """Returns lines on classes {name: photos} that the graph does not have; one if they are many.
+
+    `free` are labels of the graph without photos.
+    """
+    if len(counts) > NAMED:
+        return [
+            f"the graph has no class for {len(counts)} folders ({some(list(counts))}); their "
+            f"photos ({sum(counts.values())}) are not scored"
+        ]
+    likes = {name: difflib.get_close_matches(name, free, n=1, cutoff=0.75) for name in counts}
+    return [
+        f"the graph has no class {name}; its photos ({count}) are not scored"
+        + (f"; did you mean {likes[name][0]}?" if likes[name] else "")
+        for name, count in counts.items()
+    ]
 
 
 def _splits_read(scan: Scan, folder: str) -> list[str]:

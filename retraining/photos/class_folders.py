@@ -1,91 +1,152 @@
 """Finds the class folders of a tree of files, and the photos in them, for any photo source."""
 
+import difflib
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from retraining.photos.bounds import ImageFileError, NotAnImageError
-from retraining.photos.formats import claims_to_be_image
-from retraining.photos.source import BadImage, DatasetError, Facts, Photo, Scan, ScanOptions
+from retraining.photos.formats import claims_to_be_image, named_like_image
+from retraining.photos.labelled_files import CLASSES_FILE, files_by_name, files_in_lists, labels_in
+from retraining.photos.passed_over import EMPTY, LOOSE, NESTED, OTHER, PassedOver
+from retraining.photos.source import NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
+from retraining.photos.tree import Branch, LabelledFile, Tree
 from retraining.system.text import as_text, counted, is_label, some
 
+MOST_DEEP = 3  # levels of folders above the class folders
 # `-` between words, or between spaces; any other is a sign.
 HYPHENS = re.compile(r"(?<=[^\s_-])-+(?=[^\s_-])|(?<=[\s_])-+(?=[\s_])")
 # Spaces, plus, hyphens and dashes (U+2010 to U+2015), minus.
 SIGNS = re.compile(r"[\s+\u2010-\u2015\u2212-]+")
 
 
-class Tree(Protocol):
-    """Folders and files, as a source of photos in class folders shows them."""
-
-    @property
-    def location(self) -> str:
-        """The folder that holds the class folders."""
-
-    def path_of(self, relative: str) -> str:
-        """Returns the name of what lies at a path relative to the location."""
-
-    def class_folders(self) -> list[str]:
-        """Returns the names of the folders in the location that are not hidden, sorted.
-
-        Raises:
-            DatasetError: the location cannot be read.
-        """
-
-    def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
-        """Yields (name, whether it is a folder not entered) for the content of a folder, sorted.
-
-        `folder` is the location or any folder in it. Hidden files and folders are skipped.
-        """
-
-    def look_at(self, name: str, max_pixels: int) -> Facts:
-        """Returns the Facts of an image file.
-
-        Raises:
-            NotAnImageError: it is known not to be an image.
-            ImageFileError: it cannot be read, is not a regular file, or is too large.
-        """
-
-
 def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> Scan:
-    """Finds the photos below class folders, or below those in split folders, sorted.
+    """Finds the photos below class folders, or in another layout that tells their labels, sorted.
 
-    A label is the folder's name as it is spelled. Hidden files are skipped. Files whose content is
-    not an image are BadImages.
+    A label is the folder's name as it is spelled. The class folders may lie in split folders, or in
+    the only folder of the location. Without class folders, `_classes.csv` files may tell the
+    labels, or names, see `labelled_files`. Hidden files are skipped. Files whose content is not an
+    image are BadImages. The last warning is the line of PassedOver.
 
     Raises:
         DatasetError: as for PhotoSource.scan.
     """
-    scan = Scan({})
-    found = _split_class_folders(tree, scan.warnings) if options.split_folders else []
-    if found:
-        _check_split_classes(tree.location, found, least_classes)
+    passed = PassedOver(tree)
+    if options.label_from == NAME:
+        files = files_by_name(tree, options.recursive, passed)
+        if len({file.label for file in files}) < least_classes:
+            raise _too_few_names(passed, files)
+        return _scan_files(passed, files, options, least_classes)
+    top = _top(tree, options, least_classes)
+    if top is not tree:
+        beside = map(tree.path_of, tree.class_folders())
+        passed.add(EMPTY, [folder for folder in beside if not _holds(tree, folder)])
+        passed.add_loose(tree.location)
+    if files := files_in_lists(top, passed):
+        scan = _scan_files(passed, files, options, least_classes)
+        scan.notes.append(f"taking the labels from the {CLASSES_FILE} files")
     else:
-        names = _class_names(tree, options, least_classes)
-        found = [_ClassFolder(as_text(name), tree.path_of(name)) for name in names]
-    labels = dict.fromkeys(folder.label for folder in found)
-    scan.warnings.extend(check_labels(labels, "class folder", tree.location))
-    for name, folder, split in found:
-        files = _files_of(tree, folder, options, name)
-        scan.folders.setdefault(name, []).append(folder)
-        scan.photos.setdefault(name, []).extend(replace(p, split=split) for p in files.photos)
-        scan.bad.extend(files.bad)
-        if others := [image.path for image in files.bad if not image.claimed]:
-            forms = f"file in {folder} is not an image", f"files in {folder} are not images"
-            scan.warnings.append(f"{counted(len(others), *forms)}: {some_names(others)}")
-        if files.folders and not options.recursive:
-            scan.nested.add(name)
-            forms = f"folder in {folder} is", f"folders in {folder} are"
-            scan.warnings.append(
-                f"{counted(len(files.folders), *forms)} skipped "
-                f"({some_names(files.folders)}); `PhotoSettings.recursive` also reads the "
-                f"photos in them"
+        found = _class_folders(top, passed, options, least_classes)
+        scan = _scan_folders(passed, found, options, least_classes)
+    if top is not tree:
+        scan.notes.append(
+            f"taking the photos in {top.location}, the only folder in {tree.location}"
+        )
+    return scan
+
+
+def _class_folders(
+    tree: Tree, passed: PassedOver, options: ScanOptions, least: int
+) -> list["_ClassFolder"]:
+    """Returns the class folders, in split folders or in the location of the tree.
+
+    Raises:
+        DatasetError: they are fewer than `least`.
+    """
+    if options.split_folders and (found := _split_class_folders(tree, passed)):
+        _check_split_classes(tree.location, found, least)
+        return found
+    names = tree.class_folders()
+    if len(names) < least:
+        raise _too_few(passed, names, least)
+    passed.add_loose(tree.location)
+    return [_ClassFolder(as_text(name), tree.path_of(name)) for name in names]
+
+
+def _scan_folders(
+    passed: PassedOver, found: Sequence["_ClassFolder"], options: ScanOptions, least: int
+) -> Scan:
+    """Returns the Scan of class folders; passes over classes whose folders are empty."""
+    location, folders = passed.tree.location, defaultdict[str, list[_ClassFolder]](list)
+    for folder in found:
+        folders[folder.label].append(folder)
+    labels = picked(folders, options.classes, location)
+    scan = Scan({}, warnings=check_labels(labels, "class folder", location))
+    for label in labels:
+        paths = [folder.folder for folder in folders[label]]
+        content = [_files_of(passed, folder, options) for folder in folders[label]]
+        if not any(content):
+            passed.add(EMPTY, paths)
+            continue
+        scan.folders[label] = paths
+        scan.photos[label] = [photo for files in content for photo in files.photos]
+        for files in content:
+            _add_others(scan, label, files, passed)
+    _check_picked(passed, scan, options)
+    if len(scan.photos) < least:
+        raise _too_few(passed, list(scan.photos), least)
+    scan.warnings.extend(passed.lines())
+    return scan
+
+
+def _check_picked(passed: PassedOver, scan: Scan, options: ScanOptions) -> None:
+    """Raises DatasetError if one of the classes that the user picked has been passed over."""
+    for name in options.classes:
+        if name not in scan.photos:
+            raise DatasetError(
+                f"`PhotoSettings.classes` names {name}, which has no photos; "
+                f"{'; '.join(passed.lines())}"
             )
+
+
+def _add_others(scan: Scan, label: str, files: "_Files", passed: PassedOver) -> None:
+    """Adds what is no photo in a folder of a class to the scan and to what it passes over."""
+    scan.bad.extend(files.bad)
+    passed.add(OTHER, [image.path for image in files.bad if not image.claimed])
+    passed.add(NESTED, files.folders)
+    if files.folders:
+        scan.nested.add(label)
+
+
+def _scan_files(
+    passed: PassedOver, files: Sequence[LabelledFile], options: ScanOptions, least: int
+) -> Scan:
+    """Returns the Scan of files with labels of their own."""
+    location, there = passed.tree.location, sorted({file.label for file in files})
+    if len(there) < least:
+        raise DatasetError(
+            f"the {CLASSES_FILE} files in {location} must give photos at least "
+            f"{counted(least, 'label')}, but give only {there[0]}"
+        )
+    labels = picked(there, options.classes, location)
+    scan = Scan({label: [] for label in labels})
+    scan.warnings.extend(check_labels(labels, "label", location))
+    for file in files:
+        if file.label not in scan.photos:
+            continue
+        looked = _looked_at(passed.tree, file, options)
+        if isinstance(looked, BadImage):
+            scan.bad.append(looked)
+        else:
+            scan.photos[file.label].append(looked)
+    passed.add(OTHER, [image.path for image in scan.bad if not image.claimed])
+    scan.warnings.extend(passed.lines())
     return scan
 
 
@@ -97,38 +158,82 @@ class _ClassFolder(NamedTuple):
     split: str | None = None
 
 
-def _split_class_folders(tree: Tree, warnings: list[str]) -> list[_ClassFolder]:
+def _split_class_folders(tree: Tree, passed: PassedOver) -> list[_ClassFolder]:
     """Returns the class folders in split folders, by label; [] if the tree has another layout.
 
-    All folders must be named like splits, and share class folders. Adds a warning of the files
-    that lie in a split folder itself.
+    All folders but empty ones must be named like splits, and share class folders.
     """
     names = tree.class_folders()
-    if not names or not all(map(named_split, names)):
+    others = [name for name in names if not named_split(name)]
+    if any(_holds(tree, tree.path_of(name)) for name in others):
         return []
-    inner: dict[str, list[str]] = {}
-    loose: list[str] = []
-    for name in names:
-        folder, inner[name] = tree.path_of(name), []
-        files: list[str] = []
-        for path, is_folder in tree.files_below(folder, recursive=False):
-            (inner[name] if is_folder else files).append(path)
-        if files:
-            forms = f"file in {folder} lies", f"files in {folder} lie"
-            why = f"outside a class folder and {'are' if len(files) > 1 else 'is'} left out"
-            loose.append(f"{counted(len(files), *forms)} {why}: {some_names(files)}")
+    inner = {
+        name: [path for path, is_folder in passed.listed(tree.path_of(name), False) if is_folder]
+        for name in names
+        if name not in others
+    }
     classes = [{same_label(os.path.basename(p)) for p in paths} for paths in inner.values()]
     counts = Counter(label for of_split in classes for label in of_split)
     split_into = [of_split for of_split in classes if of_split]
     shared = (any(counts[label] > 1 for label in of_split) for of_split in split_into)
     if not split_into or not (len(split_into) == 1 or all(shared)):
         return []
-    warnings += loose
+    passed.add(EMPTY, [tree.path_of(name) for name in others])
+    for folder in (tree.location, *map(tree.path_of, inner)):
+        passed.add_loose(folder)
     return sorted(
         _ClassFolder(as_text(os.path.basename(path)), path, named_split(name))
         for name, paths in inner.items()
         for path in paths
     )
+
+
+def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:
+    """Returns the folder with the class folders: the tree, or the only folder in it, or in that.
+
+    A folder on the way must hold nothing but the next one, and the last one two class folders. For
+    a single class with photos in folders, which `recursive` may ask for, it is the tree.
+    """
+    top = tree
+    for _ in range(0 if options.recursive and least < 2 else MOST_DEEP + 1):
+        scratch = PassedOver(top)
+        if options.split_folders and _split_class_folders(top, scratch):
+            return top
+        below = map(top.path_of, top.class_folders())
+        with_files = islice((folder for folder in below if _holds(top, folder, files=True)), 2)
+        if files_in_lists(top, scratch) or len(list(with_files)) == 2:
+            return top
+        name = _only_folder(top)
+        if name is None:
+            return tree
+        top = Branch(top, name)
+    return tree
+
+
+def _only_folder(tree: Tree) -> str | None:
+    """Returns the only folder that is not empty, if it holds folders and no photo lies near."""
+    names = (name for name in tree.class_folders() if _holds(tree, tree.path_of(name)))
+    first = list(islice(names, 2))
+    if len(first) != 1:
+        return None
+    places = (tree.location, tree.path_of(first[0]))
+    if any(_holds(tree, place, photos=True) for place in places):
+        return None
+    return first[0]
+
+
+def _holds(tree: Tree, folder: str, files: bool = False, photos: bool = False) -> bool:
+    """Returns whether a folder holds anything, or any file, or any file named like a photo.
+
+    It ends with the first. A folder that cannot be read counts as one that does.
+    """
+    try:
+        for name, is_folder in tree.files_below(folder, recursive=False):
+            if not (files or photos) or (not is_folder and (files or named_like_image(name))):
+                return True
+    except OSError:
+        return not photos
+    return False
 
 
 def _check_split_classes(location: str, found: Sequence[_ClassFolder], least: int) -> None:
@@ -145,18 +250,52 @@ def some_names(paths: Sequence[str]) -> str:
     return some([os.path.basename(path) for path in paths])
 
 
-def _class_names(tree: Tree, options: ScanOptions, least: int) -> list[str]:
-    names = tree.class_folders()
-    if len(names) < least:
-        wanted = "at least two class folders" if least == 2 else "a class folder"
-        has = f"only one ({names[0]})" if names else "none"
-        inner = tree.files_below(tree.path_of(names[0]), recursive=False) if names else ()
-        if sum(is_folder for _, is_folder in inner) >= least:
-            has += f"; did you mean `PhotoSettings.image_dir` {tree.path_of(names[0])}?"
-        elif _files_of(tree, tree.location, replace(options, recursive=False)).photos:
-            has += "; it holds images itself: give the folder above it, or sort them into classes"
-        raise DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}")
-    return names
+def _too_few(passed: PassedOver, labels: Sequence[str], least: int) -> DatasetError:
+    """Returns the error on a location with fewer classes than `least`."""
+    tree = passed.tree
+    wanted = "at least two class folders" if least == 2 else "a class folder"
+    has = f"only one ({labels[0]})" if labels else "none"
+    passed.add_loose(tree.location)
+    loose = list(passed.found.pop(LOOSE, ()))
+    inner = tree.path_of(labels[0]) if labels else ""
+    if inner and sum(is_folder for _, is_folder in passed.listed(inner, False)) >= least:
+        has += f"; did you mean `PhotoSettings.image_dir` {inner}?"
+    elif named := labels_in(loose):
+        has += f"; it holds photos whose names may be labels ({some(named)}): give "
+        has += "`PhotoSettings.label_from` name, or sort them into a folder for each class"
+    elif loose:
+        has += "; it holds images itself: give the folder above it, or sort them into classes"
+    others = "".join(f"; {line}" for line in passed.lines())
+    return DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}{others}")
+
+
+def _too_few_names(passed: PassedOver, files: Sequence[LabelledFile]) -> DatasetError:
+    """Returns the error on names that give one label, or none."""
+    give = f"only one label ({files[0].label})" if files else "no label"
+    others = "".join(f"; {line}" for line in passed.lines())
+    return DatasetError(
+        f"the names of the photos in {passed.tree.location} give {give}; sort them into a folder "
+        f"for each class{others}"
+    )
+
+
+def picked(labels: Iterable[str], classes: Sequence[str], place: str) -> list[str]:
+    """Returns the `classes` if there are any, else all labels; `place` is what has the labels.
+
+    Raises:
+        DatasetError: one of the classes is not among the labels.
+    """
+    there = list(labels)
+    known = set(there)
+    for name in classes:
+        if name not in known:
+            like = [label for label in there if same_label(label) == same_label(name)]
+            like = like or difflib.get_close_matches(name, there, n=3, cutoff=0.6)
+            hint = f"did you mean {' or '.join(like)}?" if like else f"it has {some(there, 5)}"
+            raise DatasetError(
+                f"`PhotoSettings.classes` names {name}, which {place} does not have; {hint}"
+            )
+    return list(classes) or there
 
 
 def same_label(name: str) -> str:
@@ -219,20 +358,33 @@ class _Files:
     bad: list[BadImage] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        """Returns whether there is anything in it."""
+        return bool(self.photos or self.bad or self.folders)
 
-def _files_of(tree: Tree, folder: str, options: ScanOptions, label: str | None = None) -> _Files:
-    """Returns the content of the class folder of a label, or of another folder."""
-    files = _Files()
-    for name, is_folder in tree.files_below(folder, options.recursive):
+
+def _files_of(passed: PassedOver, folder: _ClassFolder, options: ScanOptions) -> _Files:
+    """Returns the content of a class folder."""
+    files, (label, path, split) = _Files(), folder
+    for name, is_folder in passed.listed(path, options.recursive):
         if is_folder:
             files.folders.append(name)
             continue
-        try:
-            facts = tree.look_at(name, options.max_pixels)
-            if name in options.not_images:
-                raise NotAnImageError
-        except ImageFileError as error:
-            files.bad.append(BadImage(name, str(error), claims_to_be_image(name, error), label))
+        looked = _looked_at(passed.tree, LabelledFile(label, name, split), options)
+        if isinstance(looked, BadImage):
+            files.bad.append(looked)
         else:
-            files.photos.append(Photo(name, label, facts=facts))
+            files.photos.append(looked)
     return files
+
+
+def _looked_at(tree: Tree, file: LabelledFile, options: ScanOptions) -> Photo | BadImage:
+    """Returns a file as a photo, or as a bad image."""
+    try:
+        facts = tree.look_at(file.name, options.max_pixels)
+        if file.name in options.not_images:
+            raise NotAnImageError
+    except ImageFileError as error:
+        claimed = claims_to_be_image(file.name, error)
+        return BadImage(file.name, str(error), claimed, file.label)
+    return Photo(file.name, file.label, file.split, facts)

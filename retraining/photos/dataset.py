@@ -45,7 +45,9 @@ class Dataset:
 
     `warnings` has one line for each oddity, `bad` the files that were left out, `excluded` the
     number of photos that the user excluded, `broken` {key: reason} of photos known to be broken,
-    `given` the splits that the source gives, `note` a line on these.
+    `given` the splits that the source gives, `note` a line on these and on the layout,
+    `classes` the labels in the
+    order that the user gave, if any.
     """
 
     examples: list[Example]
@@ -55,11 +57,12 @@ class Dataset:
     broken: dict[str, str] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     note: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[str]:
-        """The labels of the classes, sorted: the order of the network's outputs."""
-        return sorted({example.label for example in self.examples})
+        """The labels in the order of the network's outputs: as the user gave them, or sorted."""
+        return list(self.classes) or sorted({example.label for example in self.examples})
 
     def split(self, name: str) -> list[Example]:
         """Returns the examples of one split, in the order of the source."""
@@ -102,7 +105,15 @@ def load_dataset(
         if photo.name in assigned.splits
     ]
     warnings += assigned.warnings + _shared_between_classes(photos, keys)
-    return Dataset(examples, warnings, bad, excluded, given=assigned.given, note=assigned.note)
+    return Dataset(
+        examples,
+        warnings,
+        bad,
+        excluded,
+        given=assigned.given,
+        note="; ".join(filter(None, [*content.notes, assigned.note])),
+        classes=scan.classes,
+    )
 
 
 def _hash_photo(photo: Photo) -> str:

@@ -84,7 +84,7 @@ class FolderSource:
                 f"cannot read the image folder {self.location} ({error.strerror}); it must be a "
                 f"folder with one sub-folder of photos per class"
             ) from error
-        return [n for n in names if not n.startswith(".") and os.path.isdir(self.path_of(n))]
+        return [n for n in names if not passed_over(n) and os.path.isdir(self.path_of(n))]
 
     def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
         """Yields (path, whether it is a folder not entered); see `files_below`."""

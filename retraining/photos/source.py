@@ -13,7 +13,10 @@ from typing import Protocol
 from retraining.errors import RetrainingError
 from retraining.photos.bounds import MAX_PIXELS
 
-IGNORED_FILES = {"thumbs.db", "desktop.ini"}
+# What systems and programs keep beside photos, in lower case. Names with a dot in front count, too.
+IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
+IGNORED |= {"system volume information", "lost+found"}
+FOLDER, NAME = LABELS_FROM = ("folder", "name")
 ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
 
@@ -70,12 +73,15 @@ class ScanOptions:
     excluded: tuple[str, ...] = ()  # names to leave out, see `exclude.without`
     not_images: Set[str] = frozenset()  # names of files that turned out to be no images
     split_folders: bool = True  # whether folders named `train`, `test` ... are splits, no classes
+    classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
+    label_from: str = FOLDER  # or NAME: the label is in the photo's name
 
 
 @dataclass(frozen=True)
 class Scan:
     """The content of a source: {label: its photos}, in order; files left out; a line per oddity.
 
+    `notes` are lines on a layout other than class folders.
     `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
     those labels whose folders hold folders that were skipped.
     """
@@ -83,6 +89,7 @@ class Scan:
     photos: dict[str, list[Photo]]
     bad: list[BadImage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     folders: dict[str, list[str]] = field(default_factory=dict)
     nested: set[str] = field(default_factory=set)
 
@@ -159,7 +166,7 @@ class PhotoSource(Protocol):
 
 def passed_over(name: str) -> bool:
     """Returns whether to skip files and folders of this name, such as hidden ones."""
-    return name.startswith(".") or name.lower() in IGNORED_FILES
+    return name.startswith(".") or name.lower() in IGNORED
 
 
 def dataset_name(location: str) -> str:

@@ -13,10 +13,10 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from retraining.photos.bounds import ImageFileError, NotAnImageError
-from retraining.photos.class_folders import check_labels
+from retraining.photos.class_folders import check_labels, picked
 from retraining.photos.folder import FolderSource
 from retraining.photos.formats import reason_of
-from retraining.photos.source import ARCHIVE, BadImage, DatasetError, Photo, Scan, ScanOptions
+from retraining.photos.source import ARCHIVE, NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
@@ -59,14 +59,19 @@ class TableSource(FolderSource):
         options = options or ScanOptions()
         if options.recursive:
             raise DatasetError("`PhotoSettings.recursive` is for folders; a table names its photos")
+        if options.label_from == NAME:
+            raise DatasetError("`PhotoSettings.label_from` is for folders; a table has labels")
         labels = sorted({row.label for row in self.rows})
         if len(labels) < least_classes:
             has = f"only one ({labels[0]})" if labels else "none"
             wanted = "at least two labels" if least_classes == 2 else "a label"
             raise DatasetError(f"{self._name} must have {wanted}, but has {has}")
+        labels = picked(labels, options.classes, self._name)
         warnings = check_labels(labels, "label", self._name)
         scan = Scan({label: [] for label in labels}, warnings=warnings)
         for row in self.rows:
+            if row.label not in scan.photos:
+                continue
             try:
                 facts = self.look_at(row.path, options.max_pixels)
                 if row.path in options.not_images:

@@ -112,6 +112,8 @@ def scan_options(settings: RunSettings) -> ScanOptions:
         photos.max_pixels,
         photos.excluded,
         split_folders=photos.split.by != PATH,
+        classes=photos.classes,
+        label_from=photos.label_from,
     )
 
 
@@ -235,8 +237,12 @@ def bad_images_contents(bad: Sequence[BadImage], outputs: OutputSettings) -> dic
 
 
 def log_bad_images(bad: Sequence[BadImage], outputs: OutputSettings) -> None:
-    """Logs the first bad images that were left out, with the reasons."""
-    for image in bad[:MOST_LISTED]:
+    """Logs the first bad images that were left out, with the reasons.
+
+    The scan has named the files that are no images.
+    """
+    images = [image for image in bad if image.claimed]
+    for image in images[:MOST_LISTED]:
         log.warning(f"left out: {image.path} {image.reason}")
-    if len(bad) > MOST_LISTED:
+    if len(images) > MOST_LISTED:
         log.warning(f"{len(bad)} files were left out; see {outputs.bad_images}")

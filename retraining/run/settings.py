@@ -6,6 +6,7 @@ RunSettings gathers them. All are frozen: nothing changes a setting once a run h
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
 from retraining.networks.registry import NETWORKS, SAVED_MODEL
 from retraining.photos.bounds import MAX_PIXELS
+from retraining.photos.source import FOLDER, LABELS_FROM
 from retraining.photos.split import TESTING, VALIDATION, SplitOptions
 from retraining.photos.url import is_url, local
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
@@ -49,6 +51,8 @@ class PhotoSettings:
     )
     photo_table: str | None = None  # lists the photos, by paths relative to image_dir if given
     recursive: bool = False  # include photos in folders below the class folders
+    label_from: str = FOLDER  # or NAME: the label is in the photo's name, see photos.labelled_files
+    classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
     max_pixels: int = MAX_PIXELS  # larger images are left out
     excluded: tuple[str, ...] = ()  # paths of photos to leave out
     excluded_by: str | None = None  # the file that names them, for messages
@@ -64,10 +68,17 @@ class PhotoSettings:
         spell_paths(self)
         object.__setattr__(self, "image_dir", local(self.image_dir))
         check_ranges(self, self.RANGES)
+        check_choice("label_from", self.label_from, LABELS_FROM)
+        self._check_classes()
         if self.photo_table is None:
             if not self.image_dir:
                 raise SettingsError("give `PhotoSettings.image_dir` or `PhotoSettings.photo_table`")
             return
+        if self.label_from != FOLDER:
+            raise SettingsError(
+                "`PhotoSettings.label_from` is for folders; a `PhotoSettings.photo_table` has a "
+                "label for each photo"
+            )
         if self.recursive:
             raise SettingsError(
                 "`PhotoSettings.recursive` is for folders; a `PhotoSettings.photo_table` names "
@@ -77,6 +88,17 @@ class PhotoSettings:
             raise SettingsError(
                 "`PhotoSettings.photo_table` lists photos of this machine; "
                 "`PhotoSettings.image_dir` is a URL"
+            )
+
+    def _check_classes(self) -> None:
+        """Raises SettingsError if only one class is picked, or one of them twice."""
+        counts = Counter(self.classes)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise SettingsError(f"`PhotoSettings.classes` names {twice[0]} twice")
+        if len(counts) == 1:
+            raise SettingsError(
+                f"`PhotoSettings.classes` must name at least two classes, but names only "
+                f"{self.classes[0]}"
             )
 
 

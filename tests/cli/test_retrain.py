@@ -193,7 +193,8 @@ def odd(tmp_path_factory, captured_run, photos):
 
 def test_an_unreadable_photo_is_left_out_and_named(odd):
     assert re.search(r"left out: .*/red/bad\\n.jpg is", odd.err)
-    assert re.search("1 file in .*/red is not an image: notes.txt", odd.err)
+    assert re.search(r"1 file that is not an image \(red/notes.txt\)", odd.err)
+    assert not re.search("left out: .*notes.txt", odd.err)
     bad = {os.path.basename(i["path"]): i["reason"] for i in odd.record["bad_images"]}
     assert bad.keys() == {"bad\n.jpg", "notes.txt"}
     assert bad["bad\n.jpg"].startswith("is a broken image")

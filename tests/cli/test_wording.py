@@ -157,7 +157,7 @@ def test_the_files_of_a_run_name_flags(run_retrain, photos, tmp_path):
     assert (tmp_path / "models" / "bad_images.tsv").read_text().splitlines()[1].endswith(reason)
     record = json.loads((tmp_path / "models" / "retrained_metrics.json").read_text())
     assert [bad["reason"] for bad in record["bad_images"]] == [reason]
-    assert "--recursive also reads the photos in them" in " ".join(record["warnings"])
+    assert "--recursive also takes the photos in them" in " ".join(record["warnings"])
     assert "`" not in json.dumps(record)
 
 

@@ -11,7 +11,7 @@ from retraining.labelling import scoring
 from retraining.photos.key_set import pack_keys
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import hash_file
-from retraining.photos.source import DatasetError
+from retraining.photos.source import DatasetError, ScanOptions
 from tests import tiny
 
 
@@ -52,9 +52,8 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     assert found.paths == [f"{tmp_path}/red/photo_00.jpg", f"{tmp_path}/red/photo_01.jpg"]
     assert found.targets == ["Red", "Red"]
     assert found.warnings == [
-        f"1 file in {tmp_path}/red is not an image: notes.txt",
+        "passed over 1 empty folder (empty); 1 file that is not an image (red/notes.txt)",
         "matched classes that the graph spells differently: 'red' as 'Red'",
-        "the graph has no class empty; its photos (0) are not scored",
         "the graph has no class grey; its photos (3) are not scored",
         "no folder for 6 classes of the graph: Blue, a, b, c, d, ...",
     ]
@@ -217,5 +216,24 @@ def test_folders_within_class_folders_count_on_request(tmp_path):
     tiny.write_photos(tmp_path / "all", {"red": 1})
     tiny.write_photos(tmp_path / "all" / "red", {"blue": 2})
     assert len(scoring.find_labelled(tmp_path / "all", ["red"]).paths) == 1
-    found = scoring.find_labelled(tmp_path / "all", ["red"], recursive=True)
+    found = scoring.find_labelled(tmp_path / "all", ["red"], ScanOptions(recursive=True))
     assert (len(found.paths), found.targets) == (3, ["red"] * 3)
+
+
+def test_many_unknown_classes_are_one_line(tmp_path):
+    for label in ("a", "b", "c", "d", "e", "f"):
+        tiny.photo((0, 0, 0), np.random.default_rng(0)).save(path_in(tmp_path / label))
+    found = scoring.find_labelled(tmp_path, ["a"])
+    assert found.warnings == [
+        "the graph has no class b; its photos (1) are not scored",
+        *(f"the graph has no class {name}; its photos (1) are not scored" for name in "cdef"),
+    ]
+    found = scoring.find_labelled(tmp_path, ["z"])
+    assert found.warnings[0] == (
+        "the graph has no class for 6 folders (a, b, c, ...); their photos (6) are not scored"
+    )
+
+
+def path_in(folder):
+    folder.mkdir()
+    return folder / "photo.jpg"

@@ -63,10 +63,8 @@ def test_only_visible_image_files_count(tmp_path):
         BadImage(str(tmp_path / "a" / "list.txt"), "is not an image of a known format", False)
     ]
     assert warnings == [
-        f"1 file in {tmp_path / 'a'} is not an image: list.txt",
-        f"1 folder in {tmp_path / 'a'} is skipped (folder.jpg); "
-        "`PhotoSettings.recursive` also reads the "
-        f"photos in them",
+        "passed over 1 folder in a class folder (a/folder.jpg; `PhotoSettings.recursive` also "
+        "takes the photos in them); 1 file that is not an image (a/list.txt)"
     ]
 
 
@@ -82,7 +80,10 @@ def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
     scan = open_source(str(tmp_path)).scan()
     photos, warnings = scan.names, scan.warnings
     assert [len(photos[label]) for label in ("a", "b")] == [20, 20]
-    assert len(warnings) == 2
+    assert warnings == [
+        "passed over 2 folders in class folders (a/deep, b/linked; `PhotoSettings.recursive` also "
+        "takes the photos in them)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_photos_below_class_folders_are_taken_when_asked_for(tmp_path):
         (["a/x/1.jpg", "b/1.jpg"], "/a holds no images; `PhotoSettings.recursive` also reads"),
         (["train/a/1.jpg", "b/1.jpg"], "train looks like a split folder, but b does not; put all"),
         (
-            ["in/a/1.jpg", "in/b/1.jpg"],
+            ["in/a/1.jpg", "in/b/1.jpg", "in/2.jpg"],
             "has only one (in); did you mean `PhotoSettings.image_dir` ",
         ),
         (["in/a/1.jpg", "in/2.jpg"], "has only one (in)"),
@@ -151,7 +152,7 @@ def test_photos_without_a_class_are_warned_of(tmp_path):
     scan = open_source(folder).scan()
     assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 30, "b": 30}
     assert scan.warnings == [
-        f"2 files in {tmp_path}/test lie outside a class folder and are left out: 1.jpg, 2.jpg"
+        "passed over 2 photos outside the class folders (test/1.jpg, test/2.jpg)"
     ]
 
 
@@ -159,3 +160,111 @@ def test_labels_must_match_to_the_letter(tmp_path):
     folder = split_folders(tmp_path, train={"Cat": 3, "dog": 3}, test={"cat": 3, "dog": 3})
     with pytest.raises(DatasetError, match=r"no image of cat is for training.* the name of 'Cat'"):
         load_dataset(folder)
+
+
+# -- class folders that lie deeper -------------------------------------------------------------
+
+
+def described(tmp_path, **options):
+    scan = open_source(str(tmp_path)).scan(ScanOptions(**options))
+    return {label: len(photos) for label, photos in scan.photos.items()}, scan.notes, scan.warnings
+
+
+@pytest.mark.parametrize("inner", ["pets", "data/pets", "a/b/c"])
+@pytest.mark.parametrize("recursive", [False, True])
+def test_the_only_folder_may_hold_the_class_folders(tmp_path, inner, recursive):
+    fill(tmp_path / inner, {"a": 2, "b": 3})
+    (tmp_path / "README.txt").write_text("text")
+    (tmp_path / "New folder").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    note = f"taking the photos in {tmp_path}/{inner}, the only folder in {tmp_path}"
+    assert described(tmp_path, recursive=recursive)[:2] == ({"a": 2, "b": 3}, [note])
+
+
+def test_the_only_folder_may_hold_split_folders(tmp_path):
+    split_folders(tmp_path / "pets", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
+    scan = open_source(str(tmp_path)).scan()
+    assert [photo.split for photo in scan.photos["a"]] == ["testing", "training", "training"]
+    assert scan.folders["a"] == [f"{tmp_path}/pets/test/a", f"{tmp_path}/pets/train/a"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["pets/a/1.jpg", "pets/b/1.jpg", "1.jpg"],  # photos beside it
+        ["pets/a/1.jpg", "pets/b/1.jpg", "pets/1.jpg"],  # photos of its own
+        ["pets/a/1.jpg"],  # one class
+        ["pets/a/deep/1.jpg", "pets/b/deep/1.jpg"],  # no photos in the class folders
+        ["1/2/3/4/a/1.jpg", "1/2/3/4/b/1.jpg"],  # too deep
+    ],
+)
+def test_a_folder_that_may_be_something_else_is_not_entered(tmp_path, names):
+    for name in names:
+        write(tmp_path, *os.path.split(name)[:1], [os.path.basename(name)])
+    with pytest.raises(DatasetError, match="at least two class folders with photos, but has only"):
+        open_source(str(tmp_path)).scan()
+
+
+def test_what_lies_beside_the_only_folder_is_accounted_for(tmp_path):
+    fill(tmp_path / "pets", {"a": 2, "b": 3})
+    (tmp_path / "pets" / "c").mkdir()
+    (tmp_path / "New folder").mkdir()
+    (tmp_path / "tulips").symlink_to("/nowhere")
+    assert described(tmp_path)[2] == [
+        "passed over 1 link that leads nowhere (tulips); 2 empty folders (New folder, pets/c)"
+    ]
+
+
+def test_a_single_class_to_score_is_not_entered_with_its_folders(tmp_path):
+    fill(tmp_path, {"a/day1": 2, "a/day2": 3})
+    scan = open_source(str(tmp_path)).scan(ScanOptions(recursive=True), least_classes=1)
+    assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 5}
+
+
+# -- classes that the user picks ---------------------------------------------------------------
+
+
+def test_picked_classes_keep_their_order(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3, "c": 3})
+    write(tmp_path, "a", ["x"])
+    dataset = load_dataset(str(tmp_path), scan=ScanOptions(classes=("c", "a")))
+    assert dataset.labels == ["c", "a"]
+    assert {example.label for example in dataset.examples} == {"a", "c"}
+    assert load_dataset(str(tmp_path)).labels == ["a", "b", "c"]
+
+
+def test_no_photo_of_another_class_is_opened(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3})
+    write(tmp_path, "c", [])
+    (tmp_path / "c" / "broken.jpg").write_text("text")
+    scan = open_source(str(tmp_path)).scan(ScanOptions(classes=("b", "a")))
+    assert (scan.bad, scan.warnings) == ([], [])
+
+
+def test_picked_classes_of_split_folders(tmp_path):
+    folder = split_folders(tmp_path, train={"a": 3, "b": 3, "c": 3}, test={"a": 1, "b": 1})
+    dataset = load_dataset(folder, scan=ScanOptions(classes=("b", "a")))
+    assert (dataset.labels, len(dataset.examples)) == (["b", "a"], 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Rose", r"did you mean rose\?"),
+        ("rosse", r"did you mean rose\?"),
+        ("x", "it has daisy, rose$"),
+        ("train", "it has daisy, rose$"),
+    ],
+)
+def test_a_picked_class_that_is_not_there_is_refused(tmp_path, name, hint):
+    fill(tmp_path, {"rose": 3, "daisy": 3})
+    said = f"`PhotoSettings.classes` names {name}, which {tmp_path} does not have; {hint}"
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path)).scan(ScanOptions(classes=("daisy", name)))
+
+
+def test_a_picked_class_without_photos_is_refused(tmp_path):
+    fill(tmp_path, {"a": 3, "b": 3, "c": 0})
+    said = r"`PhotoSettings.classes` names c, which has no photos; passed over 1 empty folder \(c\)"
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path)).scan(ScanOptions(classes=("a", "c")))

@@ -71,7 +71,10 @@ class ZipSource:
     def files_below(self, folder, recursive):
         with zipfile.ZipFile(self.location) as file:
             names = sorted(map(self.path_of, file.namelist()))
-        return ((name, False) for name in names if name.startswith(f"{folder}/"))
+        below = {name for name in names if name.startswith(f"{folder}/")}
+        here = {name for name in below if "/" not in name[len(folder) + 1 :]}
+        inner = {folder + name[len(folder) :].rpartition("/")[0] for name in below - here}
+        return iter([(name, False) for name in sorted(here)] + [(n, True) for n in sorted(inner)])
 
     def look_at(self, name, max_pixels):
         return Facts(len(self.read(name)), 0, settled=False)

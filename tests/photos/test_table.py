@@ -150,6 +150,20 @@ def test_a_missing_table_and_recursive_are_refused(tmp_path):
         open_source("", str(tmp_path / "t.csv")).scan(ScanOptions(recursive=True))
 
 
+def test_picked_labels_of_a_table(folder):
+    table = folder / "picked.csv"
+    table.write_text("path,label\n" + "".join(f"{n}.jpg,{n}\n" for n in "abc"))
+    for name in "abc":
+        (folder / f"{name}.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    scan = open_source("", str(table)).scan(ScanOptions(classes=("c", "a")))
+    assert list(scan.photos) == ["c", "a"]
+    assert sorted(len(photos) for photos in scan.photos.values()) == [1, 1]
+    with pytest.raises(DatasetError, match=r"names d, which .*picked.csv does not have; it has a"):
+        open_source("", str(table)).scan(ScanOptions(classes=("a", "d")))
+    with pytest.raises(DatasetError, match=r"`PhotoSettings.label_from` is for folders"):
+        open_source("", str(table)).scan(ScanOptions(label_from="name"))
+
+
 def test_a_table_of_too_many_photos_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "MOST_ROWS", 2)
     (tmp_path / "t.csv").write_text("path,label\na,x\na,x\nb,y\nc,x")

@@ -88,8 +88,8 @@ def test_a_url_is_read_by_the_rules_for_folders(listed):
     assert scan.photos["b"] == [Photo("s3://b/p/b/4.jpg", "b", None, SETTLED)]
     assert scan.bad == []
     assert scan.warnings == [
-        "1 folder in s3://b/p/a is skipped (in); "
-        "`PhotoSettings.recursive` also reads the photos in them"
+        "passed over 1 folder in a class folder (a/in; `PhotoSettings.recursive` also takes the "
+        "photos in them)"
     ]
     scan = source.scan(ScanOptions(recursive=True))
     assert scan.names["a"][2:] == ["s3://b/p/a/in/3.jpg"]
@@ -105,8 +105,9 @@ def test_a_url_of_one_class_or_none_is_refused(listed):
         listed("a/1.jpg", "2.jpg").scan()
 
 
-def test_a_class_folder_without_photos_is_refused(listed):
-    with pytest.raises(DatasetError, match="the class folder s3://b/p/b holds no images"):
+def test_an_empty_class_folder_is_no_class(listed):
+    said = r"has only one \(a\); passed over 1 empty folder \(b\)"
+    with pytest.raises(DatasetError, match=said):
         load_dataset(listed("a/1.jpg", "b/"), None, lambda photo: "0" * 40)
 
 
@@ -122,12 +123,12 @@ def test_a_file_that_turned_out_to_be_no_image_is_left_out(listed):
     scan = listed("a/1", "a/2.jpg", "b/3.jpg").scan(ScanOptions(not_images={"s3://b/p/a/1"}))
     assert scan.names["a"] == ["s3://b/p/a/2.jpg"]
     assert [(i.path, i.claimed) for i in scan.bad] == [("s3://b/p/a/1", False)]
-    assert scan.warnings == ["1 file in s3://b/p/a is not an image: 1"]
+    assert scan.warnings == ["passed over 1 file that is not an image (a/1)"]
 
 
 @pytest.mark.parametrize(("recursive", "count"), [(False, 2), (True, 3)])
 def test_split_folders_below_a_url(listed, recursive, count):
-    names = ("train/a/1.jpg", "train/a/deep/2.jpg", "train/b/1.jpg", "train/loose.txt")
+    names = ("train/a/1.jpg", "train/a/deep/2.jpg", "train/b/1.jpg", "train/loose.jpg")
     scan = listed(*names, "trainer.txt", "test/a/9.jpg", "test/b/9.jpg").scan(
         ScanOptions(recursive=recursive)
     )
@@ -136,7 +137,25 @@ def test_split_folders_below_a_url(listed, recursive, count):
         ("s3://b/p/train/b/1.jpg", "training"),
     ]
     assert len(scan.photos["a"]) == count
-    assert scan.warnings[0].startswith("1 file in s3://b/p/train lies outside a class folder")
+    (line,) = scan.warnings
+    assert line.startswith("passed over 1 photo outside the class folders (train/loose.jpg)")
+
+
+def test_other_layouts_below_a_url(listed, monkeypatch):
+    scan = listed("in/a/1.jpg", "in/b/2.jpg", "in/c/3.jpg", "README").scan(
+        ScanOptions(classes=("c", "a"))
+    )
+    assert scan.names == {"c": ["s3://b/p/in/c/3.jpg"], "a": ["s3://b/p/in/a/1.jpg"]}
+    assert scan.notes == ["taking the photos in s3://b/p/in, the only folder in s3://b/p"]
+    scan = listed("a.1.jpg", "b.1.jpg", "more/b.2.jpg", "README").scan(
+        ScanOptions(recursive=True, label_from="name")
+    )
+    assert scan.names["b"] == ["s3://b/p/b.1.jpg", "s3://b/p/more/b.2.jpg"]
+    source = listed("train/1.jpg", "train/2.jpg", "train/_classes.csv", "README.txt")
+    monkeypatch.setattr(UrlSource, "check", staticmethod(lambda name, most: None))
+    content = b"filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n"
+    monkeypatch.setattr(UrlSource, "read", staticmethod(lambda name: content))
+    assert source.scan().names == {"a": ["s3://b/p/train/1.jpg"], "b": ["s3://b/p/train/2.jpg"]}
 
 
 def test_urls_are_excluded_as_printed_or_from_the_location():
