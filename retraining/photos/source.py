@@ -1,6 +1,6 @@
 """Defines a photo source: what lists photos, and reads the bytes of each by its name.
 
-A folder, a URL and a table are photo sources; an archive can be one. `registry` chooses among
+A folder, an archive, a URL and a table are photo sources. `registry` chooses among
 them. A photo's name says which kind of source reads it, so that names alone suffice to read photos
 on threads, in other processes and on other machines.
 """
@@ -17,7 +17,10 @@ from retraining.photos.bounds import MAX_PIXELS
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 IGNORED |= {"system volume information", "lost+found"}
 FOLDER, NAME = LABELS_FROM = ("folder", "name")
-ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
+ARCHIVE = (
+    "is an archive whose name does not end in .zip, .tar, .tgz, .tar.gz, .tar.bz2, .tar.xz or "
+    ".tar.zst; unpack it, and give the unpacked folder"
+)
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
 
 

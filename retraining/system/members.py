@@ -39,7 +39,7 @@ CHUNK = 1 << 20  # bytes
 MOST_MEMBERS = 1_000_000  # files and folders; some 400 MB of memory
 MOST_DIRECTORY = 64 << 20  # bytes of the list of members of a zip; 100 or so for a member
 MOST_NAMES = 256 << 20  # characters of the names of all files and folders
-MOST_HEADERS = 4 << 30  # bytes of all headers of a tar; some programs write 2 kB for each member
+MOST_HEADERS = 1 << 30  # bytes of all headers of a tar; macOS writes 1.5 kB for a file
 # Bytes that a compressed tar may decompress to: photos shrink by a few percent, bitmaps by more.
 LEAST_ROOM, MOST_RATIO = 4 << 30, 20
 XZ_MEMORY = 256 << 20  # bytes; `xz -9` takes 65 MiB
@@ -277,6 +277,8 @@ def tar_members(file: BinaryIO) -> Iterator[tuple[str, Member | None]]:
     names = {"encoding": "utf-8", "errors": "surrogateescape"}
     with opening(fileobj=stream, mode="r:", **names) as archive:
         for info in tar_headers(archive, stream):
+            with stream.content():  # the headers of the next member have a limit of their own
+                pass
             if info.isdir():
                 yield info.name, None
                 continue
