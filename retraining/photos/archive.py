@@ -28,6 +28,7 @@ from retraining.photos.source import (
 )
 from retraining.system.archives import ArchiveError
 from retraining.system.members import Archive, Member, opened, tidy
+from retraining.system.observer import Observer
 from retraining.system.regular import is_archive
 
 # What ends the name of an archive, where a path ends or goes on in the archive.
@@ -90,6 +91,14 @@ class ArchiveSource:
         """Returns one spelling for all names of a file."""
         path, inner = _parts(name)
         return f"{FolderSource.canonical(path)}/{posixpath.normpath(inner)}"
+
+    def open(self, observer: Observer) -> None:
+        """Opens the archive before it is scanned, and shows progress if that decompresses it.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        _opened(self.location, observer)
 
     def class_folders(self) -> list[str]:
         """Returns the names of the folders in the location that are not hidden, sorted.
@@ -157,6 +166,16 @@ def split_name(text: str) -> tuple[str, str] | None:
     return None
 
 
+def is_archive_folder(text: str) -> bool:
+    """Returns whether a text names an archive, or a folder in one.
+
+    Raises:
+        SourceError: the archive cannot be read.
+    """
+    parts = split_name(text)
+    return parts is not None and (not parts[1] or tidy(parts[1]) in _opened(text)[0].folders)
+
+
 def _parts(name: str) -> tuple[str, str]:
     parts = split_name(name)
     if parts is None:
@@ -164,11 +183,11 @@ def _parts(name: str) -> tuple[str, str]:
     return parts
 
 
-def _opened(name: str) -> tuple[Archive, str]:
+def _opened(name: str, observer: Observer | None = None) -> tuple[Archive, str]:
     """Returns (the archive, the path in it). Raises SourceError if it cannot be read."""
     path, inner = _parts(name)
     try:
-        return opened(path), tidy(inner)
+        return opened(path, observer), tidy(inner)
     except (ArchiveError, OSError) as error:
         raise SourceError(f"cannot read {path}: {reason_of(error)}") from error
 

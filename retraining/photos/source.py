@@ -17,10 +17,7 @@ from retraining.photos.bounds import MAX_PIXELS
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 IGNORED |= {"system volume information", "lost+found"}
 FOLDER, NAME = LABELS_FROM = ("folder", "name")
-ARCHIVE = (
-    "is an archive whose name does not end in .zip, .tar, .tgz, .tar.gz, .tar.bz2, .tar.xz or "
-    ".tar.zst; unpack it, and give the unpacked folder"
-)
+ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
 
 

@@ -19,8 +19,7 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO, NamedTuple
 
 from retraining.system.archives import (
@@ -33,6 +32,7 @@ from retraining.system.archives import (
     shown,
     tar_headers,
 )
+from retraining.system.observer import Observer, Silent
 from retraining.system.regular import TAR, open_regular
 
 CHUNK = 1 << 20  # bytes
@@ -73,8 +73,8 @@ class Archive:
     those of the archive.
     """
 
-    def __init__(self, path: str) -> None:
-        """Reads the list of members; decompresses a compressed tar.
+    def __init__(self, path: str, observer: Observer | None = None) -> None:
+        """Reads the list of members; decompresses a compressed tar, and shows progress.
 
         Raises:
             ArchiveError: the archive is broken, hostile, or too large.
@@ -92,7 +92,9 @@ class Archive:
             if chunks := decompressed(file):
                 self._file = undo.enter_context(tempfile.TemporaryFile(prefix="retrain-"))
                 most = max(LEAST_ROOM, MOST_RATIO * self.size)
-                fill(self._file, chunks, most)
+                bar = (observer or Silent()).progress(f"reading {os.path.basename(path)}", "B")
+                with bar(total=self.size) as shown:
+                    fill(self._file, told(chunks, file, shown.update), most)
             with broken_archives():
                 for name, member in all_members(self._file):
                     self._add(name, member)
@@ -174,23 +176,26 @@ class Archive:
             return content
 
 
-def opened(path: str) -> Archive:
+_OPENING = threading.Lock()
+_OPEN: dict[tuple[str, int, int, int], Archive] = {}  # the last used ones, the latest last
+
+
+def opened(path: str, observer: Observer | None = None) -> Archive:
     """Returns the Archive at a path; the same one for as long as the file does not change.
+
+    The observer shows progress where it must be decompressed. A process keeps the last MOST_OPEN.
 
     Raises:
         ArchiveError, OSError: as Archive.
     """
     status = os.stat(path)
+    key = os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino
     with _OPENING:
-        return _opened(os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-_OPENING = threading.Lock()
-
-
-@lru_cache(maxsize=MOST_OPEN)
-def _opened(path: str, size: int, mtime_ns: int, inode: int) -> Archive:
-    return Archive(path)
+        archive = _OPEN.pop(key, None) or Archive(path, observer)
+        _OPEN[key] = archive
+        while len(_OPEN) > MOST_OPEN:
+            del _OPEN[next(iter(_OPEN))]
+    return archive
 
 
 @contextlib.contextmanager
@@ -292,6 +297,17 @@ def tar_members(file: BinaryIO) -> Iterator[tuple[str, Member | None]]:
 
 
 # ------------------------------------------------------------------------------ decompression
+
+
+def told(
+    chunks: Iterator[bytes], file: BinaryIO, update: Callable[[float], object]
+) -> Iterator[bytes]:
+    """Yields the chunks; calls `update` with how many bytes of the file each took."""
+    before = file.tell()
+    for chunk in chunks:
+        yield chunk
+        update(file.tell() - before)
+        before = file.tell()
 
 
 def fill(spool: IO[bytes], chunks: Iterator[bytes], most: int) -> None:
