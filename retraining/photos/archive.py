@@ -159,6 +159,7 @@ class ArchiveSource:
 
 def split_name(text: str) -> tuple[str, str] | None:
     """Returns (path of the archive, path in it or ""), or None if the text names no archive."""
+    text = os.fspath(text)  # names of photos may be paths of pathlib
     for ending in ENDING.finditer(text):
         path, inner = text[: ending.end()], text[ending.end() :].replace(os.sep, "/").strip("/")
         if os.path.isfile(path) and (inner or is_archive(path)):
