@@ -45,6 +45,7 @@ LEAST_ROOM, MOST_RATIO = 4 << 30, 20
 XZ_MEMORY = 256 << 20  # bytes; `xz -9` takes 65 MiB
 ZSTD_WINDOW = 128 << 20  # bytes; what `zstd --long` takes
 LOCAL_HEADER = 30  # bytes, before the name, in a zip
+LEAST_SHOWN = 32 << 20  # bytes of a compressed tar; smaller ones take no second
 MOST_OPEN = 4  # archives that a process keeps open
 ENCRYPTED = 1  # a flag of a member of a zip
 DOS = 0  # the system whose programs may write \ between the parts of a path in a zip
@@ -92,7 +93,8 @@ class Archive:
             if chunks := decompressed(file):
                 self._file = undo.enter_context(tempfile.TemporaryFile(prefix="retrain-"))
                 most = max(LEAST_ROOM, MOST_RATIO * self.size)
-                bar = (observer or Silent()).progress(f"reading {os.path.basename(path)}", "B")
+                shows = observer if observer and self.size >= LEAST_SHOWN else Silent()
+                bar = shows.progress(f"reading {os.path.basename(path)}", "B")
                 with bar(total=self.size) as shown:
                     fill(self._file, told(chunks, file, shown.update), most)
             with broken_archives():
