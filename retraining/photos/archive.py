@@ -58,10 +58,7 @@ class ArchiveSource:
     @staticmethod
     def check(name: str, max_pixels: int | None) -> None:
         """Raises ImageFileError if it is no plain file, or larger than such an image."""
-        _, member = _member(name)
-        if member.problem:
-            raise ImageFileError(f"cannot be read: {member.problem}")
-        check_size(member.size, max_pixels)
+        _checked(*_opened(name), max_pixels)
 
     @staticmethod
     def read(name: str) -> bytes:
@@ -147,10 +144,10 @@ class ArchiveSource:
             ImageFileError: it cannot be read, is no plain file, or is too large.
             SourceError: the archive cannot be read.
         """
-        self.check(name, max_pixels)
-        archive, member = _member(name)
+        archive, inner = _opened(name)
+        member = _checked(archive, inner, max_pixels)
         try:
-            if not member.size or sniff(self.head(name, HEAD)) is None:
+            if not member.size or sniff(archive.read(inner, HEAD)) is None:
                 raise NotAnImageError
         except OSError as error:
             raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
@@ -193,12 +190,15 @@ def _opened(name: str, observer: Observer | None = None) -> tuple[Archive, str]:
         raise SourceError(f"cannot read {path}: {reason_of(error)}") from error
 
 
-def _member(name: str) -> tuple[Archive, Member]:
-    archive, inner = _opened(name)
-    member = archive.members.get(inner)
+def _checked(archive: Archive, name: str, max_pixels: int | None) -> Member:
+    """Returns a file of an archive, after the checks of PhotoSource.check."""
+    member = archive.members.get(name)
     if member is None:
         raise ImageFileError("cannot be read: it is not in the archive")
-    return archive, member
+    if member.problem:
+        raise ImageFileError(f"cannot be read: {member.problem}")
+    check_size(member.size, max_pixels)
+    return member
 
 
 def _facts(archive: Archive, member: Member) -> Facts:
