@@ -361,7 +361,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "image_dir",
         default=None,
         help="folder with one sub-folder of photos per class, or with train, val and test "
-        "folders that hold such sub-folders; or the URL of such a folder in object storage "
+        "folders that hold such sub-folders; or a zip or tar (.zip, .tar, .tgz, .tar.bz2, .tar.xz, "
+        ".tar.zst) of such a folder, or its URL; or the URL of such a folder in object storage "
         "(s3://, gs:// and so on; needs requirements-remote.txt)",
     )
     photos(

@@ -12,6 +12,7 @@ from retraining.cli.start import typed
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.runtimes import AUTO, RUNTIMES
 from retraining.labelling.sorting import WAYS
+from retraining.photos.archive import ArchiveSource, is_archive_folder
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.registry import is_table
 from retraining.photos.source import FOLDER, LABELS_FROM
@@ -97,6 +98,8 @@ def check_labelling(options: argparse.Namespace, parser: Parser) -> None:
         parser.error("--sort_into must name a folder")
     if options.sort_into and any(map(is_url, options.images)):
         parser.error("--sort_into takes images of this machine, no URLs")
+    if options.sort_into and any(map(ArchiveSource.claims, options.images)):
+        parser.error("--sort_into takes images in files of their own; unpack the archive")
     table = options.columns or options.header is not None
     one = options.single and len(options.images) == 1
     options.format = options.format or ("text" if one and not table else "tsv")
@@ -327,4 +330,4 @@ numbers.__name__ = "number (or three, R,G,B)"
 
 def is_many(name: str) -> bool:
     """Returns whether an argument may stand for several images."""
-    return name == STDIN or os.path.isdir(name)
+    return name == STDIN or os.path.isdir(name) or is_archive_folder(name)

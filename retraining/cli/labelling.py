@@ -13,7 +13,7 @@ from typing import Any
 from retraining.bottlenecks.stream import FLUSH, Answer
 from retraining.cli import rows
 from retraining.cli.console import DONE, FAILED, ConsoleObserver, reader_left, say
-from retraining.cli.label_flags import GRAPH, STDIN
+from retraining.cli.label_flags import GRAPH, STDIN, is_many
 from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
@@ -21,7 +21,8 @@ from retraining.graphs.nodes import GraphError
 from retraining.labelling.classifier import Classifier, load_classifier, read_labels
 from retraining.labelling.resolve import Overrides
 from retraining.labelling.sorting import Sorter
-from retraining.photos.bounds import ImageFileError
+from retraining.photos.archive import ArchiveSource
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError
 from retraining.photos.class_folders import some_names
 from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.formats import claims_to_be_image
@@ -138,7 +139,7 @@ def image_paths(options: argparse.Namespace) -> Iterator[str]:
         if name == STDIN:
             stdin: Any = sys.stdin.buffer  # its declared type has no read1
             yield from paths_on(stdin, options.null)
-        elif os.path.isdir(name):
+        elif is_many(name):
             yield from images_below(name, sorted_into)
         else:
             yield name
@@ -177,13 +178,15 @@ def paths_on(stream: io.BufferedIOBase, null: bool = False) -> Iterator[str]:
 def images_below(folder: str, left_out: str | None = None) -> Iterator[str]:
     """Yields the files below a folder that are images, or are named like images, sorted.
 
-    Leaves out hidden files and the folder of real path `left_out`. Holds the names of one folder
-    at a time. Says at the end which files are not images.
+    The folder may be an archive. Leaves out hidden files and the folder of real path `left_out`.
+    Holds the names of one folder at a time. Says at the end which files are not images.
     """
     others, first = 0, list[str]()
-    for path, _ in files_below(folder, left_out=left_out):
+    archived = ArchiveSource.claims(folder)
+    files = ArchiveSource(folder).files_below(folder, recursive=True) if archived else None
+    for path, _ in files or files_below(folder, left_out=left_out):
         try:
-            look_at_image(path)
+            ArchiveSource(folder).look_at(path, MAX_PIXELS) if archived else look_at_image(path)
         except ImageFileError as error:
             if not claims_to_be_image(path, error):
                 others += 1

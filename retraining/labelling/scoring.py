@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from retraining.bottlenecks.stream import Answer
 from retraining.metrics import classification
 from retraining.photos.class_folders import same_label
-from retraining.photos.folder import FolderSource
 from retraining.photos.key_set import KeySet
 from retraining.photos.reader import ImageError
-from retraining.photos.registry import hash_file, is_table
+from retraining.photos.registry import hash_file, is_table, kind_of
 from retraining.photos.source import Scan, ScanOptions
 from retraining.photos.split import SPLITS
 from retraining.photos.table import TableSource
@@ -127,7 +126,7 @@ def find_labelled(
     Raises:
         DatasetError: the folder is missing or has no class folder, or one that cannot be a label.
     """
-    source = TableSource(folder) if is_table(folder) else FolderSource(folder)
+    source = TableSource(folder) if is_table(folder) else kind_of(folder)(folder)
     scan = source.scan(options, least_classes=1)
     photos = scan.names
     warnings = scan.notes + scan.warnings + _splits_read(scan, folder)

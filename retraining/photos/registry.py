@@ -3,6 +3,7 @@
 import hashlib
 import os
 
+from retraining.photos.archive import ArchiveSource
 from retraining.photos.folder import FolderSource
 from retraining.photos.formats import HEAD, sniff
 from retraining.photos.source import PhotoSource
@@ -10,7 +11,7 @@ from retraining.photos.table import STDIN, TableSource
 from retraining.photos.url import UrlSource
 
 # A text belongs to the first that claims it; a folder claims any.
-SOURCES: tuple[type[PhotoSource], ...] = (UrlSource, FolderSource)
+SOURCES: tuple[type[PhotoSource], ...] = (UrlSource, ArchiveSource, FolderSource)
 
 
 def kind_of(text: str) -> type[PhotoSource]:
@@ -28,8 +29,10 @@ def open_source(location: str, table: str | None = None) -> PhotoSource:
 
 
 def is_table(text: str) -> bool:
-    """Returns whether a text names a table rather than a folder: a file, or standard input."""
-    return text == STDIN or (os.path.exists(text) and not os.path.isdir(text))
+    """Returns whether a text names a table: standard input, or a file but an archive."""
+    if text == STDIN:
+        return True
+    return os.path.exists(text) and not os.path.isdir(text) and not ArchiveSource.claims(text)
 
 
 def read_bytes(name: str, max_pixels: int | None = None) -> bytes:

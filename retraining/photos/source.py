@@ -1,6 +1,6 @@
 """Defines a photo source: what lists photos, and reads the bytes of each by its name.
 
-A folder, a URL and a table are photo sources; an archive can be one. `registry` chooses among
+A folder, an archive, a URL and a table are photo sources. `registry` chooses among
 them. A photo's name says which kind of source reads it, so that names alone suffice to read photos
 on threads, in other processes and on other machines.
 """

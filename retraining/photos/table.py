@@ -12,11 +12,21 @@ from io import BufferedIOBase
 from itertools import chain
 from typing import Any, NamedTuple
 
+from retraining.photos.archive import ArchiveSource
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels, picked
 from retraining.photos.folder import FolderSource
 from retraining.photos.formats import reason_of
-from retraining.photos.source import ARCHIVE, NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
+from retraining.photos.source import (
+    ARCHIVE,
+    NAME,
+    BadImage,
+    DatasetError,
+    Facts,
+    Photo,
+    Scan,
+    ScanOptions,
+)
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.photos.url import is_url
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
@@ -81,6 +91,12 @@ class TableSource(FolderSource):
             else:
                 scan.photos[row.label].append(Photo(row.path, row.label, row.split, facts))
         return scan
+
+    def look_at(self, name: str, max_pixels: int) -> Facts:
+        """Returns the Facts of an image file, which may lie in an archive."""
+        if ArchiveSource.claims(name):
+            return ArchiveSource(name).look_at(name, max_pixels)
+        return super().look_at(name, max_pixels)
 
     def path_of(self, relative: str) -> str:
         """Returns the path of what the table names so."""

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -27,8 +28,11 @@ from retraining.photos.source import (
     SourceError,
     passed_over,
 )
+from retraining.system.atomic import replacing
+from retraining.system.observer import Observer
 from retraining.system.text import one_line
 
+CHUNK = 1 << 20  # bytes
 TRANSIENT = (408, 429)  # a web server's answers while it is busy
 DENIED = ("AccessDenied", "AllAccessDisabled", "403")  # S3's answers that concern one object
 INSTALL = "pip install -r requirements-remote.txt"
@@ -262,6 +266,26 @@ def size(url: str) -> int:
         system, path = _open(url)
         length: int = system.info(path).get("size") or 0
     return length
+
+
+def copy_file(url: str, target: Path, observer: Observer) -> None:
+    """Copies the file at a URL to a file of this machine, which appears once it is complete.
+
+    Raises:
+        OSError: the file does not exist, or access is denied.
+        SourceError: it cannot be fetched.
+    """
+    total, bar = size(url), observer.progress(target.name, "B")
+    with _explained(url):
+        system, path = _open(url)
+        with (
+            system.open(path, "rb") as source,
+            replacing(target, flush=False) as file,
+            bar(total=total) as shown,
+        ):
+            while chunk := source.read(CHUNK):
+                file.write(chunk)
+                shown.update(len(chunk))
 
 
 def _open(url: str) -> tuple[Any, str]:

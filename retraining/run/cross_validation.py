@@ -1,5 +1,6 @@
 """The cross-validation of a run: its accuracy on new photos, estimated from all photos."""
 
+import io
 import logging
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from retraining.evaluation.cross_validation import (
     of_a_hundred,
 )
 from retraining.evaluation.groups import find_alike, group_photos
+from retraining.photos.archive import ArchiveSource
 from retraining.photos.exif_time import taken_at
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.photos.url import is_url
@@ -124,6 +126,8 @@ def _taken(path: str) -> float:
     if is_url(path):
         return np.nan
     try:
+        if ArchiveSource.claims(path):
+            return taken_at(io.BytesIO(ArchiveSource.read(path)))
         with open(path, "rb") as file:
             return taken_at(file)
     except OSError:

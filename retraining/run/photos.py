@@ -18,6 +18,8 @@ from retraining.bottlenecks.file_keys import FileKeys
 from retraining.bottlenecks.prefill import learn_keys, prefill
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
+from retraining.photos.archive import ArchiveSource
+from retraining.photos.archive_url import fetch_archive, is_archive_url, kept_as
 from retraining.photos.dataset import FEW_IMAGES, MOST_LINES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
@@ -29,6 +31,7 @@ from retraining.photos.source import (
     PhotoSource,
     Scan,
     ScanOptions,
+    SourceError,
 )
 from retraining.photos.split import PATH, SPLITS, TESTING, TRAINING, VALIDATION
 from retraining.run.notes import RunContext
@@ -40,6 +43,7 @@ from retraining.system.text import counted, some, table
 
 log = logging.getLogger(__name__)
 
+ARCHIVES = "archives"  # the folder in that of the vectors that keeps fetched archives
 MOST_LISTED = 20  # bad files that the log names; a file lists all of them
 
 
@@ -60,6 +64,33 @@ def provide_example_images(run: RunContext) -> None:
         run.notes.add_caveat(caveat)
 
 
+def provide_archive(run: RunContext) -> str:
+    """Returns the location of the photos: of an archive at a URL, where it is fetched to.
+
+    Opens an archive, which decompresses a compressed tar. A broken one is not kept.
+
+    Raises:
+        SourceError, DownloadError: it cannot be fetched or read.
+    """
+    location, folder = run.settings.photos.image_dir, run.settings.bottlenecks.folder
+    if is_archive_url(location):
+        target = kept_as(location, os.path.join(folder, ARCHIVES))
+        if not target.is_file() and run.settings.network.offline:
+            raise SourceError(f"`NetworkSettings.offline` was given, and {location} is not there")
+        if target.is_file():
+            log.info(f"reading {target}, fetched earlier; remove it to fetch {location} again")
+        fetch_archive(location, target, run.observer)
+        location = str(target)
+    if ArchiveSource.claims(location):
+        try:
+            ArchiveSource(location).open(run.observer)
+        except SourceError:
+            if location != run.settings.photos.image_dir:
+                os.unlink(location)
+            raise
+    return location
+
+
 @dataclass(frozen=True)
 class RunPhotos:
     """The photos of a run; `dataset` is None if each is read only once, for key and vector."""
@@ -77,7 +108,7 @@ def find_photos(run: RunContext) -> RunPhotos:
     """
     provide_example_images(run)
     photos, scan = run.settings.photos, scan_options(run.settings)
-    source = open_source(photos.image_dir, photos.photo_table)
+    source = open_source(provide_archive(run), photos.photo_table)
     once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
     if source.remote or (once and run.settings.needed_splits):
         check_scan(source.scan(scan), run.settings)

@@ -26,6 +26,17 @@ MOST_DEFAULTS = 100  # values that a tar gives for all its members, each of whic
 # tarfile before Python 3.11.10 looks at such a run once for each of its digits (CVE-2024-6232).
 DIGITS = re.compile(rb"[0-9]{64}")
 
+# What the standard library raises for a broken archive.
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,  # an OSError, so caught before those
+    zlib.error,
+    EOFError,
+    RuntimeError,  # from zipfile: encrypted, or an unknown compression
+    ValueError,
+)
+
 
 class ArchiveError(DownloadError):
     """An archive is broken, hostile, or not an archive."""
@@ -51,7 +62,7 @@ def unpack(
     placed, written = [], []
     try:
         with _archive_errors(archive, folder):
-            for name, open_member in _members(archive, _Budget(max_bytes, max_members)):
+            for name, open_member in _members(archive, Budget(max_bytes, max_members)):
                 path = _destination(name, folder)
                 if path is None:
                     continue
@@ -84,48 +95,41 @@ _Member = tuple[str, Callable[[], _Readable]]  # path inside the archive, and it
 @contextmanager
 def _archive_errors(archive: Path, folder: Path) -> Iterator[None]:
     """Turns all errors of a broken archive or a full disk into our one-line errors."""
-    broken = (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        gzip.BadGzipFile,  # an OSError, so caught before those
-        zlib.error,
-        EOFError,
-        RuntimeError,  # from zipfile: encrypted, or an unknown compression
-        ValueError,
-    )
     try:
         yield
     except ArchiveError as error:
         raise ArchiveError(f"cannot unpack {archive}: {error}") from error
-    except broken as error:
+    except BROKEN as error:
         raise ArchiveError(f"cannot unpack {archive}: it is damaged ({error})") from error
     except OSError as error:
         reason = error.strerror or error
         raise DownloadError(f"cannot unpack {archive} into {folder}: {reason}") from error
 
 
-class _Budget:
-    """Limits the bytes and members that are unpacked, whatever sizes the archive claims."""
+class Budget:
+    """Limits the bytes and members that are read, whatever sizes the archive claims."""
 
     def __init__(self, left: int, max_members: int) -> None:
         self.left, self.max_members = left, max_members
         self.members = 0
 
     def spend(self, size: int) -> None:
+        """Counts bytes. Raises ArchiveError if they are too many."""
         self.left -= size
         if self.left < 0:
             raise ArchiveError("it unpacks to more bytes than allowed")
 
     def count_member(self) -> None:
+        """Counts a file or folder. Raises ArchiveError if they are too many."""
         self.members += 1
         if self.members > self.max_members:
             raise ArchiveError(f"it has more than {self.max_members} files and folders")
 
 
-class _Metered:
+class Metered:
     """Reads a stream forwards only and charges each byte to `budget`."""
 
-    def __init__(self, stream: _Readable, budget: _Budget) -> None:
+    def __init__(self, stream: _Readable, budget: Budget) -> None:
         self.stream = stream
         self.budget = budget
         self.position = 0
@@ -143,21 +147,19 @@ class _Metered:
     def seek(self, position: int) -> None:
         if position < self.position:
             raise ArchiveError("its members overlap")
-        while self.position < position and _Metered.read(
-            self, min(CHUNK, position - self.position)
-        ):
+        while self.position < position and Metered.read(self, min(CHUNK, position - self.position)):
             pass
 
     def close(self) -> None:
         self.stream.close()
 
 
-class _TarStream(_Metered):
+class TarStream(Metered):
     """Limits what tarfile reads as headers: it keeps them in memory, however many there are."""
 
-    def __init__(self, stream: _Readable, budget: _Budget) -> None:
+    def __init__(self, stream: _Readable, budget: Budget, headers: int | None = None) -> None:
         super().__init__(stream, budget)
-        self._headers = MAX_HEADERS  # bytes left
+        self._headers = MAX_HEADERS if headers is None else headers  # bytes left
         self._header: int | None = MAX_HEADER  # bytes left; None in the content of a member
 
     @contextmanager
@@ -180,21 +182,21 @@ class _TarStream(_Metered):
         return header
 
 
-class _ZipFile:
+class ZipDirectory:
     """Limits what zipfile reads at once: it keeps the list of all members in memory."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, most: int | None = None) -> None:
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-        self._read = file.read
+        self._read, self._most = file.read, MAX_DIRECTORY if most is None else most
 
     def read(self, size: int = -1) -> bytes:
-        content = self._read(size if 0 <= size <= MAX_DIRECTORY else MAX_DIRECTORY + 1)
-        if len(content) > MAX_DIRECTORY:
+        content = self._read(size if 0 <= size <= self._most else self._most + 1)
+        if len(content) > self._most:
             raise ArchiveError("it has an oversized list of members")
         return content
 
 
-def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
+def _members(archive: Path, budget: Budget) -> Iterator[_Member]:
     """Yields the plain files in `archive`. Read each of them before the next."""
     with open(archive, "rb") as file:
         start = file.read(tarfile.BLOCKSIZE)
@@ -211,66 +213,76 @@ def _members(archive: Path, budget: _Budget) -> Iterator[_Member]:
             raise ArchiveError(f"it is not a zip or tar file{hint}")
 
 
-def _zip_members(file: BinaryIO, budget: _Budget) -> Iterator[_Member]:
-    limited: Any = _ZipFile(file)  # zipfile's types ask for more of it
+def _zip_members(file: BinaryIO, budget: Budget) -> Iterator[_Member]:
+    limited: Any = ZipDirectory(file)  # zipfile's types ask for more of it
     with zipfile.ZipFile(limited) as archive:
         for info in archive.infolist():
             budget.count_member()
             # Not .filename: on Windows, zipfile turns its backslashes into slashes.
             name = info.orig_filename
-            _check_member(name)
+            check_member(name)
             if info.is_dir():
                 continue
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise ArchiveError(f"its member {_shown(name)} is a link or a device")
+                raise ArchiveError(f"its member {shown(name)} is a link or a device")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ArchiveError(f"its member {_shown(name)} is compressed in an unusual way")
+                raise ArchiveError(f"its member {shown(name)} is compressed in an unusual way")
             yield name, partial(_open_zip_member, archive, info, budget)
 
 
-def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Budget) -> _Metered:
-    return _Metered(archive.open(info), budget)
+def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Metered:
+    return Metered(archive.open(info), budget)
 
 
-def _tar_members(stream: _Readable, budget: _Budget) -> Iterator[_Member]:
-    metered = _TarStream(stream, budget)
+def _tar_members(stream: _Readable, budget: Budget) -> Iterator[_Member]:
+    metered = TarStream(stream, budget)
     stream_of_tarfile: Any = metered  # whose types ask for write(), too
     with tarfile.open(fileobj=stream_of_tarfile, mode="r:") as archive:
         # It returns None only for members that are not files.
         open_member: Callable[[tarfile.TarInfo], Any] = archive.extractfile
-        for member in archive:
-            budget.count_member()
-            vars(archive)["members"].clear()  # it would keep all
-            if len(archive.pax_headers) > MOST_DEFAULTS:
-                raise ArchiveError("it has an oversized header")
-            _check_member(member.name)
+        for member in tar_headers(archive, metered):
             if member.isdir():
                 continue
-            if not member.isreg() or member.issparse():  # _Metered does not see the zeros of holes
-                raise ArchiveError(
-                    f"its member {_shown(member.name)} is a link, a device or sparse"
-                )
+            if not member.isreg() or member.issparse():  # Metered does not see the zeros of holes
+                raise ArchiveError(f"its member {shown(member.name)} is a link, a device or sparse")
             with metered.content():
                 yield member.name, partial(open_member, member)
-    # tarfile takes a damaged header for the end. A block of zeros marks the real end.
-    if metered.last != bytes(tarfile.BLOCKSIZE):
-        raise ArchiveError("it is damaged (its end is missing)")
-    while _Metered.read(metered, CHUNK):
+    while Metered.read(metered, CHUNK):
         pass  # the gzip checksum comes last
 
 
-def _shown(name: str) -> str:
+def tar_headers(archive: tarfile.TarFile, stream: TarStream) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of a tar that reads `stream`, charged to the stream's budget, checked.
+
+    Raises:
+        ArchiveError: there are too many, one has a forbidden path or an oversized header, or the
+            end is missing.
+    """
+    for member in archive:
+        stream.budget.count_member()
+        vars(archive)["members"].clear()  # it would keep all
+        if len(archive.pax_headers) > MOST_DEFAULTS:
+            raise ArchiveError("it has an oversized header")
+        check_member(member.name)
+        yield member
+    # tarfile takes a damaged header for the end. A block of zeros marks the real end.
+    if stream.last != bytes(tarfile.BLOCKSIZE):
+        raise ArchiveError("it is damaged (its end is missing)")
+
+
+def shown(name: str) -> str:
+    """Returns the name of a member for a message."""
     return repr(name[:MAX_NAME])
 
 
-def _check_member(name: str) -> None:
+def check_member(name: str) -> None:
     """Raises ArchiveError for a path that would, on any system, lead out of the target folder."""
     parts = name.split("/")
     # Windows drops trailing dots and spaces: there, '.. ' means '..'.
     dots = any(part != "." and part and not part.strip(". ") for part in parts)
     drive = any(re.match("[A-Za-z]:", part) for part in parts)
     if name.startswith("/") or "\\" in name or "\0" in name or dots or drive:
-        raise ArchiveError(f"its member {_shown(name)} has a forbidden path")
+        raise ArchiveError(f"its member {shown(name)} has a forbidden path")
 
 
 def _destination(name: str, folder: Path) -> Path | None:
@@ -280,7 +292,7 @@ def _destination(name: str, folder: Path) -> Path | None:
         return None
     path = folder.joinpath(*parts)
     if not path.parent.resolve().is_relative_to(folder.resolve()):
-        raise ArchiveError(f"its member {_shown(name)} would follow a link out of {folder}")
+        raise ArchiveError(f"its member {shown(name)} would follow a link out of {folder}")
     return path
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -60,11 +59,12 @@ class _WrongContentError(DownloadError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the web: its addresses, and its size and hash if known."""
+    """A file on the web: its addresses, its size and hash if known, else the most it can have."""
 
     urls: tuple[str, ...]  # tried in this order, each http:// one as https:// first
     size: int | None = None  # bytes
     sha256: str | None = None  # hexadecimal
+    most: int | None = None  # bytes; by default MAX_BYTES
 
 
 Check: TypeAlias = Callable[[Path], object]  # raises RetrainingError for a wrong file
@@ -157,7 +157,7 @@ class _Part:
     def drop_unless_usable(self) -> None:
         """Removes what no transfer can resume: nothing could tell that its rest belongs to it."""
         usable = self.path.is_file() and not self.path.is_symlink()
-        usable = usable and 0 < self.size() <= (self.remote.size or MAX_BYTES)
+        usable = usable and 0 < self.size() <= (self.remote.size or self.remote.most or MAX_BYTES)
         if not usable or not (self.mark() or self.remote.sha256):
             self.drop()
 
@@ -350,7 +350,7 @@ class _Transfer:
             yield
 
     def _append(self, response: "Response", total: int | None) -> None:
-        """Appends the body of `response`; stops soon after `total` bytes, or MAX_BYTES."""
+        """Appends the body of `response`; stops soon after `total` bytes, or the most."""
         part = self._part
         bar = self._observer.progress(part.target.name, "B")(total=total)
         with bar, open(part.path, "ab", buffering=0) as file:
@@ -361,7 +361,7 @@ class _Transfer:
                     _write_all(file, chunk)
                 self.received += len(chunk)
                 bar.update(len(chunk))
-                if file.tell() > (total or MAX_BYTES):
+                if file.tell() > (total or part.remote.most or MAX_BYTES):
                     break
         _check_size(part.size(), part)
 
@@ -387,9 +387,10 @@ def _begin(response: "Response", part: _Part) -> int | None:
 
 def _check_size(size: int, part: _Part) -> None:
     """Drops `part` and raises _WrongContentError if its file is or will be too large."""
-    if size > max(MAX_BYTES, part.remote.size or 0):
+    most = part.remote.most or MAX_BYTES
+    if size > max(most, part.remote.size or 0):
         part.drop()
-        raise _WrongContentError(f"more than {MAX_BYTES >> 20} MiB, so it is another file")
+        raise _WrongContentError(f"more than {most >> 20} MiB, so it is another file")
 
 
 def _get(url: str, headers: dict[str, str]) -> "Response":
@@ -492,6 +493,8 @@ def _network_errors() -> Iterator[None]:
     Addresses that a server redirects to, and its headers, may be any text: neither library
     catches all the errors that Python's own functions raise for them.
     """
+    from http.client import HTTPException  # here because labelling reads archives without it
+
     import requests
     import urllib3
 

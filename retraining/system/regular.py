@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-# What an archive begins with: zip, also an empty one, gzip, bzip2, xz, 7-Zip, RAR.
+# What an archive begins with: zip, also an empty one, gzip, bzip2, xz, Zstandard, 7-Zip, RAR.
 ARCHIVES = (
     b"PK\3\4",
     b"PK\5\6",
     b"\x1f\x8b",
     b"BZh",
     b"\xfd7zXZ\0",
+    b"\x28\xb5\x2f\xfd",
     b"7z\xbc\xaf'\x1c",
     b"Rar!\x1a\7",
 )
