@@ -6,10 +6,11 @@
 Prints a table, and exits with 1 if a file takes more than the bounds promise: ten seconds of one
 core, and 1.5 GB and 8 bytes a pixel of memory (retraining/photos/bounds.py). Each file is about as
 large as it may be, which is found by halving; stderr says why larger ones were not accepted. One
-process makes a file, and another one decodes it.
+process makes a file, and another one decodes it. HEIF files need pillow-heif, which encodes them.
 """
 
 import argparse
+import importlib.util
 import io
 import os
 import resource
@@ -155,6 +156,17 @@ def ppm(bands, white=255):
     return made
 
 
+def heif(fill=noise, bands=3, **settings):
+    def made(width, height):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        fast = {"enc_params": {"preset": "ultrafast"}, "quality": 50}
+        return saved(fill(width, height, bands), "HEIF", **fast, **settings)
+
+    return made
+
+
 PNGS = {
     f"PNG {name}, {depth} bits{', interlaced' * interlaced}": png(depth, colour, interlaced)
     for name, colour, depths in (
@@ -178,6 +190,13 @@ TIFFS = {
         "zstd",
         "lzma",
     )
+}
+HEIFS = {
+    "HEIF noise": heif(),
+    "HEIF plain": heif(plain),
+    "HEIF plain 4:4:4": heif(plain, chroma=444),
+    "HEIF RGBA": heif(bands=4),
+    "HEIF of tiles": heif(tile_size=512),
 }
 FILES = {
     "JPEG noise": by_pillow("JPEG", quality=95, subsampling=0),
@@ -206,6 +225,7 @@ FILES = {
     "JPEG 2000 lossless": by_pillow("JPEG2000"),
     "JPEG 2000 lossy": by_pillow("JPEG2000", irreversible=True, quality_layers=[20]),
     "JPEG 2000 plain": by_pillow("JPEG2000", plain),
+    **(HEIFS if importlib.util.find_spec("pillow_heif") else {}),
     "PPM": ppm(3),
     "PGM 16 bits": ppm(1, 65535),
 }

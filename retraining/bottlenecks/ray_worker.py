@@ -27,7 +27,8 @@ from retraining.photos.source import SourceError
 READ, RUN = "read", "run"  # kinds of calls: see `Worker.answer`
 MOST_ALONE = 2  # times that a photo alone may end its worker
 MOST_STARTS = 10  # times in a row, for each actor, that starting the network may end workers
-PACKAGES = ("tensorflow", "numpy", "pillow", "simplejpeg")  # pixels and sums depend on them
+# Pixels and sums depend on them.
+PACKAGES = ("tensorflow", "numpy", "pillow", "simplejpeg", "pi-heif")
 ENDED = "ends the process that reads it, every time"
 
 Item = str | Job  # a path to READ, or a Job to RUN

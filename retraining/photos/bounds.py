@@ -28,6 +28,13 @@ class NotAnImageError(ImageFileError):
         super().__init__(NO_IMAGE)
 
 
+class BoundsError(ImageFileError):
+    """A file cannot be checked, since its structure is broken."""
+
+    def __init__(self) -> None:
+        super().__init__("is a broken image (its structure is damaged)")
+
+
 class TooManyPiecesError(ImageFileError):
     """A file has more parts than its size explains."""
 

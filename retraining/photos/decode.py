@@ -2,8 +2,9 @@
 
 simplejpeg decodes JPEGs as the 2015 graph's DecodeJpeg op does, bit for bit: with libjpeg-turbo's
 fast DCT and smooth upsampling. That op itself decodes the kinds that simplejpeg does not: CMYK,
-unusual subsampling, damaged files, and progressive files that lack scans. Pillow decodes all other
-formats, and JPEGs that the op refuses. Colour profiles are ignored, as that graph does.
+unusual subsampling, damaged files, and progressive files that lack scans. libheif decodes HEIF, and
+Pillow all other formats, and JPEGs that the op refuses. Colour profiles are ignored, as that graph
+does.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from retraining.graphs.jpeg import decode_jpeg
 from retraining.photos.bounds import (
     MAX_PIXELS,
+    BoundsError,
     ImageFileError,
     NotAnImageError,
     TooManyPiecesError,
@@ -26,7 +28,7 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, JPEG, PNG, BoundsError, Format, gif_pixels, sniff
+from retraining.photos.formats import HEAD, HEIF, JPEG, PNG, Format, gif_pixels, sniff
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -48,7 +50,7 @@ FLOAT_WORK = 2  # times that of other images, for the conversion
 PYTHON_CODECS = ("bmp_rle", "ppm")  # those of Pillow that take PYTHON_WORK for each byte or pixel
 PYTHON_WORK = 100
 PICTURES = 2  # in a file, as large as the one that is told: colours and transparency
-UNSEEN_MEMORY, UNSEEN_WORK = 12, 2  # of a pixel that the decoder leaves out at the end
+UNSEEN_MEMORY = 12  # of a pixel that the decoder leaves out at the end
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a TIFF tag, and a value of it
 BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 258, 277, 278
 TILE_WIDTH, TILE_LENGTH = 322, 323
@@ -129,6 +131,8 @@ def open_image(file: IO[bytes]) -> "Picture":
     if kind is None:
         raise NotAnImageError
     file.seek(0)
+    if kind is HEIF:  # all that describes its pictures is read at once
+        kind.check(file.read(), MAX_PIXELS)
     return _open_as(kind, file)
 
 
@@ -138,6 +142,11 @@ def _open_as(kind: Format, file: IO[bytes]) -> "Picture":
     silence_pillow()
     Image.MAX_IMAGE_PIXELS = None  # our own limit applies before anything is decoded
     with _explained():
+        if kind is HEIF:
+            from pi_heif.as_plugin import HeifImageFile
+
+            image: Picture = HeifImageFile(file)
+            return image
         return Image.open(file, formats=[kind.name])
 
 
@@ -254,7 +263,7 @@ def _check_costs(kind: Format, image: "Picture", content: bytes, most: int) -> N
     per_pixel = kind.work * (FLOAT_WORK if image.mode in ("F", "I") else 1)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         per_pixel += ALPHA_WORK
-    per_file = kind.work_per_byte * size + UNSEEN_WORK * unseen + in_python
+    per_file = kind.work_per_byte * size + kind.work * unseen + in_python
     check_work(per_pixel * pixels + per_file, most)
 
 
@@ -360,7 +369,7 @@ def _finite(strip: "Picture") -> NDArray[Any]:
 
 def _orientation(image: "Picture") -> int:
     """Returns the orientation of a loaded image, 1 to 8: that of EXIF, or else of XMP."""
-    if image.format == "TIFF":  # Pillow has turned it
+    if image.format in ("TIFF", "HEIF"):  # Pillow or libheif has turned it
         return 1
     block = image.info.get("exif")
     if block is None and "Raw profile type exif" in image.info:  # as ImageMagick writes PNGs

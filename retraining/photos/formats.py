@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from retraining.photos.avif import coded_pixels
+from retraining.photos import avif, heif
 from retraining.photos.bounds import (
     MAX_PIXELS,
+    BoundsError,
     ImageFileError,
     NotAnImageError,
     TooManyPiecesError,
@@ -24,7 +25,7 @@ from retraining.photos.bounds import (
 )
 from retraining.photos.tags import STARTS, check_tags
 
-HEAD = 32  # bytes of a file that tell its format
+HEAD = 64  # bytes of a file that tell its format
 GIF_BLOCKS = 4_000  # before the picture; Pillow's time grows with the square of their number
 BLOCKS_PER_PIECE = 10  # a full one in a GIF has 256 bytes
 MOST_STARTS = 16  # of an EXIF block in an AVIF file; chance makes one in 700 MB
@@ -33,17 +34,13 @@ MOST_BLOCKS = 200_000  # of JPEG 2000, each of which takes a kilobyte
 TIFF_STARTS = re.compile(b"|".join(map(re.escape, STARTS)))
 # JPEG 2000 (ITU T.800): a codestream, which begins with its size, and a file that holds one.
 AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
+# HEIF with HEVC, by the main brand, or by another one behind that of any codec.
+HEIF_START = b"....ftyp(?:(?:mif1|msf1).{4}(?:.{4})*?)?(?:hei[cxms]|hev[cxms])"
+HEIF_NAMES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
 SIZES, CODING, CODING_OF_COMPONENT, TILE, DATA = 0x51, 0x52, 0x53, 0x90, 0x93  # markers
 END_OF_CODESTREAM = b"\xd9"
 CODESTREAM, BOX_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"jp2c"
-
-
-class BoundsError(ImageFileError):
-    """A file cannot be checked, since its structure is broken."""
-
-    def __init__(self) -> None:
-        super().__init__("is a broken image (its structure is damaged)")
 
 
 def _no_check(content: bytes, most: int) -> None:
@@ -59,12 +56,12 @@ def _as_told(content: bytes, most: int) -> int:
 class Format:
     """A format that is read, and the most that decoding one pixel takes, besides the file.
 
-    `name` is that of Pillow's plugin, and `begins` matches the first bytes of a file. `memory` is
-    in bytes; `work` in units of about ten nanoseconds, and so is `work_per_byte` of the file; they
-    were measured on noise and on plain colour. `version` is that of its pixels: vectors computed
-    from older ones are not valid. `check(content, most)` raises ImageFileError if the file would
-    cost more than its pixels, of which it may have `most`. `coded(content, most)` returns how many
-    pixels are decoded, where these may be more than the image has.
+    `name` is that of the plugin, Pillow's or pi_heif's, and `begins` matches the first bytes of a
+    file. `memory` is in bytes; `work` in units of about ten nanoseconds, and so is `work_per_byte`
+    of the file; they were measured on noise and on plain colour. `version` is that of its pixels:
+    vectors computed from older ones are not valid. `check(content, most)` raises ImageFileError if
+    the file would cost more than its pixels, of which it may have `most`. `coded(content, most)`
+    returns how many pixels are decoded, where these may be more than the image has.
     """
 
     name: str
@@ -92,7 +89,8 @@ def named_like_image(path: str) -> bool:
     """Returns whether the file's name has the extension of an image, even of one never read."""
     from PIL import Image
 
-    return os.path.splitext(path)[1].lower() in Image.registered_extensions()
+    extension = os.path.splitext(path)[1].lower()
+    return extension in HEIF_NAMES or extension in Image.registered_extensions()
 
 
 def claims_to_be_image(path: str, error: ImageFileError) -> bool:
@@ -266,14 +264,16 @@ def _begins(*starts: bytes) -> re.Pattern[bytes]:
 
 JPEG = Format("JPEG", _begins(rb"\xff\xd8\xff"), memory=9, work=1)  # see jpeg.Jpeg
 PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 2, 0.9, 3, _check_png)
+HEIF = Format("HEIF", _begins(HEIF_START), 12, 6, 16, 2, heif.check, 2, heif.coded_pixels)
 FORMATS = (
     JPEG,
     PNG,
+    HEIF,  # before AVIF, whose files may have the same main brand
     Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
     Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
     Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
     Format("BMP", _begins(b"BM"), 8, 2),
-    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, 2, _check_avif, 2, coded_pixels),
+    Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, 2, _check_avif, 2, avif.coded_pixels),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
     Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )

@@ -208,6 +208,7 @@ def test_content_counts_not_the_name(tmp_path):
     with pytest.raises(NotAnImageError):
         look_at_image(str(tmp_path / "text.jpg"))
     assert named_like_image("x/text.JPG")
+    assert named_like_image("x/IMG_1.HEIC")
     assert not named_like_image("x/notes.txt")
 
 
