@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.graphs.jpeg import decode_jpeg
+from retraining.photos import jxl, raw
 from retraining.photos.bounds import (
     MAX_PIXELS,
     BoundsError,
     ImageFileError,
+    MissingDecoderError,
     NotAnImageError,
     TooManyPiecesError,
     check_memory,
@@ -28,7 +30,18 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, HEIF, JPEG, PNG, Format, gif_pixels, sniff
+from retraining.photos.formats import (
+    HEAD,
+    HEIF,
+    JPEG,
+    JXL,
+    PNG,
+    RAW,
+    Format,
+    gif_pixels,
+    kind_of,
+    sniff,
+)
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -72,11 +85,18 @@ def decoded(
         ImageFileError: it is broken, has more than `most` pixels, or takes too much to decode.
         NotAnImageError: the format is unknown.
     """
-    kind = sniff(content[:HEAD])
+    kind = kind_of(content)
     if kind is None:
         raise NotAnImageError
     kind.check(content, most)
-    opened = _jpeg(content, most, least_side) if kind is JPEG else _other(kind, content, most)
+    if kind is JPEG:
+        opened = _jpeg(content, most, least_side)
+    elif kind is RAW:
+        opened = _raw(content, most, least_side)
+    elif kind is JXL:
+        opened = _jxl(content)
+    else:
+        opened = _other(kind, content, most)
     with opened as pixels:
         yield pixels
 
@@ -94,8 +114,8 @@ def check(content: bytes, most: int) -> None:
         ImageFileError: it has more than `most` pixels, or takes too much to decode; of a GIF, all
             pictures count.
     """
-    kind = sniff(content[:HEAD])
-    if kind is None:
+    kind = kind_of(content)
+    if kind in (None, RAW, JXL):  # no graph decodes these
         return
     if kind is JPEG:
         header = _checked_header(content, most)
@@ -131,7 +151,7 @@ def open_image(file: IO[bytes]) -> "Picture":
     if kind is None:
         raise NotAnImageError
     file.seek(0)
-    if kind is HEIF:  # all that describes its pictures is read at once
+    if kind in (HEIF, JXL):  # all that describes the picture is read at once, or the picture
         kind.check(file.read(), MAX_PIXELS)
     return _open_as(kind, file)
 
@@ -146,6 +166,13 @@ def _open_as(kind: Format, file: IO[bytes]) -> "Picture":
             from pi_heif.as_plugin import HeifImageFile
 
             image: Picture = HeifImageFile(file)
+            return image
+        if kind is JXL:
+            try:
+                from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+            except ImportError as error:
+                raise MissingDecoderError("a JPEG XL image") from error
+            image = JXLImageFile(file)
             return image
         return Image.open(file, formats=[kind.name])
 
@@ -249,6 +276,40 @@ def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8
                 pixels, orientation = _rgb(image), _orientation(image)
                 image.close()
             yield upright(pixels, orientation)
+
+
+@contextlib.contextmanager
+def _jxl(content: bytes) -> Iterator[NDArray[np.uint8]]:
+    """Decodes JPEG XL, whose decoder reads the whole picture when it is opened."""
+    width, height = jxl.size(content)
+    with (
+        decoding_budget().take(int(width * height * (3 + JXL.memory))),
+        _open_as(JXL, io.BytesIO(content)) as image,
+    ):
+        if image.size not in ((width, height), (height, width)):
+            raise BoundsError
+        with _explained():
+            pixels, orientation = _rgb(image), _orientation(image)
+        yield upright(pixels, orientation)
+
+
+@contextlib.contextmanager
+def _raw(content: bytes, most: int, least_side: int) -> Iterator[NDArray[np.uint8]]:
+    """Decodes the preview in a raw file if it is large enough, or else develops the file."""
+    with _explained(), raw.open_raw(content) as file:
+        preview, turn = raw.preview(file)
+    if preview is not None:
+        with _jpeg(preview, most, least_side) as pixels:
+            yield upright(pixels, turn)
+        return
+    with _explained(), raw.open_raw(content) as file:
+        count = file.sizes.raw_width * file.sizes.raw_height
+        check_pixels(file.sizes.raw_width, file.sizes.raw_height, most)
+        check_work(RAW.work * count, most)
+        check_memory(count, RAW.memory, 2 * len(content))
+        with decoding_budget().take(int(count * (3 + RAW.memory))):
+            developed = raw.developed(file)
+    yield developed
 
 
 def _check_costs(kind: Format, image: "Picture", content: bytes, most: int) -> None:
@@ -370,6 +431,8 @@ def _finite(strip: "Picture") -> NDArray[Any]:
 def _orientation(image: "Picture") -> int:
     """Returns the orientation of a loaded image, 1 to 8: that of EXIF, or else of XMP."""
     if image.format in ("TIFF", "HEIF"):  # Pillow or libheif has turned it
+        return 1
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # so has libjxl, but no JPEG
         return 1
     block = image.info.get("exif")
     if block is None and "Raw profile type exif" in image.info:  # as ImageMagick writes PNGs
