@@ -8,7 +8,6 @@ flags, finds the photos, and decodes each.
 """
 
 import csv
-import importlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import ROOT
+from tests.photos.dng import dng
 
 # Runs in a checkout, for each (folder, arguments) in a file; prints a JSON line for each.
 DRIVER = """
@@ -33,7 +33,7 @@ from pathlib import Path
 sys.argv[0] = "retrain.py"
 import retraining.cli.retrain as command
 import retraining.run.retrain as steps
-from retraining.photos.decode import decoded
+from retraining.photos.decode import decode
 from retraining.photos.registry import read_bytes
 
 find, answers = steps.find_photos, sys.stdout
@@ -43,7 +43,7 @@ def find_and_decode(run):
     counts = collections.Counter()
     for example in dataset.examples:
         try:
-            decoded(read_bytes(example.path))
+            decode(read_bytes(example.path))
         except Exception as error:
             print(f"retrain.py: left out: {example.path} {error}", file=sys.stderr)
         else:
@@ -71,7 +71,6 @@ class Layout:
     make: Callable[[Path], object]
     flags: tuple[str, ...] = ()
     location: str = "photos"
-    needs: str = ""  # a package that makes its photos
 
 
 @dataclass(frozen=True)
@@ -171,6 +170,23 @@ def heic(folder):
             shutil.copy(ROOT / f"tests/photos/heic/{name}.heic", folder / label)
 
 
+def raw(folder):
+    """Raw files without a preview."""
+    for label, width in (("cat", 64), ("dog", 80)):
+        (folder / label).mkdir()
+        for n in range(3):
+            (folder / label / f"photo_{n}.dng").write_bytes(dng(width, 48 + 2 * n))
+
+
+def jpeg_xl(folder):
+    """Files that begin like JPEG XL."""
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for n in range(3):
+            content = b"\xff\x0a" + f"{label} {n}".encode()
+            (folder / label / f"photo_{n}.jxl").write_bytes(content)
+
+
 def zipped(top):
     """Makes photos.zip."""
     CLASSES(top)
@@ -265,21 +281,10 @@ LAYOUTS = [
         }.items()
     ),
     Layout("HEIC photos", heic),
-    Layout("JPEG XL photos", photos("cat", "dog", suffix=".jxl"), needs="pillow_jxl"),
+    Layout("raw files of a camera, with `requirements-formats.txt`", raw),
+    Layout("JPEG XL photos", jpeg_xl),
     Layout("icons, which no decoder here reads", photos("cat", "dog", suffix=".ico")),
 ]
-
-
-def prepared(layout, folder):
-    """Makes a layout; returns whether this machine can make it."""
-    (folder / "photos").mkdir(parents=True)
-    if layout.needs:
-        try:
-            importlib.import_module(layout.needs)
-        except ImportError:
-            return False
-    layout.make(folder / "photos")
-    return True
 
 
 def run(layouts, scratch, checkout=ROOT):
@@ -309,14 +314,13 @@ def _result(code, printed):
     return Result(code, taken, lines)
 
 
-def results(checkouts, optional):
-    """Returns [(layout, a Result for each checkout)] of what this machine can make."""
+def results(checkouts):
+    """Returns [(layout, a Result for each checkout)]."""
     with tempfile.TemporaryDirectory() as scratch:
-        made = [
-            (layout, Path(scratch) / str(number))
-            for number, layout in enumerate(LAYOUTS)
-            if (optional or not layout.needs) and prepared(layout, Path(scratch) / str(number))
-        ]
+        made = [(layout, Path(scratch) / str(number)) for number, layout in enumerate(LAYOUTS)]
+        for layout, folder in made:
+            (folder / "photos").mkdir(parents=True)
+            layout.make(folder / "photos")
         columns = [run(made, Path(scratch), checkout) for checkout in checkouts]
     return [(layout, of_layout) for (layout, _), *of_layout in zip(made, *columns, strict=True)]
 
@@ -346,10 +350,8 @@ GENERATED = "<!-- python -m tests.layouts writes this page. -->"
 
 
 def page():
-    """Returns the text of docs/layouts.md: the rows that every machine can make."""
-    rows = [
-        [name_of(layout), *result.cells] for layout, (result,) in results([ROOT], optional=False)
-    ]
+    """Returns the text of docs/layouts.md."""
+    rows = [[name_of(layout), *result.cells] for layout, (result,) in results([ROOT])]
     header = ["photos", "what the run does", "exit code", "what it says"]
     return f"{INTRODUCTION}\n{to_markdown(header, rows)}\n\n{GENERATED}\n"
 
@@ -357,7 +359,7 @@ def page():
 def comparison(checkout):
     """Returns the table of another checkout and this one."""
     rows = []
-    for layout, (before, after) in results([checkout, ROOT], optional=True):
+    for layout, (before, after) in results([checkout, ROOT]):
         cells = [f"{r.cells[0]} ({r.code})<br>{r.cells[2]}" for r in (before, after)]
         rows.append([name_of(layout), *cells])
     return to_markdown(["photos", "before", "after"], rows)

@@ -12,6 +12,7 @@ MEMORY_BASE = 1_100_000_000  # bytes that file and decoding may take besides 8 b
 PIECES = 10_000  # chunks, segments or blocks of any file, and one more for so many bytes:
 BYTES_PER_PIECE = 1_000
 
+INSTALL = "pip install -r requirements-formats.txt"
 NO_IMAGE = "is not an image of a known format"
 TOO_MUCH_WORK = "takes more work to decode than `max_pixels` allows"
 TOO_MUCH_MEMORY = "takes more memory to decode than an image of its size may"
@@ -33,6 +34,13 @@ class BoundsError(ImageFileError):
 
     def __init__(self) -> None:
         super().__init__("is a broken image (its structure is damaged)")
+
+
+class MissingDecoderError(ImageFileError):
+    """The format is known, and its decoder is an extra that is not installed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"is {what}; to read it, run `{INSTALL}`")
 
 
 class TooManyPiecesError(ImageFileError):

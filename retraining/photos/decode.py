@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.graphs.jpeg import decode_jpeg
+from retraining.photos import raw
 from retraining.photos.bounds import (
     MAX_PIXELS,
     BoundsError,
@@ -28,7 +29,18 @@ from retraining.photos.bounds import (
     check_work,
 )
 from retraining.photos.budget import decoding_budget
-from retraining.photos.formats import HEAD, HEIF, JPEG, PNG, Format, gif_pixels, sniff
+from retraining.photos.formats import (
+    HEAD,
+    HEIF,
+    JPEG,
+    JXL,
+    PNG,
+    RAW,
+    Format,
+    gif_pixels,
+    kind_of,
+    sniff,
+)
 from retraining.photos.jpeg import Jpeg, read_jpeg
 from retraining.photos.tags import exif_orientation
 from retraining.system.text import one_line
@@ -72,11 +84,16 @@ def decoded(
         ImageFileError: it is broken, has more than `most` pixels, or takes too much to decode.
         NotAnImageError: the format is unknown.
     """
-    kind = sniff(content[:HEAD])
+    kind = kind_of(content)
     if kind is None:
         raise NotAnImageError
     kind.check(content, most)
-    opened = _jpeg(content, most, least_side) if kind is JPEG else _other(kind, content, most)
+    if kind is JPEG:
+        opened = _jpeg(content, most, least_side)
+    elif kind is RAW:
+        opened = _raw(content, most, least_side)
+    else:
+        opened = _other(kind, content, most)
     with opened as pixels:
         yield pixels
 
@@ -94,8 +111,8 @@ def check(content: bytes, most: int) -> None:
         ImageFileError: it has more than `most` pixels, or takes too much to decode; of a GIF, all
             pictures count.
     """
-    kind = sniff(content[:HEAD])
-    if kind is None:
+    kind = kind_of(content)
+    if kind in (None, RAW, JXL):  # no graph decodes these
         return
     if kind is JPEG:
         header = _checked_header(content, most)
@@ -131,7 +148,7 @@ def open_image(file: IO[bytes]) -> "Picture":
     if kind is None:
         raise NotAnImageError
     file.seek(0)
-    if kind is HEIF:  # all that describes its pictures is read at once
+    if kind in (HEIF, JXL):  # all that describes a HEIF's pictures is read at once
         kind.check(file.read(), MAX_PIXELS)
     return _open_as(kind, file)
 
@@ -249,6 +266,25 @@ def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8
                 pixels, orientation = _rgb(image), _orientation(image)
                 image.close()
             yield upright(pixels, orientation)
+
+
+@contextlib.contextmanager
+def _raw(content: bytes, most: int, least_side: int) -> Iterator[NDArray[np.uint8]]:
+    """Decodes the preview in a raw file if it is large enough, or else develops the file."""
+    with _explained(), raw.open_raw(content) as file:
+        preview, turn = raw.preview(file)
+    if preview is not None:
+        with _jpeg(preview, most, least_side) as pixels:
+            yield upright(pixels, turn)
+        return
+    with _explained(), raw.open_raw(content) as file:
+        count = file.sizes.raw_width * file.sizes.raw_height
+        check_pixels(file.sizes.raw_width, file.sizes.raw_height, most)
+        check_work(RAW.work * count, most)
+        check_memory(count, RAW.memory, 2 * len(content))
+        with decoding_budget().take(int(count * (3 + RAW.memory))):
+            developed = raw.developed(file)
+    yield developed
 
 
 def _check_costs(kind: Format, image: "Picture", content: bytes, most: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
-from retraining.photos import avif, heif
+from retraining.photos import avif, heif, raw
 from retraining.photos.bounds import (
     MAX_PIXELS,
     BoundsError,
@@ -36,8 +36,10 @@ TIFF_STARTS = re.compile(b"|".join(map(re.escape, STARTS)))
 AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
 # HEIF with HEVC, by the main brand, or by another one behind that of any codec.
 HEIF_START = b"....ftyp(?:(?:mif1|msf1).{4}(?:.{4})*?)?(?:hei[cxms]|hev[cxms])"
-HEIF_NAMES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+OTHER_NAMES = (".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", *raw.NAMES)
 JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
+# JPEG XL (ISO/IEC 18181-2): a codestream, and a file that holds one.
+JPEG_XL_STARTS = (rb"\xff\x0a", rb"\0\0\0\x0cJXL \r\n\x87\n")
 SIZES, CODING, CODING_OF_COMPONENT, TILE, DATA = 0x51, 0x52, 0x53, 0x90, 0x93  # markers
 END_OF_CODESTREAM = b"\xd9"
 CODESTREAM, BOX_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"jp2c"
@@ -80,6 +82,12 @@ def sniff(head: bytes) -> Format | None:
     return next((each for each in FORMATS if each.begins.match(head)), None)
 
 
+def kind_of(content: bytes) -> Format | None:
+    """Returns the format of a file by its content, or None."""
+    kind = sniff(content[:HEAD])
+    return RAW if kind is TIFF and raw.is_raw_tiff(content) else kind
+
+
 def begins_like_image(file: IO[bytes]) -> bool:
     """Returns whether an open binary file begins like an image, even if the image is broken."""
     return sniff(file.read(HEAD)) is not None
@@ -90,7 +98,7 @@ def named_like_image(path: str) -> bool:
     from PIL import Image
 
     extension = os.path.splitext(path)[1].lower()
-    return extension in HEIF_NAMES or extension in Image.registered_extensions()
+    return extension in OTHER_NAMES or extension in Image.registered_extensions()
 
 
 def claims_to_be_image(path: str, error: ImageFileError) -> bool:
@@ -196,6 +204,11 @@ def _check_avif(content: bytes, most: int) -> None:
         check_tags(content[found.start() :])
 
 
+def _refuse_jpeg_xl(content: bytes, most: int) -> None:
+    """Names the format: there is no decoder with a free licence and bounds on what it takes."""
+    raise ImageFileError("is a JPEG XL image, which is not read; convert it to JPEG")
+
+
 def _check_jpeg_2000(content: bytes, most: int) -> None:
     """Checks the size in the codestream, which may differ from that in the file's header."""
     at, count = 0, 0
@@ -265,16 +278,22 @@ def _begins(*starts: bytes) -> re.Pattern[bytes]:
 JPEG = Format("JPEG", _begins(rb"\xff\xd8\xff"), memory=9, work=1)  # see jpeg.Jpeg
 PNG = Format("PNG", _begins(rb"\x89PNG\r\n\x1a\n"), 8, 2, 0.9, 3, _check_png)
 HEIF = Format("HEIF", _begins(HEIF_START), 12, 6, 16, 2, heif.check, 2, heif.coded_pixels)
+JXL = Format("JXL", _begins(*JPEG_XL_STARTS), 0, 0, check=_refuse_jpeg_xl)
+# Most raw files begin like TIFFs; see `kind_of`. Older versions read the thumbnails in both.
+RAW = Format("RAW", raw.BEGINS, 14, 16, version=4)
+TIFF = Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=4, check=_check_tiff)
 FORMATS = (
     JPEG,
     PNG,
     HEIF,  # before AVIF, whose files may have the same main brand
     Format("GIF", _begins(b"GIF8[79]a"), 8, 2, check=_check_gif),
     Format("WEBP", _begins(b"RIFF....WEBP"), 17, 2.5, 2, check=_check_webp, copies=2),
-    Format("TIFF", TIFF_STARTS, 10, 2.4, 0.35, version=3, check=_check_tiff),
+    RAW,  # before TIFF
+    TIFF,
     Format("BMP", _begins(b"BM"), 8, 2),
     Format("AVIF", _begins(AVIF_START), 13, 2.8, 9, 2, _check_avif, 2, avif.coded_pixels),
     Format("JPEG2000", _begins(*JPEG_2000_STARTS), 26, 13, 30, 3, _check_jpeg_2000),
+    JXL,
     Format("PPM", _begins(rb"P[456]\s+[\d#]"), 8, 2, version=3),
 )
 PIXELS = max(each.version for each in FORMATS)  # the newest version of any format's pixels

@@ -114,12 +114,12 @@ def test_no_image_at_all_is_a_failure(finished, tmp_path, capsys):
 def test_files_of_a_folder_that_are_no_images_are_named(finished, expected, tmp_path, capsys):
     shutil.copy(next(iter(expected)), tmp_path / "x.jpg")
     (tmp_path / "deep").mkdir()
-    for name in ("IMG_1.CR2", "deep/photos.zip"):
+    for name in ("IMG_1.doc", "deep/photos.zip"):
         (tmp_path / name).write_bytes(b"something else")
     assert run(finished, tmp_path) == 0
     captured = capsys.readouterr()
     assert [row[0] for row in tsv(captured.out)] == [f"{tmp_path}/x.jpg"] * 3
-    said = "2 files are not images: IMG_1.CR2, photos.zip"
+    said = "2 files are not images: IMG_1.doc, photos.zip"
     assert captured.err.partition(": ")[2] == f"{said}\n"
     for number in range(9):
         (tmp_path / f"{number}.txt").write_text("text")
