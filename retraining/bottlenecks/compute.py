@@ -155,8 +155,8 @@ def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: Cla
         classes = some([repr(misfit.label) for misfit in counts.misfits])
         worst = min(counts.misfits, key=lambda misfit: misfit.cosine)
         log.warning(
-            f"the vectors of {classes} in {cache.folder} are not those of the photos here (cosine "
-            f"{worst.cosine:.3f} for {worst.path}), so they are computed anew"
+            f"the vectors of {classes} in {cache.folder} differ from those that the network "
+            f"computes (cosine {worst.cosine:.3f} for {worst.path}), so it computes them anew"
         )
     for reason, paths in counts.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])
