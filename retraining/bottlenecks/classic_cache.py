@@ -252,7 +252,7 @@ def _confirmed(
     passed = {label for label, (value, _) in worst.items() if value >= LEAST_COSINE}
     sizes = Counter(example.label for example, _ in files)
     counts.misfits = [
-        Misfit(label, sizes[label], *found) for label, found in worst.items() if label not in passed
+        Misfit(label, sizes[label], *worst[label]) for label in sorted(worst.keys() - passed)
     ]
     if len(counts.misfits) > 1 and not passed:
         raise ClassicCacheError(_describe_misfits(cache, counts.misfits))

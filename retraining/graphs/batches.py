@@ -110,7 +110,7 @@ def _joins_mirror_images(nodes: Nodes, node: NodeDef) -> bool:
         halves = nodes[node_name(node.input[0])]
         return halves.op == "Reshape" and _joins_mirror_images(nodes, halves)
     mirrored = nodes[node_name(node.input[1])]
-    return mirrored.op == "ReverseV2" and [mirrored.input[0]] == list(node.input)[:-2]
+    return bool(mirrored.op == "ReverseV2" and [mirrored.input[0]] == node.input[:-2])
 
 
 def _value(nodes: Nodes, reference: str) -> list[Any]:
