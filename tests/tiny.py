@@ -92,6 +92,37 @@ class GraphBuilder:
         ordered = self.float_op(f"{name}/control_dependency", "Identity", norm, f"^{check}")
         return self.float_op(name, "Relu", ordered)
 
+    def eightbit_conv(self, name, source, weights):
+        """The nodes of the classic's `quantize_graph --mode=eightbit` for a convolution.
+
+        The steps of its input and of its output depend on the range over the whole batch.
+        """
+        quint8, qint32 = self.tf.quint8, self.tf.qint32
+        low, high = weights.min(), weights.max()
+        steps = np.rint((weights - low) / (high - low) * 255).astype(np.uint8)
+        self.const(f"{name}/weights", steps)
+        self.graph_def.node[-1].attr["dtype"].type = quint8.as_datatype_enum
+        self.graph_def.node[-1].attr["value"].tensor.dtype = quint8.as_datatype_enum
+        self.const(f"{name}/low", np.float32(low))
+        self.const(f"{name}/high", np.float32(high))
+        self.const(f"{name}/all", np.arange(4, dtype=np.int32))
+        ends = [self.float_op(f"{name}/{op}", op, source, f"{name}/all") for op in ("Min", "Max")]
+        pixels = self.add(f"{name}/in", "QuantizeV2", source, *ends, T=quint8, mode="MIN_FIRST")
+        inputs = (pixels, f"{name}/weights", f"{pixels}:1", f"{pixels}:2")
+        sums = self.add(
+            f"{name}/sums",
+            "QuantizedConv2D",
+            *(*inputs, f"{name}/low", f"{name}/high"),
+            **{"Tinput": quint8, "Tfilter": quint8, "out_type": qint32},
+            strides=[1, 2, 2, 1],
+            padding="SAME",
+        )
+        of_sums = [sums, f"{sums}:1", f"{sums}:2"]
+        self.add(f"{name}/range", "RequantizationRange", *of_sums, Tinput=qint32)
+        ends = [f"{name}/range", f"{name}/range:1"]
+        out = self.add(f"{name}/out", "Requantize", *of_sums, *ends, Tinput=qint32, out_type=quint8)
+        return self.add(name, "Dequantize", out, f"{out}:1", f"{out}:2", T=quint8, mode="MIN_FIRST")
+
 
 def tiny_inception(seed=0):
     """A GraphDef like that of December 2015: producer 8, bytes in, `pool_3/_reshape` [1, 24]."""
@@ -131,16 +162,18 @@ def tiny_inception(seed=0):
     return b.graph_def
 
 
-def tiny_mobilenet(size=128, channels=8, seed=0):
+def tiny_mobilenet(size=128, channels=8, seed=0, eightbit=False):
     """A GraphDef with MobileNet v1's ends: `input` [1, size, size, 3] -> Predictions/Reshape."""
     b, rng = GraphBuilder(producer=0), np.random.default_rng(seed)
     b.add("input", "Placeholder", dtype=b.tf.float32, shape=(1, size, size, 3))
-    weights = b.const(
-        "MobilenetV1/Conv2d_0/weights", rng.normal(size=(3, 3, 3, channels)).astype("f4") * 0.3
-    )
-    conv = b.float_op(
-        "MobilenetV1/conv", "Conv2D", "input", weights, strides=[1, 2, 2, 1], padding="SAME"
-    )
+    kernel = rng.normal(size=(3, 3, 3, channels)).astype("f4") * 0.3
+    weights = b.const("MobilenetV1/Conv2d_0/weights", kernel)
+    if eightbit:
+        conv = b.eightbit_conv("MobilenetV1/conv", "input", kernel)
+    else:
+        conv = b.float_op(
+            "MobilenetV1/conv", "Conv2D", "input", weights, strides=[1, 2, 2, 1], padding="SAME"
+        )
     relu = b.float_op("MobilenetV1/relu", "Relu6", conv)
     side = (size + 1) // 2
     pool = b.float_op(

@@ -9,16 +9,12 @@ Such a file identifies its photo only by name, and may be truncated. So this mod
 
 - The count of numbers; that all are finite, and for Inception none is negative (its bottleneck is
   a mean of ReLUs).
-- That the last number is complete, since a file truncated within it has the right count. The number
-  must be 0.0 or have `LEAST_DIGITS` digits, as all but one in 3,000 float32 numbers have, so that
-  hardly any good file is refused. An undetected truncation changes one number by 1e-4 of its value;
-  but 0.0 may have been 0.0<more> (an error below 0.1), and a whole exponent may be lost.
 - That the photo is not newer than the file. If most photos are newer, they were copied or unpacked
   after their vectors were computed. Then times mean nothing, and only the next check remains.
-- That the network computes similar vectors for a random sample of photos (`SAMPLE`, or a third if
-  there are few). If more than one in ten has a cosine below `LEAST_COSINE`, nothing is imported.
-  This detects vectors of another network and folders with reassigned names, but not a single stale
-  vector. The vectors of the sample are kept.
+- That the network computes similar vectors for random photos of each class (`SAMPLE`, or all if
+  there are fewer). If the cosine of one is below `LEAST_COSINE`, nothing of its class is imported.
+  This detects vectors of another network, and classes whose photos were replaced, but not a single
+  stale vector. The vectors of the sample are kept.
 
 This module does not need TensorFlow.
 """
@@ -29,7 +25,7 @@ import random
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,21 +36,32 @@ from retraining.errors import RetrainingError
 from retraining.photos.dataset import Example
 
 NUMBER_BYTES = 32  # the longest number: a float64 takes 24 characters and a comma
-LEAST_DIGITS = 5
-SAMPLE = 10
+SAMPLE = 3  # photos of a class
 # Measured on 1,500 photos of flowers: two builds of Inception-v3 give at least 0.89. 99 of 100
 # pairs of different photos give 0.87 or less, and numbers in another order 0.66 at most.
 LEAST_COSINE = 0.9
 
 Files = Sequence[tuple[Example, str]]  # photos with the paths of their files in the cache
+Compute = Callable[[list[Example]], object]
+Cosine = tuple[float, str]  # of a photo's vector in the cache and as computed; the photo's path
 
 
 class ClassicCacheError(RetrainingError):
-    """The network computes other vectors than the cache holds; nothing was imported."""
+    """The network computes other vectors than the cache holds for every class."""
 
 
 class UnusableError(Exception):
     """One file of the cache cannot be imported. The text is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A class whose vectors are not imported: its label, how many files, and the worst vector."""
+
+    label: str
+    files: int
+    cosine: float
+    path: str  # of its photo
 
 
 @dataclass
@@ -66,6 +73,7 @@ class ImportCounts:
     taken: int = 0
     absent: int = 0  # have no file in the cache
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    misfits: list[Misfit] = field(default_factory=list)
     times_are_of_a_copy: bool = False
 
 
@@ -148,7 +156,7 @@ def parse(content: bytes, width: int) -> NDArray[np.float32]:
     """Parses comma-separated decimal numbers to float32 [width].
 
     Raises:
-        UnusableError: there are too few or too many numbers, one is invalid, or the end is missing.
+        UnusableError: there are too few or too many numbers, or one is invalid.
     """
     try:
         words = content.decode("ascii").strip().split(",")
@@ -160,39 +168,31 @@ def parse(content: bytes, width: int) -> NDArray[np.float32]:
         raise UnusableError("something other than numbers in it") from error
     if not np.isfinite(vector).all():
         raise UnusableError("a number that is not finite")
-    if not is_whole(words[-1]):
-        raise UnusableError("broken off within the last number")
     return vector
-
-
-def is_whole(word: str) -> bool:
-    """Returns whether a number's text can be the complete text of a float32 (see above)."""
-    digits, _, exponent = word.partition("e")
-    significant = len(digits.lstrip("-0.").replace(".", ""))
-    return word == "0.0" or (significant >= LEAST_DIGITS and len(exponent) in (0, 3))
 
 
 def take_over(
     store: BottleneckStore,
     examples: Sequence[Example],
     cache: ClassicCache,
-    compute: Callable[[list[Example]], object],
+    compute: Compute,
 ) -> ImportCounts:
     """Adds the cache's vectors to a store that lacks them; returns the ImportCounts.
+
+    Takes the classes whose vectors the network confirms, and lists the others in `misfits`.
 
     `compute(examples)` computes vectors with the network and puts them into the store, except those
     of unreadable photos. Vectors in the store are never replaced, the cache does not change, and an
     interruption keeps what was imported before.
 
     Raises:
-        ClassicCacheError: the vectors of the sample differ too much.
+        ClassicCacheError: the network confirms none of several classes.
     """
     keys = {example.key for example in examples}
     missing = set(store.missing(keys))
     counts = ImportCounts(known=len(keys) - len(missing))
-    files = _current_files(examples, missing, cache, counts)
-    if not _passes_sample(store, files, cache, compute):
-        return counts
+    current = _current_files(examples, missing, cache, counts)
+    files = _confirmed(current, _check_sample(store, current, cache, compute), cache, counts)
     lacking = set(store.missing(missing))
     counts.checked = len(missing) - len(lacking)
     _put_all(store, [pair for pair in files if pair[0].key in lacking], cache, counts)
@@ -241,52 +241,68 @@ def _time(path: str) -> float:
         return 0.0
 
 
-def _passes_sample(
-    store: BottleneckStore,
-    files: Files,
-    cache: ClassicCache,
-    compute: Callable[[list[Example]], object],
-) -> bool:
-    """Recomputes the vectors of some photos with good files, and compares them.
-
-    Returns False if none could be computed, so that the other files remain unchecked.
+def _confirmed(
+    files: Files, worst: Mapping[str, Cosine], cache: ClassicCache, counts: ImportCounts
+) -> Files:
+    """Returns the files of classes whose `worst` cosine is high enough; counts the others.
 
     Raises:
-        ClassicCacheError: too many of them differ.
+        ClassicCacheError: there are several classes, and none passes.
     """
-    sample = _choose_sample(files, cache)
-    if not sample:
-        return True  # no vector will be imported
+    passed = {label for label, (value, _) in worst.items() if value >= LEAST_COSINE}
+    sizes = Counter(example.label for example, _ in files)
+    counts.misfits = [
+        Misfit(label, sizes[label], *worst[label]) for label in sorted(worst.keys() - passed)
+    ]
+    if len(counts.misfits) > 1 and not passed:
+        raise ClassicCacheError(_describe_misfits(cache, counts.misfits))
+    return [(example, path) for example, path in files if example.label in passed]
+
+
+def _describe_misfits(cache: ClassicCache, misfits: Sequence[Misfit]) -> str:
+    """Returns what is wrong and what to do where no class passes."""
+    worst = min(misfits, key=lambda misfit: misfit.cosine)
+    return (
+        f"the vectors in {cache.folder} are not those of this network and these photos: those of "
+        f"all {len(misfits)} classes differ from what it computes (cosine {worst.cosine:.3f} for "
+        f"{worst.path}); check `NetworkSettings.architecture` and `NetworkSettings.model_file`, or "
+        f"leave `BottleneckSettings.classic_folder` out"
+    )
+
+
+def _check_sample(
+    store: BottleneckStore, files: Files, cache: ClassicCache, compute: Compute
+) -> dict[str, Cosine]:
+    """Recomputes the vectors of a sample; returns the worst Cosine of each class.
+
+    A class is missing if it has no good file, or if no photo of its sample can be read.
+    """
+    sample = list(_choose_sample(files, cache))
     compute([example for example, _ in sample])
-    failed = set(store.missing(example.key for example, _ in sample))
-    sample = [(example, vector) for example, vector in sample if example.key not in failed]
+    unread = set(store.missing(example.key for example, _ in sample))
+    sample = [(example, vector) for example, vector in sample if example.key not in unread]
     fresh = store.read([example.key for example, _ in sample])
-    cosines = [cosine(*pair) for pair in zip((v for _, v in sample), fresh, strict=True)]
-    wrong = sum(not value >= LEAST_COSINE for value in cosines)
-    if wrong > len(sample) // 10:
-        value, path = min((c, e.path) for c, (e, _) in zip(cosines, sample, strict=True))
-        raise ClassicCacheError(
-            f"the vectors in {cache.folder} are not those of this network and these photos: "
-            f"{wrong} of {len(sample)} computed anew differ (cosine {value:.3f} for {path}); check "
-            f"`NetworkSettings.architecture` and `NetworkSettings.model_file`, or leave "
-            f"`BottleneckSettings.classic_folder` out"
-        )
-    return bool(sample)
+    worst: dict[str, Cosine] = {}
+    for (example, vector), own in zip(sample, fresh, strict=True):
+        found = cosine(vector, own), example.path
+        worst[example.label] = min(worst.get(example.label, found), found)
+    return worst
 
 
-def _choose_sample(files: Files, cache: ClassicCache) -> list[tuple[Example, NDArray[np.float32]]]:
-    """Returns [(example, vector)] of good files: `SAMPLE` of them, or a third if there are few."""
-    most = min(SAMPLE, -(-len(files) // 3))
-    sample: list[tuple[Example, NDArray[np.float32]]] = []
+def _choose_sample(
+    files: Files, cache: ClassicCache
+) -> Iterator[tuple[Example, NDArray[np.float32]]]:
+    """Yields (example, vector) of good files: up to `SAMPLE` of each class, drawn at random."""
+    drawn: Counter[str] = Counter()
     for example, path in random.Random(0).sample(files, len(files)):
-        if len(sample) == most:
-            break
-        with contextlib.suppress(UnusableError):
-            sample.append((example, cache.read(path)))
-    return sample
+        if drawn[example.label] < SAMPLE:
+            with contextlib.suppress(UnusableError):
+                yield example, cache.read(path)
+                drawn[example.label] += 1
 
 
 def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Returns the cosine of two vectors; NaN if one is all zeros."""
-    with np.errstate(invalid="ignore"):
-        return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    """Returns the cosine of two vectors; 0 if one is all zeros."""
+    a, b = one.astype(np.float64), other.astype(np.float64)  # whose squares do not overflow
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / lengths) if lengths else 0.0

@@ -134,7 +134,7 @@ def import_vectors(
 
     counts = take_over(store, examples, cache, compute)
     warn_of_import(counts, examples, cache)
-    skipped = sum(map(len, counts.skipped.values()))
+    skipped = sum(map(len, counts.skipped.values())) + sum(m.files for m in counts.misfits)
     taken = counted(counts.taken, "vector")
     log.info(
         f"{taken} imported from {cache.folder}; {counts.checked} recomputed "
@@ -153,6 +153,13 @@ def warn_of_import(counts: ImportCounts, examples: Sequence[Example], cache: Cla
     if counts.absent == len({example.key for example in examples}):
         log.warning(
             f"{cache.folder} holds no vector of these photos: {cache.why_nothing(examples[0])}"
+        )
+    if counts.misfits:
+        classes = some([repr(misfit.label) for misfit in counts.misfits])
+        worst = min(counts.misfits, key=lambda misfit: misfit.cosine)
+        log.warning(
+            f"the vectors of {classes} in {cache.folder} differ from those that the network "
+            f"computes (cosine {worst.cosine:.3f} for {worst.path}), so it computes them anew"
         )
     for reason, paths in counts.skipped.items():
         names = some([os.path.relpath(path, cache.folder) for path in paths])

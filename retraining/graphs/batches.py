@@ -4,7 +4,7 @@ A node is believed to do so by its op and, where that counts, by its constants. 
 mixing images: that costs time, never an answer.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ DECIDING = {
 }
 
 
+def is_quantised(nodes: Iterable[NodeDef]) -> bool:
+    """Returns whether a graph computes in integers, as those of the classic `quantize_graph` do."""
+    return any(node.op.startswith("Quantize") for node in nodes)
+
+
 def mixes_images(nodes: Nodes, name: str, one_row: bool) -> bool:
     """Returns whether an image's answer may depend on the other images in its batch.
 
@@ -56,7 +61,10 @@ def mixes_images(nodes: Nodes, name: str, one_row: bool) -> bool:
                 reached.add(node.name)
                 queue.append(node.name)
     others = (nodes[each] for each in reached - {name})
-    return not all(_is_alone(nodes, node, reached, one_row) for node in others)
+    return not all(
+        _is_alone(nodes, node, reached, one_row) or _joins_mirror_images(nodes, node)
+        for node in others
+    )
 
 
 def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bool) -> bool:
@@ -86,6 +94,29 @@ def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bo
     if node.op in PADDINGS:
         return not value.reshape(-1, 2)[0].any()
     return _spare_the_batch(value)
+
+
+def _joins_mirror_images(nodes: Nodes, node: NodeDef) -> bool:
+    """Returns whether a node is one of mirror averaging, which gives a row for each photo.
+
+    That puts the mirror images behind a batch, and takes the mean of both halves of the vectors. A
+    graph with only one of the two gives more or fewer rows than it has photos, which is an error.
+    """
+    if node.op == "Reshape":
+        return _value(nodes, node.input[1])[:2] == [2, -1]
+    if node.op not in ("ConcatV2", "Mean") or _value(nodes, node.input[-1]) != [0]:
+        return False
+    if node.op == "Mean":
+        halves = nodes[node_name(node.input[0])]
+        return halves.op == "Reshape" and _joins_mirror_images(nodes, halves)
+    mirrored = nodes[node_name(node.input[1])]
+    return bool(mirrored.op == "ReverseV2" and [mirrored.input[0]] == node.input[:-2])
+
+
+def _value(nodes: Nodes, reference: str) -> list[Any]:
+    """Returns a constant as a flat list; [] for other nodes."""
+    value = constant(nodes, reference)
+    return [] if value is None else value.ravel().tolist()
 
 
 def _spare_the_batch(axes: NDArray[Any]) -> bool:

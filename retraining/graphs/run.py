@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.graphs.batches import is_quantised, mixes_images
 from retraining.graphs.fold import fold
 from retraining.graphs.lowering import lower
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import IMAGE_BYTES, GraphError
+from retraining.graphs.nodes import IMAGE_BYTES, GraphError, nodes_by_name
 from retraining.graphs.read import ends, width_of
 from retraining.graphs.session import open_session, return_free_memory
 from retraining.graphs.surgery import batched_part
@@ -47,6 +48,9 @@ class Runner:
 
     Up to `parallel` threads may call `run` at once. On a CPU, each call computes on one thread.
     That is faster than all threads on one batch, since no thread waits for the slowest.
+
+    A graph that may mix the images of a batch gets them one at a time. A quantised graph runs
+    unchanged, in float32: another order of its sums can move a value by a whole step.
     """
 
     def __init__(
@@ -54,22 +58,26 @@ class Runner:
     ) -> None:
         tf, how = import_tensorflow(), how or Running()
         part = batched_part(graph_def, input_name, output_name)
-        fold(part, output_name)
-        if how.precision == "bfloat16":
-            lower(part)
+        mixes = mixes_images(nodes_by_name(part), input_name, one_row=False)
+        quantised = is_quantised(part.node)
+        if not quantised:
+            fold(part, output_name)
+            if how.precision == "bfloat16":
+                lower(part)
         self.parallel = 1 if tf.gpus() else how.cores or os.cpu_count() or 1
         config = tf.ConfigProto()
         if (self.parallel > 1 or how.cores) and how.optimize:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = self.parallel
             config.use_per_session_threads = True
-        _choose_rewrites(config.graph_options.rewrite_options, how.optimize)
+        _choose_rewrites(config.graph_options.rewrite_options, how.optimize and not quantised)
         session = open_session(part, output_name, config, few=not how.optimize)
         del part
         return_free_memory()
         self._input, self._output = ends(session.graph, input_name, output_name)
         self.width = width_of(self._output)
-        self.one_at_a_time = self._output.shape.rank == 0 or self._output.shape[0] == 1
+        one_row = self._output.shape.rank == 0 or self._output.shape[0] == 1
+        self.one_at_a_time = mixes or one_row
         self._fetch = _fetcher(session, self._output, how.also)
         self._started, self._first_call = False, threading.Lock()
 

@@ -119,7 +119,7 @@ def resolve(graph_def: GraphDef, overrides: Overrides, described: Mapping[str, A
     ends = Ends(name, output, preprocessing, assumed)
     if not described.get("second"):  # of which the classifier refuses any other size
         _check_size(graph_def, ends, known.size or about.usual, about.fixed)
-    batches = about.rank == 4 and preprocessing.size != ANY_SIZE and not _scales_batches(used)
+    batches = about.rank == 4 and preprocessing.size != ANY_SIZE
     if not own:
         batches &= _takes_batches(used, name)
     return ends if batches else replace(ends, single=about.rank)
@@ -134,11 +134,6 @@ def _check_alone(nodes: Nodes, output: str, name: str) -> None:
             f"besides the image at {name!r}, the graph needs a value for {others[0]!r}; "
             f"freeze it with a constant there"
         )
-
-
-def _scales_batches(nodes: Nodes) -> bool:
-    """Returns whether an image's answer depends on its batch: quantised by the batch's range."""
-    return any(node.op.startswith("Quantize") for node in nodes.values())
 
 
 def _takes_batches(nodes: Nodes, name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.batches import is_quantised
 from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import before, look_after, read_preprocessing
 from retraining.graphs.messages import GraphDef, NodeDef
@@ -54,6 +55,8 @@ class BaseNetwork:
             self.preprocessing.facts(),
             precision,
             POLICY,
+            # Other vectors than those of batches, which older versions stored for such networks.
+            *(("one at a time",) if is_quantised(self.graph_def.node) else ()),
         )
         return hashlib.sha1(repr(facts).encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -183,19 +184,40 @@ def test_a_classic_cache_is_taken_over(tmp_path, compute, computed, photos, capl
     with caplog.at_level(logging.INFO):
         found = compute(photos, tmp_path / "cache", classic_folder=str(classic))
     line = (
-        "49 vectors imported from {}; 10 recomputed to check them, 0 already cached, 1 skipped, 30"
+        "53 vectors imported from {}; 6 recomputed to check them, 0 already cached, 1 skipped, 30"
     )
     assert line.format(classic) in caplog.text
     name = os.path.join("red", half.name)
     assert f"not imported, not 24 numbers: {name}" in caplog.messages[0]
     vectors, own = vectors_of(found), vectors_of(computed[0])
-    assert len(found.imported) == 49
+    assert len(found.imported) == 53
     assert len(vectors) == 90
     for key, vector in vectors.items():
         if key in found.imported:
             np.testing.assert_array_equal(vector, written[key])
         else:
             np.testing.assert_allclose(vector, own[key], atol=1e-5)
+
+
+def test_a_stale_class_is_named_in_one_line_and_computed(
+    tmp_path, compute, computed, photos, caplog
+):
+    classic = tmp_path / "classic"
+    write_classic_cache(classic, computed, photos, 0)
+    for file in classic.glob("red/*.txt"):
+        file.write_text(",".join(reversed(file.read_text().split(","))))
+    with caplog.at_level(logging.INFO):
+        found = compute(photos, tmp_path / "cache", classic_folder=str(classic))
+    line = (
+        rf"the vectors of 'red' in {re.escape(str(classic))} differ from those that the network "
+        r"computes \(cosine 0\.\d{3} for \S*red\S*\.jpg\), so it computes them anew"
+    )
+    assert [re.fullmatch(line, text) is not None for text in caplog.messages] == [True, False]
+    assert "27 vectors imported" in caplog.messages[1]
+    assert "30 skipped, 30 without a file" in caplog.messages[1]
+    own = vectors_of(computed[0])
+    for key, vector in vectors_of(found).items():
+        np.testing.assert_allclose(vector, own[key], atol=1e-5)
 
 
 def test_a_classic_cache_of_something_else_is_refused(tmp_path, compute, computed, photos):

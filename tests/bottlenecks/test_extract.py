@@ -19,11 +19,13 @@ from retraining.bottlenecks.extract import (
 from retraining.bottlenecks.store import BottleneckStore
 from retraining.bottlenecks.stream import FLUSH, stream
 from retraining.graphs.nodes import GraphError
+from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.photos.dataset import Example
 from retraining.photos.reader import Distortions, ImageError
 from retraining.photos.registry import hash_file
+from tests import tiny
 
 
 class SumRunner:
@@ -294,6 +296,24 @@ def test_a_graph_for_one_image_gets_no_padding():
     fixed = FixedBatches.of(runner, 4)
     fixed.run(load(0))
     assert runner.batches == [1]
+
+
+def test_a_quantised_network_computes_each_photo_alone(tmp_path, photos):
+    path = tiny.write_graph(str(tmp_path / "graph.pb"), tiny.tiny_mobilenet(eightbit=True))
+    network = load_network(path, NETWORKS["mobilenet_0.25_128"])
+    unchanged = BytesRunner(network.graph_def, network.bottleneck, network.input)
+    reader = extract.ImageReader(network.preprocessing)
+    jobs = [Job(example) for example in examples(photos, 6)]
+    expected = [
+        unchanged.run_pixels({network.input: reader.read(job.example.path)})[0] for job in jobs
+    ]
+    extractor = Extractor(network, ExtractionSettings(batch_size=4))
+    for some in (jobs, jobs[::-1], jobs[2:3]):
+        for job, vectors in extractor.run(some):
+            wanted = expected[jobs.index(job)]
+            np.testing.assert_allclose(vectors[0], wanted, atol=1e-5 * np.abs(wanted).max())
+    (reading,) = extractor.read([jobs[0].example.path])
+    np.testing.assert_allclose(reading.vector, expected[0], atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("distortions", [None, Distortions(True, random_crop=20, views=2)])

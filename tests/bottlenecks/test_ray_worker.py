@@ -28,6 +28,7 @@ from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import hash_file
 from retraining.photos.source import SourceError
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,15 @@ def test_jobs_are_answered_with_vectors(cluster, network, paths):
     expected = Extractor(network, ExtractionSettings("float32")).run(jobs)
     for (_, vectors), found in zip(expected, answers, strict=True):
         np.testing.assert_array_equal(found, vectors)
+
+
+def test_a_worker_computes_each_photo_of_a_quantised_network_alone(tmp_path, paths, monkeypatch):
+    path = tiny.write_graph(str(tmp_path / "graph.pb"), tiny.tiny_mobilenet(eightbit=True))
+    network = load_network(path, find("mobilenet_0.25_128"))
+    together = Cluster(network, monkeypatch).answer(READ, 0, paths)[1]
+    for path, (_, vector) in zip(paths, together, strict=True):
+        (alone,) = Extractor(network).read([path])
+        np.testing.assert_allclose(vector, alone.vector, atol=1e-5 * np.abs(vector).max())
 
 
 def test_a_photo_that_ends_every_worker_is_given_up(cluster, paths, monkeypatch):

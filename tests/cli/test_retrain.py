@@ -168,7 +168,7 @@ def test_the_final_test_is_of_the_network_where_vectors_are_imported(
     write_classic_cache(tmp_path / "classic", finished, 0.15)
     flags = ("--import_classic_bottlenecks", tmp_path / "classic")
     assert run_retrain(tmp_path, photos, "--precision", "float32", *flags) == 0
-    assert f"50 vectors imported from {tmp_path}/classic;" in capsys.readouterr().err
+    assert f"54 vectors imported from {tmp_path}/classic;" in capsys.readouterr().err
     assert run_retrain(tmp_path, photos, "--precision", "float32", "--split_by", "path") == 0
 
 
