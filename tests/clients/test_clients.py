@@ -1,7 +1,6 @@
 """Programs that others wrote load each of our exports, and answer as the retrained graph does.
 
-`pip install -r tests/clients/requirements.txt`, then `python -m pytest -m clients`. A program that is
-not installed is skipped.
+CONTRIBUTING.md says how to run these tests. A program that is not installed is skipped.
 """
 
 import importlib.util
@@ -192,7 +191,7 @@ def test_mediapipe(exports):
 
 @pytest.fixture(scope="module")
 def tensorflowjs():
-    """The converter as a function of its arguments; parts of it that we do not need are stand-ins."""
+    """The converter as a function of its arguments; packages for other tasks are stand-ins."""
     pytest.importorskip("tf_keras")
     pytest.importorskip(
         "keras"
