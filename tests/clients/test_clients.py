@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from retraining.export import build
 from retraining.export.convert import run_frozen
@@ -128,16 +129,24 @@ def test_opencv(exports, kind):
     check(rows, exports)
 
 
-@pytest.mark.parametrize("kind", ["pixels_graph", "onnx", "tflite"])
+ENDS = {"pixels_graph": "pb", "onnx": "onnx", "tflite": "tflite"}  # by which OpenVINO knows them
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+@pytest.mark.parametrize("kind", ENDS)
 def test_openvino(exports, kind):
     core = pytest.importorskip("openvino").Core()
-    path = getattr(exports, kind)
-    if kind != "onnx":  # it knows the format by the end of the name
-        path = shutil.copy(path, f"{path}.{'pb' if kind == 'pixels_graph' else 'tflite'}")
-    else:
-        path = shutil.copy(path, f"{path}.onnx")
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    path = shutil.copy(getattr(exports, kind), exports.folder / f"openvino.{ENDS[kind]}")
+    compiled = core.compile_model(path, "CPU", FLOAT32)
     check([compiled(image[None])[0][0] for image in exports.pixels], exports)
+
+
+def test_openvino_takes_a_signature_of_the_saved_model(exports):
+    """From its folder alone, it would take `serving_default`, which decodes files."""
+    openvino = pytest.importorskip("openvino")
+    loaded = tf.saved_model.load(exports.saved_model)  # whose functions live as long as it does
+    model = openvino.convert_model(loaded.signatures["pixels"])
+    check(openvino.compile_model(model, "CPU", FLOAT32)(exports.pixels)[0], exports)
 
 
 def test_onnx_runtime(exports):
@@ -193,9 +202,7 @@ def test_mediapipe(exports):
 def tensorflowjs():
     """The converter as a function of its arguments; packages for other tasks are stand-ins."""
     pytest.importorskip("tf_keras")
-    pytest.importorskip(
-        "keras"
-    )  # before the stand-in for jax, which it would take for the real one
+    pytest.importorskip("keras")  # before the stand-in for jax, which it would take for jax
     if importlib.util.find_spec("tensorflowjs") is None:
         pytest.skip("tensorflowjs is not installed")
     names = ("tensorflow_decision_forests", "jax", "jax.experimental", "jax.experimental.jax2tf")
@@ -205,6 +212,15 @@ def tensorflowjs():
             patch.setitem(sys.modules, name, ModuleType(name))
         sys.modules["jax.experimental"].jax2tf = sys.modules["jax.experimental.jax2tf"]
         yield importlib.import_module("tensorflowjs.converters.converter").convert
+
+
+def has_node_tfjs():
+    """Whether Node runs models of TensorFlow.js."""
+    command = ["node", "-e", "require('@tensorflow/tfjs')"]
+    return (
+        bool(shutil.which("node"))
+        and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["pixels_graph", "saved_model"])
@@ -217,12 +233,7 @@ def test_tensorflowjs(exports, tensorflowjs, kind):
     how[0] = f"--input_format={how[0]}"
     tensorflowjs([*how, getattr(exports, kind), str(folder)])
     assert (folder / "model.json").is_file()
-    if (
-        not shutil.which("node")
-        or subprocess.run(
-            ["node", "-e", "require('@tensorflow/tfjs')"], capture_output=True
-        ).returncode
-    ):
+    if not has_node_tfjs():
         pytest.skip("it converts, but Node has no @tensorflow/tfjs to run it")
     exports.pixels.tofile(folder / "images.f32")
     program = os.path.join(os.path.dirname(__file__), "label_tfjs.js")
