@@ -216,11 +216,10 @@ def tensorflowjs():
 
 def has_node_tfjs():
     """Whether Node runs models of TensorFlow.js."""
+    if not shutil.which("node"):
+        return False
     command = ["node", "-e", "require('@tensorflow/tfjs')"]
-    return (
-        bool(shutil.which("node"))
-        and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
-    )
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("kind", ["pixels_graph", "saved_model"])
