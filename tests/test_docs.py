@@ -30,6 +30,8 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 # Of other programs, each up to its first hyphen.
 OTHER_FLAGS = {
     *("--address", "--base", "--check", "--count", "--find", "--generate", "--help", "--left_out"),
+    *("--graphdef", "--inputs", "--outputs", "--output", "--dir", "--tag_set", "--signature_def"),
+    *("--input_format", "--output_node_names", "--signature_name"),
     *("--from", "--logdir", "--most", "--no", "--only", "--out", "--python", "--strict"),
 }
 

@@ -44,6 +44,7 @@ class Source:
     output: str
     labels: tuple[str, ...]
     network: str
+    temperature: float = 1.0  # by which label_image.py divides logits; the output does without it
 
     @classmethod
     def of(cls, graph_def: GraphDef) -> "Source":
@@ -51,7 +52,9 @@ class Source:
         description = read_metadata(graph_def) or {}
         inputs, output = tuple(_inputs(description)), description["output"]
         part = _float_part(graph_def, inputs, output)
-        return cls(part, inputs, output, tuple(description["labels"]), description["network"])
+        temperature = description.get("trust", {}).get("temperature", 1.0)
+        labels = tuple(description["labels"])
+        return cls(part, inputs, output, labels, description["network"], temperature)
 
 
 def _inputs(description: Mapping[str, Any]) -> Iterator[Input]:

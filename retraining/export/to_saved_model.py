@@ -18,7 +18,8 @@ from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
-FILES, FILE, PIXELS = "serving_default", "one_image", "images"  # the names of the signatures
+# The names of the signatures.
+FILES, FILE, PIXELS, NUMBERS = "serving_default", "one_image", "images", "pixels"
 
 
 def save(source: Source, folder: str) -> None:
@@ -27,9 +28,10 @@ def save(source: Source, folder: str) -> None:
     Signatures: `serving_default` takes `image_bytes`, string [n], each the content of a JPEG, PNG
     or GIF file (n > 0: TensorFlow's convolutions fail for none); `one_image` a string scalar;
     `images` takes `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`, and
-    `images_2` if there is a second network.
-    All return `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the
-    likeliest. `assets/labels.txt` holds the labels, too.
+    `images_2` if there is a second network. These return `probabilities` float32 [n, k], `labels`
+    string [n, k] and `label` string [n], the likeliest. `pixels` takes what `images` takes and
+    returns `probabilities` alone, for converters to runtimes without strings. `assets/labels.txt`
+    holds the labels, too.
     """
     tf = import_whole_tensorflow()
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -50,6 +52,9 @@ def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:
     def answer(*pixels: Tensor) -> dict[str, Tensor]:
         return _with_labels(tf, network(*pixels), source.labels)
 
+    def probabilities(*pixels: Tensor) -> dict[str, Tensor]:
+        return {"probabilities": network(*pixels)}
+
     def answer_file(image_bytes: Tensor) -> dict[str, Tensor]:
         return answer(*(pixels[None] for pixels in _decode(tf, image_bytes, source)))
 
@@ -65,6 +70,7 @@ def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:
         FILES: signature(answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
         FILE: signature(answer_file, tf.TensorSpec([], tf.string, "image_bytes")),
         PIXELS: signature(answer, *specs),
+        NUMBERS: signature(probabilities, *specs),
     }
 
 

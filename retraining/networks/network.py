@@ -13,7 +13,7 @@ from retraining.graphs.batches import is_quantised
 from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import before, look_after, read_preprocessing
 from retraining.graphs.messages import GraphDef, NodeDef
-from retraining.graphs.nodes import GraphError, constant, node_name, nodes_by_name
+from retraining.graphs.nodes import GraphError, attribute, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Preprocessing
 from retraining.graphs.read import import_shapes, output_tensor
 from retraining.graphs.safety import load_graph
@@ -137,7 +137,7 @@ def _shape_of_mean(nodes: Mapping[str, NodeDef], node: NodeDef) -> NDArray[Any] 
 
     It spares EfficientNet-Lite the import of TensorFlow.
     """
-    if node.op != "Mean" or node.attr["keep_dims"].b:
+    if node.op != "Mean" or attribute(node, "keep_dims").b:
         return None
     axes, features = constant(nodes, node.input[1]), nodes[node_name(node.input[0])]
     while features.op in ("Relu", "Relu6", "Identity"):

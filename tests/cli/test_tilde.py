@@ -16,7 +16,7 @@ PATHS = {
         *("--output_graph", "--output_labels", "--label_audit", "--report", "--model_card"),
         "--metrics",
         *("--export_vectors", "--summaries_dir", "--intermediate_output_graphs_dir"),
-        *("--saved_model_dir", "--tflite_file", "--onnx_file", "--bundle"),
+        *("--saved_model_dir", "--tflite_file", "--onnx_file", "--pixels_graph", "--bundle"),
     },
     "label_image.py": {
         *("--image", "--evaluate", "--graph", "--weights", "--model_dir", "--labels"),

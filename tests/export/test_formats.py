@@ -24,6 +24,7 @@ import tensorflow as tf
 from flatbuffers.table import Table
 from PIL import Image
 
+from retraining import load_classifier
 from retraining.cli import flags as cli_flags
 from retraining.cli import settings as cli_settings
 from retraining.export import build, convert, formats, to_saved_model
@@ -33,7 +34,8 @@ from retraining.export.registry import CONVERTERS
 from retraining.export.to_tflite import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
-from retraining.graphs.nodes import nodes_by_name, set_constant
+from retraining.graphs.messages import GraphDef
+from retraining.graphs.nodes import nodes_by_name, set_constant, sizes_of
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
@@ -70,6 +72,7 @@ def run(tmp_path_factory, run_retrain, photos):
     folder = tmp_path_factory.mktemp("formats")
     (folder / "saved" / "7").mkdir(parents=True)
     flags = ["--saved_model_dir", folder / "saved", "--tflite_file", folder / "m.tflite"]
+    flags += ["--pixels_graph", folder / "pixels.pb"]
     flags += ["--onnx_file", folder / "m.onnx"] if HAS_ONNX else []
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
@@ -81,6 +84,8 @@ def run(tmp_path_factory, run_retrain, photos):
     return SimpleNamespace(
         folder=folder,
         graph=read_graph(folder / "models" / "retrained_graph.pb"),
+        graph_path=folder / "models" / "retrained_graph.pb",
+        pixels=str(folder / "pixels.pb"),
         saved=str(folder / "saved" / "8"),
         tflite=str(folder / "m.tflite"),
         onnx=str(folder / "m.onnx"),
@@ -122,8 +127,45 @@ def test_a_saved_model_takes_files_and_pixels(run, some, pixels, expected):
         np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
         assert answer["label"].numpy().tolist() == [b"red", b"red", b"blue", b"blue"]
         assert answer["labels"].numpy().tolist() == [[b"blue", b"green", b"red"]] * 4
+    alone = loaded.signatures["pixels"](images=tf.constant(pixels))
+    assert list(alone) == ["probabilities"]  # converters to runtimes without strings need this
+    np.testing.assert_allclose(alone["probabilities"], expected, atol=1e-5)
     single = loaded.signatures["one_image"](image_bytes=contents[2])
     np.testing.assert_allclose(single["probabilities"], expected[2:3], atol=1e-5)
+
+
+def test_a_pixels_graph_takes_pixels_and_holds_nothing_else(run, pixels, expected):
+    graph_def = read_graph(run.pixels)
+    with tf.compat.v1.Session(graph=import_graph(graph_def)) as session:
+        answers = session.run("final_result:0", {"Mul:0": pixels})
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+    (placeholder,) = (n for n in graph_def.node if n.op.startswith("Placeholder"))
+    assert (placeholder.op, sizes_of(placeholder)) == ("Placeholder", [-1, tiny.SIZE, tiny.SIZE, 3])
+    left = {node.op for node in graph_def.node} - {"Placeholder", "Const", "Conv2D", "BiasAdd"}
+    ops = {"Relu", "ConcatV2", "AvgPool", "Reshape", "MatMul", "Add", "Softmax"}
+    assert left == ops  # no decoder, batch norm, CheckNumerics, Identity or old Concat
+    assert not any(name.startswith("^") for node in graph_def.node for name in node.input)
+
+
+def test_label_image_reads_a_pixels_graph(run, some):
+    answers = [load_classifier(graph).label(some) for graph in (run.pixels, run.graph_path)]
+    for one, other in zip(*answers, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+
+
+def test_a_pixels_graph_tells_the_temperature(mobilenet, tmp_path):
+    """It is not in the output, as in the retrained graph; label_image.py applies it."""
+    graph_def = GraphDef()
+    graph_def.MergeFrom(mobilenet)
+    about = read_metadata(graph_def) | {"trust": {"temperature": 2.5}}
+    set_constant(nodes_by_name(graph_def)[description.METADATA], build_text(about))
+    CONVERTERS["pixels_graph"].save(Source.of(graph_def), str(tmp_path / "p.pb"))
+    assert load_classifier(tmp_path / "p.pb").temperature == 2.5
+
+
+def build_text(about):
+    """The value of a metadata node."""
+    return np.array(json.dumps(about).encode(), object)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P", "JPEG"])
@@ -249,12 +291,13 @@ def test_an_onnx_file_takes_pixels_and_describes_itself(run, pixels, expected):
 
 def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     results = [line.split("\t") for line in run.out.splitlines()]
-    written = [["saved_model", run.saved], ["tflite", run.tflite]]
+    written = [["pixels_graph", run.pixels], ["saved_model", run.saved], ["tflite", run.tflite]]
     written += [["onnx", run.onnx]] if HAS_ONNX else []
     assert results[-len(written) :] == written
     count = re.search(r"\(\d+ of (\d+) photos,", run.err).group(1)
     same = f"the same first label for {count} of {count} photos, probabilities up to "
-    assert len(re.findall(f"^(saved_model|tflite|onnx), .*MB: from pixels {same}", run.err, re.M))
+    kinds = "pixels_graph|saved_model|tflite|onnx"
+    assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
 
@@ -309,7 +352,14 @@ def hidden_and_mirrored(networks):
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize(
-    "kind", ["saved_model", "tflite", "tflite_int8", pytest.param("onnx", marks=needs_onnx)]
+    "kind",
+    [
+        "pixels_graph",
+        "saved_model",
+        "tflite",
+        "tflite_int8",
+        pytest.param("onnx", marks=needs_onnx),
+    ],
 )
 @pytest.mark.parametrize("name", ["mobilenet", "two_networks", "hidden_and_mirrored"])
 def test_other_graphs_agree_as_well(kind, name, request, some, tmp_path):

@@ -41,7 +41,7 @@ def test_vectors_are_not_exported_to_a_folder(tmp_path):
         check(tmp_path, bottlenecks=BottleneckSettings(export_file=str(tmp_path)))
 
 
-@pytest.mark.parametrize("kind", ["tflite", "tflite_int8", "onnx"])
+@pytest.mark.parametrize("kind", ["pixels_graph", "tflite", "tflite_int8", "onnx"])
 def test_a_folder_is_no_file_of_another_format(tmp_path, kind):
     with pytest.raises(WriteError, match="it is a folder"):
         check(tmp_path, formats={kind: tmp_path})

@@ -52,7 +52,7 @@ from retraining.training.optimizers import RATES
         (lambda: NetworkSettings(precision="float8"), "precision must be one of auto"),
         (
             lambda: OutputSettings(formats={"gif": "x"}),
-            "formats must be one of saved_model",
+            "formats must be one of pixels_graph, saved_model",
         ),
     ],
 )
