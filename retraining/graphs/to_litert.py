@@ -416,7 +416,7 @@ def _reversal(writer: _Writer, node: NodeDef) -> None:
 
 
 def _join_gelus(graph_def: GraphDef) -> None:
-    """Turns each x * ((erf(x * sqrt(1/2)) + 1) / 2) into one node, of the op GELU, in place."""
+    """Turns each (x / 2) * (erf(x * sqrt(1/2)) + 1) into one node, of the op GELU, in place."""
     nodes = nodes_by_name(graph_def)
 
     def operand(node: NodeDef | None, op: str, number: float) -> NodeDef | None:
@@ -429,10 +429,10 @@ def _join_gelus(graph_def: GraphDef) -> None:
 
     for node in list(graph_def.node):
         if node.op == "Mul" and len(node.input) == 2:
-            erf = operand(operand(nodes.get(node.input[0]), "Mul", 0.5), "AddV2", 1)
+            half, more = (nodes.get(name) for name in node.input)
+            source, erf = operand(half, "Mul", 0.5), operand(more, "AddV2", 1)
             inner = nodes.get(erf.input[0]) if erf is not None and erf.op == "Erf" else None
-            source = operand(inner, "Mul", math.sqrt(0.5))
-            if source is not None and source.name == node.input[1]:
+            if source is not None and operand(inner, "Mul", math.sqrt(0.5)) is source:
                 node.op = "GELU"
                 set_inputs(node, [source.name])
 

@@ -284,7 +284,7 @@ class _Builder:
         return self.node(name, "AddV2", [x, self.product(f"{name}/fc2", hidden, *second)])
 
     def gelu(self, name: str, x: str) -> str:
-        """Adds x * (erf(x / sqrt(2)) + 1) / 2, in the form that TensorFlow and LiteRT fuse."""
+        """Adds (x / 2) * (erf(x * sqrt(1/2)) + 1), the form that LiteRT's converters fuse."""
         root, one, half = (
             self.constant(f"{name}/{k}", v)
             for k, v in (("root", math.sqrt(0.5)), ("one", 1), ("half", 0.5))
@@ -292,8 +292,8 @@ class _Builder:
         y = self.node(f"{name}/scaled", "Mul", [x, root])
         y = self.node(f"{name}/erf", "Erf", [y])
         y = self.node(f"{name}/more", "AddV2", [y, one])
-        y = self.node(f"{name}/share", "Mul", [y, half])
-        return self.node(name, "Mul", [y, x])
+        x = self.node(f"{name}/halved", "Mul", [x, half])
+        return self.node(name, "Mul", [x, y])
 
     def add_vector(self, x: str) -> None:
         """Adds the last layer norm, the class token and the mean of the patches, side by side."""
