@@ -1,8 +1,9 @@
 """Writes the part of a frozen graph that computes vectors as a LiteRT model, without TensorFlow.
 
 The graph is folded first (see `fold`), so what is left of a convolutional network are a dozen kinds
-of nodes. Each becomes one operator of LiteRT that computes the same in float32; a bias and a ReLU
-join the operator before them. A graph with any other node is refused: it stays with TensorFlow.
+of nodes; a transformer has a few more. Each becomes one operator of LiteRT that computes the same
+in float32; a bias and a ReLU join the operator before them, and the nodes of a GELU become one. A
+graph with any other node is refused: it stays with TensorFlow.
 
 With every change of the numbers, raise twin.CONVERSION.
 
