@@ -457,7 +457,11 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "model_dir",
         help="folder in which the tool looks for networks, and to which it downloads them",
     )
-    network("model_file", help="the frozen graph of the network, instead of one in --model_dir")
+    network(
+        "model_file",
+        help="the frozen graph of the network, instead of one in --model_dir; for dinov2_small and "
+        "dinov2_base, the model.safetensors",
+    )
     add_weights(add)
     choice(
         "layer",

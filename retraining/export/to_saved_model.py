@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from retraining.export.build import labels_bytes
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.messages import GraphDef
+from retraining.graphs.nodes import add_node
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
@@ -106,15 +109,16 @@ def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]
     """
     image = _decode_opaque(tf, image_bytes)[None]
     records = [each.preprocessing for each in source.inputs]
-    resizers = [getattr(tf.raw_ops, record.resizing().op) for record in records]
-    resized = [
-        resize(images=image, size=record.size)[0]
-        for resize, record in zip(resizers, records, strict=True)
-    ]
-    return [
-        (pixels - record.offset) * record.factor
-        for pixels, record in zip(resized, records, strict=True)
-    ]
+    return [(_resize(tf, image, record) - record.offset) * record.factor for record in records]
+
+
+def _resize(tf: TensorFlow, image: Tensor, record: Preprocessing) -> Tensor:
+    """Returns float32 [*size, 3] by the nodes of the network's kernel."""
+    nodes, shape = GraphDef(), (1, -1, -1, 3)
+    add_node(nodes, "image", "Placeholder", dtype="float32", shape=shape)
+    resized = record.resizing().add(nodes, "image", record.size)
+    ends = {"image:0": image}, [f"{resized}:0"]
+    return tf.graph_util.import_graph_def(to_tensorflow(nodes), *ends, name="resize")[0][0]
 
 
 COLOUR_TYPE = 25  # its byte in a PNG file (PNG specification, 11.2.2)

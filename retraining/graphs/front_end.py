@@ -26,7 +26,10 @@ PASSED_ON = (
     *("PlaceholderWithDefault", "Cast"),
 )
 BATCHING = ("ExpandDims", "Pack", "Reshape", "StridedSlice")  # from an image to a batch of it
-RESIZING = ("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea")
+RESIZING = (
+    *("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor", "ResizeArea"),
+    "ScaleAndTranslate",
+)
 ARITHMETIC = ("Sub", "Add", "AddV2", "Mul", "RealDiv", "Div", "BiasAdd")
 DIVISIONS = ("RealDiv", "Div")
 CLIPPING = ("Minimum", "Maximum", "ClipByValue", "Relu")  # by constants

@@ -18,6 +18,7 @@ PerChannel: TypeAlias = float | tuple[float, float, float]  # for all channels, 
 ANY_SIZE: Size = (0, 0)  # images keep their size, for graphs that resize them
 
 LEGACY_BILINEAR = "legacy_bilinear"  # the kernel of the 2015 graph
+ANTIALIASED_CUBIC = "antialiased_cubic"  # Pillow's bicubic kernel, before its rounding
 EXIF = "exif"  # turn images upright by their EXIF orientation
 
 
@@ -140,12 +141,47 @@ def can_scale(mean: PerChannel, std: PerChannel) -> bool:
 class Kernel:
     """A way to resize images.
 
-    `op` is the one that does it in graphs: its inputs are images, float32 [n, height, width, 3],
-    and a size. `resize` gives the same, bit for bit, for one image, uint8 [height, width, 3].
+    `op` is the one that does it in graphs: its first inputs are images, float32
+    [n, height, width, 3], and a size. `resize` gives the same for one image, uint8
+    [height, width, 3]: bit for bit by LEGACY_BILINEAR, within 0.005 by ANTIALIASED_CUBIC.
+    `kernel_type` is set for the op ScaleAndTranslate, which also takes a scale and a shift.
     """
 
     op: str
     resize: Callable[[NDArray[np.uint8], Size], NDArray[np.float32]]
+    kernel_type: bytes = b""
+
+    def add(self, graph_def: GraphDef, images: str, size: Size) -> str:
+        """Appends the nodes that resize `images`; returns the last, which is named after its op."""
+        target = add_constant(graph_def, f"{self.op}/size", np.array(size, np.int32))
+        if not self.kernel_type:
+            return add_node(graph_def, self.op, self.op, [images, target], T="float32")
+        scale = _add_scale(graph_def, self.op, images, size)
+        shift = add_constant(graph_def, f"{self.op}/shift", np.zeros(2, np.float32))
+        inputs, options = [images, target, scale, shift], {"antialias": True}
+        return add_node(
+            graph_def,
+            self.op,
+            self.op,
+            inputs,
+            T="float32",
+            kernel_type=self.kernel_type,
+            **options,
+        )
+
+
+def _add_scale(graph_def: GraphDef, scope: str, images: str, size: Size) -> str:
+    """Appends nodes that give `size` / [height, width] of the images, float32 [2]."""
+    shape = add_node(graph_def, f"{scope}/shape", "Shape", [images], T="float32", out_type="int32")
+    ends = [
+        add_constant(graph_def, f"{scope}/{name}", np.array([value], np.int32))
+        for name, value in (("begin", 1), ("end", 3), ("strides", 1))
+    ]
+    options = {"T": "int32", "Index": "int32"}
+    sides = add_node(graph_def, f"{scope}/sides", "StridedSlice", [shape, *ends], **options)
+    cast = add_node(graph_def, f"{scope}/floats", "Cast", [sides], SrcT="int32", DstT="float32")
+    new = add_constant(graph_def, f"{scope}/new", np.array(size, np.float32))
+    return add_node(graph_def, f"{scope}/scale", "RealDiv", [new, cast], T="float32")
 
 
 def resize_bilinear(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
@@ -187,8 +223,29 @@ def _samples(
     return first, np.minimum(first + 1, old - 1), position - first.astype(np.float32)
 
 
+def resize_cubic(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.float32]:
+    """Resizes uint8 [height, width, 3] to float32 [*size, 3] by a cubic kernel with antialiasing.
+
+    The kernel is as wide as the step between samples where an image shrinks, so that each pixel
+    counts. Pillow computes it (Keys' kernel with a = -0.5); values can lie beyond 0 and 255.
+    """
+    from PIL import Image
+
+    height, width = size
+    resized = [
+        np.asarray(
+            Image.fromarray(channel).convert("F").resize((width, height), Image.Resampling.BICUBIC)
+        )
+        for channel in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.stack(resized, axis=-1)
+
+
 # The legacy kernel is TensorFlow's op with neither of its two options set.
-KERNELS = {LEGACY_BILINEAR: Kernel("ResizeBilinear", resize_bilinear)}
+KERNELS = {
+    LEGACY_BILINEAR: Kernel("ResizeBilinear", resize_bilinear),
+    ANTIALIASED_CUBIC: Kernel("ScaleAndTranslate", resize_cubic, b"keyscubic"),
+}
 
 
 def add_front_end(graph_def: GraphDef, preprocessing: Preprocessing) -> str:
@@ -202,17 +259,16 @@ def add_front_end(graph_def: GraphDef, preprocessing: Preprocessing) -> str:
     Raises:
         PreprocessingError: this version does not know the kernel or the orientation.
     """
-    resize = preprocessing.resizing().op
+    kernel = preprocessing.resizing()
     content = add_node(graph_def, IMAGE_BYTES, "Placeholder", dtype="string", shape=())
     add_node(graph_def, "DecodeJpeg", "DecodeJpeg", [content], channels=3)
     add_node(graph_def, "Cast", "Cast", ["DecodeJpeg"], SrcT="uint8", DstT="float32")
     axis = add_constant(graph_def, "ExpandDims/dim", np.int32(0))
     add_node(graph_def, "ExpandDims", "ExpandDims", ["Cast", axis], T="float32")
     add_any_batch(graph_def, "ExpandDims")
-    size = add_constant(graph_def, f"{resize}/size", np.array(preprocessing.size, np.int32))
-    add_node(graph_def, resize, resize, [ANY_BATCH, size], T="float32")
+    resized = kernel.add(graph_def, ANY_BATCH, preprocessing.size)
     offset = add_constant(graph_def, "Sub/y", preprocessing.offset)
-    add_node(graph_def, "Sub", "Sub", [resize, offset], T="float32")
+    add_node(graph_def, "Sub", "Sub", [resized, offset], T="float32")
     factor = add_constant(graph_def, "Mul/y", preprocessing.factor)
     return add_node(graph_def, "Mul", "Mul", ["Sub", factor], T="float32")
 

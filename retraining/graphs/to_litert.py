@@ -1,8 +1,9 @@
 """Writes the part of a frozen graph that computes vectors as a LiteRT model, without TensorFlow.
 
 The graph is folded first (see `fold`), so what is left of a convolutional network are a dozen kinds
-of nodes. Each becomes one operator of LiteRT that computes the same in float32; a bias and a ReLU
-join the operator before them. A graph with any other node is refused: it stays with TensorFlow.
+of nodes; a transformer has a few more. Each becomes one operator of LiteRT that computes the same
+in float32; a bias and a ReLU join the operator before them, and the nodes of a GELU become one. A
+graph with any other node is refused: it stays with TensorFlow.
 
 With every change of the numbers, raise twin.CONVERSION.
 
@@ -10,6 +11,7 @@ The file follows tensorflow/compiler/mlir/lite/schema/schema.fbs.
 """
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -26,6 +28,7 @@ from retraining.graphs.nodes import (
     constant,
     node_name,
     nodes_by_name,
+    set_inputs,
     type_of,
     users_of,
 )
@@ -46,6 +49,7 @@ def to_litert(graph_def: GraphDef, input_name: str, output_name: str, size: Size
     """
     part = batched_part(graph_def, input_name, output_name)
     fold(part, output_name)
+    _join_gelus(part)
     writer = _Writer(nodes_by_name(part), {n: len(u) for n, u in users_of(part).items()})
     writer.define(input_name, (1, *size, 3))
     for node in in_order(writer.nodes, output_name):
@@ -325,6 +329,7 @@ BINARY = {
     **{"RealDiv": "DIV", "Maximum": "MAXIMUM", "Minimum": "MINIMUM"},
     "SquaredDifference": "SQUARED_DIFFERENCE",
 }
+ENDS = ("begin", "end")  # of a slice
 OPTIONS = ("ADD", "SUB", "MUL", "DIV")  # have a table of options, AddOptions for one
 
 
@@ -411,6 +416,76 @@ def _reversal(writer: _Writer, node: NodeDef) -> None:
     writer.emit(node, writer.shapes[source], operator)
 
 
+def _join_gelus(graph_def: GraphDef) -> None:
+    """Turns each (x / 2) * (erf(x * sqrt(1/2)) + 1) into one node, of the op GELU, in place."""
+    nodes = nodes_by_name(graph_def)
+
+    def operand(node: NodeDef | None, op: str, number: float) -> NodeDef | None:
+        """Returns the node that `node` adds to, or multiplies with, the number."""
+        if node is None or node.op != op or len(node.input) != 2:
+            return None
+        value = constant(nodes, node.input[1])
+        close = value is not None and value.size == 1 and abs(value.item() - number) < 1e-6
+        return nodes.get(node.input[0]) if close else None
+
+    for node in list(graph_def.node):
+        if node.op == "Mul" and len(node.input) == 2:
+            half, more = (nodes.get(name) for name in node.input)
+            source, erf = operand(half, "Mul", 0.5), operand(more, "AddV2", 1)
+            inner = nodes.get(erf.input[0]) if erf is not None and erf.op == "Erf" else None
+            if source is not None and operand(inner, "Mul", math.sqrt(0.5)) is source:
+                node.op = "GELU"
+                set_inputs(node, [source.name])
+
+
+def _gelu(writer: _Writer, node: NodeDef) -> None:
+    source = writer.data(node)
+    options = _options(writer, "GeluOptions", approximate=False)
+    writer.emit(node, writer.shapes[source], _Operator(_kind(writer, "GELU"), [source], options))
+
+
+def _batch_product(writer: _Writer, node: NodeDef) -> None:
+    inputs = [writer.data(node, 0), writer.data(node, 1)]
+    turned = [bool(attribute(node, key).b) for key in ("adj_x", "adj_y")]
+    first, second = (
+        (*shape[:-2], shape[-1], shape[-2]) if swap else shape
+        for shape, swap in zip((writer.shapes[n] for n in inputs), turned, strict=True)
+    )
+    if first[-1] != second[-2] or first[:-2] != second[:-2]:
+        raise ConversionError(f"the shapes of {node.name} do not fit each other")
+    options = _options(writer, "BatchMatMulOptions", adjX=turned[0], adjY=turned[1])
+    operator = _Operator(_kind(writer, "BATCH_MATMUL"), inputs, options)
+    writer.emit(node, (*first[:-1], second[-1]), operator)
+
+
+def _transpose(writer: _Writer, node: NodeDef) -> None:
+    source, order = writer.data(node), writer.value(node, 1).astype(np.int32)
+    shape = tuple(writer.shapes[source][axis] for axis in order)
+    options = _options(writer, "TransposeOptions")
+    operator = _Operator(_kind(writer, "TRANSPOSE"), [source, writer.constant(order)], options)
+    writer.emit(node, shape, operator)
+
+
+def _slice(writer: _Writer, node: NodeDef) -> None:
+    """A StridedSlice x[a:b, :, c:d], which keeps all axes and skips no value."""
+    source = writer.data(node)
+    shape = writer.shapes[source]
+    begin, end, strides = (writer.value(node, index).reshape(-1) for index in (1, 2, 3))
+    others = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+    if (strides != 1).any() or any(attribute(node, key).i for key in others):
+        raise ConversionError(f"{node.name} slices in a way that is not known here")
+    starts, sizes = [0] * len(shape), list(shape)
+    for axis, (first, last) in enumerate(zip(begin, end, strict=True)):
+        from_start, to_end = (attribute(node, f"{key}_mask").i >> axis & 1 for key in ENDS)
+        place = slice(None if from_start else int(first), None if to_end else int(last))
+        starts[axis], stop, _ = place.indices(shape[axis])
+        sizes[axis] = max(stop - starts[axis], 0)
+    places = [writer.constant(np.array(numbers, np.int32)) for numbers in (starts, sizes)]
+    options = _options(writer, "SliceOptions")
+    operator = _Operator(_kind(writer, "SLICE"), [source, *places], options)
+    writer.emit(node, tuple(sizes), operator)
+
+
 def _matrix_product(writer: _Writer, node: NodeDef) -> None:
     """MatMul with constant weights, [width, units]."""
     source, weights = writer.data(node), writer.value(node, 1, "float32")
@@ -445,4 +520,6 @@ CONVERSIONS: Mapping[str, Callable[[_Writer, NodeDef], None]] = {
     **{"BiasAdd": _bias, "ConcatV2": _concatenation, "Mean": _mean, "Pad": _padding},
     **dict.fromkeys(BATCH_NORMS, _batch_norm),
     **{"ReverseV2": _reversal, "MatMul": _matrix_product, "Softmax": _softmax},
+    **{"BatchMatMulV2": _batch_product, "Transpose": _transpose, "StridedSlice": _slice},
+    "GELU": _gelu,
 }

@@ -95,7 +95,7 @@ def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = Fa
         graph_def=graph_def,
         input=network.input,
         bottleneck=network.bottleneck,
-        preprocessing=Preprocessing(size, *_scale(nodes, network, own)),
+        preprocessing=Preprocessing(size, *_scale(nodes, network, own), kernel=network.kernel),
         width=_width(path, graph_def, nodes, network.bottleneck),
         file_sha1=file_sha1,
     )

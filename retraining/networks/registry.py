@@ -12,8 +12,9 @@ from pathlib import Path
 from retraining.errors import RetrainingError
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import IMAGE_BYTES
-from retraining.graphs.preprocessing import PerChannel
+from retraining.graphs.preprocessing import LEGACY_BILINEAR, PerChannel
 from retraining.networks import efficientnet_lite
+from retraining.networks.dinov2 import Dinov2Base, Dinov2Small
 from retraining.networks.keras import BOTTLENECK, KERAS_PREFIX, STOCK, KerasRecipe
 from retraining.networks.recipes import Choice, ChoiceError, ModelFiles, Recipe, RecipeType
 from retraining.networks.saved_models import SavedModelRecipe
@@ -59,6 +60,7 @@ class Network:
     std: PerChannel
     first_weights: tuple[str, tuple[int, ...]] | None = None  # to tell apart networks of one family
     recipe: Recipe | None = None  # makes its file
+    kernel: str = LEGACY_BILINEAR  # resizes images; see Preprocessing
 
     @property
     def file_names(self) -> list[str]:
@@ -137,8 +139,12 @@ MOST_FILES = 100  # in the archive of a network, which has a handful
 SAVED_MODEL = "saved_model"
 RECIPES: dict[str, RecipeType] = {
     "vgg16": Vgg16Recipe,
+    "dinov2_small": Dinov2Small,
+    "dinov2_base": Dinov2Base,
     SAVED_MODEL: SavedModelRecipe,
 }
+# Recipes that read the model file that the user names; for others, it is the frozen graph.
+READ_MODEL_FILE = (SAVED_MODEL, "dinov2_small", "dinov2_base")
 
 
 def describe_names() -> str:
@@ -183,6 +189,7 @@ def made_by(recipe: Recipe) -> Network:
         mean=recipe.mean,
         std=recipe.std,
         recipe=recipe,
+        kernel=getattr(recipe, "kernel", LEGACY_BILINEAR),
     )
 
 

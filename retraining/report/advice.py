@@ -333,6 +333,7 @@ def network_title(name: str) -> str:
         "efficientnet_lite": "EfficientNet-Lite",
         "mobilenet_": "MobileNet ",
         "vgg16": "VGG16",
+        "dinov2_": "DINOv2 ",
     }
     for start, text in spelled.items():
         if name.startswith(start):

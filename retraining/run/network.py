@@ -64,7 +64,7 @@ def choose_network(
     """Returns (Network, its file): as set, or Inception-v3, or else the embedded network."""
     name = settings.architecture or registry.DEFAULT
     wanted = registry.find(name, settings.choice_for(name))
-    if settings.model_file and settings.architecture != registry.SAVED_MODEL:
+    if settings.model_file and settings.architecture not in registry.READ_MODEL_FILE:
         return wanted, settings.model_file
     folder, offline = settings.model_dir, settings.offline
     try:

@@ -19,7 +19,7 @@ from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.runtimes import AUTO, LITERT, RUNTIMES
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
-from retraining.networks.registry import NETWORKS, SAVED_MODEL
+from retraining.networks.registry import NETWORKS, READ_MODEL_FILE
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.source import FOLDER, LABELS_FROM
 from retraining.photos.split import TESTING, VALIDATION, SplitOptions
@@ -134,7 +134,7 @@ class NetworkSettings:
         """Returns the Choice for one of `names`; of two networks, only recipes take it."""
         if name in NETWORKS and len(self.names) > 1:
             return Choice()
-        model_file = self.model_file if name == SAVED_MODEL else None
+        model_file = self.model_file if name in READ_MODEL_FILE else None
         return replace(self.choice, model_file=model_file)
 
 

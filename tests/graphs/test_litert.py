@@ -47,6 +47,10 @@ def conv(x, *shape, **how):
     return tf1.nn.conv2d(x, weights(*shape), **how)
 
 
+def gelu(x, half=0.5, root=0.5**0.5, one=1.0):
+    return (x * np.float32(half)) * (tf.math.erf(x * np.float32(root)) + np.float32(one))
+
+
 CASES = {
     "strides": lambda x: conv(x, 3, 3, 3, 5, strides=2),
     "unequal strides": lambda x: conv(x, 3, 2, 3, 5, strides=[1, 2, 1, 1]),
@@ -74,6 +78,13 @@ CASES = {
     "a relu that two read": lambda x: (lambda y: conv(tf.nn.relu(y), 1, 1, 4, 4) + y)(
         conv(x, 3, 3, 3, 4)
     ),
+    "gelu": gelu,
+    "gelu, approximately": lambda x: x * (tf.math.tanh(0.8 * x) + 1) / 2,
+    "attention": lambda x: tf.matmul(tf.nn.softmax(tf.matmul(x, x, transpose_b=True)), x),
+    "transposed product": lambda x: tf.matmul(x, x, transpose_a=True),
+    "transposed": lambda x: tf.transpose(x, [0, 3, 1, 2]),
+    "slices": lambda x: tf.concat([x[:, 2:], x[:, :-2], x[:, 1:-1]], 2),
+    "slice of the last axis": lambda x: x[:, :, :, 1:],
     "swish": lambda x: x * tf.sigmoid(x),
     "scale": lambda x: (x - np.float32([1, 2, 3])) / np.float32(4),
     "constant minus": lambda x: np.float32(2) - x,
@@ -107,7 +118,13 @@ def test_each_operator_computes_what_tensorflow_does(case):
         (lambda x: tf.nn.elu(x), "no operator for Elu"),
         (lambda x: tf.cast(tf.cast(x, tf.float64) * 2, tf.float32), "no operator for Cast"),
         (lambda x: conv(x, 3, 3, 1, 6), "groups of channels"),
-        (lambda x: tf.matmul(x, x, transpose_b=True), "no operator for BatchMatMul"),
+        (tf.math.erf, "no operator for Erf"),
+        (lambda x: gelu(x, half=0.6), "no operator for Erf"),
+        (lambda x: gelu(x, root=0.6), "no operator for Erf"),
+        (lambda x: gelu(x, one=1.1), "no operator for Erf"),
+        (lambda x: x[:, ::2], "slices in a way"),
+        (lambda x: x[:, 1], "slices in a way"),
+        (lambda x: tf.matmul(x[:, :1], x, transpose_b=True), "do not fit each other"),
         (lambda x: tf.pad(x, [[0, 0], [1, 1], [0, 0], [0, 0]], "REFLECT"), "MirrorPad"),
         (lambda x: tf.split(x, 3, 3)[1], "no operator for"),
     ],

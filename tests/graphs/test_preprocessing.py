@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 
 from retraining.graphs.messages import GraphDef
+from retraining.graphs.nodes import add_node
 from retraining.graphs.preprocessing import (
+    ANTIALIASED_CUBIC,
     Preprocessing,
     PreprocessingError,
     add_front_end,
@@ -17,9 +19,11 @@ from retraining.graphs.preprocessing import (
     resize_bilinear,
     spelled,
 )
+from retraining.graphs.read import to_tensorflow
 
 USUAL = Preprocessing((299, 200), 128.0, 64.0)
 IMAGENET = Preprocessing((224, 224), (123.7, 116.0, 103.5), (58.4, 57.1, 57.4))
+CUBIC = replace(IMAGENET, size=(32, 30), kernel=ANTIALIASED_CUBIC)
 UNKNOWN = replace(IMAGENET, kernel="bicubic", orientation="none")
 
 
@@ -37,7 +41,7 @@ def test_another_record_is_written_in_full():
     assert spelled(UNKNOWN.mean) == "(123.7, 116, 103.5)"
 
 
-@pytest.mark.parametrize("record", [USUAL, IMAGENET, UNKNOWN])
+@pytest.mark.parametrize("record", [USUAL, IMAGENET, CUBIC, UNKNOWN])
 def test_a_description_is_read_back(record):
     assert Preprocessing.of(json.loads(json.dumps(record.describe()))) == record
 
@@ -69,3 +73,44 @@ def test_images_are_resized_to_the_bits_of_tensorflows_op(old, new):
     found = resize_bilinear(pixels, new)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected.numpy())
+
+
+def run_graph(nodes, feeds, output):
+    """The value of a node, by TensorFlow."""
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        tf.graph_util.import_graph_def(to_tensorflow(nodes), name="")
+        fed = {graph.get_tensor_by_name(f"{name}:0"): value for name, value in feeds.items()}
+        return session.run(f"{output}:0", fed)
+
+
+@pytest.mark.parametrize("shape", [(500, 375), (40, 90), (31, 17), (1, 1), (7, 600), (33, 31)])
+def test_the_antialiased_kernel_is_tensorflows(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    nodes = GraphDef()
+    add_node(nodes, "images", "Placeholder", dtype="float32", shape=(-1, -1, -1, 3))
+    kernel = CUBIC.resizing()
+    end = kernel.add(nodes, "images", CUBIC.size)
+    expected = run_graph(nodes, {"images": pixels[None].astype(np.float32)}, end)[0]
+    # 0.005 of 255 are less than 1e-4 of what a network takes, since a std is 50 or more.
+    np.testing.assert_allclose(kernel.resize(pixels, CUBIC.size), expected, atol=5e-3)
+
+
+def test_the_antialiased_kernel_counts_every_pixel():
+    stripes = np.zeros((80, 80, 3), np.uint8)
+    stripes[::2] = 200
+    inner = CUBIC.resizing().resize(stripes, CUBIC.size)[2:-2]
+    np.testing.assert_allclose(
+        inner, 100, atol=15
+    )  # the kernel without antialiasing gives 0 or 200
+
+
+def test_the_front_end_resizes_by_the_kernel():
+    nodes = GraphDef()
+    add_front_end(nodes, CUBIC)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 50, 60, 3)).astype(np.float32)
+    found = run_graph(nodes, {"ExpandDims/any_batch": pixels}, "Mul")
+    resized = [CUBIC.resizing().resize(image.astype(np.uint8), CUBIC.size) for image in pixels]
+    expected = (np.stack(resized) - CUBIC.offset) * CUBIC.factor
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert CUBIC.facts()[-1] == ("kernel", "antialiased_cubic")
+    assert Preprocessing.of(CUBIC.describe()) == CUBIC
