@@ -35,7 +35,7 @@ from retraining.export.to_tflite import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import nodes_by_name, set_constant, sizes_of
+from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant, sizes_of
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
@@ -161,6 +161,15 @@ def test_a_pixels_graph_tells_the_temperature(mobilenet, tmp_path):
     set_constant(nodes_by_name(graph_def)[description.METADATA], build_text(about))
     CONVERTERS["pixels_graph"].save(Source.of(graph_def), str(tmp_path / "p.pb"))
     assert load_classifier(tmp_path / "p.pb").temperature == 2.5
+
+
+def test_label_image_refuses_a_pixels_graph_of_two_networks(two_networks, tmp_path):
+    CONVERTERS["pixels_graph"].save(Source.of(two_networks), str(tmp_path / "p.pb"))
+    about = read_metadata(read_graph(tmp_path / "p.pb"))
+    assert list(about["inputs"]) == ["Mul", "second/input"]
+    assert about["inputs"]["second/input"] == {"size": [128, 128], "mean": 127.5, "std": 127.5}
+    with pytest.raises(GraphError, match="the graph needs a value for 'second/input'"):
+        load_classifier(tmp_path / "p.pb")
 
 
 def build_text(about):
