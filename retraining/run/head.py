@@ -7,7 +7,8 @@ import time
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.vectors import Labelled
-from retraining.evaluation.learning_curve import SizePoint, compare_sizes
+from retraining.evaluation import learning_curve
+from retraining.evaluation.learning_curve import SizePoint
 from retraining.evaluation.temperature import (
     FEWEST_PHOTOS,
     TEMPERATURES,
@@ -23,6 +24,7 @@ from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
 from retraining.run.notes import RunContext
 from retraining.run.settings import RunSettings
+from retraining.system.observer import Late
 from retraining.training import search
 from retraining.training.head import Evaluation, Head
 from retraining.training.head import evaluate as evaluate_head
@@ -127,19 +129,26 @@ def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
     )
 
 
-def try_fewer_photos(bottlenecks: Bottlenecks, trained: Trained) -> list[SizePoint]:
+def try_fewer_photos(
+    bottlenecks: Bottlenecks, trained: Trained, run: RunContext
+) -> list[SizePoint]:
     """Returns the SizePoints, which tell whether more photos help; ignores distorted views.
 
-    There are none if the quickly trained heads are far less accurate than the trained one.
+    There are none if that would take too long, or if the quickly trained heads are far less
+    accurate than the trained one.
     """
     training, *parts = (bottlenecks.labelled[part] for part in SPLITS)
+    photos, classes = len(bottlenecks.examples[TRAINING]), len(bottlenecks.labels)
+    weights = sum(array.size for array in trained.head.parameters)
+    if reason := learning_curve.limit(photos, weights, classes, trained.settings):
+        log.info(f"skipped training on fewer photos, which tells whether more would help: {reason}")
+        return []
     held_out = Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in parts])
-    points = compare_sizes(
-        training.first(len(bottlenecks.examples[TRAINING])),
-        held_out,
-        len(bottlenecks.labels),
-        trained.settings,
-    )
+    bar = run.observer.progress("training on fewer photos", "head")
+    with Late(bar, len(learning_curve.SIZE_SHARES)) as shown:
+        points = learning_curve.compare_sizes(
+            training.first(photos), held_out, classes, trained.settings, shown.update
+        )
     right = trained.head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
     return [] if points and far_below(points[-1].right, right) else points
 
