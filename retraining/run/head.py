@@ -44,7 +44,7 @@ def train_head(
 ) -> Trained:
     """Trains the head; shows its course in TensorBoard and to the observer."""
     if run.settings.head.search:
-        return find_head(bottlenecks, extractor, run.settings)
+        return find_head(bottlenecks, extractor, run)
     how, started = run.settings.head.training, time.perf_counter()
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -86,14 +86,15 @@ def describe_end(step: Step) -> None:
         )
 
 
-def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, settings: RunSettings) -> Trained:
+def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, run: RunContext) -> Trained:
     """Trains heads with several strengths of L2; logs each candidate and returns the best."""
-    found, started = [], time.perf_counter()
+    found, settings, started = [], run.settings, time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     classes, how = len(bottlenecks.labels), settings.head.training
-    for candidate in search.candidates(training, validation, classes, how):
-        found.append(candidate)
-        log.info(describe_candidate(candidate))
+    with Late(run.observer.progress("training", "step")) as shown:
+        for candidate in search.candidates(training, validation, classes, how, shown.update):
+            found.append(candidate)
+            log.info(describe_candidate(candidate))
     best, course = search.best(found), search.course_of(found)
     with open_log(extractor, settings) as tensorboard:
         for step in course:
