@@ -5,13 +5,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.classic_cache import ClassicCache, ImportCounts, take_over
-from retraining.bottlenecks.extract import Extractor, Job, VectorSource, fill_store
+from retraining.bottlenecks.extract import Extractor, Job, ShowProgress, VectorSource, fill_store
 from retraining.bottlenecks.parquet import VectorFile, VectorFileError, vectors_content
 from retraining.bottlenecks.ray_engine import Local, Ray
 from retraining.bottlenecks.store import BottleneckStore
@@ -22,9 +22,11 @@ from retraining.photos.formats import PIXELS
 from retraining.photos.reader import Distortions
 from retraining.photos.source import BadImage
 from retraining.photos.split import SPLITS, TESTING, TRAINING
-from retraining.system.observer import Late, Observer
+from retraining.system.observer import Bar, Late, Observer
 from retraining.system.ranges import Range, check_ranges, spell_paths
 from retraining.system.text import counted, some
+
+Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,9 @@ def compute_bottlenecks(
         ]
         for store, part in zip(stores, extractor.parts, strict=True):
             import_vectors(store, dataset, part, settings.classic_folder)
-            reasons |= fill_store(store, good, part, bar, dataset.broken)
+            with Late(observer.progress("looking up vectors", "img")) as shown:
+                store.seen = shown.update
+                reasons |= fill_store(store, good, part, after(shown, bar), dataset.broken)
             good = [job for job in good if job.example.key not in reasons]
         with Late(observer.progress("reading vectors", "img")) as shown:
             for store in stores:
@@ -99,6 +103,16 @@ def compute_bottlenecks(
     unreadable = [BadImage(e.path, reasons[e.key]) for e in dataset.examples if e.key in reasons]
     bad = [*dataset.bad, *unreadable]
     return Bottlenecks(dataset.labels, examples, labelled, bad, imported, factors, dataset.given)
+
+
+def after(shown: Late, bar: Bar) -> ShowProgress:
+    """Returns a function that ends the display `shown` and then starts the `bar`."""
+
+    def start(iterable: Iterable[Item], /, total: int) -> Iterable[Item]:
+        shown.end()
+        return bar(iterable, total=total)
+
+    return start
 
 
 def open_store(extractor: Extractor, folder: str) -> BottleneckStore:

@@ -1,5 +1,6 @@
 """Measures how good the head is with fewer photos, to tell whether more photos would help."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,9 @@ SIZE_STEPS = 300  # for up to FEW_CLASSES classes; k times as many for k times a
 FEW_CLASSES = 10
 MOST_STEPS = 3000  # for any number of classes
 SIZE_BATCH = 50
+# Photos x weights that the steps of one head may multiply. A core takes some ten seconds for them.
+MOST_WORK = 80_000_000_000
+LBFGS_STEPS = 100  # that L-BFGS, which reads all photos in each, usually takes
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,11 @@ class SizePoint:
 
 
 def compare_sizes(
-    training: Labelled, held_out: Labelled, classes: int, options: TrainingOptions
+    training: Labelled,
+    held_out: Labelled,
+    classes: int,
+    options: TrainingOptions,
+    count: Callable[[int], object] = int,
 ) -> list[SizePoint]:
     """Trains heads on shares SIZE_SHARES of each class's photos; returns a SizePoint for each.
 
@@ -49,20 +57,43 @@ def compare_sizes(
         held_out: vectors of the photos to evaluate on.
         classes: number of classes.
         options: how the real head is trained.
+        count: called with the number of heads trained since the last call.
     """
     order = _spread_classes(training.targets, options.seed)
     points: list[SizePoint] = []
     sizes = sorted({max(classes, round(share * len(order))) for share in SIZE_SHARES})
     if len(sizes) < 2 or not len(held_out.targets):
         return []
+    count(0)
     for photos in sizes:
         rows = np.sort(order[:photos])
         head = _quick_head(training, rows, classes, options)
+        count(1)
         if not head.is_finite:
             return []
         answers = head.probabilities(held_out.vectors).argmax(axis=1)
         points.append(SizePoint(len(rows), answers == held_out.targets))
     return points
+
+
+def limit(photos: int, weights: int, classes: int, options: TrainingOptions) -> str | None:
+    """Returns why `compare_sizes` would take too long, or None if it would not.
+
+    Args:
+        photos: number of training photos.
+        weights: number of weights of a head.
+        classes: number of classes.
+        options: how the real head is trained.
+    """
+    read = photos * LBFGS_STEPS if options.optimizer == LBFGS else SIZE_BATCH * _steps(classes)
+    if read * weights <= MOST_WORK:
+        return None
+    return f"it would take too long for {photos} photos of {classes} classes"
+
+
+def _steps(classes: int) -> int:
+    """Returns the number of steps with which heads of that many classes are trained."""
+    return min(MOST_STEPS, SIZE_STEPS * max(1, classes // FEW_CLASSES))
 
 
 def _spread_classes(targets: NDArray[np.integer], seed: int) -> NDArray[np.integer]:
@@ -103,7 +134,7 @@ def _quick(options: TrainingOptions, classes: int) -> TrainingOptions:
         options,
         optimizer=optimizer,
         learning_rate=None if optimizer == LBFGS else options.rate,
-        steps=min(MOST_STEPS, SIZE_STEPS * max(1, classes // FEW_CLASSES)),
+        steps=_steps(classes),
         epochs=None,
         train_batch_size=SIZE_BATCH,
     )

@@ -64,7 +64,11 @@ def _beside_guessing(evaluation: Mapping[str, Any]) -> str:
 def more_photos(gain: Mapping[str, Any] | None) -> tuple[str, str]:
     """Answers 'would more photos help?' from a record's `sizes.gain`: (short answer, why)."""
     if gain is None:
-        return "Unknown", "There were too few photos to compare training with fewer."
+        return (
+            "Unknown",
+            "The run did not train on fewer photos to compare: there were too few photos for it, "
+            "or so many photos and classes that it would take too long.",
+        )
     low, high = gain["interval"]
     change = f"{gain['accuracy'] * 100:+.1f} percentage points"
     why = (

@@ -7,7 +7,8 @@ import time
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.extract import VectorSource
 from retraining.bottlenecks.vectors import Labelled
-from retraining.evaluation.learning_curve import SizePoint, compare_sizes
+from retraining.evaluation import learning_curve
+from retraining.evaluation.learning_curve import SizePoint
 from retraining.evaluation.temperature import (
     FEWEST_PHOTOS,
     TEMPERATURES,
@@ -23,6 +24,7 @@ from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
 from retraining.run.notes import RunContext
 from retraining.run.settings import RunSettings
+from retraining.system.observer import Late
 from retraining.training import search
 from retraining.training.head import Evaluation, Head
 from retraining.training.head import evaluate as evaluate_head
@@ -42,7 +44,7 @@ def train_head(
 ) -> Trained:
     """Trains the head; shows its course in TensorBoard and to the observer."""
     if run.settings.head.search:
-        return find_head(bottlenecks, extractor, run.settings)
+        return find_head(bottlenecks, extractor, run)
     how, started = run.settings.head.training, time.perf_counter()
     course: list[Step] = []
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
@@ -84,14 +86,15 @@ def describe_end(step: Step) -> None:
         )
 
 
-def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, settings: RunSettings) -> Trained:
+def find_head(bottlenecks: Bottlenecks, extractor: VectorSource, run: RunContext) -> Trained:
     """Trains heads with several strengths of L2; logs each candidate and returns the best."""
-    found, started = [], time.perf_counter()
+    found, settings, started = [], run.settings, time.perf_counter()
     training, validation = (bottlenecks.labelled[part] for part in (TRAINING, VALIDATION))
     classes, how = len(bottlenecks.labels), settings.head.training
-    for candidate in search.candidates(training, validation, classes, how):
-        found.append(candidate)
-        log.info(describe_candidate(candidate))
+    with Late(run.observer.progress("training", "step")) as shown:
+        for candidate in search.candidates(training, validation, classes, how, shown.update):
+            found.append(candidate)
+            log.info(describe_candidate(candidate))
     best, course = search.best(found), search.course_of(found)
     with open_log(extractor, settings) as tensorboard:
         for step in course:
@@ -127,19 +130,26 @@ def warn_of_scores(held_out: Evaluation, classes: int, steps: int) -> None:
     )
 
 
-def try_fewer_photos(bottlenecks: Bottlenecks, trained: Trained) -> list[SizePoint]:
+def try_fewer_photos(
+    bottlenecks: Bottlenecks, trained: Trained, run: RunContext
+) -> list[SizePoint]:
     """Returns the SizePoints, which tell whether more photos help; ignores distorted views.
 
-    There are none if the quickly trained heads are far less accurate than the trained one.
+    There are none if that would take too long, or if the quickly trained heads are far less
+    accurate than the trained one.
     """
     training, *parts = (bottlenecks.labelled[part] for part in SPLITS)
+    photos, classes = len(bottlenecks.examples[TRAINING]), len(bottlenecks.labels)
+    weights = sum(array.size for array in trained.head.parameters)
+    if reason := learning_curve.limit(photos, weights, classes, trained.settings):
+        log.info(f"skipped training on fewer photos, which tells whether more would help: {reason}")
+        return []
     held_out = Labelled.join([part.thinned(MOST_HELD_OUT // 2) for part in parts])
-    points = compare_sizes(
-        training.first(len(bottlenecks.examples[TRAINING])),
-        held_out,
-        len(bottlenecks.labels),
-        trained.settings,
-    )
+    bar = run.observer.progress("training on fewer photos", "head")
+    with Late(bar, len(learning_curve.SIZE_SHARES)) as shown:
+        points = learning_curve.compare_sizes(
+            training.first(photos), held_out, classes, trained.settings, shown.update
+        )
     right = trained.head.logits(held_out.vectors).argmax(axis=1) == held_out.targets
     return [] if points and far_below(points[-1].right, right) else points
 

@@ -110,6 +110,8 @@ def find_photos(run: RunContext) -> RunPhotos:
     photos, scan = run.settings.photos, scan_options(run.settings)
     source = open_source(provide_archive(run), photos.photo_table)
     once = source.remote or isinstance(run.settings.bottlenecks.engine, Ray)
+    if source.remote:
+        run.observer.tell("listing the photos at the URL")
     if source.remote or (once and run.settings.needed_splits):
         check_scan(source.scan(scan), run.settings)
     return RunPhotos(source, None if once else read_photos(source, scan, run))

@@ -44,7 +44,7 @@ def retrain(
     trained = train_head(bottlenecks, extractor, run)
     run.lap("training")
     auditing = start_audit(bottlenecks, trained.head, settings)  # goes on beside the next steps
-    sizes = try_fewer_photos(bottlenecks, trained)
+    sizes = try_fewer_photos(bottlenecks, trained, run)
     run.lap("trying fewer photos")
     validated = cross_validate_photos(bottlenecks, run)
     run.lap("cross-validation")

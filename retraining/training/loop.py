@@ -257,11 +257,16 @@ def objective_of(targets: NDArray[np.integer], classes: int, options: TrainingOp
 
 
 def follow_lbfgs(
-    head: Head, training: Labelled, validation: Labelled, options: TrainingOptions
+    head: Head,
+    training: Labelled,
+    validation: Labelled,
+    options: TrainingOptions,
+    count: Callable[[int], object] = int,
 ) -> list[Step]:
     """Fits `head` in place by L-BFGS; returns the Steps with evaluations, the final one last.
 
-    Each evaluation uses at most MOST_EVALUATED training photos.
+    Each evaluation uses at most MOST_EVALUATED training photos. `count` is called with 1 after each
+    step.
     """
     data = training.vectors, training.targets
     seen, held_out = training.thinned(MOST_EVALUATED), validation
@@ -274,6 +279,7 @@ def follow_lbfgs(
         return Step(number, now, trained, other)
 
     def after(number: int) -> None:
+        count(1)
         if number % options.eval_step_interval == 0:
             steps.append(look(number, head))
 
@@ -281,9 +287,9 @@ def follow_lbfgs(
         return objective.loss_and_gradients(head, data)
 
     frame = Frame(training.vectors[rows])
-    count = lbfgs(head.parameters, loss_and_gradients, frame, options.steps, after)
-    check_finite(head, count, options)
-    return [step for step in steps if step.number < count - 1] + [look(max(0, count - 1), head)]
+    taken = lbfgs(head.parameters, loss_and_gradients, frame, options.steps, after)
+    check_finite(head, taken, options)
+    return [step for step in steps if step.number < taken - 1] + [look(max(0, taken - 1), head)]
 
 
 def _until_no_better(steps: Iterable[Step], last: int, patience: int) -> Iterator[Step]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from retraining.metrics.classification import softmax
 from retraining.training.head import Head
 
+ANSWERS_AT_ONCE = 1_000_000  # photos x classes whose float64 logits are in memory, 8 MB an array
+
 AnyFloat = TypeVar("AnyFloat", bound=np.floating)
 # Vectors float32 [n, width] and the class index of each, int [n].
 VectorBatch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.integer]]
@@ -59,13 +61,32 @@ class Objective:
     def loss_and_gradients(
         self, head: Head, batch: VectorBatch
     ) -> tuple[float, list[NDArray[np.float32]]]:
-        """Returns (loss, gradients as in `gradients`), without dropout."""
+        """Returns (loss, gradients as in `gradients`), without dropout.
+
+        Takes ANSWERS_AT_ONCE at a time, so that many photos of many classes take little memory.
+        """
+        vectors, targets = batch
+        step = max(1, ANSWERS_AT_ONCE // len(head.bias))
+        loss, gradients = self._penalty(head), [np.zeros_like(p) for p in head.parameters]
+        for start in range(0, len(targets), step):
+            part = vectors[start : start + step], targets[start : start + step]
+            share = len(part[1]) / len(targets)
+            loss_of_part, of_part = self._part(head, part, share)
+            loss += share * loss_of_part
+            for gradient, more in zip(gradients, of_part, strict=True):
+                gradient += more
+        return loss, gradients
+
+    def _part(
+        self, head: Head, batch: VectorBatch, share: float
+    ) -> tuple[float, list[NDArray[np.float32]]]:
+        """Returns (loss without L2, `share` times the gradients) of a batch, without dropout."""
         vectors, targets = batch
         inputs, _ = self._forward(head, vectors, None)
         logits = (inputs[-1] @ head.weights + head.bias).astype(np.float64)
-        loss = self._data_loss(logits, targets) + self._penalty(head)
-        error = self._errors(softmax(logits), targets, 1.0).astype(np.float32)
-        return loss, self._backward(head, inputs, [None] * len(head.hidden), error, 1.0)
+        loss = self._data_loss(logits, targets)
+        error = self._errors(softmax(logits), targets, share).astype(np.float32)
+        return loss, self._backward(head, inputs, [None] * len(head.hidden), error, share)
 
     def _forward(
         self, head: Head, vectors: NDArray[np.float32], rng: np.random.Generator | None

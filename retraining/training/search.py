@@ -1,6 +1,6 @@
 """Fits softmax layers with several strengths of L2, picks the best on validation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +41,11 @@ class Candidate:
 
 
 def candidates(
-    training: Labelled, validation: Labelled, classes: int, options: TrainingOptions
+    training: Labelled,
+    validation: Labelled,
+    classes: int,
+    options: TrainingOptions,
+    count: Callable[[int], object] = int,
 ) -> Iterator[Candidate]:
     """Yields a Candidate for each of STRENGTHS; each fit starts from the head of the previous one.
 
@@ -52,6 +56,7 @@ def candidates(
         training: vectors of the training photos; every class has an example.
         validation: vectors of the validation photos.
         options: only seed, class weights and label smoothing are used.
+        count: called with 1 after each step of L-BFGS.
 
     Raises:
         TrainingError: there are no validation photos, or the vectors allow no fit.
@@ -74,7 +79,7 @@ def candidates(
             eval_step_interval=AUTO_INTERVAL,
             learning_rate=None,
         )
-        steps = follow_lbfgs(head, training, validation, strength_options)
+        steps = follow_lbfgs(head, training, validation, strength_options, count)
         course = [replace(step, number=step.number + number) for step in steps]
         check_use(head, training, strength_options)
         tried.append(Candidate(head.copy(), strength_options, course))

@@ -113,6 +113,26 @@ def test_vectors_labels_and_splits_belong_together(computed):
     assert bottlenecks.factors is None
 
 
+def test_looking_up_and_reading_many_vectors_show_progress(computed, photos, network, monkeypatch):
+    monkeypatch.setattr("retraining.system.observer.LATE_SECONDS", 0)
+    bottlenecks, folder = computed
+    shown = {}
+
+    class Watcher(Silent):
+        def progress(self, label, unit):
+            def bar(iterable, total=None):
+                made = Silent.progress(self, label, unit)(iterable, total)
+                made.update = lambda n: shown.__setitem__(label, shown.get(label, 0) + n)
+                return made
+
+            return bar
+
+    settings = BottleneckSettings(str(folder))
+    compute_bottlenecks(load_dataset(str(photos)), extractor_of(network), settings, Watcher())
+    count = len({e.key for of_split in bottlenecks.examples.values() for e in of_split})
+    assert shown == {"looking up vectors": count, "reading vectors": count}
+
+
 def test_moving_and_renaming_recomputes_nothing_and_changing_one_does(
     tmp_path, compute, computed, photos, idle
 ):

@@ -69,3 +69,26 @@ def test_a_single_size_or_nothing_held_out_is_no_comparison(monkeypatch):
 def test_sizes_are_not_compared_where_training_goes_astray():
     data = Labelled(np.full((8, 2), 1e30, "f4"), np.arange(8) % 2)
     assert compare_sizes(data, data, 2, TrainingOptions(learning_rate=1e30)) == []
+
+
+@pytest.mark.parametrize(
+    ("photos", "weights", "classes", "settings", "too_long"),
+    [
+        (1_000_000, 1280 * 10, 10, {}, False),  # the number of photos does not matter
+        (5_000, 1280 * 400, 400, {}, False),
+        (50_000, 1280 * 1000, 1000, {}, True),
+        (4_000, 2048 * 10, 10, {"optimizer": "lbfgs"}, False),
+        (1_000_000, 1280 * 10, 10, {"optimizer": "lbfgs"}, True),  # it reads all photos
+    ],
+)
+def test_what_takes_too_long_is_told(photos, weights, classes, settings, too_long):
+    told = learning_curve.limit(photos, weights, classes, TrainingOptions(**settings))
+    assert told == (
+        f"it would take too long for {photos} photos of {classes} classes" if too_long else None
+    )
+
+
+def test_trained_heads_are_counted():
+    counts = []
+    compare_sizes(noisy(400), noisy(300), 2, TrainingOptions(learning_rate=0.1), counts.append)
+    assert counts == [0, 1, 1, 1, 1]

@@ -6,8 +6,12 @@ import pytest
 from retraining.bottlenecks.compute import Bottlenecks
 from retraining.bottlenecks.vectors import Labelled
 from retraining.photos.split import SPLITS
-from retraining.run.head import fit_trust, warn_of_scores
+from retraining.run.head import fit_trust, try_fewer_photos, warn_of_scores
+from retraining.run.notes import RunContext
+from retraining.run.settings import PhotoSettings, RunSettings
+from retraining.system.observer import Silent
 from retraining.training.head import Evaluation, Head
+from retraining.training.loop import Trained, TrainingOptions
 
 
 def test_scores_worse_than_guessing_are_warned_of(caplog):
@@ -32,3 +36,26 @@ def test_a_temperature_at_its_limit_is_told(caplog, scale, limited):
     trusted = fit_trust(Head(np.eye(2, dtype="f4"), np.zeros(2, "f4")), bottlenecks)
     assert (trusted.temperature == 10) == limited
     assert ("the limit of the search" in caplog.text) == limited
+
+
+def test_training_on_fewer_photos_is_skipped_in_words_where_it_takes_too_long(caplog, monkeypatch):
+    caplog.set_level("INFO", "retraining")
+    part = Labelled(np.eye(2, dtype="f4")[np.arange(40) % 2], np.arange(40) % 2)
+    examples = {name: [None] * 40 for name in SPLITS}
+    bottlenecks = Bottlenecks(["a", "b"], examples, dict.fromkeys(SPLITS, part), [], set())
+    head = Head(np.eye(2, dtype="f4"), np.zeros(2, "f4"))
+    trained = Trained(head, [], None, TrainingOptions(), 0.0)
+    run = RunContext(RunSettings(PhotoSettings("x")), Silent())
+    assert [point.photos for point in try_fewer_photos(bottlenecks, trained, run)] == [
+        5,
+        10,
+        20,
+        40,
+    ]
+    assert caplog.messages == []
+    monkeypatch.setattr("retraining.evaluation.learning_curve.MOST_WORK", 6 * 50 * 300 - 1)
+    assert try_fewer_photos(bottlenecks, trained, run) == []
+    assert caplog.messages == [
+        "skipped training on fewer photos, which tells whether more would help: "
+        "it would take too long for 40 photos of 2 classes"
+    ]

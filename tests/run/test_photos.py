@@ -56,7 +56,7 @@ def test_photos_that_no_one_holds_out_are_missed_before_any_vector(tmp_path, eng
 def test_photos_that_take_long_to_find_and_to_hash_show_progress(tmp_path, monkeypatch):
     monkeypatch.setattr("retraining.system.observer.LATE_SECONDS", 0)
     split_folders(tmp_path / "photos", **PARTS)
-    shown = []
+    shown, events = [], []
 
     class Watcher(Silent):
         def progress(self, label, unit):
@@ -66,6 +66,8 @@ def test_photos_that_take_long_to_find_and_to_hash_show_progress(tmp_path, monke
             def counting(iterable, total=None):
                 made = bar(iterable, total)
                 made.update = lambda n: of_label.__setitem__(1, of_label[1] + n)
+                made.close = lambda: events.append(f"{label} ends")
+                events.append(label)
                 return made
 
             return counting
@@ -74,6 +76,8 @@ def test_photos_that_take_long_to_find_and_to_hash_show_progress(tmp_path, monke
     settings = RunSettings(PhotoSettings(str(tmp_path / "photos")), bottlenecks=vectors)
     find_photos(RunContext(settings, Watcher()))
     assert shown == [["finding photos", 14], ["hashing photos", 14]]
+    one_by_one = ["finding photos", "finding photos ends", "hashing photos", "hashing photos ends"]
+    assert list(dict.fromkeys(events)) == one_by_one
 
 
 def test_many_classes_that_bad_photos_have_made_small_get_one_warning(caplog):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from retraining.training import loss as loss_module
 from retraining.training.head import Head, first_head
 from retraining.training.loss import Objective, balancing_weights
 
@@ -47,6 +48,17 @@ def test_gradients_are_those_of_the_loss(objective, hidden):
                 losses.append(objective.loss_and_gradients(made, data)[0])
             array[index] = before
             assert slope[index] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=2e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_photos_taken_a_few_at_a_time_give_the_same_loss_and_gradients(monkeypatch, objective):
+    made, data = head((5,)), batch()
+    loss, slopes = objective.loss_and_gradients(made, data)
+    monkeypatch.setattr(loss_module, "ANSWERS_AT_ONCE", 6)  # two of seven photos, three classes
+    again, others = objective.loss_and_gradients(made, data)
+    assert again == pytest.approx(loss, rel=1e-9)
+    for slope, other in zip(slopes, others, strict=True):
+        np.testing.assert_allclose(other, slope, atol=1e-6)
 
 
 def test_the_losses_of_a_case_done_by_hand():

@@ -83,3 +83,10 @@ def test_a_rare_class_counts_as_much_unless_told_otherwise():
 def test_without_validation_photos_there_is_nothing_to_choose_by():
     with pytest.raises(TrainingError, match="validation photos"):
         list(candidates(photos(30, 0), photos(30, 1).first(0), 3, TrainingOptions()))
+
+
+def test_each_step_is_counted():
+    counts = []
+    (*_, last) = candidates(photos(90, 0), photos(300, 1), 3, TrainingOptions(), counts.append)
+    assert set(counts) == {1}
+    assert len(counts) == last.course[-1].number + 1
