@@ -34,7 +34,9 @@ def of_reason(findings, reason):
 # -- labels ----------------------------------------------------------------------------------
 
 
-def test_swapped_labels_rank_first_with_their_own_class_suggested():
+@pytest.mark.parametrize("most_regressed", [label_audit.MOST_REGRESSED, 0])
+def test_swapped_labels_rank_first_with_their_own_class_suggested(monkeypatch, most_regressed):
+    monkeypatch.setattr(label_audit, "MOST_REGRESSED", most_regressed)
     vectors, targets = clusters([60, 40, 50])
     given, rows = swapped(targets, seed=1)
     found = of_reason(label_audit.audit(photos_of(vectors, given)), label_audit.LABEL)
@@ -99,7 +101,9 @@ def test_a_wrong_label_among_25_photos_of_clear_classes_is_found():
     assert (found.path, found.given, found.suggested) == ("7.jpg", "class 3", "class 1")
 
 
-def test_a_class_that_is_one_photo_has_no_prediction():
+@pytest.mark.parametrize("most_regressed", [label_audit.MOST_REGRESSED, 0])
+def test_a_class_that_is_one_photo_has_no_prediction(monkeypatch, most_regressed):
+    monkeypatch.setattr(label_audit, "MOST_REGRESSED", most_regressed)
     vectors, targets = clusters([20, 20, 2, 1])
     groups = np.arange(43)
     groups[41] = groups[40]
@@ -168,6 +172,46 @@ def test_the_regressions_gradient_is_that_of_the_penalised_cross_entropy(monkeyp
         assert gradient[place] == pytest.approx(slope, rel=1e-5)
 
 
+def test_discriminants_are_those_of_gaussians_with_one_shrunk_covariance():
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(40, 6)), rng.integers(0, 3, 40)
+    weights = rng.random(40)
+    slopes, offsets = label_audit.discriminants(features, targets, weights, 4)
+    rows = [targets == k for k in (0, 1, 2)]
+    means = np.stack([np.average(features[own], axis=0, weights=weights[own]) for own in rows])
+    rest = features - means[targets]
+    covariance = np.cov(rest.T, aweights=weights, ddof=0)
+    covariance += np.outer(*2 * [np.average(rest, axis=0, weights=weights)])  # about the means
+    share = label_audit.SHRINKAGE
+    covariance = (1 - share) * covariance + share * np.trace(covariance) / 6 * np.eye(6)
+    distances = [
+        np.einsum("ij,jk,ik->i", features - mean, np.linalg.inv(covariance), features - mean)
+        for mean in means
+    ]
+    expected = -np.stack(distances, axis=1) / 2
+    found = (features @ slopes + offsets)[:, :3]
+    np.testing.assert_allclose(  # but for what all classes have in common
+        found - found.mean(axis=1, keepdims=True),
+        expected - expected.mean(axis=1, keepdims=True),
+        rtol=1e-6,
+        atol=1e-9,
+    )
+    assert offsets[3] == label_audit.IMPOSSIBLE
+
+
+def test_discriminants_are_as_sure_as_they_are_right(monkeypatch):
+    """A thousand photos of two classes that overlap."""
+    monkeypatch.setattr(label_audit, "MOST_REGRESSED", 0)
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1], 500)
+    vectors = rng.normal(size=(1000, 300)).astype(np.float32)
+    vectors[:, 0] += 12 * targets
+    found = label_audit.out_of_fold(label_audit.normalised(vectors), targets, np.arange(1000))
+    right = found.argmax(axis=1) == targets
+    assert found.dtype == np.float32
+    assert found.max(axis=1).mean() == pytest.approx(right.mean(), abs=0.05)
+
+
 def test_reduced_vectors_keep_distances_of_what_has_few_directions():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 10)) @ rng.normal(size=(10, 600))
@@ -185,7 +229,9 @@ def test_the_same_seed_gives_the_same_findings():
     assert label_audit.audit(photos, seed=3) == label_audit.audit(photos, seed=3)
 
 
-def test_swapped_labels_of_real_photos_are_found(shared):
+@pytest.mark.parametrize("most_regressed", [label_audit.MOST_REGRESSED, 0])
+def test_swapped_labels_of_real_photos_are_found(shared, monkeypatch, most_regressed):
+    monkeypatch.setattr(label_audit, "MOST_REGRESSED", most_regressed)
     vectors, targets = read_vectors(shared / "classic_bottlenecks")
     shares = []
     for seed in range(2):
@@ -283,5 +329,6 @@ def test_a_duplicates_reason_names_the_other_and_a_hash_is_no_comment(tmp_path):
 
 def test_limits_are_said():
     assert label_audit.limit(1500, 5) is None
-    assert "and there are 20001" in label_audit.limit(20_001, 2)
-    assert "photos x classes, and there are" in label_audit.limit(20_000, 1000)
+    assert label_audit.limit(50_000, 1000) is None
+    assert "and there are 60001" in label_audit.limit(60_001, 2)
+    assert "photos x classes, and there are" in label_audit.limit(50_000, 2000)
