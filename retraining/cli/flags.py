@@ -413,11 +413,15 @@ def _classes(text: str) -> tuple[str, ...]:
         if "," not in text:
             reason = "is neither a file nor a list of classes with commas between"
             raise argparse.ArgumentTypeError(f"{text} {reason}")
-        return tuple(name.strip() for name in text.split(",") if name.strip())
-    try:
-        return tuple(line for line in read_lines(text, text, MOST_LIST_BYTES) if line.strip())
-    except TextError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        names = [name.strip() for name in text.split(",")]
+    else:
+        try:
+            names = read_lines(text, text, MOST_LIST_BYTES)
+        except TextError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    if classes := tuple(name for name in names if name.strip()):
+        return classes
+    raise argparse.ArgumentTypeError(f"{text} names no class")
 
 
 def _network(name: str) -> str:

@@ -175,7 +175,14 @@ def _explained() -> Iterator[None]:
     except ImageFileError:
         raise
     except Exception as error:
-        raise ImageFileError(f"is a broken image ({one_line(error, 200)})") from error
+        raise ImageFileError(f"is a broken image ({_said_by(error)})") from error
+
+
+def _said_by(error: Exception) -> str:
+    """Returns a decoder's message: as text, and without the address of the file in memory."""
+    first = next(iter(error.args), None)
+    text = first.decode(errors="replace") if isinstance(first, bytes) else one_line(error, 200)
+    return re.sub(r" <_io\.BytesIO object at 0x[0-9a-fA-F]+>", "", text)
 
 
 # -- JPEG ------------------------------------------------------------------------------------

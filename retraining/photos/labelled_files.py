@@ -89,7 +89,9 @@ def files_in_lists(tree: Tree, passed: PassedOver) -> list[LabelledFile]:
     files: list[LabelledFile] = []
     labels: set[str] = set()
     for folder, split in folders.items():
-        rows = dict(_rows(tree, lists[folder][0], labels)) if lists[folder] else {}
+        rows: dict[str, list[str]] = {}
+        for name, of_row in _rows(tree, lists[folder][0], labels) if lists[folder] else ():
+            rows[name] = list(dict.fromkeys([*rows.get(name, ()), *of_row]))
         names = [path for path, _ in content[folder]]
         files += _files_of(split, rows, names, passed)
         missing = rows.keys() - set(map(os.path.basename, names))
@@ -131,6 +133,8 @@ def _rows(tree: Tree, path: str, labels: set[str]) -> Iterator[tuple[str, list[s
         for cells in reader:
             cells = [cell.strip() for cell in cells]
             if not header:
+                if not any(cells):
+                    continue
                 header = _checked(cells, path)
                 labels.update(header[1:])
             elif any(cells):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from retraining.photos.bounds import ImageFileError, check_size
 from retraining.photos.class_folders import scan_class_folders
@@ -177,6 +177,15 @@ def _order(path: str) -> list[tuple[int, str]]:
     """Returns a sort key that puts a folder's files before its folders."""
     *folders, last = path.split("/")
     return [*((1, folder) for folder in folders), (0, last)]
+
+
+def without_secrets(location: str) -> str:
+    """Returns a URL without its user, password, query and fragment; a path as it is."""
+    if not is_url(location):
+        return location
+    parts = urlsplit(location)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:

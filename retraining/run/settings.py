@@ -23,7 +23,7 @@ from retraining.networks.registry import NETWORKS, READ_MODEL_FILE
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.source import FOLDER, LABELS_FROM
 from retraining.photos.split import TESTING, VALIDATION, SplitOptions
-from retraining.photos.url import is_url, local
+from retraining.photos.url import is_url, local, without_secrets
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
@@ -338,13 +338,16 @@ def recorded(settings: RunSettings) -> dict[str, Any]:
     """Returns the settings as plain data for JSON: {name: value}.
 
     `image_dir`, `seed` and `label_audit` are named as the flags are, the others as `step.setting`.
+    The address of photos loses its user, password and query: graphs and reports are passed on.
     """
+    location = without_secrets(settings.photos.image_dir)
     named = {
-        "image_dir": settings.photos.image_dir,
+        "image_dir": location,
         "seed": settings.seed,
         "label_audit": settings.outputs.label_audit,
     }
-    return named | dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
+    steps = dict(_flat({k: v for k, v in asdict(settings).items() if k not in APART}))
+    return named | steps | {"photos.image_dir": location}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -47,7 +47,7 @@ ZSTD_WINDOW = 128 << 20  # bytes; what `zstd --long` takes
 LOCAL_HEADER = 30  # bytes, before the name, in a zip
 LEAST_SHOWN = 32 << 20  # bytes of a compressed tar; smaller ones take no second
 MOST_OPEN = 4  # archives that a process keeps open
-ENCRYPTED = 1  # a flag of a member of a zip
+ENCRYPTED, UTF_8 = 1, 0x800  # flags of a member of a zip
 DOS = 0  # the system whose programs may write \ between the parts of a path in a zip
 
 
@@ -245,11 +245,20 @@ def zip_members(file: BinaryIO) -> Iterator[tuple[str, Member | None]]:
         end = info.header_offset + LOCAL_HEADER + info.compress_size
     for info in infos:
         budget.count_member()
-        # Not .filename: on Windows, zipfile turns its backslashes into slashes.
-        name = info.orig_filename
+        name = _zip_name(info)
         name = name.replace("\\", "/") if info.create_system == DOS else name
         check_member(name)
         yield name, None if name.endswith("/") else _zip_member(info)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Returns a member's name. Programs on Linux write UTF-8 without the flag that says so."""
+    name = info.orig_filename  # on Windows, zipfile turns backslashes of .filename into slashes
+    if info.flag_bits & UTF_8:
+        return name
+    with contextlib.suppress(UnicodeDecodeError):
+        return name.encode("cp437").decode("utf-8")
+    return name
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:

@@ -62,11 +62,19 @@ def test_the_flag_takes_labels_or_a_file(tmp_path):
     assert parse_flags(["--image_dir", "x"], "")[1].photos.classes == ()
 
 
+def test_an_empty_file_names_no_class(tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("\n \n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parse_flags(["--image_dir", "x", "--classes", str(tmp_path / "classes.txt")], "")
+    assert "classes.txt names no class" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
         (["--classes", "a,b,a"], "--classes names a twice"),
         (["--classes", "a,"], "--classes must name at least two classes, but names only a"),
+        (["--classes", ","], "--classes: , names no class"),
         (["--classes", "no.txt"], "no.txt is neither a file nor a list of classes with commas"),
         (["--classes", __file__ + "/.."], "is neither a file nor a list"),
         (["--label_from", "luck"], "invalid choice: 'luck'"),

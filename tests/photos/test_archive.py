@@ -81,6 +81,16 @@ def test_a_folder_around_the_class_folders_is_entered(small, tmp_path):
         load_dataset(f"{whole}/2024")
 
 
+def test_a_link_beside_the_class_folders_is_named(small, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(small, ".")
+        link = tarfile.TarInfo("owl")
+        link.type, link.linkname = tarfile.SYMTYPE, "red"
+        file.addfile(link)
+    (line,) = [w for w in load_dataset(str(tmp_path / "a.tar")).warnings if "passed over" in w]
+    assert "1 folder that cannot be read (owl: it is a link" in line
+
+
 def test_bytes_are_read_by_name_alone(small, packed, monkeypatch):
     name = open_source(packed).path_of("red/photo_01.jpg")
     content = (small / "red" / "photo_01.jpg").read_bytes()

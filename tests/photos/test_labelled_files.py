@@ -134,6 +134,19 @@ def test_lists_in_split_folders_tell_labels(tmp_path):
     ]
 
 
+def test_a_photo_that_two_rows_label_differently_has_several_labels(tmp_path):
+    rows = ["1.jpg,1,0", "2.jpg,0,1", "2.jpg,0,1", "3.jpg,1,0", "3.jpg,0,1"]
+    listed(tmp_path, rows, ["1.jpg", "2.jpg", "3.jpg"], "filename,cat,dog")
+    found = scan(tmp_path)
+    assert counts(found) == {"cat": 1, "dog": 1}
+    assert "1 photo with several labels (3.jpg)" in found.warnings[-1]
+
+
+def test_blank_lines_before_the_header_do_not_count(tmp_path):
+    listed(tmp_path, ["filename,cat,dog", "1.jpg,1,0", "2.jpg,0,1"], ["1.jpg", "2.jpg"], "\n \f")
+    assert counts(scan(tmp_path)) == {"cat": 1, "dog": 1}
+
+
 def test_photos_without_one_label_are_passed_over(tmp_path):
     rows = ["1.jpg,1,0", "2.jpg,0,1", "3.jpg,1,1", "4.jpg,0,0", "gone.jpg,1,0"]
     listed(tmp_path, rows, ["1.jpg", "2.jpg", "3.jpg", "4.jpg"])

@@ -112,6 +112,15 @@ def test_broken_raw_files_are_refused_in_words():
         decode(b"FUJIFILMCCD-RAW 0201".ljust(200, b"\0"))
 
 
+def test_what_a_decoder_says_is_plain_text():
+    pytest.importorskip("rawpy")
+    for content in (b"FUJIFILMCCD-RAW 0201".ljust(200, b"\0"), b"BM".ljust(40, b"\0")):
+        with pytest.raises(ImageFileError) as raised:
+            decode(content)
+        assert "b'" not in str(raised.value)
+        assert "0x" not in str(raised.value)
+
+
 # -- JPEG XL -----------------------------------------------------------------------------------
 
 

@@ -315,7 +315,7 @@ def test_three_equal_numbers_are_as_one(reader, jpeg):
 @pytest.mark.parametrize(
     ("field", "reason"),
     [
-        ("kernel", "resizes images by legacy_bilinear, not by bicubic"),
+        ("kernel", "resizes images by legacy_bilinear, antialiased_cubic, not by bicubic"),
         ("orientation", "turns images by exif, not bicubic"),
     ],
 )

@@ -126,6 +126,12 @@ def test_the_defaults_are_those_of_the_flags():
     assert replace(by_flags, record={"a": 1}) == replace(by_hand, record={"a": 1})
 
 
+def test_a_record_keeps_no_password_of_an_address():
+    secret = PhotoSettings("https://bob:word@example.org/photos.zip?sig=1")
+    record = RunSettings(secret).record
+    assert record["image_dir"] == record["photos.image_dir"] == "https://example.org/photos.zip"
+
+
 def test_a_record_is_made_where_none_is_handed_through():
     record = RunSettings(PhotoSettings("x"), seed=5).record
     assert record["image_dir"] == "x"

@@ -96,6 +96,26 @@ def test_hard_links_in_a_tar_are_the_same_file(tmp_path):
     assert Archive(path).read("b/2") == b"content"
 
 
+@pytest.mark.parametrize(
+    ("name", "flag", "read"),
+    [
+        ("caf\u00e9/1.jpg".encode(), 0, "caf\u00e9/1.jpg"),  # as zip writes on Linux
+        ("caf\u00e9/1.jpg".encode(), 0x800, "caf\u00e9/1.jpg"),
+        ("caf\u00e9/1.jpg".encode("cp437"), 0, "caf\u00e9/1.jpg"),  # as old programs of Windows
+    ],
+)
+def test_names_in_utf_8_need_no_flag(tmp_path, name, flag, read):
+    content = Path(zipped(tmp_path / "a.zip", ("n" * len(name), b"one"))).read_bytes()
+    content = bytearray(content.replace(b"n" * len(name), name))
+    for start, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where the flags are
+        at = content.index(start) + place
+        content[at : at + 2] = flag.to_bytes(2, "little")
+    (tmp_path / "a.zip").write_bytes(content)
+    archive = Archive(str(tmp_path / "a.zip"))
+    assert list(archive.members) == [read]
+    assert archive.read(read) == b"one"
+
+
 def test_backslashes_of_old_windows_programs_part_folders(tmp_path):
     name = zipfile.ZipInfo("a/1")
     name.filename, name.create_system = "a\\1", members.DOS
