@@ -29,6 +29,7 @@ from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
+from retraining.graphs.preprocessing import RAW_WAYS
 from retraining.graphs.runtimes import RUNTIMES
 from retraining.networks.pair import JOINT
 from retraining.networks.precision import BEARS_BFLOAT16
@@ -402,6 +403,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...|FILE",
         help="take only these classes, and give the labels this order (default: all, sorted). A "
         "file lists one on each line",
+    )
+    photos(
+        "raw",
+        choices=RAW_WAYS,
+        help="of a raw file of a camera, take the preview in it, or develop what its sensor saw; "
+        "the graph keeps this for label_image.py",
     )
     photos("max_pixels", help="leave out larger images without decoding them")
     photos("max_bad_fraction", help="end the run if a larger share of the images cannot be read")

@@ -123,6 +123,7 @@ NETWORK: dict[str, Check] = {
     "std": _is_scale,
     "kernel": _is_text,
     "orientation": _is_text,
+    "raw": _is_text,
 }
 # What it tells of the whole graph; `trust` is read in evaluation/trust.py.
 GRAPH: dict[str, Check] = {

@@ -20,6 +20,8 @@ ANY_SIZE: Size = (0, 0)  # images keep their size, for graphs that resize them
 LEGACY_BILINEAR = "legacy_bilinear"  # the kernel of the 2015 graph
 ANTIALIASED_CUBIC = "antialiased_cubic"  # Pillow's bicubic kernel, before its rounding
 EXIF = "exif"  # turn images upright by their EXIF orientation
+# What a raw file of a camera shows: the preview in it, or what its sensor saw.
+PREVIEW, DEVELOP = RAW_WAYS = ("preview", "develop")
 
 
 class PreprocessingError(RetrainingError):
@@ -39,8 +41,9 @@ class PartialPreprocessing:
 class Preprocessing(PartialPreprocessing):
     """Feed `(pixel - mean) / std`, float32 [n, *size, 3]; `size` is (height, width).
 
-    `kernel` names how images are resized, `orientation` how they are turned. Fingerprints and
-    descriptions name these two only where they differ from the defaults, as older ones do not.
+    `kernel` names how images are resized, `orientation` how they are turned, `raw` what is taken of
+    raw files, one of RAW_WAYS. Fingerprints and descriptions name these only where they differ from
+    the defaults, as older ones do not.
     """
 
     size: Size
@@ -48,6 +51,7 @@ class Preprocessing(PartialPreprocessing):
     std: PerChannel
     kernel: str = LEGACY_BILINEAR
     orientation: str = EXIF
+    raw: str = PREVIEW
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> "Preprocessing":
@@ -59,6 +63,7 @@ class Preprocessing(PartialPreprocessing):
             per_channel(description["std"]),
             kernel=str(description.get("kernel", LEGACY_BILINEAR)),
             orientation=str(description.get("orientation", EXIF)),
+            raw=str(description.get("raw", PREVIEW)),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -75,7 +80,7 @@ class Preprocessing(PartialPreprocessing):
         return (self.size, self.mean, self.std, *self._differences())
 
     def _differences(self) -> list[tuple[str, str]]:
-        usual = {"kernel": LEGACY_BILINEAR, "orientation": EXIF}
+        usual = {"kernel": LEGACY_BILINEAR, "orientation": EXIF, "raw": PREVIEW}
         return [(n, getattr(self, n)) for n, value in usual.items() if getattr(self, n) != value]
 
     @property
@@ -92,10 +97,15 @@ class Preprocessing(PartialPreprocessing):
         """Returns how to resize images.
 
         Raises:
-            PreprocessingError: this version does not know the kernel or the orientation.
+            PreprocessingError: this version does not know the kernel, the orientation, or what to
+                take of raw files.
         """
         if self.orientation != EXIF:
             raise PreprocessingError(f"this version turns images by {EXIF}, not {self.orientation}")
+        if self.raw not in RAW_WAYS:
+            raise PreprocessingError(
+                f"this version takes of raw files {' or '.join(RAW_WAYS)}, not {self.raw}"
+            )
         if self.kernel not in KERNELS:
             raise PreprocessingError(
                 f"this version resizes images by {', '.join(KERNELS)}, not by {self.kernel}"

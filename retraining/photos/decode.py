@@ -71,13 +71,14 @@ XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 @contextlib.contextmanager
 def decoded(
-    content: bytes, most: int = MAX_PIXELS, least_side: int = 0
+    content: bytes, most: int = MAX_PIXELS, least_side: int = 0, develop: bool = False
 ) -> Iterator[NDArray[np.uint8]]:
     """Decodes an image file's bytes to uint8 [height, width, 3] for the time of the context.
 
     Turns the image upright by its EXIF orientation, puts transparency over white, takes the first
     frame of several, and maps deep greyscale to 8 bits by its likely range. With `least_side`, a
-    JPEG may come smaller, with sides of so many pixels or more. Waits while other threads decode
+    JPEG may come smaller, with sides of so many pixels or more. `develop` takes what the sensor saw
+    from a raw file, not its preview. Waits while other threads decode
     as much as memory allows.
 
     Raises:
@@ -91,7 +92,7 @@ def decoded(
     if kind is JPEG:
         opened = _jpeg(content, most, least_side)
     elif kind is RAW:
-        opened = _raw(content, most, least_side)
+        opened = _raw(content, most, least_side, develop)
     else:
         opened = _other(kind, content, most)
     with opened as pixels:
@@ -276,10 +277,12 @@ def _other(kind: Format, content: bytes, most: int) -> Iterator[NDArray[np.uint8
 
 
 @contextlib.contextmanager
-def _raw(content: bytes, most: int, least_side: int) -> Iterator[NDArray[np.uint8]]:
+def _raw(content: bytes, most: int, least_side: int, develop: bool) -> Iterator[NDArray[np.uint8]]:
     """Decodes the preview in a raw file if it is large enough, or else develops the file."""
-    with _explained(), raw.open_raw(content) as file:
-        preview, turn = raw.preview(file)
+    preview, turn = None, 1
+    if not develop:
+        with _explained(), raw.open_raw(content) as file:
+            preview, turn = raw.preview(file)
     if preview is not None:
         with _jpeg(preview, most, least_side) as pixels:
             yield upright(pixels, turn)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.graphs.preprocessing import ANY_SIZE, Preprocessing, Size
+from retraining.graphs.preprocessing import ANY_SIZE, DEVELOP, Preprocessing, Size
 from retraining.graphs.run import BytesRunner, UndecodableError
 from retraining.photos import decode
 from retraining.photos.bounds import MAX_PIXELS, ImageFileError
@@ -156,10 +156,11 @@ class ImageReader:
         """Refuses images of more than `max_pixels` before they are decoded.
 
         Raises:
-            PreprocessingError: this version does not know the kernel or the orientation.
+            PreprocessingError: this version does not know a part of the preprocessing.
         """
         self._kernel = preprocessing.resizing()
         self.size, self.max_pixels = preprocessing.size, max_pixels
+        self._develop = preprocessing.raw == DEVELOP
         self._offset, self._factor = preprocessing.offset, preprocessing.factor
 
     def load(self, image: Image) -> NDArray[np.float32]:
@@ -197,7 +198,7 @@ class ImageReader:
             ImageError: they cannot be decoded.
         """
         try:
-            with decode.decoded(content, self.max_pixels) as pixels:
+            with decode.decoded(content, self.max_pixels, develop=self._develop) as pixels:
                 if not distortions:
                     return self._normalised(pixels)
                 assert key is not None, "the key of an image decides on its views"
@@ -241,7 +242,8 @@ class ImageReader:
         """
         size = self._large(1 + distortions.random_crop / 100)
         try:
-            with decode.decoded(self._content(path, key), self.max_pixels) as pixels:
+            content = self._content(path, key)
+            with decode.decoded(content, self.max_pixels, develop=self._develop) as pixels:
                 return self._shrunk(pixels, size)
         except ImageFileError as error:
             raise ImageError(str(error)) from error

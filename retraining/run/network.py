@@ -1,6 +1,7 @@
 """The base network of a run: chooses it, finds its file, makes the source of its vectors."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from retraining.bottlenecks.compute import BottleneckSettings
@@ -86,6 +87,8 @@ def make_extractor(chosen: list[tuple[Network, str | Path]], run: RunContext) ->
 def make_part(known: Network, path: str | Path, run: RunContext) -> Extractor:
     """Returns the Extractor of one network, which may average the vectors of mirror images."""
     network = load_network(path, known, run.settings.network.choice.allow_unsafe_ops)
+    preprocessing = replace(network.preprocessing, raw=run.settings.photos.raw)
+    network = replace(network, preprocessing=preprocessing)
     if unsafe := describe_unsafe(network.graph_def):
         log.warning(f"running {path}, although it holds {unsafe}")
     for note in read_notes(network.graph_def):

@@ -16,6 +16,7 @@ from retraining.bottlenecks.ray_engine import Ray
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
+from retraining.graphs.preprocessing import PREVIEW, RAW_WAYS
 from retraining.graphs.runtimes import AUTO, LITERT, RUNTIMES
 from retraining.networks.pair import JOINT
 from retraining.networks.recipes import Choice
@@ -53,6 +54,7 @@ class PhotoSettings:
     recursive: bool = False  # include photos in folders below the class folders
     label_from: str = FOLDER  # or NAME: the label is in the photo's name, see photos.labelled_files
     classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
+    raw: str = PREVIEW  # or DEVELOP: what is taken of raw files of cameras
     max_pixels: int = MAX_PIXELS  # larger images are left out
     excluded: tuple[str, ...] = ()  # paths of photos to leave out
     excluded_by: str | None = None  # the file that names them, for messages
@@ -69,6 +71,7 @@ class PhotoSettings:
         object.__setattr__(self, "image_dir", local(self.image_dir))
         check_ranges(self, self.RANGES)
         check_choice("label_from", self.label_from, LABELS_FROM)
+        check_choice("raw", self.raw, RAW_WAYS)
         self._check_classes()
         if self.photo_table is None:
             if not self.image_dir:

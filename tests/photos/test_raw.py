@@ -3,15 +3,18 @@
 import contextlib
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from retraining.graphs.preprocessing import DEVELOP, PREVIEW, Preprocessing, PreprocessingError
 from retraining.photos.bounds import ImageFileError, MissingDecoderError
 from retraining.photos.decode import decode, open_image, upright
 from retraining.photos.formats import kind_of
 from retraining.photos.raw import is_raw_tiff
+from retraining.photos.reader import ImageReader
 from tests.photos.dng import dng
 
 
@@ -110,6 +113,28 @@ def test_broken_raw_files_are_refused_in_words():
                 assert decode(bytes(damaged), most=1 << 20).shape[2] == 3
     with pytest.raises(ImageFileError, match="is a broken image"):
         decode(b"FUJIFILMCCD-RAW 0201".ljust(200, b"\0"))
+
+
+def test_a_reader_takes_the_preview_or_develops():
+    pytest.importorskip("rawpy")
+    grey = encoded(np.full((480, 720, 3), 128, np.uint8), "JPEG"), 720, 480
+    content = dng(preview=grey)
+    usual = Preprocessing((48, 64), 0.0, 1.0)
+    shown, seen = (
+        ImageReader(replace(usual, raw=raw)).decode(content)[0] for raw in (PREVIEW, DEVELOP)
+    )
+    assert np.abs(shown - 128).max() < 2
+    assert seen.std() > 20  # the drawing that the sensor saw
+    np.testing.assert_array_equal(seen, ImageReader(usual).decode(dng())[0])
+
+
+def test_how_raw_files_are_read_is_part_of_what_vectors_depend_on():
+    usual = Preprocessing((48, 64), 0.0, 1.0)
+    develop = replace(usual, raw=DEVELOP)
+    assert develop.facts() == (*usual.facts(), ("raw", "develop"))
+    assert Preprocessing.of(develop.describe()) == develop
+    with pytest.raises(PreprocessingError, match="takes of raw files preview or develop, not look"):
+        ImageReader(replace(usual, raw="look"))
 
 
 def test_what_a_decoder_says_is_plain_text():
