@@ -31,7 +31,7 @@ TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 OTHER_FLAGS = {
     *("--address", "--base", "--check", "--count", "--find", "--generate", "--help", "--left_out"),
     *("--graphdef", "--inputs", "--outputs", "--output", "--dir", "--tag_set", "--signature_def"),
-    *("--input_format", "--output_node_names", "--signature_name"),
+    *("--input_format", "--mode", "--output_node_names", "--signature_name"),
     *("--from", "--logdir", "--most", "--no", "--only", "--out", "--python", "--strict"),
 }
 

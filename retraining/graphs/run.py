@@ -25,7 +25,7 @@ from retraining.graphs.tensorflow import (
     import_tensorflow,
     without_lines_of_libjpeg,
 )
-from retraining.system.text import one_line
+from retraining.system.text import counted, one_line
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Runner:
             output = self._fetch({self._input: _of_type(self._input, batch)})
         if output.shape[:1] != (len(batch),):
             raise GraphError(
-                f"the graph gives an answer of shape {output.shape} for {len(batch)} images, not a "
-                f"row per image; name another output"
+                f"the graph gives an answer of shape {output.shape} for "
+                f"{counted(len(batch), 'image')}, not a row per image; name another output"
             )
         return output
 

@@ -669,7 +669,7 @@ def test_an_output_without_a_row_per_image_is_refused():
     graph_def.node.add(name="flat", op="Reshape", input=["MobilenetV1/relu", "all"])
     nodes_by_name(graph_def)["flat"].attr["T"].type = FLOAT
     set_constant(graph_def.node.add(name="all"), np.array([-1], np.int32))
-    with pytest.raises(GraphError, match=r"of shape \(4096,\) for 2 images, not a row per image"):
+    with pytest.raises(GraphError, match=r"of shape \(2048,\) for 1 image, not a row per image"):
         Runner(graph_def, "input", "flat").run(np.zeros((2, 32, 32, 3), np.float32))
 
 

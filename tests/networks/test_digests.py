@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from retraining.bottlenecks.store import BottleneckStore
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.networks.network import BaseNetwork
 from retraining.photos.dataset import Example
@@ -31,7 +32,7 @@ from retraining.training.head import Evaluation, Head
 
 NETWORK = BaseNetwork(
     name="inception_v3",
-    graph_def=None,
+    graph_def=GraphDef(),
     input="Mul",
     bottleneck="pool_3/_reshape",
     preprocessing=Preprocessing((299, 299), 128.0, 128.0),
