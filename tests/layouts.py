@@ -220,6 +220,7 @@ LAYOUTS = [
     Layout("class folders of one photo each", photos("cat", "dog", count=1)),
     Layout("split folders", photos("train/cat", "train/dog", "val/cat", "val/dog")),
     Layout("split folders in one folder", photos("pets/train/cat", "pets/train/dog")),
+    Layout("split folders that hold photos themselves", photos("train", "test")),
     Layout("class folders one level deeper", photos("pets/cat", "pets/dog")),
     Layout("class folders two levels deeper", photos("data/pets/cat", "data/pets/dog")),
     Layout(

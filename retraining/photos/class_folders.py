@@ -88,6 +88,12 @@ def _scan_folders(
         folders[folder.label].append(folder)
     labels = picked(folders, options.classes, location)
     scan = Scan({}, warnings=check_labels(labels, "class folder", location))
+    if options.split_folders and all(map(named_split, labels)):
+        scan.warnings.append(
+            f"the run takes the folders {some(labels)} in {location}, which are named like splits, "
+            f"for classes; where the names of the photos hold the labels, give "
+            f"`PhotoSettings.label_from` name"
+        )
     for label in labels:
         paths = [folder.folder for folder in folders[label]]
         content = [_files_of(passed, folder, options) for folder in folders[label]]

@@ -268,3 +268,12 @@ def test_a_picked_class_without_photos_is_refused(tmp_path):
     said = r"`PhotoSettings.classes` names c, which has no photos; passed over 1 empty folder \(c\)"
     with pytest.raises(DatasetError, match=said):
         open_source(str(tmp_path)).scan(ScanOptions(classes=("a", "c")))
+
+
+def test_class_folders_that_are_named_like_splits_are_warned_of(tmp_path):
+    fill(tmp_path, {"train": 2, "test": 2})
+    (warning,) = open_source(str(tmp_path)).scan().warnings
+    assert warning.startswith(f"the run takes the folders test, train in {tmp_path}, which are")
+    assert warning.endswith("give `PhotoSettings.label_from` name")
+    by_path = open_source(str(tmp_path)).scan(ScanOptions(split_folders=False))
+    assert by_path.warnings == []
