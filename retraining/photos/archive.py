@@ -4,6 +4,7 @@ A photo's name is the archive's path and the photo's path in it: `photos.zip/dai
 process that reads a photo opens the archive by that name; see system/members.py.
 """
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -196,7 +197,8 @@ def _checked(archive: Archive, name: str, max_pixels: int | None) -> Member:
     if member is None:
         raise ImageFileError("cannot be read: it is not in the archive")
     if member.problem:
-        raise ImageFileError(f"cannot be read: {member.problem}")
+        reason = OSError(errno.EIO, member.problem)  # as Archive.read raises it
+        raise ImageFileError(f"cannot be read: {member.problem}") from reason
     check_size(member.size, max_pixels)
     return member
 

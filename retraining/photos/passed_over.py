@@ -26,7 +26,6 @@ FORMS = {
     EMPTY_LABEL: ("label without photos", "labels without photos"),
     OTHER: ("file that is not an image", "files that are not images"),
 }
-UNREAD = "cannot be read: "  # how an ImageFileError begins on what is no plain file
 REMEDIES = {NESTED: "; `PhotoSettings.recursive` also takes the photos in them"}
 
 
@@ -90,7 +89,5 @@ class PassedOver:
                 self.add(DEAD, [name])
             elif isinstance(cause, OSError):
                 self.add(UNREADABLE, [name], reason_of(cause))
-            elif str(error).startswith(UNREAD):  # as a link in an archive
-                self.add(UNREADABLE, [name], str(error).removeprefix(UNREAD))
         else:
             self.add(LOOSE, [name])
