@@ -1,5 +1,6 @@
 """The graph that every converter starts from: from float pixels to probabilities."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -7,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.export.build import FORMAT
 from retraining.graphs.description import read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.messages import GraphDef, NodeDef
@@ -16,6 +18,9 @@ from retraining.graphs.surgery import batched_part, cut, widen_batch
 
 # Pixels by the name of an input: float32 [n, height, width, 3].
 Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]
+
+DESCRIPTION_FILE = "retraining.json"  # in formats that hold files
+OUTPUT = "probabilities"  # in the other formats
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Input:
     def size(self) -> Size:
         """(height, width) in pixels."""
         return self.preprocessing.size
+
+    def describe(self) -> dict[str, Any]:
+        """Returns how to feed this input."""
+        described = self.preprocessing.describe()
+        return {"takes": "pixels", "kernel": self.preprocessing.kernel, **described}
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,27 @@ class Source:
         temperature = description.get("trust", {}).get("temperature", 1.0)
         labels = tuple(description["labels"])
         return cls(part, inputs, output, labels, description["network"], temperature)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the facts that a program needs to use the model in another format.
+
+        `inputs` {name: how to feed it} has `takes`: pixels, which the caller resizes to `size`
+        (height, width) with the `kernel` and makes `(pixel - mean) / std`. `temperature_inside`
+        tells whether the probabilities are those at the `temperature` already.
+        """
+        return {
+            "format": FORMAT,
+            "labels": self.labels,
+            "network": self.network,
+            "inputs": {image.feed: image.describe() for image in self.inputs},
+            "output": OUTPUT,
+            "temperature": self.temperature,
+            "temperature_inside": False,
+        }
+
+    def description(self) -> bytes:
+        """Returns `describe()` as the bytes of a JSON file."""
+        return (json.dumps(self.describe(), indent=2) + "\n").encode("ascii")
 
 
 def _inputs(description: Mapping[str, Any]) -> Iterator[Input]:

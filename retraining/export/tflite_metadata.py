@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retraining.export.build import labels_bytes
-from retraining.export.pixels_graph import Input, Source
+from retraining.export.pixels_graph import DESCRIPTION_FILE, Input, Source
 from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
@@ -36,7 +36,8 @@ MOST_FIELDS = 8  # in a table; absent fields take no space
 def add_metadata(model: bytes, source: Source) -> bytes:
     """Returns the bytes of a TensorFlow Lite model with the metadata and the labels of a Source.
 
-    The labels file is appended in a zip archive, uncompressed, since readers map it into memory.
+    The labels file and the Source's description are appended in a zip archive, uncompressed, since
+    readers map it into memory.
     """
     import_whole_tensorflow()
     from tensorflow.lite.python.schema_py_generated import BufferT, MetadataT
@@ -54,6 +55,7 @@ def add_metadata(model: bytes, source: Source) -> bytes:
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         # The date is fixed, so that the same graph gives the same bytes.
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), labels_bytes(source.labels))
+        archive.writestr(zipfile.ZipInfo(DESCRIPTION_FILE), source.description())
     return file.getvalue()
 
 

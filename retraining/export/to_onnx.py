@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import OUTPUT, Feeds, Source
 from retraining.graphs.read import to_tensorflow
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
-OUTPUT = "probabilities"
 
 
 def save(source: Source, path: str) -> None:
@@ -45,6 +44,7 @@ def _properties(source: Source) -> dict[str, str]:
         "network": source.network,
         "labels": json.dumps(source.labels),
         "inputs": json.dumps(normalisation),
+        "retraining": source.description().decode("ascii"),
     }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retraining.export.build import labels_bytes
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import DESCRIPTION_FILE, Feeds, Source
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_node
 from retraining.graphs.preprocessing import Preprocessing
@@ -34,16 +34,23 @@ def save(source: Source, folder: str) -> None:
     `images_2` if there is a second network. These return `probabilities` float32 [n, k], `labels`
     string [n, k] and `label` string [n], the likeliest. `pixels` takes what `images` takes and
     returns `probabilities` alone, for converters to runtimes without strings. `assets/labels.txt`
-    holds the labels, too.
+    holds the labels, too, and `assets/retraining.json` the description of the Source.
     """
     tf = import_whole_tensorflow()
     with tempfile.TemporaryDirectory() as elsewhere:
-        labels = os.path.join(elsewhere, LABELS_FILE)
-        with open(labels, "wb") as file:
-            file.write(labels_bytes(source.labels))
         module = tf.Module()  # functions of its own would store the weights again
-        module.labels_file = tf.saved_model.Asset(labels)
+        module.files = [
+            _asset(tf, os.path.join(elsewhere, LABELS_FILE), labels_bytes(source.labels)),
+            _asset(tf, os.path.join(elsewhere, DESCRIPTION_FILE), source.description()),
+        ]
         tf.saved_model.save(module, folder, _signatures(tf, source))
+
+
+def _asset(tf: TensorFlow, path: str, content: bytes) -> Any:
+    """Writes a file, and returns the Asset that a SavedModel copies."""
+    with open(path, "wb") as file:
+        file.write(content)
+    return tf.saved_model.Asset(path)
 
 
 def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def test_a_pixels_graph_takes_pixels_and_holds_nothing_else(run, pixels, expecte
 
 
 def test_label_image_reads_a_pixels_graph(run, some):
-    answers = [load_classifier(graph).label(some) for graph in (run.pixels, run.graph_path)]
+    graphs = run.pixels, run.graph_path
+    answers = [load_classifier(graph, precision="float32").label(some) for graph in graphs]
     for one, other in zip(*answers, strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
 
@@ -283,6 +284,35 @@ def test_a_tflite_file_holds_labels_and_normalisation(run):
     assert (field(file, 0, text), field(file, 2, byte)) == ("labels.txt", 2)
 
 
+def described_in(kind, run):
+    """The description in a file of a format."""
+    if kind == "saved_model":
+        return Path(run.saved, "assets", "retraining.json").read_bytes()
+    if kind == "tflite":
+        with zipfile.ZipFile(run.tflite) as archive:
+            return archive.read("retraining.json")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(run.onnx, providers=["CPUExecutionProvider"])
+    return session.get_modelmeta().custom_metadata_map["retraining"]
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "tflite", pytest.param("onnx", marks=needs_onnx)])
+def test_every_format_tells_how_to_use_it(run, kind):
+    size = [tiny.SIZE, tiny.SIZE]
+    image = {"takes": "pixels", "size": size, "mean": 128, "std": 128, "kernel": "legacy_bilinear"}
+    trust = read_metadata(run.graph)["trust"]
+    assert json.loads(described_in(kind, run)) == {
+        "format": 1,
+        "labels": LABELS,
+        "network": read_metadata(run.graph)["network"],
+        "inputs": {"images": image},
+        "output": "probabilities",
+        "temperature": trust["temperature"],
+        "temperature_inside": False,
+    }
+
+
 @needs_onnx
 def test_an_onnx_file_takes_pixels_and_describes_itself(run, pixels, expected):
     import onnxruntime
@@ -398,9 +428,8 @@ def test_int8_weights_are_a_quarter_of_the_size(tmp_path):
     source = Source.of(b.graph_def)
     for kind in ("tflite", "tflite_int8"):
         CONVERTERS[kind].save(source, str(tmp_path / kind))
-    sizes = [
-        os.path.getsize(tmp_path / kind) - 48_000 for kind in ("tflite", "tflite_int8")
-    ]  # less the labels
+    texts = 110_000  # the labels, twice
+    sizes = [os.path.getsize(tmp_path / kind) - texts for kind in ("tflite", "tflite_int8")]
     assert sizes[0] > 900_000
     assert sizes[1] < 300_000
 
