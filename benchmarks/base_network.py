@@ -6,8 +6,12 @@ from retraining.bottlenecks.stream import stream
 from retraining.graphs.run import Runner, Running
 from retraining.networks.network import load_network
 from retraining.networks.precision import resolve_precision
-from retraining.networks.registry import NETWORKS, obtain
+from retraining.networks.registry import DEFAULT
 from retraining.photos.reader import ImageError, ImageReader
+from retraining.run.network import choose_network
+from retraining.run.notes import RunNotes
+from retraining.run.settings import NetworkSettings
+from retraining.system.observer import Silent
 
 # isort: split
 import numpy as np  # after retraining, which sets its threads
@@ -17,14 +21,19 @@ def add_flags(parser):
     """Adds them to an argparse parser."""
     parser.add_argument("--image_dir", default="flower_photos")
     parser.add_argument("--model_dir", default="models")
-    parser.add_argument("--model_file", help="the network's frozen graph")
-    parser.add_argument("--architecture", choices=NETWORKS, default="inception_v3")
+    parser.add_argument("--model_file", help="as for retrain.py")
+    parser.add_argument("--architecture", default=DEFAULT, help="as for retrain.py")
 
 
 def load(options):
     """The network.BaseNetwork that the flags name."""
-    known = NETWORKS[options.architecture]
-    return load_network(options.model_file or obtain(known, options.model_dir), known)
+    settings = NetworkSettings(
+        architecture=options.architecture,
+        model_dir=options.model_dir,
+        model_file=options.model_file,
+    )
+    known, path = choose_network(settings, RunNotes(), Silent())
+    return load_network(path, known)
 
 
 def vectors_by(network, precision="auto"):

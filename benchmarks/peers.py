@@ -54,9 +54,12 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 torch.set_num_threads(2)
 torch.set_grad_enabled(False)
-model = timm.create_model(sys.argv[2], num_classes=0).eval()
+side = {"img_size": 224} if sys.argv[2].startswith("vit") else {}
+model = timm.create_model(sys.argv[2], num_classes=0, **side).eval()
 model = model.to(memory_format=torch.channels_last)
 config = timm.data.resolve_model_data_config(model) | {"crop_pct": 1, "crop_mode": "squash"}
+if side:
+    config["input_size"] = (3, 224, 224)
 transform, pool = timm.data.create_transform(**config), ThreadPoolExecutor(2)
 load = lambda path: transform(Image.open(path).convert("RGB"))
 def compute():
@@ -93,6 +96,7 @@ def main():
     parser.add_argument("--runs", type=int, default=1, help="rounds of the whole runs")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the rest")
     parser.add_argument("--inception_file", type=Path, help="also measure with this frozen graph")
+    parser.add_argument("--dinov2_file", type=Path, help="also measure with this model.safetensors")
     options = parser.parse_args()
     pythons = {peer: environment(peer, options.venvs) for peer in PEERS}
     with tempfile.TemporaryDirectory() as name:
@@ -180,6 +184,9 @@ def networks(options):
     wanted = [["efficientnet_lite0", "efficientnet_lite0", ""]]
     if options.inception_file:
         wanted.append(["inception_v3", "inception_v3", str(options.inception_file.resolve())])
+    if options.dinov2_file:
+        names = "dinov2_small", "vit_small_patch14_dinov2"
+        wanted.append([*names, str(options.dinov2_file.resolve())])
     return wanted
 
 

@@ -11,6 +11,7 @@ from retraining.training.head import Head
 AXES = 64  # of the subspace; more take space and hardly help (benchmarks/unknown.py)
 MOST_FITTED = 4000  # vectors that determine the subspace
 SWEEPS = 6  # of the subspace iteration
+BLOCK = 1024  # vectors measured together; bounds the memory that their differences take
 QUANTILES = np.linspace(0, 1, 101)
 
 
@@ -37,7 +38,7 @@ class UnknownScore:
         if self.factors is not None:
             vectors = vectors * self.factors
         energy = np.logaddexp.reduce(logits, axis=1)
-        outside = _outside(vectors - self.origin, self.axes)
+        outside = _outside(vectors, self.origin, self.axes)
         scores: NDArray[np.floating] = energy - self.scale * outside
         return scores
 
@@ -69,7 +70,7 @@ def fit_unknown(
     origin = (-np.linalg.pinv(head.weights.T) @ head.bias).astype(np.float32)
     kept = max(1, min(AXES, fitted.shape[1] // 2, len(fitted) // 2))
     axes = principal_axes(fitted - origin, kept)
-    lengths = _outside(fitted - origin, axes).mean()
+    lengths = _outside(fitted, origin, axes).mean()
     # Gives both parts of the score a similar mean, as in the paper.
     largest = head.logits(training[rows]).max(axis=1).mean()
     scale = float(max(largest, 0) / lengths) if lengths > 0 else 0.0
@@ -91,8 +92,13 @@ def principal_axes(vectors: NDArray[np.float32], kept: int) -> NDArray[np.float3
     return axes
 
 
-def _outside(vectors: NDArray[np.float32], axes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the length [n] of the part of each vector that is orthogonal to the axes."""
-    lengths: NDArray[np.float32]
-    lengths = np.linalg.norm(vectors - (vectors @ axes) @ axes.T, axis=1)
+def _outside(
+    vectors: NDArray[np.float32], origin: NDArray[np.float32], axes: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Returns the length [n] of the part of each `vector - origin` that is orthogonal to the axes."""
+    lengths = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        moved = vectors[start : start + BLOCK] - origin
+        moved -= (moved @ axes) @ axes.T
+        lengths[start : start + BLOCK] = np.linalg.norm(moved, axis=1)
     return lengths
