@@ -95,7 +95,7 @@ def principal_axes(vectors: NDArray[np.float32], kept: int) -> NDArray[np.float3
 def _outside(
     vectors: NDArray[np.float32], origin: NDArray[np.float32], axes: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Returns the length [n] of the part of each `vector - origin` that is orthogonal to the axes."""
+    """Returns lengths [n]: of the part of each `vector - origin` orthogonal to the axes."""
     lengths = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), BLOCK):
         moved = vectors[start : start + BLOCK] - origin
