@@ -13,6 +13,7 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
+from retraining.export.pixels_graph import PIXELS
 from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
@@ -57,7 +58,11 @@ class Made:
 
 
 def make(
-    formats: Mapping[str, str], graph: bytes, photos: Sequence[str], max_pixels: int
+    formats: Mapping[str, str],
+    graph: bytes,
+    photos: Sequence[str],
+    max_pixels: int,
+    takes: str = PIXELS,
 ) -> list[Made]:
     """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
@@ -65,6 +70,7 @@ def make(
         formats: {kind of Converter: path that is set for it}.
         graph: bytes of a retrained graph that describes itself; photos: paths, at least one.
         max_pixels: larger images are not read.
+        takes: one of TAKES, for formats that allow the choice.
 
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
@@ -75,6 +81,7 @@ def make(
         request = {
             "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
+            "takes": takes,
         }
         return [
             _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request))
