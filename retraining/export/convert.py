@@ -31,7 +31,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
 from retraining.metrics import classification
-from retraining.photos.decode import decoded
+from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
 from retraining.system.children import end_with_parent
@@ -96,8 +96,10 @@ def read_samples(
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
-                files.append(content)
+                answer = run_on_bytes(from_bytes, content, max_pixels)[0]
+                if not has_transparency(content):  # which the graph's own decoder ignores
+                    answers_to_files.append(answer)
+                    files.append(content)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))

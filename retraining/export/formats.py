@@ -143,7 +143,9 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         ExportError: they differ by more than the Converter allows.
     """
     if agreement is None:
-        return "not checked, as TensorFlow reads none of these photos"
+        return (
+            "not checked, as TensorFlow reads none of these photos, or ignores their transparency"
+        )
     count, same, difference = agreement
     line = (
         f"the same first label for {round(same * count)} of {count} photos, probabilities up to "

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,14 +101,19 @@ def exported(graphs, some, tmp_path_factory):
                 (one,) = formats.make({kind: "x"}, graphs[name], some, 10**6, IMAGE)
             assert f"{kind}, " in one.agreement
             path = tmp_path_factory.mktemp("exported") / kind
-            path.write_bytes(one.content)
+            if kind == "saved_model":
+                for name_in_it, content in one.content.items():
+                    (path / name_in_it).parent.mkdir(parents=True, exist_ok=True)
+                    (path / name_in_it).write_bytes(content)
+            else:
+                path.write_bytes(one.content)
             made[kind, name] = str(path), one.agreement
         return made[kind, name]
 
     return export
 
 
-KINDS = ["tflite", pytest.param("onnx", marks=needs_onnx)]
+KINDS = ["saved_model", "tflite", pytest.param("onnx", marks=needs_onnx)]
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "two_networks", "hidden_and_mirrored"])
@@ -164,6 +170,8 @@ def test_the_metadata_of_a_tflite_file_asks_for_no_normalisation(exported):
 
 def described_in(kind, path):
     """The description in a file of a format."""
+    if kind == "saved_model":
+        return Path(path, "assets", "retraining.json").read_bytes()
     if kind == "tflite":
         with zipfile.ZipFile(path) as archive:
             return archive.read("retraining.json")
@@ -196,6 +204,25 @@ def test_an_onnx_file_takes_one_image_of_any_size(exported):
     assert (output.name, output.shape) == ("probabilities", [1, 3])
 
 
+def test_the_signatures_of_a_saved_model_give_calibrated_scores(exported, graphs, some, tmp_path):
+    (tmp_path / "g.pb").write_bytes(graphs["mobilenet"])
+    (labels,) = load_classifier(tmp_path / "g.pb", precision="float32").label(some[:1])
+    expected = pytest.approx([labels.scores[label] for label in LABELS], abs=2e-5)
+    signatures = tf.saved_model.load(exported("saved_model", "mobilenet")[0]).signatures
+    content = Path(some[0]).read_bytes()
+    image = tf.constant(decode(content)[None])
+    answers = {
+        "serving_default": signatures["serving_default"](image_bytes=tf.constant([content])),
+        "one_image": signatures["one_image"](image_bytes=tf.constant(content)),
+        "images": signatures["images"](image=image),
+        "pixels": signatures["pixels"](image=image),
+    }
+    for name, answer in answers.items():
+        assert answer["probabilities"].numpy()[0].tolist() == expected, name
+    assert list(answers["pixels"]) == ["probabilities"]
+    assert answers["images"]["label"].numpy()[0].decode() == labels.best
+
+
 def test_a_pixels_graph_stays_one_of_pixels():
     assert CONVERTERS["pixels_graph"].taking(IMAGE) == "pixels"
     assert CONVERTERS["onnx"].taking(IMAGE) == "image"
@@ -205,4 +232,7 @@ def test_the_flag_needs_a_format_that_takes_images(capsys):
     with pytest.raises(SystemExit) as ended:
         parse_flags(["--image_dir", "p", "--export_input", "image", "--pixels_graph", "p.pb"], None)
     assert ended.value.code == 2
-    assert "--export_input image needs --" in capsys.readouterr().err
+    assert (
+        "--export_input image needs --saved_model_dir or --tflite_file or --onnx_file"
+        in capsys.readouterr().err
+    )
