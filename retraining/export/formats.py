@@ -13,7 +13,7 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import PIXELS
+from retraining.export.pixels_graph import IMAGE, PIXELS
 from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
@@ -48,13 +48,25 @@ class Made:
     """One format that is ready to be written; `name` is that of its Converter.
 
     `content` belongs at `path`: bytes, or {path in it: bytes} of a folder. `agreement` says in one
-    line how large it is and how its answers compare with those of the graph.
+    line how large it is and how its answers compare with those of the graph. `takes` is one of
+    TAKES.
     """
 
     name: str
     path: str
     content: Content
     agreement: str
+    takes: str
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the record of a run tells of it."""
+        inside = self.takes == IMAGE
+        return {
+            "format": self.name,
+            "path": self.path,
+            "takes": self.takes,
+            "temperature_inside": inside,
+        }
 
 
 def make(
@@ -84,7 +96,7 @@ def make(
             "takes": takes,
         }
         return [
-            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request))
+            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request), takes)
             for kind, path in formats.items()
         ]
 
@@ -117,7 +129,11 @@ def _room(folder: Path) -> str:
 
 
 def _made(
-    converter: Converter, path: str, written: Path, answers: Mapping[str, Agreement | None]
+    converter: Converter,
+    path: str,
+    written: Path,
+    answers: Mapping[str, Agreement | None],
+    takes: str,
 ) -> Made:
     """Returns the Made of what `convert` wrote; `path` is the path that is set for the format."""
     checks = "; ".join(f"from {kind} {_check(converter, a)}" for kind, a in answers.items())
@@ -129,7 +145,7 @@ def _made(
         content = written.read_bytes()
         size = len(content)
     agreement = f"{converter.kind}, {size / 1e6:.1f} MB: {checks}"
-    return Made(converter.name, converter.output(path), content, agreement)
+    return Made(converter.name, converter.output(path), content, agreement, converter.taking(takes))
 
 
 def _files_in(folder: Path) -> list[Path]:

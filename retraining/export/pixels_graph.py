@@ -77,7 +77,7 @@ class Source:
     @property
     def temperature_inside(self) -> bool:
         """Whether `output` is at the temperature already."""
-        return self.takes == IMAGE
+        return self.takes == IMAGE  # `formats.Made.describe` tells this, too
 
     def describe(self) -> dict[str, Any]:
         """Returns the facts that a program needs to use the model in another format.

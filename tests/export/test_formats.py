@@ -341,6 +341,20 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert run.err.count(": from pixels") == len(written)
 
 
+def test_the_metrics_file_tells_how_to_use_each_file(run):
+    record = json.loads((run.folder / "models" / "retrained_metrics.json").read_text())
+    network = record["network"]
+    assert (network["input_size"], network["input_mean"]) == ([tiny.SIZE, tiny.SIZE], 128)
+    assert (network["input_std"], network["kernel"]) == (128, "legacy_bilinear")
+    assert record["temperature"] == read_metadata(run.graph)["trust"]["temperature"]
+    written = [("pixels_graph", run.pixels), ("saved_model", run.saved), ("tflite", run.tflite)]
+    written += [("onnx", run.onnx)] if HAS_ONNX else []
+    assert record["exports"] == [
+        {"format": name, "path": path, "takes": "pixels", "temperature_inside": False}
+        for name, path in written
+    ]
+
+
 # -- graphs of other kinds ----------------------------------------------------------------------
 
 

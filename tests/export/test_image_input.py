@@ -99,7 +99,8 @@ def exported(graphs, some, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(formats, "run_module", in_this_process)
                 (one,) = formats.make({kind: "x"}, graphs[name], some, 10**6, IMAGE)
-            assert f"{kind}, " in one.agreement
+            assert one.describe()["takes"] == IMAGE
+            assert one.describe()["temperature_inside"] is True
             path = tmp_path_factory.mktemp("exported") / kind
             if kind == "saved_model":
                 for name_in_it, content in one.content.items():
