@@ -4,16 +4,16 @@ Converters keep Python from handling Ctrl-C for many seconds, write freely to st
 of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind of Converter;
-`photos`, paths; `max_image_pixels`. This program adds a file or folder named after the format, and
-`answers.json`: {kind of input: [photos, share with the same first label, largest difference of a
-probability], or null if TensorFlow decodes none of the photos}.
+`takes`, one of TAKES; `photos`, paths; `max_image_pixels`. This program adds a file or folder named
+after the format, and `answers.json`: {kind of input: [photos, share with the same first label,
+largest difference of a probability], or null if TensorFlow decodes none of the photos}.
 """
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,14 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.evaluation.temperature import apply_temperature
 from retraining.export.converter import DecodingModel
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import IMAGE, Feeds, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
+from retraining.graphs.preprocessing import DEVELOP
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import open_session
 from retraining.metrics import classification
+from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
 from retraining.system.children import end_with_parent
@@ -47,9 +50,12 @@ class Samples:
     """Photos, and the answers of the frozen graph.
 
     `feeds` {name of an input: float32 [n, height, width, 3]} and `answers` float32 [n, k];
-    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k].
+    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k]. `images` yields the n
+    photos as decoded, each uint8 [1, height, width, 3]. Answers are at the temperature if it is
+    inside the model.
     """
 
+    images: Iterator[NDArray[np.uint8]]
     feeds: Feeds
     answers: NDArray[np.float32]
     files: list[bytes]
@@ -61,9 +67,9 @@ def main(folder: str) -> None:
     with open(os.path.join(folder, "request.json"), encoding="ascii") as file:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
-    source = Source.of(graph_def)
-    samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
     kind = request["format"]
+    source = Source.of(graph_def, CONVERTERS[kind].taking(request["takes"]))
+    samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
     try:
         answers = convert_and_run(kind, source, samples, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
@@ -79,23 +85,41 @@ def read_samples(
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
+    read: list[str] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []
     from_bytes = BytesRunner(graph_def, source.output)
     for path in paths:
         with contextlib.suppress(ImageError):  # the photo has vanished since
             pixels.append([reader.read(path)[0] for reader in readers])
+            read.append(path)
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
-                files.append(content)
+                answer = run_on_bytes(from_bytes, content, max_pixels)[0]
+                if not has_transparency(content):  # which the graph's own decoder ignores
+                    answers_to_files.append(answer)
+                    files.append(content)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
+    images = decode(read, source.inputs[0].preprocessing.raw, max_pixels)
     answers = run_frozen(graph_def, source, feeds)
-    return Samples(feeds, answers, files, np.array(answers_to_files))
+    if source.temperature_inside:
+        answers = apply_temperature(answers, source.temperature)
+        answers_to_files = [
+            apply_temperature(a[None], source.temperature)[0] for a in answers_to_files
+        ]
+    return Samples(images, feeds, answers, files, np.array(answers_to_files))
+
+
+def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[np.uint8]]:
+    """Yields each photo as decoded, upright: uint8 [1, height, width, 3]."""
+    for path in paths:
+        content = read_file(path, max_pixels)
+        with decoded(content, max_pixels, develop=raw == DEVELOP) as pixels:
+            yield pixels[None]
 
 
 def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
@@ -122,9 +146,11 @@ def convert_and_run(
     with naming(path):
         CONVERTERS[kind].save(source, path)
     model = CONVERTERS[kind].load(path)
-    agreements: dict[str, Agreement | None] = {
-        "pixels": compare(model.run(samples.feeds), samples.answers)
-    }
+    if source.takes == IMAGE:
+        answers = np.concatenate([model.run({IMAGE: image}) for image in samples.images])
+    else:
+        answers = model.run(samples.feeds)
+    agreements: dict[str, Agreement | None] = {source.takes: compare(answers, samples.answers)}
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
             compare(model.run_files(samples.files), samples.answers_to_files)

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import PIXELS, Feeds, Source
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
 
 
@@ -16,7 +16,7 @@ class ConvertedModel(Protocol):
     """A model of one format that its own library has loaded."""
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        """Returns float32 [n, k] for {name of an input: n images as that input takes them}."""
 
 
 @runtime_checkable
@@ -40,6 +40,7 @@ class Converter:
     help: str  # of that flag
     save: Callable[[Source, str], None]  # to a path; raises any error
     load: Callable[[str], ConvertedModel]  # from that path
+    takes: tuple[str, ...] = (PIXELS,)  # what models of this format can take, of TAKES
     is_folder: bool = False  # writes a folder, not a file
     output: Callable[[str], str] = os.fspath  # the path of the output, from the path that is set
     packages: tuple[str, ...] = ()  # that `save` and `load` import, beyond requirements.txt
@@ -49,3 +50,7 @@ class Converter:
     variants: "Mapping[str, Converter]" = field(default_factory=dict)
     variant_option: str = ""
     variant_help: str = ""
+
+    def taking(self, wanted: str) -> str:
+        """Returns what models of this format take, of TAKES: `wanted` if they can."""
+        return wanted if wanted in self.takes else self.takes[0]

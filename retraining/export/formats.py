@@ -13,6 +13,7 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
+from retraining.export.pixels_graph import IMAGE, PIXELS
 from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
@@ -47,17 +48,33 @@ class Made:
     """One format that is ready to be written; `name` is that of its Converter.
 
     `content` belongs at `path`: bytes, or {path in it: bytes} of a folder. `agreement` says in one
-    line how large it is and how its answers compare with those of the graph.
+    line how large it is and how its answers compare with those of the graph. `takes` is one of
+    TAKES.
     """
 
     name: str
     path: str
     content: Content
     agreement: str
+    takes: str
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the record of a run tells of it."""
+        inside = self.takes == IMAGE
+        return {
+            "format": self.name,
+            "path": self.path,
+            "takes": self.takes,
+            "temperature_inside": inside,
+        }
 
 
 def make(
-    formats: Mapping[str, str], graph: bytes, photos: Sequence[str], max_pixels: int
+    formats: Mapping[str, str],
+    graph: bytes,
+    photos: Sequence[str],
+    max_pixels: int,
+    takes: str = PIXELS,
 ) -> list[Made]:
     """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
@@ -65,6 +82,7 @@ def make(
         formats: {kind of Converter: path that is set for it}.
         graph: bytes of a retrained graph that describes itself; photos: paths, at least one.
         max_pixels: larger images are not read.
+        takes: one of TAKES, for formats that allow the choice.
 
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
@@ -75,9 +93,10 @@ def make(
         request = {
             "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
+            "takes": takes,
         }
         return [
-            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request))
+            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request), takes)
             for kind, path in formats.items()
         ]
 
@@ -110,7 +129,11 @@ def _room(folder: Path) -> str:
 
 
 def _made(
-    converter: Converter, path: str, written: Path, answers: Mapping[str, Agreement | None]
+    converter: Converter,
+    path: str,
+    written: Path,
+    answers: Mapping[str, Agreement | None],
+    takes: str,
 ) -> Made:
     """Returns the Made of what `convert` wrote; `path` is the path that is set for the format."""
     checks = "; ".join(f"from {kind} {_check(converter, a)}" for kind, a in answers.items())
@@ -122,7 +145,7 @@ def _made(
         content = written.read_bytes()
         size = len(content)
     agreement = f"{converter.kind}, {size / 1e6:.1f} MB: {checks}"
-    return Made(converter.name, converter.output(path), content, agreement)
+    return Made(converter.name, converter.output(path), content, agreement, converter.taking(takes))
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -136,7 +159,9 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         ExportError: they differ by more than the Converter allows.
     """
     if agreement is None:
-        return "not checked, as TensorFlow reads none of these photos"
+        return (
+            "not checked, as TensorFlow reads none of these photos, or ignores their transparency"
+        )
     count, same, difference = agreement
     line = (
         f"the same first label for {round(same * count)} of {count} photos, probabilities up to "

@@ -1,12 +1,15 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import OUTPUT, Feeds, Source
+from retraining.export.image_input import image_graph
+from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
 from retraining.graphs.read import to_tensorflow
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
@@ -16,36 +19,54 @@ def save(source: Source, path: str) -> None:
     """Writes a Source to `path`.
 
     The input `images` (and `images_2` of a second network) is float32 [batch, height, width, 3] of
-    `(pixel - mean) / std`, the output `probabilities` float32 [batch, k].
+    `(pixel - mean) / std`, the output `probabilities` float32 [batch, k]. Where the Source takes
+    IMAGE, the input is `image`, uint8 [1, height, width, 3] of any size.
     """
     import tf2onnx
 
-    names = {f"{image.node}:0": image.feed for image in source.inputs}
+    if source.takes == IMAGE:
+        graph_def, names = image_graph(source), {f"{IMAGE}:0": IMAGE}
+        sizes: list[str | int] = [1, "height", "width"]
+    else:
+        graph_def = to_tensorflow(source.graph_def)
+        names, sizes = {f"{image.node}:0": image.feed for image in source.inputs}, ["batch"]
     output = f"{source.output}:0"
     model, _ = tf2onnx.convert.from_graph_def(
-        to_tensorflow(source.graph_def),
+        graph_def,
         input_names=list(names),
         output_names=[output],
         opset=OPSET,
         tensors_to_rename={**names, output: OUTPUT},
     )
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    _name_sizes(model.graph.input, sizes)
+    _name_sizes(model.graph.output, sizes[:1])
     for key, value in _properties(source).items():
         model.metadata_props.add(key=key, value=value)
     with open(path, "wb") as file:
         file.write(model.SerializeToString())
 
 
+def _name_sizes(values: Iterable[Any], sizes: Sequence[str | int]) -> None:
+    """Names or sets the first sizes of the shape of each of an ONNX graph's inputs or outputs."""
+    for value in values:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
+            if isinstance(size, str):
+                dimension.dim_param = size
+            else:
+                dimension.dim_value = size
+
+
 def _properties(source: Source) -> dict[str, str]:
     """Returns {name: text} with the facts that a program needs to use the file."""
-    normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
-    return {
+    properties = {
         "network": source.network,
         "labels": json.dumps(source.labels),
-        "inputs": json.dumps(normalisation),
         "retraining": source.description().decode("ascii"),
     }
+    if source.takes == PIXELS:  # how to normalise them, for programs that do not read the rest
+        normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
+        properties["inputs"] = json.dumps(normalisation)
+    return properties
 
 
 class OnnxModel:
@@ -57,7 +78,7 @@ class OnnxModel:
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        """Returns float32 [n, k] for {name of an input: images}."""
         probabilities: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return probabilities
 
@@ -69,6 +90,7 @@ CONVERTER = Converter(
     help="also write an ONNX file; needs requirements-onnx.txt",
     save=save,
     load=OnnxModel,
+    takes=TAKES,
     packages=("tf2onnx", "onnx", "onnxruntime"),
     requirements="requirements-onnx.txt",
 )

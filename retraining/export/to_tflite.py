@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.image_input import SHAPE, preprocess
+from retraining.export.pixels_graph import IMAGE, TAKES, Feeds, Source
 from retraining.export.tflite_metadata import add_metadata
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
@@ -19,7 +20,9 @@ def save(source: Source, path: str) -> None:
     """Writes a Source to `path`, in float32.
 
     The input `images` is float32 [1, height, width, 3] of `(pixel - mean) / std`, or of another
-    batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k].
+    batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k]. Where the
+    Source takes IMAGE, the input is `image`, uint8 [1, height, width, 3] of the network's size, or
+    of any other after `resize_tensor_input`.
     """
     _convert(source, path, [])
 
@@ -42,8 +45,14 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
         )[0]
         return {"probabilities": output}
 
-    module.network = tf.function(network, autograph=False)
+    def network_of_image(image: Tensor) -> dict[str, Tensor]:
+        return network(*preprocess(tf, image, source.inputs))
+
+    of_image = source.takes == IMAGE
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
+    if of_image:
+        specs = [tf.TensorSpec(SHAPE, tf.uint8, IMAGE)]
+    module.network = tf.function(network_of_image if of_image else network, autograph=False)
     function = module.network.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.optimizations = optimizations
@@ -60,7 +69,7 @@ class TFLiteModel:
         self._run = interpreter.get_signature_runner()
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}.
+        """Returns float32 [n, k] for {name of an input: images}.
 
         Runs one photo at a time.
         """
@@ -76,6 +85,7 @@ FLOAT = Converter(
     help="also write a TensorFlow Lite (LiteRT) file",
     save=save,
     load=TFLiteModel,
+    takes=TAKES,
 )
 INT8 = replace(
     FLOAT,

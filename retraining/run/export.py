@@ -196,15 +196,17 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
     """Converts the graph to the other formats in the settings, and tests each on photos."""
-    paths, examples = run.settings.outputs.formats, tuned.bottlenecks.examples
-    if not paths:
+    outputs, examples = run.settings.outputs, tuned.bottlenecks.examples
+    if not (paths := outputs.formats):
         return []
     log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
     photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     samples = [photos[row].path for row in rows]
-    made = formats.make(paths, b"".join(exported.graph), samples, run.settings.photos.max_pixels)
+    most = run.settings.photos.max_pixels
+    graph = b"".join(exported.graph)
+    made = formats.make(paths, graph, samples, most, outputs.export_input)
     for other in made:
         log.info(other.agreement)
     return made

@@ -341,6 +341,20 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert run.err.count(": from pixels") == len(written)
 
 
+def test_the_metrics_file_tells_how_to_use_each_file(run):
+    record = json.loads((run.folder / "models" / "retrained_metrics.json").read_text())
+    network = record["network"]
+    assert (network["input_size"], network["input_mean"]) == ([tiny.SIZE, tiny.SIZE], 128)
+    assert (network["input_std"], network["kernel"]) == (128, "legacy_bilinear")
+    assert record["temperature"] == read_metadata(run.graph)["trust"]["temperature"]
+    written = [("pixels_graph", run.pixels), ("saved_model", run.saved), ("tflite", run.tflite)]
+    written += [("onnx", run.onnx)] if HAS_ONNX else []
+    assert record["exports"] == [
+        {"format": name, "path": path, "takes": "pixels", "temperature_inside": False}
+        for name, path in written
+    ]
+
+
 # -- graphs of other kinds ----------------------------------------------------------------------
 
 
@@ -525,8 +539,22 @@ def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monke
     (made,) = formats.make(wanted, content, [tmp_path / "photo.webp"], 10**6)
     assert "from pixels the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
-        "; from files' bytes not checked, as TensorFlow reads none of these photos"
+        "; from files' bytes not checked, as TensorFlow reads none of these photos, or ignores "
+        "their transparency"
     )
+
+
+def test_the_frozen_graph_is_no_measure_of_transparency(networks, photos, tmp_path):
+    """Its own decoder shows the colours that lie hidden behind it."""
+    graph_def = retrained(networks[1])
+    photo = tiny.Image.open(f"{photos}/red/photo_03.jpg")
+    photo.save(tmp_path / "opaque.png")
+    photo.putalpha(0)
+    photo.save(tmp_path / "clear.png")
+    paths = [str(tmp_path / name) for name in ("clear.png", "opaque.png")]
+    samples = read_samples(graph_def, Source.of(graph_def), paths, 10**6)
+    assert samples.files == [(tmp_path / "opaque.png").read_bytes()]
+    assert len(samples.answers) == 2
 
 
 def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypatch, tmp_path):
