@@ -10,6 +10,7 @@ probability], or null if TensorFlow decodes none of the photos}.
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -21,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.export.converter import DecodingModel
+from retraining.export.converter import ConvertedModel, DecodingModel
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
-from retraining.graphs.session import open_session
+from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
@@ -63,6 +64,8 @@ def main(folder: str) -> None:
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
     source = Source.of(graph_def)
     samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
+    del graph_def  # `source` has a copy
+    return_free_memory()
     kind = request["format"]
     try:
         answers = convert_and_run(kind, source, samples, folder)
@@ -79,39 +82,26 @@ def read_samples(
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
+    answers: list[NDArray[np.float32]] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []
-    from_bytes = BytesRunner(graph_def, source.output)
+    frozen = BytesRunner(graph_def, source.output)
     for path in paths:
         with contextlib.suppress(ImageError):  # the photo has vanished since
-            pixels.append([reader.read(path)[0] for reader in readers])
+            images = [reader.read(path) for reader in readers]
+            fed = zip(source.inputs, images, strict=True)
+            answers.append(frozen.run_pixels({i.node: image for i, image in fed})[0])
+            pixels.append([image[0] for image in images])
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
+                answers_to_files.append(run_on_bytes(frozen, content, max_pixels)[0])
                 files.append(content)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
-    answers = run_frozen(graph_def, source, feeds)
-    return Samples(feeds, answers, files, np.array(answers_to_files))
-
-
-def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
-    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
-    nodes = {image.feed: f"{image.node}:0" for image in source.inputs}
-    rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
-    with open_session(graph_def, source.output) as session:
-        return np.concatenate(
-            [
-                session.run(
-                    f"{source.output}:0",
-                    {nodes[feed]: p[row : row + AT_ONCE] for feed, p in feeds.items()},
-                )
-                for row in rows
-            ]
-        )
+    return Samples(feeds, np.array(answers), files, np.array(answers_to_files))
 
 
 def convert_and_run(
@@ -121,9 +111,11 @@ def convert_and_run(
     path = os.path.join(folder, kind)
     with naming(path):
         CONVERTERS[kind].save(source, path)
+    gc.collect()  # functions of TensorFlow hold each other
+    return_free_memory()
     model = CONVERTERS[kind].load(path)
     agreements: dict[str, Agreement | None] = {
-        "pixels": compare(model.run(samples.feeds), samples.answers)
+        "pixels": compare(run_in_batches(model, samples.feeds), samples.answers)
     }
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
@@ -132,6 +124,13 @@ def convert_and_run(
             else None
         )
     return agreements
+
+
+def run_in_batches(model: ConvertedModel, feeds: Feeds) -> NDArray[np.float32]:
+    """Returns float32 [n, k], computed for AT_ONCE photos at a time."""
+    starts = range(0, len(next(iter(feeds.values()))), AT_ONCE)
+    batches = ({name: p[n : n + AT_ONCE] for name, p in feeds.items()} for n in starts)
+    return np.concatenate([model.run(batch) for batch in batches])
 
 
 def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:

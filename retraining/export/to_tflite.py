@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.network_function import network_function
+from retraining.export.pixels_graph import OUTPUT, Feeds, Source
 from retraining.export.tflite_metadata import add_metadata
-from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -33,18 +33,13 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
     """Writes a Source to `path` with these tf.lite.Optimize."""
     tf = import_whole_tensorflow()
     module = tf.Module()
+    network, module.kernels = network_function(tf, source)
 
-    def network(*pixels: Tensor) -> dict[str, Tensor]:
-        names = [f"{image.node}:0" for image in source.inputs]
-        inputs = dict(zip(names, pixels, strict=True))
-        output = tf.graph_util.import_graph_def(
-            to_tensorflow(source.graph_def), inputs, [f"{source.output}:0"], name=""
-        )[0]
-        return {"probabilities": output}
+    def named(*pixels: Tensor) -> dict[str, Tensor]:
+        return {OUTPUT: network(*pixels)}
 
-    module.network = tf.function(network, autograph=False)
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    function = module.network.get_concrete_function(*specs)
+    function = tf.function(named, autograph=False).get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.optimizations = optimizations
     with open(path, "wb") as file:
