@@ -633,7 +633,7 @@ def test_another_size_is_refused_where_the_network_does_not_take_it(tmp_path):
     with pytest.raises(GraphError, match=OTHER_SIZE):
         load(tmp_path, graph_def, input_height=20)
     averaged = graph_of(lambda: scaled(from_bytes()))
-    assert load(tmp_path, averaged, input_height=20).preprocessing.size == (20, 10)
+    assert load(tmp_path, averaged, input_height=20).model.preprocessing.size == (20, 10)
 
 
 @pytest.mark.parametrize("resource", [False, True])
