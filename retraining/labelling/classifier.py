@@ -16,11 +16,13 @@ from retraining.evaluation.temperature import FEWEST_PHOTOS, apply_temperature
 from retraining.evaluation.unknown import UnknownScore
 from retraining.graphs.description import read_metadata
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import constant, nodes_by_name
+from retraining.graphs.nodes import GraphError, constant, nodes_by_name
 from retraining.graphs.read import read_graph
 from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
 from retraining.graphs.safety import describe_unsafe
 from retraining.graphs.twin import cache_folder
+from retraining.labelling.exported import Description, model_of
+from retraining.labelling.formats import Format, format_of
 from retraining.labelling.frozen import FrozenModel, Part, find_parts
 from retraining.labelling.labels import check_order, check_width, find_labels
 from retraining.labelling.model import AnyImage, Model, Request
@@ -169,20 +171,75 @@ def load_classifier(
     precision: str = "auto",
     runtime: str = AUTO,
 ) -> Classifier:
-    """Reads a retrained graph, or any frozen image classifier.
+    """Reads a retrained graph, or any frozen image classifier, or a model of another format.
 
     `labels_path` may also be a tuple of the labels themselves.
 
-    A graph that describes itself needs nothing else. For other graphs the overrides come first,
+    A model that describes itself needs nothing else. For other graphs the overrides come first,
     then the facts in the graph's nodes, then what is usual for such graphs (with a line in
     `notes`).
 
     Raises:
-        GraphError: the file is not a frozen graph, or is not known to be harmless, or lacks a fact
+        GraphError: the file is not a model, or is not known to be harmless, or lacks a fact
             that the overrides do not give.
         LabelsError: there is no labels file, or it is unreadable, or labels are repeated.
     """
     overrides = overrides or Overrides()
+    if (kind := format_of(graph_path)) is None:
+        return _load_frozen(graph_path, labels_path, overrides, precision, runtime)
+    _check_options(graph_path, kind, overrides, precision, runtime)
+    return _load_exported(graph_path, kind, labels_path, overrides)
+
+
+def _check_options(
+    path: str | Path, kind: Format, overrides: Overrides, precision: str, runtime: str
+) -> None:
+    """Raises GraphError for what only a frozen graph can do."""
+    options = {
+        "`Overrides.input_layer`": overrides.input_layer is None,
+        "`Overrides.output_layer`": overrides.output_layer is None,
+        "`precision`": precision in ("auto", "float32"),
+        "`runtime`": runtime in kind.runtimes,
+    }
+    if wrong := [name for name, allowed in options.items() if not allowed]:
+        raise GraphError(
+            f"{path} is {kind.name}, for which {wrong[0]} cannot be chosen; drop it, or give the "
+            f"frozen graph"
+        )
+
+
+def _load_exported(
+    path: str | Path,
+    kind: Format,
+    labels_path: str | Path | tuple[str, ...] | None,
+    overrides: Overrides,
+) -> Classifier:
+    """As load_classifier, for a model of another format."""
+    try:
+        program = kind.open(path, overrides.allow_unsafe_ops)
+        own = None if program.description is None else Description.parse(program.description)
+        model = model_of(program, own, overrides)
+    except GraphError as error:
+        raise GraphError(f"{path} is {kind.name} that cannot be used: {error}") from error
+    notes = [f"running {path}, although it holds {program.unsafe}"] if program.unsafe else []
+    told = own.labels if own else program.labels
+    labels = find_labels(path, labels_path, {"labels": told} if told else {}, notes)
+    if told:
+        check_order(labels, told)
+    classifier = Classifier(model, labels, tuple(notes))
+    if own is None:
+        return classifier
+    return replace(classifier, temperature=own.temperature, raw_temperature=own.raw_temperature)
+
+
+def _load_frozen(
+    graph_path: str | Path,
+    labels_path: str | Path | tuple[str, ...] | None,
+    overrides: Overrides,
+    precision: str,
+    runtime: str,
+) -> Classifier:
+    """As load_classifier, for a frozen graph."""
     if runtime == LITERT and precision == "auto":
         precision = "float32"
     graph_def = read_graph(graph_path, overrides.allow_unsafe_ops)
