@@ -175,7 +175,7 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default=GRAPH,
-        help="frozen graph, or another model that retrain.py writes (LiteRT), or keras:NAME for a "
+        help="frozen graph, or another model that retrain.py writes (LiteRT, ONNX), or keras:NAME for a "
         "network of keras.applications with the classes of ImageNet",
     )
     add_weights(add)

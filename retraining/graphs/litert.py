@@ -68,7 +68,7 @@ class LiteRunner:
         """
         interpreter = self._idle.get()
         try:
-            return interpreter.run(feeds)
+            return interpreter.run(feeds).reshape(1, -1)
         finally:
             self._idle.put(interpreter)
 
@@ -86,7 +86,7 @@ class _Interpreter:
         except (RuntimeError, ValueError) as error:
             raise GraphError(f"LiteRT cannot load the model: {one_line(error)}") from error
         self._shapes = {name: tuple(each["shape"]) for name, each in self.inputs.items()}
-        self.width = int(self._output["shape"][-1])
+        self.width = int(np.prod(self._output["shape"]))
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Returns float32 [1, width] for {name of an input: [1, height, width, 3]}."""

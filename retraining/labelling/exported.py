@@ -7,6 +7,7 @@ puts together what the file tells of itself and what the user says.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from retraining.labelling.labels import check_width
 from retraining.labelling.model import AnyImage, Computed, Request
 from retraining.labelling.resolve import Overrides
 from retraining.photos.reader import Image, ImageReader
+from retraining.system.regular import open_regular
 
 # What an input takes, as `Input.describe` of export/pixels_graph.py names it: scaled pixels, pixels
 # of 0..255 in the network's size, or an image of any size.
@@ -206,6 +208,19 @@ def _feed(how: Mapping[str, Any]) -> Feed:
         return Feed(preprocessing)
     size = ANY_SIZE if takes == IMAGE else preprocessing.size
     return Feed(replace(preprocessing, size=size, mean=0.0, std=1.0), raw=True)
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """Returns the content of a file of up to `most` bytes.
+
+    Raises:
+        GraphError: it cannot be read.
+    """
+    try:
+        with open_regular(path, most) as file:
+            return file.read()
+    except OSError as error:
+        raise GraphError(f"it cannot be read: {error.strerror}") from error
 
 
 def refuse_unsafe(unsafe: str, allow_unsafe_ops: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from retraining.graphs.runtimes import AUTO, LITERT
 from retraining.labelling.exported import Program
 from retraining.labelling.lite_file import open_lite_file
+from retraining.labelling.onnx_file import open_onnx_file
 from retraining.system.regular import open_regular
 
 
@@ -21,6 +22,10 @@ class Format:
 
 
 LITE = Format("a LiteRT file", open_lite_file, (AUTO, LITERT))
+ONNX = Format("an ONNX file", open_onnx_file)
+# An ONNX file begins with its first field, the version of the format, which is 3 or more. A frozen
+# graph cannot begin with that byte; the saved_model.pb of a SavedModel can, for its version 1.
+VERSION, VERSIONS = 0x08, range(3, 0x80)
 
 
 def format_of(path: str | Path) -> Format | None:
@@ -32,4 +37,7 @@ def format_of(path: str | Path) -> Format | None:
             head = file.read(8)
     except OSError:
         return None
-    return LITE if head[4:] == b"TFL3" else None
+    if head[4:] == b"TFL3":
+        return LITE
+    is_onnx = len(head) > 1 and head[0] == VERSION and head[1] in VERSIONS
+    return ONNX if is_onnx or str(path).lower().endswith(".onnx") else None

@@ -24,10 +24,9 @@ from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import PerChannel, per_channel
 from retraining.graphs.safety import MAX_BYTES
 from retraining.graphs.tensorflow import muted_stderr
-from retraining.labelling.exported import DESCRIPTION_FILE, Input, Program, refuse_unsafe
+from retraining.labelling.exported import DESCRIPTION_FILE, Input, Program, read_file, refuse_unsafe
 from retraining.labelling.labels import MOST_LABEL_BYTES
-from retraining.system.regular import open_regular
-from retraining.system.text import is_label
+from retraining.system.text import is_label, one_line
 
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError)
 # As TensorFlow Lite's metadata.md and metadata_schema.fbs say.
@@ -40,29 +39,27 @@ def open_lite_file(path: str | Path, allow_unsafe_ops: bool) -> Program:
     Raises:
         GraphError: it is unreadable, damaged, or not known to be harmless, or LiteRT is missing.
     """
-    try:
-        with open_regular(path, MAX_BYTES) as file:
-            content = file.read()
-    except OSError as error:
-        raise GraphError(f"it cannot be read: {error.strerror}") from error
+    content = read_file(path, MAX_BYTES)
     try:
         with muted_stderr():  # it tells which delegate it made
             interpreter = open_interpreter(content, threads=1)
-            unsafe = describe_unsafe(interpreter)
-            refuse_unsafe(unsafe, allow_unsafe_ops)
-            check_sizes(interpreter.get_tensor_details())
-            inputs = {name: _input(details) for name, details in inputs_of(interpreter).items()}
-            outputs = interpreter.get_output_details()
+        unsafe = describe_unsafe(interpreter)
+        refuse_unsafe(unsafe, allow_unsafe_ops)
+        check_sizes(interpreter.get_tensor_details())
+        inputs = {name: _input(details) for name, details in inputs_of(interpreter).items()}
+        outputs = interpreter.get_output_details()
     except ModuleNotFoundError as error:
         raise GraphError(
             "LiteRT files need the package ai-edge-litert; pip install -r requirements-label.txt"
         ) from error
+    except ValueError as error:  # such as names that are no UTF-8
+        raise GraphError(f"it is damaged: {one_line(error)}") from error
     if len(outputs) != 1:
         raise GraphError(f"it has {len(outputs)} outputs, not one of probabilities")
     files = _files_behind(content)
     return Program(
         inputs,
-        int(outputs[0]["shape"][-1]),
+        int(np.prod(outputs[0]["shape"])),
         partial(_start, content),
         description=files.get(DESCRIPTION_FILE),
         labels=_only_labels(files),

@@ -1,5 +1,6 @@
 """Labelling with models of other formats: those that retrain.py exports, and those of others."""
 
+import importlib.util
 import io
 import json
 import subprocess
@@ -17,6 +18,7 @@ from retraining.export import build
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.nodes import GraphError
+from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.write import graph_bytes
 from retraining.labelling.classifier import load_classifier
@@ -33,7 +35,11 @@ from tests.labelling.test_runtimes import label_without_tensorflow
 
 LABELS = ["a", "b", "Blüte"]
 TEMPERATURE = 1.7
-KINDS = {"tflite": "m.tflite"}
+HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what ONNX files need is not installed")
+FILES = {"tflite": "m.tflite", "onnx": "m.onnx"}
+LIGHT = ["tflite", pytest.param("onnx", marks=needs_onnx)]
+KINDS = LIGHT
 GRAPHS = ["inception", "mobilenet", "both"]
 
 
@@ -65,7 +71,7 @@ def export(graphs, tmp_path_factory):
     folder, written = tmp_path_factory.mktemp("exported"), {}
 
     def export(kind, name="inception"):
-        path = folder / name / KINDS[kind]
+        path = folder / name / FILES[kind]
         if path not in written:
             path.parent.mkdir(exist_ok=True)
             CONVERTERS[kind].save(Source.of(graphs[name]), str(path))
@@ -502,27 +508,185 @@ for path in paths:
 """
 
 
-def test_damaged_files_end_no_process(export, pictures, tmp_path):
-    model = export("tflite").read_bytes()
+@pytest.mark.parametrize("kind", LIGHT)
+def test_damaged_files_end_no_process(kind, export, pictures, tmp_path):
+    model = export(kind).read_bytes()
     rng = np.random.default_rng(4)
     paths = []
     for number in range(60):
         cut = model[: int(rng.integers(8, len(model)))]
         content = cut if number % 4 == 0 else damaged(model, rng)
-        paths.append(tmp_path / f"{number}.tflite")
-        paths[-1].write_bytes(content[:4] + b"TFL3" + content[8:])
+        if kind == "tflite":
+            content = content[:4] + b"TFL3" + content[8:]
+        paths.append(tmp_path / f"{number}.{kind}")
+        paths[-1].write_bytes(content)
     command = [sys.executable, "-c", DAMAGE, pictures[0], *map(str, paths)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout.split()
     assert len(said) == len(paths)
-    assert said.count("error") > 30
+    assert said.count("error") > 25
 
 
 def test_without_litert_the_remedy_is_told(export, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(GraphError, match=r"pip install -r requirements-label\.txt"):
         load_classifier(export("tflite"))
+
+
+# -- ONNX files of others -------------------------------------------------------------------------
+
+
+def onnx_file(path, nodes, shape=(1, 8, 8, 3), weights=None, **more):
+    """Writes an ONNX model from `x` to `y`."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    stored = [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        stored,
+    )
+    domains = {node.domain for node in nodes} | {""}
+    opsets = [helper.make_opsetid(domain, 15 if domain == "" else 1) for domain in domains]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, **more)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def mean_of_channels(axes):
+    from onnx import helper
+
+    return [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=axes, keepdims=0),
+        helper.make_node("Softmax", ["m"], ["y"], axis=1),
+    ]
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((1, 8, 8, 3), (1, 2)), (("n", 3, 8, 8), (2, 3)), ((1, 3, None, None), (2, 3))],
+)
+def test_channels_may_come_first(shape, axes, tmp_path, pictures):
+    path = onnx_file(tmp_path / "m.onnx", mean_of_channels(axes), shape)
+    told = replace(SCALE, input_height=8, input_width=8)
+    found = list(load_classifier(path, tuple("rgb"), told).predict(pictures))
+    pixels = ImageReader(Preprocessing((8, 8), 128, 128)).read(pictures[-1])
+    exponents = np.exp(pixels.mean((0, 1, 2)))
+    np.testing.assert_allclose(found[-1][1], exponents / exponents.sum(), atol=1e-5)
+    with pytest.raises(GraphError, match=r"how pixels are scaled; give"):
+        load_classifier(path, tuple("rgb"), Overrides(input_height=8, input_width=8))
+
+
+@needs_onnx
+def test_a_file_without_its_ending_is_known_by_its_content(tmp_path, export, pictures):
+    path = tmp_path / "model.bin"
+    path.write_bytes(export("onnx").read_bytes())
+    np.testing.assert_array_equal(answers(path, pictures), answers(export("onnx"), pictures))
+
+
+def looping_onnx(path):
+    from onnx import TensorProto, helper
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["more"], ["again"])],
+        "body",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, [])],
+    )
+    loop = helper.make_node("Loop", ["", "yes"], [], body=body)
+    return onnx_file(path, [loop, *mean_of_channels((1, 2))], weights={"yes": np.array(True)})
+
+
+def foreign_domain(path):
+    from onnx import helper
+
+    nodes = [helper.make_node("Run", ["x"], ["z"], domain="evil"), *mean_of_channels((1, 2))]
+    return onnx_file(path, nodes)
+
+
+def with_function(path):
+    from onnx import helper
+
+    node = helper.make_node("Identity", ["a"], ["b"])
+    opsets = [helper.make_opsetid("", 15)]
+    function = helper.make_function("own", "Twice", ["a"], ["b"], [node], opsets)
+    call = helper.make_node("Twice", ["x"], ["z"], domain="own")
+    return onnx_file(path, [call, *mean_of_channels((1, 2))], functions=[function])
+
+
+def huge_constant(path):
+    from onnx import helper
+
+    nodes = [helper.make_node("ConstantOfShape", ["sizes"], ["z"]), *mean_of_channels((1, 2))]
+    return onnx_file(path, nodes, weights={"sizes": np.array([1 << 20, 1 << 20])})
+
+
+def weights_elsewhere(path):
+    import onnx
+
+    model = onnx.load(huge_constant(path))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (looping_onnx, "could do more than compute: it holds 'Loop'; if you trust whoever"),
+        (foreign_domain, "could do more than compute: it holds 'evil.Run'; if you trust"),
+        (with_function, "could do more than compute: it holds 'own.Twice', the function 'Twice'"),
+        (huge_constant, "it has a tensor of 1.1e+12 elements, more than"),
+        (weights_elsewhere, "it keeps weights in other files; save it as one file"),
+    ],
+)
+def test_an_onnx_file_that_does_more_than_it_should_is_not_run(make, reason, tmp_path):
+    path = make(tmp_path / "hostile.onnx")
+    with pytest.raises(GraphError) as caught:
+        load_classifier(path, tuple("abc"), SCALE)
+    assert reason in str(caught.value)
+    if "other files" in reason:
+        with pytest.raises(GraphError, match="other files"):
+            load_classifier(path, tuple("abc"), replace(SCALE, allow_unsafe_ops=True))
+
+
+@needs_onnx
+def test_photos_share_no_batch_where_the_scale_would_depend_on_it(export, tmp_path, pictures):
+    """As in the models of onnxruntime.quantization.quantize_dynamic."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(export("onnx"))
+    steps = helper.make_node("DynamicQuantizeLinear", ["images"], ["q", "scale", "zero"])
+    floats = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["coarse"])
+    for node in model.graph.node:
+        node.input[:] = ["coarse" if name == "images" else name for name in node.input]
+    model.graph.node.insert(0, floats)
+    model.graph.node.insert(0, steps)
+    path = tmp_path / "dynamic.onnx"
+    path.write_bytes(model.SerializeToString())
+    together = answers(path, pictures)
+    alone = np.concatenate([answers(path, [picture]) for picture in pictures])
+    np.testing.assert_array_equal(together, alone)
+    assert np.abs(together - answers(export("onnx"), pictures)).max() > 1e-4
+
+
+@needs_onnx
+def test_without_onnx_runtime_the_remedy_is_told(export, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(GraphError, match=r"pip install -r requirements-onnx\.txt"):
+        load_classifier(export("onnx"))
 
 
 def test_a_missing_or_unreadable_file_is_one_line(tmp_path):
@@ -536,8 +700,6 @@ def test_a_missing_or_unreadable_file_is_one_line(tmp_path):
 
 
 # -- the command ----------------------------------------------------------------------------------
-
-LIGHT = ["tflite"]
 
 
 @pytest.mark.parametrize("kind", LIGHT)
