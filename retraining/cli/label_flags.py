@@ -175,8 +175,9 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default=GRAPH,
-        help="frozen graph, or another model that retrain.py writes (LiteRT, ONNX), or keras:NAME for a "
-        "network of keras.applications with the classes of ImageNet",
+        help="frozen graph, LiteRT or ONNX file, or folder of a SavedModel; those of retrain.py "
+        "need no other flag. Or keras:NAME for a network of keras.applications with the classes "
+        "of ImageNet",
     )
     add_weights(add)
     add("--model_dir", default="models", help="folder for the frozen graph of keras:NAME")

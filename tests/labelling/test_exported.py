@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -37,9 +38,9 @@ LABELS = ["a", "b", "Blüte"]
 TEMPERATURE = 1.7
 HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what ONNX files need is not installed")
-FILES = {"tflite": "m.tflite", "onnx": "m.onnx"}
+FILES = {"tflite": "m.tflite", "onnx": "m.onnx", "saved_model": "saved"}
 LIGHT = ["tflite", pytest.param("onnx", marks=needs_onnx)]
-KINDS = LIGHT
+KINDS = [*LIGHT, "saved_model"]
 GRAPHS = ["inception", "mobilenet", "both"]
 
 
@@ -687,6 +688,117 @@ def test_without_onnx_runtime_the_remedy_is_told(export, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(GraphError, match=r"pip install -r requirements-onnx\.txt"):
         load_classifier(export("onnx"))
+
+
+# -- SavedModels of others ------------------------------------------------------------------------
+
+
+def saved(folder, shape=(None, 8, 8, 3), name="serving_default", **functions):
+    """Writes a SavedModel of functions of images: signatures, and `called` as a plain function."""
+    module, spec = tf.Module(), tf.TensorSpec(shape, tf.float32, "x")
+    made = {
+        key: tf.function(f, autograph=False, input_signature=[spec]) for key, f in functions.items()
+    }
+    if "called" in made:
+        module.called = made.pop("called")
+    signatures = {key: each.get_concrete_function() for key, each in made.items()}
+    tf.saved_model.save(module, str(folder), signatures)
+    return folder
+
+
+def mean(x):
+    return {"scores": tf.nn.softmax(tf.reduce_mean(x, (1, 2)))}
+
+
+def with_file(x):
+    return {
+        "scores": tf.reduce_mean(x, (1, 2)) + tf.cast(tf.size(tf.io.read_file("/x")), tf.float32)
+    }
+
+
+def with_python(x):
+    return {
+        "scores": tf.ensure_shape(tf.py_function(lambda y: y[:, 0, 0], [x], tf.float32), (None, 3))
+    }
+
+
+def with_loop(x):
+    start = tf.constant(0), tf.zeros_like(x[:, 0, 0])
+    looped = tf.while_loop(lambda n, _: n >= 0, lambda n, t: (n + 1, t + x[:, 0, 0]), start)
+    return {"scores": looped[1]}
+
+
+def test_somebodys_saved_model_is_labelled_with(tmp_path, pictures):
+    path = saved(tmp_path / "m", serving_default=mean, other=mean)
+    with pytest.raises(GraphError, match="how pixels are scaled; give"):
+        load_classifier(path, tuple("rgb"))
+    found = list(load_classifier(path, tuple("rgb"), SCALE).predict(pictures))
+    assert [answer.argmax() for _, answer, _ in found[-2:]] == [0, 0]
+    with pytest.raises(LabelsError, match="gives 3 probabilities for 2 labels"):
+        next(load_classifier(path, tuple("rg"), SCALE).predict(pictures))
+
+
+@pytest.mark.parametrize(
+    ("functions", "reason"),
+    [
+        ({"serving_default": with_file}, "it holds ReadFile; if you trust whoever made it"),
+        ({"serving_default": mean, "other": with_file}, "it holds ReadFile;"),
+        ({"serving_default": mean, "called": with_file}, "it holds ReadFile;"),
+        ({"serving_default": with_python}, "it holds EagerPyFunc;"),
+        ({"serving_default": with_loop}, "While;"),
+        ({"serving_default": mean, "called": with_loop}, "While;"),
+    ],
+)
+def test_a_saved_model_that_does_more_than_it_should_is_not_loaded(
+    functions, reason, tmp_path, monkeypatch
+):
+    path = saved(tmp_path / "m", **functions)
+    monkeypatch.setattr(tf.saved_model, "load", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(GraphError) as caught:
+        load_classifier(path, tuple("rgb"), SCALE)
+    assert f"{path} is a SavedModel that cannot be used: it could do more than" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((None, 8), "none of its signatures takes images"),
+        ((None, 8, 8, 4), "not images [n, height"),
+    ],
+)
+def test_a_saved_model_that_takes_no_images_is_one_line(shape, reason, tmp_path):
+    path = saved(tmp_path / "m", shape, serving_default=lambda x: {"y": x})
+    with pytest.raises(GraphError) as caught:
+        load_classifier(path, tuple("rgb"), SCALE)
+    assert reason in str(caught.value)
+
+
+def test_a_damaged_saved_model_is_one_line(export, tmp_path):
+    whole, path = export("saved_model"), tmp_path / "damaged"
+    for name in ("saved_model.pb", "variables/variables.index", "assets/retraining.json"):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(whole, path)
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(GraphError) as caught:
+            load_classifier(path)
+        assert str(caught.value).startswith(f"{path} is a SavedModel that cannot be used: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_versions_is_pointed_into(export, tmp_path):
+    for version in "12":
+        shutil.copytree(export("saved_model"), tmp_path / version)
+    with pytest.raises(GraphError, match=f"name one, such as {tmp_path}/2$"):
+        load_classifier(tmp_path)
+
+
+def test_without_tensorflow_a_saved_model_has_its_remedy(export, photos):
+    photo = f"{photos}/red/photo_00.jpg"
+    done = label_without_tensorflow("--graph", export("saved_model"), photo)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "it needs TensorFlow; pip install -r requirements.txt" in done.stderr
 
 
 def test_a_missing_or_unreadable_file_is_one_line(tmp_path):
