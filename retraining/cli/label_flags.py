@@ -175,7 +175,8 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default=GRAPH,
-        help="frozen graph, or keras:NAME for a network of keras.applications with the classes "
+        help="frozen graph, LiteRT or ONNX file, or folder of a SavedModel; those of retrain.py "
+        "need no other flag. Or keras:NAME for a network of keras.applications with the classes "
         "of ImageNet",
     )
     add_weights(add)

@@ -18,7 +18,8 @@ from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
 from retraining.graphs.nodes import GraphError
-from retraining.labelling.classifier import Classifier, load_classifier, read_labels
+from retraining.labelling.classifier import Classifier, load_classifier
+from retraining.labelling.labels import read_labels
 from retraining.labelling.resolve import Overrides
 from retraining.labelling.sorting import Sorter
 from retraining.photos.archive import ArchiveSource
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     for note in classifier.notes:
         say(in_flags(note))
     if options.raw_scores:
-        classifier = replace(classifier, temperature=1.0)
+        classifier = replace(classifier, temperature=classifier.raw_temperature)
     if options.evaluate:
         from retraining.cli.scores import evaluate_folder
 

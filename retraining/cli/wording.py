@@ -10,6 +10,8 @@ SETTING = re.compile(r"(?<![^\s(])`([\w.]+)`(?=[,;:.)]*(?:\s|$))")
 PARAMETERS = {
     "max_pixels": "--max_image_pixels",
     "labels_path": "--labels",
+    "precision": "--precision",
+    "runtime": "--runtime",
     "unknown_share": "--unknown_threshold",
     "Sorter.by": "--sort_by",
 }

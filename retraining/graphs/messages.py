@@ -8,7 +8,7 @@ and writes it back.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor_pb2 import (
@@ -98,7 +98,6 @@ message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
 """
 MESSAGE = re.compile(r"(message|oneof) (\w+) \{(.*?)\}", re.DOTALL)
 FIELD = re.compile(r"(repeated |map<string, )?(\w+)>? (\w+) = (\d+);")
-PACKAGE = "tensorflow"
 
 # The names that TensorFlow's Python has for the numbers of a DataType, from 1 on (0 is none).
 TYPES_TEXT = """
@@ -111,7 +110,7 @@ TYPE_NAMES |= {number + 100: f"{name}_ref" for number, name in TYPE_NAMES.items(
 TYPE_NUMBERS = {name: number for number, name in TYPE_NAMES.items()}
 
 
-def _add_fields(message: DescriptorProto, fields: Iterable[tuple[str, ...]]) -> None:
+def _add_fields(message: DescriptorProto, package: str, fields: Iterable[tuple[str, ...]]) -> None:
     """Adds fields (`repeated `, `map<string, ` or nothing; type; name; number) to a message."""
     for kind, type_name, name, number in fields:
         field = message.field.add(name=name, number=int(number))
@@ -121,25 +120,28 @@ def _add_fields(message: DescriptorProto, fields: Iterable[tuple[str, ...]]) -> 
         if kind.startswith("map"):
             entry = message.nested_type.add(name=f"{name.capitalize()}Entry")
             entry.options.map_entry = True
-            _add_fields(entry, [("", "string", "key", "1"), ("", type_name, "value", "2")])
+            _add_fields(entry, package, [("", "string", "key", "1"), ("", type_name, "value", "2")])
             type_name = f"{message.name}.{entry.name}"
         if type_name[0].islower():
             field.type = FieldDescriptorProto.Type.Value(f"TYPE_{type_name.upper()}")
         else:
-            field.type, field.type_name = field.TYPE_MESSAGE, f".{PACKAGE}.{type_name}"
+            field.type, field.type_name = field.TYPE_MESSAGE, f".{package}.{type_name}"
 
 
-def _described() -> DescriptorPool:
-    """Returns a pool of its own, since TensorFlow's messages have the same names."""
-    file = FileDescriptorProto(name="retraining.proto", package=PACKAGE, syntax="proto3")
-    for kind, name, body in MESSAGE.findall(FIELDS_TEXT):
+def message_classes(package: str, text: str) -> Callable[[str], type[Message]]:
+    """Returns what gives the class of a message by its name; `text` has the fields of all.
+
+    The classes are in a pool of their own, since TensorFlow's messages have the same names.
+    """
+    file = FileDescriptorProto(name="retraining.proto", package=package, syntax="proto3")
+    for kind, name, body in MESSAGE.findall(text):
         message = file.message_type.add(name=name)
         if kind == "oneof":
             message.oneof_decl.add(name="value")
-        _add_fields(message, FIELD.findall(body))
+        _add_fields(message, package, FIELD.findall(body))
     pool = DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return pool
+    return lambda name: GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
 
 
 if TYPE_CHECKING:  # mypy tells the classes apart; their fields can be anything
@@ -160,11 +162,7 @@ if TYPE_CHECKING:  # mypy tells the classes apart; their fields can be anything
     class SavedModel(_Fields): ...
 
 else:
-    _POOL = _described()
-
-    def _message_class(name: str) -> type[Message]:
-        return GetMessageClass(_POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
     GraphDef, NodeDef, TensorProto, MetaGraphDef, SavedModel = map(
-        _message_class, ("GraphDef", "NodeDef", "TensorProto", "MetaGraphDef", "SavedModel")
+        message_classes("tensorflow", FIELDS_TEXT),
+        ("GraphDef", "NodeDef", "TensorProto", "MetaGraphDef", "SavedModel"),
     )

@@ -173,6 +173,10 @@ def _check_kind(path: str | Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         if os.path.exists(os.path.join(path, "saved_model.pb")):
             raise GraphError(f"{path} is a SavedModel folder, not a frozen graph; {FREEZE}")
+        if versions := sorted(Path(path).glob("[0-9]*/saved_model.pb")):
+            raise GraphError(
+                f"{path} holds versions of a SavedModel; name one, such as {versions[-1].parent}"
+            )
         raise GraphError(f"{path} is a folder, not a frozen graph; name the .pb file in it")
     if not stat.S_ISREG(status.st_mode):
         raise GraphError(f"{path} is a pipe or device, not a frozen graph; copy it into a file")

@@ -8,15 +8,14 @@ import json
 import re
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, add_notes
+from retraining.graphs.saved_model_safety import describe_unsafe, read_meta_graph
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 from retraining.networks.keras import (
@@ -32,11 +31,9 @@ from retraining.networks.recipes import (
     ModelFiles,
     short_hash,
 )
-from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
-MAX_GRAPH = 2 << 30  # bytes of any protocol buffer
 ASSUMED_STD = 255.0  # for models that do not scale pixels: 0..1, as models of TensorFlow Hub expect
 
 Function: TypeAlias = Callable[[Tensor], Tensor]  # of images
@@ -290,14 +287,6 @@ def _problem_of(entry: Mapping[str, Any]) -> str | None:
     return f"the layer {str(name)[:60]!r}, which is not known only to compute"
 
 
-# The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
-LISTED = """
-VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 PartitionedCall
-StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
-"""
-LOADING = frozenset(LISTED.split())
-
-
 def load_folder(path: Path, choice: Choice) -> Loaded:
     """Loads a SavedModel: its signature, or else its own call. Raises ChoiceError."""
     _check_saved_model(path, choice.allow_unsafe_ops)
@@ -342,57 +331,15 @@ def _signed(path: Path, model: Any, signature: Any, wanted: str | None) -> Loade
 def _check_saved_model(path: Path, allow_unsafe_ops: bool) -> None:
     """Refuses a SavedModel whose functions could do more than compute while it is loaded.
 
-    Ignores the functions that save it: every SavedModel has them, and nothing here calls them.
-
     Raises:
         ChoiceError: it has such functions, is damaged, or is not of TensorFlow 2.
     """
-    from google.protobuf.message import DecodeError
-
-    from retraining.graphs.safety import ALLOWED_OPS, MAX_NODES, check_constants
-    from retraining.graphs.tensorflow import import_tensorflow
-
     try:
-        with open_regular(path / "saved_model.pb", MAX_GRAPH) as file:
-            content = file.read()
-        meta = import_tensorflow().SavedModel.FromString(content).meta_graphs[0]
-        if len(meta.object_graph_def.nodes) > MAX_NODES:
-            raise GraphError(f"it has more than {MAX_NODES} objects")
-        functions = meta.graph_def.library.function
-        held = chain(meta.graph_def.node, *(function.node_def for function in functions))
-        check_constants(held, len(content))
-    except (OSError, DecodeError, IndexError, GraphError) as error:
-        raise ChoiceError(f"{path} is a damaged SavedModel: {one_line(error)}") from error
-    if not meta.object_graph_def.nodes:
+        unsafe = describe_unsafe(read_meta_graph(path))
+    except GraphError as error:
+        raise ChoiceError(f"{path} is a SavedModel that cannot be used: {error}") from error
+    if unsafe and not allow_unsafe_ops:
         raise ChoiceError(
-            f"{path} is a SavedModel of TensorFlow 1; freeze it and give the .pb file that "
-            f"this writes"
+            f"{path} was not loaded, since it could do more than compute: it holds {unsafe}; if "
+            f"you trust whoever made it, add `Choice.allow_unsafe_ops`"
         )
-    odd = sorted(_callable_ops(meta) - ALLOWED_OPS - LOADING)
-    if odd and not allow_unsafe_ops:
-        raise ChoiceError(
-            f"{path} was not loaded, since it could do more than compute: it holds "
-            f"{', '.join(odd[:5])[:200]}; if you trust whoever made it, add "
-            f"`Choice.allow_unsafe_ops`"
-        )
-
-
-def _callable_ops(meta: Any) -> set[str]:
-    """Returns the ops of all functions that objects or signatures of a SavedModel can call."""
-    ops: defaultdict[str, set[str]] = defaultdict(set)
-    calls: defaultdict[str, set[str]] = defaultdict(set)
-    for function in meta.graph_def.library.function:
-        name = function.signature.name
-        for node in function.node_def:
-            ops[name].add(node.op)
-            for value in node.attr.values():
-                calls[name] |= {value.func.name, *(each.name for each in value.list.func)}
-            calls[name].add(node.op)  # a function may be called as if it were an op
-    waiting: list[str] = list(meta.object_graph_def.concrete_functions)
-    seen: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in ops and name not in seen:
-            seen.add(name)
-            waiting += calls[name]
-    return {op for name in seen for op in ops[name] if op not in ops}

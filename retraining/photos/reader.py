@@ -177,6 +177,21 @@ class ImageReader:
             return self._normalised(checked_pixels(image))
         return self.read(os.fspath(image))
 
+    def pixels(self, image: Image) -> NDArray[np.uint8]:
+        """Returns uint8 [height, width, 3] of an image, upright and at its own size.
+
+        Raises:
+            ImageError: as for `load`.
+        """
+        if isinstance(image, np.ndarray):
+            return checked_pixels(image)
+        content = image if isinstance(image, bytes) else self._content(os.fspath(image), None)
+        try:
+            with decode.decoded(content, self.max_pixels, develop=self._develop) as pixels:
+                return pixels
+        except ImageFileError as error:
+            raise ImageError(str(error)) from error
+
     def read(
         self, path: str, key: str | None = None, distortions: Distortions | None = None
     ) -> NDArray[np.float32]:

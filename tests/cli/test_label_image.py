@@ -787,6 +787,6 @@ def test_a_graph_without_such_a_score_says_so(stock, expected, capsys):
     flags = ["--graph", stock[0], "--labels", stock[1], "--unknown_threshold", "auto"]
     assert label_image.main([*flags, next(iter(expected))]) == 1
     captured = capsys.readouterr()
-    assert "needs a graph that retrain.py made with 20 validation photos" in captured.err
+    assert "needs a frozen graph that retrain.py made with 20 validation photos" in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""

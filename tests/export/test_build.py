@@ -173,7 +173,7 @@ def test_a_network_may_take_pixels_scaled_per_channel(tmp_path, examples):
     graph_def = read_graph(tmp_path / "graph.pb")
     verify.check_base(graph_def, read_metadata(graph_def), base)
     classifier = load_classifier(tmp_path / "graph.pb")
-    assert classifier.preprocessing == pixels
+    assert classifier.model.preprocessing == pixels
     from_bytes = BytesRunner(graph_def, "final_result")
     for path, answer, _ in classifier.predict([e.path for e in examples]):
         np.testing.assert_allclose(answer, from_bytes.run(read_file(path))[0], atol=1e-4)

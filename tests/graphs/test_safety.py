@@ -26,7 +26,8 @@ from retraining.graphs.safety import (
     describe_unsafe,
     load_graph,
 )
-from retraining.labelling.classifier import LabelsError, load_classifier
+from retraining.labelling.classifier import load_classifier
+from retraining.labelling.labels import LabelsError
 from retraining.labelling.resolve import Overrides
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS

@@ -36,11 +36,10 @@ def graph(request, tmp_path_factory, run_retrain, inception_file, photos):
 def test_photos_together_have_the_answers_of_the_unchanged_graph(graph, photos):
     images = sorted(map(str, Path(photos).glob("*/photo_0[0-3].jpg")))
     classifier = load_classifier(graph, precision="float32")
+    model = classifier.model
     together = np.stack([answer for _, answer, _ in classifier.predict(images)])
-    unchanged = BytesRunner(read_graph(graph), classifier.output)
-    readers = {
-        each.input: ImageReader(each.preprocessing) for each in classifier.parts or (classifier,)
-    }
+    unchanged = BytesRunner(read_graph(graph), model.output)
+    readers = {each.input: ImageReader(each.preprocessing) for each in model.parts or (model,)}
     expected = np.concatenate(
         [
             unchanged.run_pixels({name: reader.read(image) for name, reader in readers.items()})

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from retraining.labelling import classifier
-from retraining.labelling.classifier import Classifier, LabelsError, read_labels
+from retraining.labelling.classifier import Classifier
+from retraining.labelling.labels import LabelsError, check_order, find_labels, read_labels
 
 OWN = ["-1", "1", "A", "a"]
 
@@ -28,18 +28,18 @@ OWN = ["-1", "1", "A", "a"]
 )
 def test_labels_in_another_order_are_refused(labels, own, said):
     if not said:
-        classifier._check_order(labels.split(), own)
+        check_order(labels.split(), own)
         return
     with pytest.raises(LabelsError) as caught:
-        classifier._check_order(labels.split(), own)
+        check_order(labels.split(), own)
     assert said in str(caught.value)
 
 
 def test_a_graph_whose_own_labels_repeat_needs_a_labels_file(tmp_path):
     graph = tmp_path / "graph.pb"
     with pytest.raises(LabelsError, match="own labels name several classes 'a'; give a labels"):
-        classifier._find_labels(graph, None, {"labels": ["a", "b", "a"]}, [])
-    assert classifier._find_labels(graph, ("x", "y", "z"), {"labels": ["a", "b", "a"]}, []) == (
+        find_labels(graph, None, {"labels": ["a", "b", "a"]}, [])
+    assert find_labels(graph, ("x", "y", "z"), {"labels": ["a", "b", "a"]}, []) == (
         *("x", "y", "z"),
     )
 
@@ -58,6 +58,6 @@ def test_only_a_list_of_imagenet_repeats_labels(tmp_path, count):
 def test_of_classes_with_one_name_the_likeliest_counts(monkeypatch):
     answer = np.array([0.25, 0.125, 0.625], np.float32)
     monkeypatch.setattr(Classifier, "predict", lambda *_: [("x.jpg", answer, None)])
-    both = Classifier(None, "in", "out", None, ("crane", "cup", "crane"))
+    both = Classifier(None, ("crane", "cup", "crane"))
     (labels,) = both.label("x.jpg")
     assert labels.scores == {"crane": 0.625, "cup": 0.125}

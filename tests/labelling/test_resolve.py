@@ -502,14 +502,14 @@ def flattened(x):
     ],
 )
 def test_images_that_do_not_mix_share_a_batch(tmp_path, front):
-    assert load(tmp_path, graph_of(front), **SIZED).single is None
+    assert load(tmp_path, graph_of(front), **SIZED).model.single is None
 
 
 @pytest.mark.numbers
 def test_two_known_networks_share_batches(tmp_path, inception, shared):
-    assert load(tmp_path, inception).single is None
+    assert load(tmp_path, inception).model.single is None
     graph_def = read_graph(shared / "models/retrained_by_others/retrained_graph.pb")
-    assert load(tmp_path, graph_def, tuple("abcdef")).single is None
+    assert load(tmp_path, graph_def, tuple("abcdef")).model.single is None
 
 
 BOTH = "several nodes of the graph take images: left, right; name one with `Overrides.input_layer`"
@@ -609,7 +609,7 @@ def test_what_does_not_start_at_pixels_is_not_believed(tmp_path, pictures, front
     """The graph gets bytes, and gives what it gives when TensorFlow runs all of it."""
     graph_def = graph_of(front)
     classifier = load(tmp_path, graph_def)
-    assert classifier.preprocessing is None
+    assert classifier.model.preprocessing is None
     with tf.Graph().as_default(), tf1.Session() as session:
         tf.import_graph_def(graph_def, name="")
         for path, answer, _ in classifier.predict(pictures):
@@ -633,7 +633,7 @@ def test_another_size_is_refused_where_the_network_does_not_take_it(tmp_path):
     with pytest.raises(GraphError, match=OTHER_SIZE):
         load(tmp_path, graph_def, input_height=20)
     averaged = graph_of(lambda: scaled(from_bytes()))
-    assert load(tmp_path, averaged, input_height=20).preprocessing.size == (20, 10)
+    assert load(tmp_path, averaged, input_height=20).model.preprocessing.size == (20, 10)
 
 
 @pytest.mark.parametrize("resource", [False, True])
@@ -679,7 +679,7 @@ def labels_of(tmp_path, graph_def, photos, **flags):
     classifier = load(tmp_path, graph_def, ("blue", "green", "red"), **flags)
     classifier = replace(classifier, temperature=1.0)
     answers = [answer for _, answer, _ in classifier.predict(photos)]
-    return classifier.input, classifier.notes, np.array(answers)
+    return classifier.model.input, classifier.notes, np.array(answers)
 
 
 @pytest.mark.numbers
@@ -741,7 +741,7 @@ def test_the_2015_graph_answers_alike_when_it_is_stripped(tmp_path, shared, ince
     stripped = strip_unused(inception, [strip], ["final_result"], 1) if strip else inception
     stripped.versions.producer = 8
     classifier = load(tmp_path, stripped)
-    assert classifier.input == (strip or "Mul")
+    assert classifier.model.input == (strip or "Mul")
     answers = np.array([answer for _, answer, _ in classifier.predict(photos)])
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     sized = strip in ("Mul", "Sub", "ResizeBilinear")
@@ -758,7 +758,7 @@ def test_a_mobilenet_retrained_by_others_answers_as_by_hand(tmp_path, shared):
         tf.import_graph_def(to_tensorflow(graph_def), name="")
         expected = session.run("final_result:0", {"input:0": usual(pixels)})
     classifier = load(tmp_path, graph_def, tuple("abcdef"))
-    assert classifier.input == "input"
+    assert classifier.model.input == "input"
     (note,) = classifier.notes
     assert note.endswith(SIGNED)
     ((_, answer, _),) = classifier.predict([photo])

@@ -118,9 +118,11 @@ sys.exit(main())
 """
 
 
-def label_without_tensorflow(*arguments):
+def label_without_tensorflow(*arguments, stdin=None):
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=120, input=stdin
+    )
 
 
 def test_a_photo_is_labelled_without_tensorflow(finished, photos):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retraining.graphs import safety
+from retraining.graphs import saved_model_safety
 from retraining.graphs.nodes import read_notes
 from retraining.graphs.run import Runner
 from retraining.networks import keras as keras_networks
@@ -222,13 +222,17 @@ def test_a_constant_that_a_saved_model_only_claims_is_refused(models, tmp_path):
         tensor.float_val.append(1)
         tensor.tensor_shape.dim.add(size=3 << 30)
 
-    with pytest.raises(NetworkError, match=r"damaged SavedModel: .* a shape of 3221225472 elem"):
+    with pytest.raises(
+        NetworkError, match=r"cannot be used: it is damaged: .* a shape of 3221225472 elem"
+    ):
         frozen(edited(models, tmp_path / "m", edit), tmp_path / "models")
 
 
 def test_a_saved_model_of_too_many_objects_is_refused(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(safety, "MAX_NODES", 3)
-    with pytest.raises(NetworkError, match="damaged SavedModel: it has more than 3 objects"):
+    monkeypatch.setattr(saved_model_safety, "MAX_NODES", 3)
+    with pytest.raises(
+        NetworkError, match="cannot be used: it is damaged: it has more than 3 objects"
+    ):
         frozen(models.folder / "inner", tmp_path / "models")
 
 

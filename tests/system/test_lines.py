@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from retraining.bottlenecks.stream import FLUSH
 from retraining.cli import labelling
-from retraining.labelling.classifier import LabelsError, read_labels
+from retraining.labelling.labels import LabelsError, read_labels
 from retraining.photos.exclude import read_listed
 from retraining.photos.source import DatasetError
 from retraining.photos.table import TableSource

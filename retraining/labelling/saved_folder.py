@@ -1,0 +1,135 @@
+"""Opens folders of SavedModels: what retrain.py exports, and models of others."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retraining.graphs.messages import TYPE_NAMES
+from retraining.graphs.nodes import GraphError
+from retraining.graphs.saved_model_safety import describe_unsafe, read_meta_graph
+from retraining.graphs.tensorflow import import_whole_tensorflow, is_installed
+from retraining.labelling.exported import (
+    DESCRIPTION_FILE,
+    Input,
+    Program,
+    read_file,
+    refuse_unsafe,
+)
+from retraining.labelling.labels import MOST_LABEL_BYTES
+from retraining.system.text import one_line
+
+# Signatures of retrain.py that take pixels, then the usual one.
+PREFERRED = ("pixels", "images", "serving_default")
+OUTPUT = "probabilities"  # as export/pixels_graph.py names it
+# Ops of the signatures that take files' bytes, which nothing here calls.
+OF_FILES_TEXT = """
+StatelessIf StatelessWhile StringJoin TensorListFromTensor TensorListGetItem TensorListReserve
+TensorListSetItem TensorListStack
+"""
+OF_FILES = OF_FILES_TEXT.split()
+
+
+def open_saved_folder(path: str | Path, allow_unsafe_ops: bool) -> Program:
+    """Opens the folder of a SavedModel.
+
+    Raises:
+        GraphError: it is damaged, or not known to be harmless, or has no signature for images, or
+            TensorFlow is missing.
+    """
+    if not is_installed():
+        raise GraphError("it needs TensorFlow; pip install -r requirements.txt")
+    folder = Path(path)
+    asset = folder / "assets" / DESCRIPTION_FILE
+    description = read_file(asset, MOST_LABEL_BYTES) if asset.exists() else None
+    meta = read_meta_graph(folder)
+    name = _signature_for_images(meta)
+    signature = meta.signature_def[name]
+    others = _functions_of_signatures(meta, but=name)
+    unsafe = describe_unsafe(meta, others, OF_FILES)
+    refuse_unsafe(unsafe, allow_unsafe_ops)
+    inputs = {key: _input(info) for key, info in signature.inputs.items()}
+    outputs = {key: _input(info) for key, info in signature.outputs.items()}
+    output = OUTPUT if OUTPUT in outputs else min(outputs, default="")
+    if output != OUTPUT and len(outputs) != 1:
+        raise GraphError(f"its signature {name!r} has {len(outputs)} outputs, not one")
+    running = LoadedSignature(folder, name, output)
+    return Program(
+        inputs,
+        next(iter(outputs[output].shape[-1:]), None),
+        lambda count: running,
+        batches=description is not None and all(i.shape[0] is None for i in inputs.values()),
+        description=description,
+        unsafe=unsafe,
+    )
+
+
+def _signature_for_images(meta: Any) -> str:
+    """Returns the name of the signature that takes images, or one for each network.
+
+    Raises:
+        GraphError: there is none.
+    """
+    signatures: dict[str, Any] = dict(meta.signature_def)
+    for name in (*PREFERRED, *sorted(signatures)):
+        inputs = signatures[name].inputs.values() if name in signatures else ()
+        if inputs and all(len(info.tensor_shape.dim) == 4 for info in inputs):
+            return name
+    raise GraphError("none of its signatures takes images [n, height, width, 3]")
+
+
+def _functions_of_signatures(meta: Any, but: str) -> list[str]:
+    """Returns the functions of all signatures but one, none of which is called."""
+    nodes = meta.object_graph_def.nodes
+    children = {child.local_name: child.node_id for child in nodes[0].children}
+    with contextlib.suppress(KeyError, IndexError):
+        signatures = nodes[children["signatures"]].children
+        return [
+            nodes[child.node_id].bare_concrete_function.concrete_function_name
+            for child in signatures
+            if child.local_name != but
+        ]
+    return []
+
+
+def _input(info: Any) -> Input:
+    shape = tuple(None if each.size < 0 else each.size for each in info.tensor_shape.dim)
+    return Input(shape, TYPE_NAMES.get(info.dtype, "nothing"))
+
+
+class LoadedSignature:
+    """Runs a signature of a SavedModel in TensorFlow."""
+
+    parallel = 1
+
+    def __init__(self, folder: Path, name: str, output: str) -> None:
+        """Loads the SavedModel.
+
+        Raises:
+            GraphError: TensorFlow cannot load it.
+        """
+        self._tf = import_whole_tensorflow()
+        self._output = output
+        try:
+            self._loaded = self._tf.saved_model.load(str(folder))  # must live as long as it does
+            self._signature = self._loaded.signatures[name]
+        except Exception as error:  # TensorFlow raises any kind for a damaged folder
+            raise GraphError(f"TensorFlow cannot load it: {one_line(error)}") from error
+
+    def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Returns float32 [n, k] for {name of an input: n images}.
+
+        Raises:
+            GraphError: TensorFlow cannot run it.
+        """
+        tensors = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
+        try:
+            answers = self._signature(**tensors)[self._output].numpy()
+        except Exception as error:
+            raise GraphError(f"TensorFlow cannot run it: {one_line(error)}") from error
+        count = len(next(iter(feeds.values())))
+        numbers: NDArray[np.float32] = answers.astype(np.float32).reshape(count, -1)
+        return numbers
