@@ -26,6 +26,7 @@ from retraining.system.download import DownloadError, Remote, fetch
 FILE = "model.safetensors"
 SIDE = 224  # height and width in pixels
 HEAD_WIDTH = 64  # of each attention head
+MOST_REGISTERS = 16  # published networks have 4; a million would fill the memory
 EPSILON = 1e-6  # of the layer norms (layer_norm_eps of Dinov2Config)
 OFFSET = 0.1  # in the scale of positions (interpolate_offset, dinov2/models/vision_transformer.py)
 CUBIC, CUBIC_ANTIALIASED = -0.75, -0.5  # torch's coefficients of the bicubic kernel
@@ -364,7 +365,11 @@ def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 class Dinov2Recipe:
     """DINOv2 with the weights of a model.safetensors."""
 
-    HELP: ClassVar[str]
+    HELP: ClassVar[str] = (
+        "dinov2_small and dinov2_base for a model.safetensors of Hugging Face, or for that in "
+        "`NetworkSettings.model_file`"
+    )
+    NAME: ClassVar[str]
     SIZES: ClassVar[Sizes]
 
     choice: Choice = field(default_factory=Choice)
@@ -378,11 +383,11 @@ class Dinov2Recipe:
 
     @property
     def name(self) -> str:
-        return self.HELP
+        return self.NAME
 
     @property
     def folder(self) -> str:
-        return self.HELP
+        return self.NAME
 
     @property
     def remote(self) -> Remote:
@@ -423,6 +428,8 @@ class Dinov2Recipe:
         sizes = find_sizes(shapes)
         if sizes != replace(self.SIZES, registers=sizes.registers):
             raise ChoiceError(f"it holds another network, of {sizes.blocks} x {sizes.width}")
+        if sizes.registers > MOST_REGISTERS:
+            raise ChoiceError(f"it has {sizes.registers} registers, more than {MOST_REGISTERS}")
         return {name: entries[name] for name in sizes.shapes()}
 
     def file_name_in(self, files: ModelFiles) -> str:
@@ -450,12 +457,12 @@ class Dinov2Recipe:
 class Dinov2Small(Dinov2Recipe):
     """ViT-S/14; its vector is 768 wide."""
 
-    HELP = "dinov2_small"
+    NAME = "dinov2_small"
     SIZES = Sizes(width=384, blocks=12)
 
 
 class Dinov2Base(Dinov2Recipe):
     """ViT-B/14; its vector is 1,536 wide."""
 
-    HELP = "dinov2_base"
+    NAME = "dinov2_base"
     SIZES = Sizes(width=768, blocks=12)

@@ -1,20 +1,27 @@
 """dinov2.py: the graph gives what NumPy gives, and what PyTorch gives; other files are refused."""
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from retraining.cli.console import ConsoleObserver
 from retraining.graphs.litert import LiteRunner
-from retraining.graphs.run import Runner
+from retraining.graphs.lowering import lower
+from retraining.graphs.nodes import add_constant, add_node, type_of
+from retraining.graphs.run import Runner, Running
 from retraining.graphs.to_litert import to_litert
-from retraining.networks import dinov2
+from retraining.networks import dinov2, network
 from retraining.networks.dinov2 import build_graph, find_sizes, resized_positions
 from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
 from retraining.networks.registry import NetworkError, find, obtain
+from retraining.system.download import Remote
+from tests import needs_bfloat16
 from tests.networks.dinov2_weights import TINY, WIDE, random_weights, safetensors_bytes
+from tests.system.test_download import Server, broken_off, ranges, whole
 
 SIDE = 42  # three patches
 SIZES = pytest.mark.parametrize("sizes", [TINY, WIDE], ids=["plain", "registers"])
@@ -84,6 +91,39 @@ def test_litert_gives_the_same(sizes):
     expected = Runner(graph_def, "input", "bottleneck").run(images())
     lite = LiteRunner(to_litert(graph_def, "input", "bottleneck", (SIDE, SIDE)), parallel=1)
     np.testing.assert_allclose(lite.run(images()), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@needs_bfloat16
+@pytest.mark.numbers
+def test_bfloat16_keeps_the_direction_of_vectors():
+    graph_def = build_graph(random_weights(WIDE), SIDE)
+    exact = Runner(graph_def, "input", "bottleneck").run(images())
+    found = Runner(graph_def, "input", "bottleneck", Running("bfloat16")).run(images())
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
+    assert ((found * exact).sum(axis=1) / norms).min() > 0.999
+
+
+def test_bfloat16_leaves_the_sums_between_blocks_and_the_head_in_float32():
+    graph_def = build_graph(random_weights(), SIDE)
+    add_constant(graph_def, "head/weights", np.ones((48, 3), np.float32))
+    add_node(graph_def, "head", "MatMul", ["bottleneck", "head/weights"], T="float32")
+    lower(graph_def)
+    types = {node.name: type_of(node, "T") for node in graph_def.node}
+    low = ("qkv", "qkv/product", "output", "output/product")
+    assert {types[f"block_1/attention/{name}"] for name in low} == {"bfloat16"}
+    assert {types[f"block_1/mlp/fc2{end}"] for end in ("", "/product")} == {"bfloat16"}
+    kept = ("block_0/attention", "block_0/mlp", "norm/mean", "bottleneck", "head")
+    assert {types[name] for name in kept} == {"float32"}
+
+
+def test_vectors_of_versions_that_lowered_no_products_are_not_taken(tiny, tmp_path, monkeypatch):
+    file = write(tmp_path / "dinov2_small" / "model.safetensors", random_weights())
+    known = find("dinov2_small")
+    base = load_network(obtain(known, file.parent.parent), known)
+    now = [base.fingerprint(precision) for precision in ("float32", "bfloat16")]
+    monkeypatch.setattr(network, "lowered_products", lambda _: set())
+    before = [base.fingerprint(precision) for precision in ("float32", "bfloat16")]
+    assert [a == b for a, b in zip(now, before, strict=True)] == [True, False]
 
 
 def test_positions_of_the_same_grid_stay():
@@ -164,11 +204,11 @@ def test_timms_network_gives_the_same(registers):
     )
     resized = resized.permute(0, 2, 3, 1).reshape(1, 256, -1)
     state["pos_embed"] = torch.cat([state["pos_embed"][:, :before], resized], 1)
-    network = timm.create_model(name, num_classes=0, img_size=224).eval()
-    network.load_state_dict(state)
+    model = timm.create_model(name, num_classes=0, img_size=224).eval()
+    model.load_state_dict(state)
     pixels = torch.randn(2, 224, 224, 3)
     with torch.inference_mode():
-        tokens = network.forward_features(pixels.permute(0, 3, 1, 2))
+        tokens = model.forward_features(pixels.permute(0, 3, 1, 2))
     expected = torch.cat([tokens[:, 0], tokens[:, 1 + registers :].mean(1)], 1).numpy()
     found = Runner(graph_def, "input", "bottleneck").run(pixels.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -228,16 +268,59 @@ def test_a_missing_file_is_named_with_its_place(tmp_path):
     )
 
 
-def test_a_download_is_checked_before_it_gets_its_name(tiny, tmp_path, monkeypatch):
-    made = write(tmp_path / "other", random_weights(replace(TINY, blocks=1)))
+@pytest.fixture
+def hugging_face(monkeypatch):
+    """A server of our own in place of Hugging Face."""
+    with Server() as server:
+        remote = Remote((f"{server.url}/{dinov2.FILE}",))
+        monkeypatch.setattr(dinov2.Dinov2Recipe, "remote", remote)
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield server
+        server.shutdown()
 
-    def fetch(remote, path, observer, check):
-        assert remote.urls[0].startswith("https://huggingface.co/facebook/dinov2-small/")
-        check(made)
 
-    monkeypatch.setattr(dinov2, "fetch", fetch)
+def test_a_download_is_resumed_shown_and_done_once(tiny, hugging_face, tmp_path, capsys):
+    body = safetensors_bytes(random_weights())
+    sound = {"body": body, "etag": '"one"'}
+    hugging_face.replies = [broken_off(len(body) // 2, body, ETag='"one"'), ranges(**sound)]
+    path = obtain(find("dinov2_small"), tmp_path, ConsoleObserver(quiet=False))
+    assert hugging_face.asked("Range") == [None, f"bytes={len(body) // 2}-"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("model.safetensors: 0.1 of 0.1 MB")
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, "model.safetensors"]
+    assert (path.parent / "model.safetensors").read_bytes() == body
+    assert obtain(find("dinov2_small"), tmp_path) == path
+    assert len(hugging_face.requests) == 2
+
+
+def test_a_download_of_another_network_is_refused(tiny, hugging_face, tmp_path):
+    other = random_weights(replace(TINY, blocks=1))
+    hugging_face.replies = [whole(safetensors_bytes(other))]
     with pytest.raises(NetworkError, match="another network, of 1 x 24"):
         obtain(find("dinov2_small"), tmp_path)
+
+
+def test_the_weights_come_from_their_authors():
+    urls = [find(f"dinov2_{size}").recipe.remote.urls for size in ("small", "base")]
+    assert urls == [
+        (f"https://huggingface.co/facebook/dinov2-{size}/resolve/main/model.safetensors",)
+        for size in ("small", "base")
+    ]
+
+
+def test_a_wrong_download_leaves_nothing_behind(tiny, hugging_face, tmp_path):
+    hugging_face.replies = [whole(b"<html>Please log in</html>")]
+    with pytest.raises(NetworkError, match=r"cannot be downloaded .*cut short, or not a") as error:
+        obtain(find("dinov2_small"), tmp_path)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "dinov2_small").iterdir()) == []
+
+
+def test_offline_asks_nobody(tiny, hugging_face, tmp_path):
+    hugging_face.replies = [whole(safetensors_bytes(random_weights()))]
+    with pytest.raises(NetworkError, match=r"`NetworkSettings.offline` forbids"):
+        obtain(find("dinov2_small"), tmp_path, offline=True)
+    assert hugging_face.requests == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def changed(**values):
@@ -282,6 +365,13 @@ def test_a_missing_tensor_is_named():
 def test_a_network_of_another_size_is_named(tiny, tmp_path):
     path = write(tmp_path / "x.safetensors", random_weights(WIDE))
     with pytest.raises(NetworkError, match="it holds another network, of 1 x 128"):
+        obtain(find("dinov2_small", Choice(model_file=str(path))), tmp_path)
+
+
+def test_a_file_with_many_registers_is_refused(tiny, tmp_path):
+    weights = random_weights(replace(TINY, registers=17))
+    path = write(tmp_path / "x.safetensors", weights)
+    with pytest.raises(NetworkError, match="it has 17 registers, more than 16"):
         obtain(find("dinov2_small", Choice(model_file=str(path))), tmp_path)
 
 
