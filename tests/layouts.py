@@ -209,7 +209,8 @@ def table(top):
     (top.parent / "photos.csv").write_text("\n".join(["path,label", *rows]))
 
 
-CLASSES = photos("cat", "dog")
+KINDS = "cat", "dog"
+CLASSES = photos(*KINDS)
 MORE = photos("ant", "bee", "cat")
 NUMBERED = files(*(f"{label}_{n:03d}.jpg" for label in ("corgi", "great_dane") for n in (1, 2, 3)))
 KAGGLE = files(*(f"{label}.{n}.jpg" for label in ("cat", "dog") for n in (1, 2, 3)))
@@ -220,6 +221,14 @@ LAYOUTS = [
     Layout("class folders of one photo each", photos("cat", "dog", count=1)),
     Layout("split folders", photos("train/cat", "train/dog", "val/cat", "val/dog")),
     Layout("split folders in one folder", photos("pets/train/cat", "pets/train/dog")),
+    Layout(
+        "split folders in folders of the same name (Kaggle)",
+        photos(*(f"{s}/{s}/{label}" for s in ("training_set", "test_set") for label in KINDS)),
+    ),
+    Layout(
+        "folders of the same name, not named like splits",
+        photos(*(f"{s}/{s}/{label}" for s in ("seg_train", "seg_test") for label in KINDS)),
+    ),
     Layout("split folders that hold photos themselves", photos("train", "test")),
     Layout("class folders one level deeper", photos("pets/cat", "pets/dog")),
     Layout("class folders two levels deeper", photos("data/pets/cat", "data/pets/dog")),

@@ -127,7 +127,7 @@ def _add_others(scan: Scan, label: str, files: "_Files", passed: PassedOver) -> 
     passed.add(OTHER, [image.path for image in files.bad if not image.claimed])
     passed.add(NESTED, files.folders)
     if files.folders:
-        scan.nested.add(label)
+        scan.nested.setdefault(label, []).extend(files.folders)
 
 
 def _scan_files(
@@ -173,11 +173,8 @@ def _split_class_folders(tree: Tree, passed: PassedOver) -> list[_ClassFolder]:
     others = [name for name in names if not named_split(name)]
     if any(_holds(tree, tree.path_of(name)) for name in others):
         return []
-    inner = {
-        name: [path for path, is_folder in passed.listed(tree.path_of(name), False) if is_folder]
-        for name in names
-        if name not in others
-    }
+    splits = {name: _split_folder(tree, name, passed) for name in names if name not in others}
+    inner = {name: _folders_in(folder, passed) for name, folder in splits.items()}
     classes = [{same_label(os.path.basename(p)) for p in paths} for paths in inner.values()]
     counts = Counter(label for of_split in classes for label in of_split)
     split_into = [of_split for of_split in classes if of_split]
@@ -185,13 +182,24 @@ def _split_class_folders(tree: Tree, passed: PassedOver) -> list[_ClassFolder]:
     if not split_into or not (len(split_into) == 1 or all(shared)):
         return []
     passed.add(EMPTY, [tree.path_of(name) for name in others])
-    for folder in (tree.location, *map(tree.path_of, inner)):
+    for folder in dict.fromkeys((tree.location, *map(tree.path_of, splits), *splits.values())):
         passed.add_loose(folder)
     return sorted(
         _ClassFolder(as_text(os.path.basename(path)), path, named_split(name))
         for name, paths in inner.items()
         for path in paths
     )
+
+
+def _split_folder(tree: Tree, name: str, passed: PassedOver) -> str:
+    """Returns the folder of a split: `train`, or `train/train` as in some downloads from Kaggle."""
+    folder = tree.path_of(name)
+    inner = _folders_in(folder, passed)
+    return inner[0] if [os.path.basename(path) for path in inner] == [name] else folder
+
+
+def _folders_in(folder: str, passed: PassedOver) -> list[str]:
+    return [path for path, is_folder in passed.listed(folder, recursive=False) if is_folder]
 
 
 def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:

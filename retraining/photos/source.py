@@ -84,7 +84,7 @@ class Scan:
 
     `notes` are lines on a layout other than class folders.
     `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
-    those labels whose folders hold folders that were skipped.
+    the folders in those that were skipped.
     """
 
     photos: dict[str, list[Photo]]
@@ -92,7 +92,7 @@ class Scan:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     folders: dict[str, list[str]] = field(default_factory=dict)
-    nested: set[str] = field(default_factory=set)
+    nested: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, list[str]]:

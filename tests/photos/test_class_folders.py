@@ -1,6 +1,7 @@
 """class_folders.py: which folders are classes, and which are splits."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -154,6 +155,44 @@ def test_photos_without_a_class_are_warned_of(tmp_path):
     assert scan.warnings == [
         "passed over 2 photos outside the class folders (test/1.jpg, test/2.jpg)"
     ]
+
+
+def test_split_folders_may_lie_in_folders_of_the_same_name(tmp_path):
+    split_folders(tmp_path / "training_set", training_set={"a": 2, "b": 3})
+    split_folders(tmp_path / "test_set", test_set={"a": 1, "b": 1})
+    split_folders(tmp_path, val={"val": 2, "a": 1})  # which are classes
+    write(tmp_path / "test_set", ".", ["1.jpg"])
+    scan = open_source(str(tmp_path)).scan()
+    splits = Counter((p.label, p.split) for photos in scan.photos.values() for p in photos)
+    assert splits == {
+        ("a", "training"): 2,
+        ("b", "training"): 3,
+        ("a", "testing"): 1,
+        ("b", "testing"): 1,
+        ("a", "validation"): 1,
+        ("val", "validation"): 2,
+    }
+    assert scan.warnings == ["passed over 1 photo outside the class folders (test_set/1.jpg)"]
+
+
+def test_photos_in_such_a_folder_are_named(tmp_path):
+    split_folders(tmp_path / "train", train={"a": 2, "b": 3})
+    write(tmp_path / "test" / "test", ".", ["1.jpg"])
+    scan = open_source(str(tmp_path)).scan()
+    assert list(scan.photos) == ["a", "b"]
+    assert scan.warnings == ["passed over 1 photo outside the class folders (test/test/1.jpg)"]
+
+
+def test_a_folder_of_the_name_of_its_class_may_hold_the_classes(tmp_path):
+    split_folders(tmp_path / "seg_train", seg_train={"a": 2, "b": 3})
+    split_folders(tmp_path / "seg_pred", seg_pred={"a": 2, "b": 3})
+    said = (
+        r"the class folder .*/seg_pred holds no images; `PhotoSettings.recursive` also reads the "
+        r"folders within it; if .*/seg_pred/seg_pred holds class folders, give it as "
+        r"`PhotoSettings.image_dir`$"
+    )
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(str(tmp_path))
 
 
 def test_labels_must_match_to_the_letter(tmp_path):
