@@ -233,10 +233,18 @@ LAYOUTS = [
     Layout("class folders one level deeper", photos("pets/cat", "pets/dog")),
     Layout("class folders two levels deeper", photos("data/pets/cat", "data/pets/dog")),
     Layout(
+        "class folders two levels deeper, and more on the way",
+        both(photos("data/pets/cat", "data/pets/dog"), files("data/New folder/")),
+    ),
+    Layout(
         "class folders one level deeper, and a photo",
         both(photos("pets/cat", "pets/dog"), files("1.jpg")),
     ),
     Layout("Roboflow, one label for each photo", roboflow(["cat"], ["dog"])),
+    Layout(
+        "Roboflow, with more beside the split folders",
+        both(roboflow(["cat"], ["dog"]), files("1.jpg", "New folder/", "more/2.jpg")),
+    ),
     Layout("Roboflow, some with two or no labels", roboflow(["cat"], ["dog"], ["cat", "dog"], [])),
     Layout("Roboflow, most with two labels", roboflow(["cat", "dog"], ["cat", "dog"], ["dog"])),
     Layout("one folder, labels in the names", NUMBERED),
@@ -244,6 +252,16 @@ LAYOUTS = [
     Layout(
         "split folders, labels in the names",
         files(*(f"{s}/{label}_{n}.jpg" for s in ("train", "val") for label in "ab" for n in "123")),
+        ("--label_from", "name"),
+    ),
+    Layout(
+        "one folder in a folder, labels in the names",
+        files(*(f"all/{label}_{n}.jpg" for label in KINDS for n in "123")),
+        ("--label_from", "name"),
+    ),
+    Layout(
+        "labels in the names, with folders and other files",
+        both(NUMBERED, files("more/corgi_4.jpg", "notes_1.txt")),
         ("--label_from", "name"),
     ),
     Layout("`cat.1.jpg` (Kaggle)", KAGGLE, ("--label_from", "name")),
