@@ -195,6 +195,29 @@ def zipped(top):
             file.write(path, path.relative_to(top.parent))
 
 
+def file(name, content):
+    """Returns what makes a file beside the folder `photos`."""
+
+    def make(top):
+        (top.parent / name).write_bytes(content)
+
+    return make
+
+
+def without_ending(top):
+    """Makes a zip file named photos_zip."""
+    zipped(top)
+    os.rename(top.parent / "photos.zip", top.parent / "photos_zip")
+
+
+def flat_zip(top):
+    """Makes photos.zip, with one folder of photos that have labels in their names."""
+    NUMBERED(top)
+    with zipfile.ZipFile(top.parent / "photos.zip", "w") as archive:
+        for path in sorted(top.glob("*.jpg")):
+            archive.write(path, f"dogs/{path.name}")
+
+
 def tarred(top):
     """Makes photos.tgz."""
     CLASSES(top)
@@ -294,6 +317,28 @@ LAYOUTS = [
     Layout("a table", table, ("--photo_table", "photos.csv")),
     Layout("a zip file", zipped, location="photos.zip"),
     Layout("a tar file", tarred, location="photos.tgz"),
+    Layout("a folder in a zip file", zipped, location="photos.zip/photos"),
+    Layout("a zip file, labels in the names", flat_zip, location="photos.zip"),
+    Layout(
+        "a zip file, labels in the names",
+        flat_zip,
+        ("--label_from", "name"),
+        location="photos.zip",
+    ),
+    Layout("a zip file without the ending of one", without_ending, location="photos_zip"),
+    Layout("a 7-Zip archive", file("photos.7z", b"7z\xbc\xaf'\x1c"), location="photos.7z"),
+    Layout(
+        "`photos.zip` that is a page of a web site",
+        file("photos.zip", b"<!DOCTYPE html>"),
+        location="photos.zip",
+    ),
+    Layout("`photos.zip` that is empty", file("photos.zip", b""), location="photos.zip"),
+    Layout(
+        "`photos.zip` of which the end is missing",
+        file("photos.zip", b"PK\3\4" + bytes(500)),
+        location="photos.zip",
+    ),
+    Layout("a table in place of the folder", table, location="photos.csv"),
     *(
         Layout(f"{name} photos", photos("cat", "dog", suffix=suffix))
         for name, suffix in {

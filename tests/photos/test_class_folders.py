@@ -111,13 +111,34 @@ def test_a_folder_of_another_layout_is_explained(tmp_path, files, said):
     assert str(caught.value).endswith(f"image_dir` {tmp_path}/in?") == ("did you mean" in said)
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("photos", b"PK\3\4", "is an archive; rename it so that its name ends in .zip"),
+        ("photos.gz", b"\x1f\x8b\x08", "is an archive; rename it so that its name ends in .tgz"),
+        ("photos", b"x" * 257 + b"ustar\0", "is an archive; rename it so that .* in .tar"),
+        ("photos.7z", b"7z\xbc\xaf'\x1c", "is an archive; unpack it, and give the unpacked folder"),
+        ("photos.zip", b"", "is no archive: it is empty; download it again"),
+        (
+            "photos.tgz",
+            b"\n <!DOCTYPE html>",
+            "is no archive: it is not .* but a web page; download",
+        ),
+        ("photos.csv", b"path,label", "is a file; give a table of photos as `PhotoSettings.photo_"),
+        ("a.jpg", b"\xff\xd8\xff", r"cannot read .* \(Not a directory\); it must be a folder"),
+    ],
+)
+def test_a_file_is_told_from_a_folder(tmp_path, name, head, said):
+    (tmp_path / name).write_bytes(head + b"\xff\n\xff" if head else b"")
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path / name)).scan()
+
+
 @pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
-def test_an_archive_is_to_be_unpacked(tmp_path, head):
+def test_an_archive_is_no_table(tmp_path, head):
     (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
-    said = f"^{tmp_path}/photos is an archive; unpack it, and"
-    for table in (None, str(tmp_path / "photos")):
-        with pytest.raises(DatasetError, match=said):
-            open_source(str(tmp_path / "photos"), table).scan()
+    with pytest.raises(DatasetError, match=f"^{tmp_path}/photos is an archive; unpack it, and"):
+        open_source("", str(tmp_path / "photos")).scan()
 
 
 def test_path_takes_each_folder_for_a_class(tmp_path):
