@@ -12,6 +12,7 @@ from typing import Protocol
 
 from retraining.errors import RetrainingError
 from retraining.photos.bounds import MAX_PIXELS
+from retraining.system.observer import ignore
 
 # What systems and programs keep beside photos, in lower case. Names with a dot in front count, too.
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
@@ -72,7 +73,7 @@ class ScanOptions:
     max_pixels: int = MAX_PIXELS  # of the largest image
     excluded: tuple[str, ...] = ()  # names to leave out, see `exclude.without`
     not_images: Set[str] = frozenset()  # names of files that turned out to be no images
-    seen: Callable[[], object] = int  # called for each file, to show progress
+    seen: Callable[[], object] = ignore  # called for each file, to show progress
     split_folders: bool = True  # whether folders named `train`, `test` ... are splits, no classes
     classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
     label_from: str = FOLDER  # or NAME: the label is in the photo's name
