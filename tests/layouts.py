@@ -195,6 +195,29 @@ def zipped(top):
             file.write(path, path.relative_to(top.parent))
 
 
+def file(name, content):
+    """Returns what makes a file beside the folder `photos`."""
+
+    def make(top):
+        (top.parent / name).write_bytes(content)
+
+    return make
+
+
+def without_ending(top):
+    """Makes a zip file named photos_zip."""
+    zipped(top)
+    os.rename(top.parent / "photos.zip", top.parent / "photos_zip")
+
+
+def flat_zip(top):
+    """Makes photos.zip, with one folder of photos that have labels in their names."""
+    NUMBERED(top)
+    with zipfile.ZipFile(top.parent / "photos.zip", "w") as archive:
+        for path in sorted(top.glob("*.jpg")):
+            archive.write(path, f"dogs/{path.name}")
+
+
 def tarred(top):
     """Makes photos.tgz."""
     CLASSES(top)
@@ -209,7 +232,8 @@ def table(top):
     (top.parent / "photos.csv").write_text("\n".join(["path,label", *rows]))
 
 
-CLASSES = photos("cat", "dog")
+KINDS = "cat", "dog"
+CLASSES = photos(*KINDS)
 MORE = photos("ant", "bee", "cat")
 NUMBERED = files(*(f"{label}_{n:03d}.jpg" for label in ("corgi", "great_dane") for n in (1, 2, 3)))
 KAGGLE = files(*(f"{label}.{n}.jpg" for label in ("cat", "dog") for n in (1, 2, 3)))
@@ -220,14 +244,30 @@ LAYOUTS = [
     Layout("class folders of one photo each", photos("cat", "dog", count=1)),
     Layout("split folders", photos("train/cat", "train/dog", "val/cat", "val/dog")),
     Layout("split folders in one folder", photos("pets/train/cat", "pets/train/dog")),
+    Layout(
+        "split folders in folders of the same name (Kaggle)",
+        photos(*(f"{s}/{s}/{label}" for s in ("training_set", "test_set") for label in KINDS)),
+    ),
+    Layout(
+        "folders of the same name, not named like splits",
+        photos(*(f"{s}/{s}/{label}" for s in ("seg_train", "seg_test") for label in KINDS)),
+    ),
     Layout("split folders that hold photos themselves", photos("train", "test")),
     Layout("class folders one level deeper", photos("pets/cat", "pets/dog")),
     Layout("class folders two levels deeper", photos("data/pets/cat", "data/pets/dog")),
+    Layout(
+        "class folders two levels deeper, and more on the way",
+        both(photos("data/pets/cat", "data/pets/dog"), files("data/New folder/")),
+    ),
     Layout(
         "class folders one level deeper, and a photo",
         both(photos("pets/cat", "pets/dog"), files("1.jpg")),
     ),
     Layout("Roboflow, one label for each photo", roboflow(["cat"], ["dog"])),
+    Layout(
+        "Roboflow, with more beside the split folders",
+        both(roboflow(["cat"], ["dog"]), files("1.jpg", "New folder/", "more/2.jpg")),
+    ),
     Layout("Roboflow, some with two or no labels", roboflow(["cat"], ["dog"], ["cat", "dog"], [])),
     Layout("Roboflow, most with two labels", roboflow(["cat", "dog"], ["cat", "dog"], ["dog"])),
     Layout("one folder, labels in the names", NUMBERED),
@@ -235,6 +275,16 @@ LAYOUTS = [
     Layout(
         "split folders, labels in the names",
         files(*(f"{s}/{label}_{n}.jpg" for s in ("train", "val") for label in "ab" for n in "123")),
+        ("--label_from", "name"),
+    ),
+    Layout(
+        "one folder in a folder, labels in the names",
+        files(*(f"all/{label}_{n}.jpg" for label in KINDS for n in "123")),
+        ("--label_from", "name"),
+    ),
+    Layout(
+        "labels in the names, with folders and other files",
+        both(NUMBERED, files("more/corgi_4.jpg", "notes_1.txt")),
         ("--label_from", "name"),
     ),
     Layout("`cat.1.jpg` (Kaggle)", KAGGLE, ("--label_from", "name")),
@@ -267,6 +317,28 @@ LAYOUTS = [
     Layout("a table", table, ("--photo_table", "photos.csv")),
     Layout("a zip file", zipped, location="photos.zip"),
     Layout("a tar file", tarred, location="photos.tgz"),
+    Layout("a folder in a zip file", zipped, location="photos.zip/photos"),
+    Layout("a zip file, labels in the names", flat_zip, location="photos.zip"),
+    Layout(
+        "a zip file, labels in the names",
+        flat_zip,
+        ("--label_from", "name"),
+        location="photos.zip",
+    ),
+    Layout("a zip file without the ending of one", without_ending, location="photos_zip"),
+    Layout("a 7-Zip archive", file("photos.7z", b"7z\xbc\xaf'\x1c"), location="photos.7z"),
+    Layout(
+        "`photos.zip` that is a page of a web site",
+        file("photos.zip", b"<!DOCTYPE html>"),
+        location="photos.zip",
+    ),
+    Layout("`photos.zip` that is empty", file("photos.zip", b""), location="photos.zip"),
+    Layout(
+        "`photos.zip` of which the end is missing",
+        file("photos.zip", b"PK\3\4" + bytes(500)),
+        location="photos.zip",
+    ),
+    Layout("a table in place of the folder", table, location="photos.csv"),
     *(
         Layout(f"{name} photos", photos("cat", "dog", suffix=suffix))
         for name, suffix in {

@@ -31,6 +31,7 @@ from retraining.bottlenecks.database import (
 )
 from retraining.errors import RetrainingError
 from retraining.photos.formats import PIXELS
+from retraining.system.observer import ignore
 from retraining.system.text import counted
 
 COMMIT_SECONDS = 2.0  # of work that a killed run loses at most
@@ -78,7 +79,7 @@ class BottleneckStore:
         self.path = Path(folder) / f"{name}-{fingerprint[:16]}.sqlite"
         self.width = width
         self.notes: list[str] = []
-        self.seen: Callable[[int], object] = int  # called with the keys looked up, for progress
+        self.seen: Callable[[int], object] = ignore  # called with the keys looked up, for progress
         self._pending: dict[str, tuple[bytes, int]] = {}
         self._committed = time.monotonic()
         schema = str(SCHEMA_VERSION)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.vectors import Labelled
+from retraining.system.observer import ignore
 from retraining.training.head import Head, first_head
 from retraining.training.loop import (
     Descender,
@@ -43,7 +44,7 @@ def compare_sizes(
     held_out: Labelled,
     classes: int,
     options: TrainingOptions,
-    count: Callable[[int], object] = int,
+    count: Callable[[int], object] = ignore,
 ) -> list[SizePoint]:
     """Trains heads on shares SIZE_SHARES of each class's photos; returns a SizePoint for each.
 

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import os
 import posixpath
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,12 +27,11 @@ from retraining.photos.source import (
     passed_over,
 )
 from retraining.system.archives import ArchiveError
-from retraining.system.members import Archive, Member, opened, tidy
+from retraining.system.members import Archive, Member, once_opened, opened, tidy
 from retraining.system.observer import Observer
-from retraining.system.regular import is_archive
+from retraining.system.regular import ARCHIVE_NAME, is_archive
 
-# What ends the name of an archive, where a path ends or goes on in the archive.
-ENDING = re.compile(r"\.(?:zip|t(?:gz|bz2?|xz|zst)|tar(?:\.(?:gz|bz2|xz|zst))?)(?=[/\\]|$)", re.I)
+GONE = "the archive is gone; put it back, and run the same command again to continue"
 
 
 @dataclass(frozen=True)
@@ -156,11 +154,16 @@ class ArchiveSource:
 
 
 def split_name(text: str) -> tuple[str, str] | None:
-    """Returns (path of the archive, path in it or ""), or None if the text names no archive."""
+    """Returns (path of the archive, path in it or ""), or None if the text names no archive.
+
+    One that this process has read is still an archive when its file is gone.
+    """
     text = os.fspath(text)  # names of photos may be paths of pathlib
-    for ending in ENDING.finditer(text):
+    for ending in ARCHIVE_NAME.finditer(text):
         path, inner = text[: ending.end()], text[ending.end() :].replace(os.sep, "/").strip("/")
         if os.path.isfile(path) and (inner or is_archive(path)):
+            return path, inner
+        if once_opened(path) and not os.path.lexists(path):
             return path, inner
     return None
 
@@ -178,7 +181,7 @@ def is_archive_folder(text: str) -> bool:
 def _parts(name: str) -> tuple[str, str]:
     parts = split_name(name)
     if parts is None:
-        raise SourceError(f"cannot read {name}: the archive is gone")
+        raise SourceError(f"cannot read {name}: {GONE}")
     return parts
 
 
@@ -187,6 +190,8 @@ def _opened(name: str, observer: Observer | None = None) -> tuple[Archive, str]:
     path, inner = _parts(name)
     try:
         return opened(path, observer), tidy(inner)
+    except FileNotFoundError as error:
+        raise SourceError(f"cannot read {path}: {GONE}") from error
     except (ArchiveError, OSError) as error:
         raise SourceError(f"cannot read {path}: {reason_of(error)}") from error
 

@@ -3,22 +3,31 @@
 import hashlib
 import posixpath
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from retraining.photos.archive import ENDING
 from retraining.photos.source import SourceError
 from retraining.photos.url import copy_file, is_url
 from retraining.system.download import DownloadError, Remote, fetch
 from retraining.system.observer import Observer
-from retraining.system.regular import is_archive
+from retraining.system.regular import ARCHIVE_NAME, head_of, is_archive, no_archive
 
 MOST_BYTES = 256 << 30  # of an archive: a million photos of 256 kB
 WEB = ("http", "https")
 
 
-def is_archive_url(text: str) -> bool:
-    """Returns whether a text is a URL whose path ends like the name of an archive."""
-    return is_url(text) and ENDING.search(_name_in(text)) is not None
+def archive_url(text: str) -> tuple[str, str] | None:
+    """Returns (URL of an archive, path in it or ""), or None if the text is no such URL.
+
+    The name of a folder or file in its path ends like that of an archive.
+    """
+    if not is_url(text):
+        return None
+    parts = _split(text)
+    ending = ARCHIVE_NAME.search(parts.path)
+    if ending is None:
+        return None
+    path, inner = parts.path[: ending.end()], parts.path[ending.end() :]
+    return parts._replace(path=path).geturl(), unquote(inner, errors="surrogateescape").strip("/")
 
 
 def kept_as(url: str, folder: str) -> Path:
@@ -45,14 +54,17 @@ def fetch_archive(url: str, target: Path, observer: Observer) -> None:
 
 def _check(path: Path) -> None:
     if not is_archive(path):
-        raise DownloadError("it is not a zip or tar file")
+        raise DownloadError(no_archive(head_of(path)))
 
 
 def _name_in(url: str) -> str:
     """Returns the last part of a URL's path, as the name of a file."""
+    name = posixpath.basename(unquote(_split(url).path, errors="surrogateescape"))
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-100:]
+
+
+def _split(url: str) -> SplitResult:
     try:
-        path = urlsplit(url).path
+        return urlsplit(url)
     except ValueError as error:
         raise SourceError(f"{url} is not a valid URL: {error}") from error
-    name = posixpath.basename(unquote(path, errors="surrogateescape"))
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[-100:]

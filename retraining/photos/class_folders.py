@@ -16,7 +16,7 @@ from retraining.photos.labelled_files import CLASSES_FILE, files_by_name, files_
 from retraining.photos.passed_over import EMPTY, LOOSE, NESTED, OTHER, PassedOver
 from retraining.photos.source import NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
-from retraining.photos.tree import Branch, LabelledFile, Tree
+from retraining.photos.tree import Branch, LabelledFile, Tree, holds
 from retraining.system.text import as_text, counted, is_label, some
 
 MOST_DEEP = 3  # levels of folders above the class folders
@@ -38,17 +38,15 @@ def scan_class_folders(tree: Tree, options: ScanOptions, least_classes: int) -> 
         DatasetError: as for PhotoSource.scan.
     """
     passed = PassedOver(tree)
-    if options.label_from == NAME:
-        files = files_by_name(tree, options.recursive, passed)
+    by_name = options.label_from == NAME
+    top = _top_by_name(tree, options) if by_name else _top(tree, options, least_classes)
+    _add_above(top, passed)
+    if by_name:
+        files = files_by_name(top, options.recursive, passed)
         if len({file.label for file in files}) < least_classes:
             raise _too_few_names(passed, files)
-        return _scan_files(passed, files, options, least_classes)
-    top = _top(tree, options, least_classes)
-    if top is not tree:
-        beside = map(tree.path_of, tree.class_folders())
-        passed.add(EMPTY, [folder for folder in beside if not _holds(tree, folder)])
-        passed.add_loose(tree.location)
-    if files := files_in_lists(top, passed):
+        scan = _scan_files(passed, files, options, least_classes)
+    elif files := files_in_lists(top, passed):
         scan = _scan_files(passed, files, options, least_classes)
         scan.notes.append(f"taking the labels from the {CLASSES_FILE} files")
     else:
@@ -127,7 +125,7 @@ def _add_others(scan: Scan, label: str, files: "_Files", passed: PassedOver) -> 
     passed.add(OTHER, [image.path for image in files.bad if not image.claimed])
     passed.add(NESTED, files.folders)
     if files.folders:
-        scan.nested.add(label)
+        scan.nested.setdefault(label, []).extend(files.folders)
 
 
 def _scan_files(
@@ -171,13 +169,10 @@ def _split_class_folders(tree: Tree, passed: PassedOver) -> list[_ClassFolder]:
     """
     names = tree.class_folders()
     others = [name for name in names if not named_split(name)]
-    if any(_holds(tree, tree.path_of(name)) for name in others):
+    if any(holds(tree, tree.path_of(name)) for name in others):
         return []
-    inner = {
-        name: [path for path, is_folder in passed.listed(tree.path_of(name), False) if is_folder]
-        for name in names
-        if name not in others
-    }
+    splits = {name: _split_folder(tree, name, passed) for name in names if name not in others}
+    inner = {name: _folders_in(folder, passed) for name, folder in splits.items()}
     classes = [{same_label(os.path.basename(p)) for p in paths} for paths in inner.values()]
     counts = Counter(label for of_split in classes for label in of_split)
     split_into = [of_split for of_split in classes if of_split]
@@ -185,13 +180,47 @@ def _split_class_folders(tree: Tree, passed: PassedOver) -> list[_ClassFolder]:
     if not split_into or not (len(split_into) == 1 or all(shared)):
         return []
     passed.add(EMPTY, [tree.path_of(name) for name in others])
-    for folder in (tree.location, *map(tree.path_of, inner)):
+    for folder in dict.fromkeys((tree.location, *map(tree.path_of, splits), *splits.values())):
         passed.add_loose(folder)
     return sorted(
         _ClassFolder(as_text(os.path.basename(path)), path, named_split(name))
         for name, paths in inner.items()
         for path in paths
     )
+
+
+def _top_by_name(tree: Tree, options: ScanOptions) -> Tree:
+    """Returns the folder with the photos: the tree, or the only folder in it, or in that.
+
+    A folder on the way must hold no photo.
+    """
+    top = tree
+    for _ in range(0 if options.recursive else MOST_DEEP):
+        names = [name for name in top.class_folders() if holds(top, top.path_of(name))]
+        if len(names) != 1 or named_split(names[0]) or holds(top, top.location, photos=True):
+            break
+        top = Branch(top, names[0])
+    return top
+
+
+def _add_above(top: Tree, passed: PassedOver) -> None:
+    """Adds what lies beside the folders that lead to `top`, which are the only ones there."""
+    while isinstance(top, Branch):
+        top = top.whole
+        beside = map(top.path_of, top.class_folders())
+        passed.add(EMPTY, [folder for folder in beside if not holds(top, folder)])
+        passed.add_loose(top.location)
+
+
+def _split_folder(tree: Tree, name: str, passed: PassedOver) -> str:
+    """Returns the folder of a split: `train`, or `train/train` as in some downloads from Kaggle."""
+    folder = tree.path_of(name)
+    inner = _folders_in(folder, passed)
+    return inner[0] if [os.path.basename(path) for path in inner] == [name] else folder
+
+
+def _folders_in(folder: str, passed: PassedOver) -> list[str]:
+    return [path for path, is_folder in passed.listed(folder, recursive=False) if is_folder]
 
 
 def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:
@@ -206,7 +235,7 @@ def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:
         if options.split_folders and _split_class_folders(top, scratch):
             return top
         below = map(top.path_of, top.class_folders())
-        with_files = islice((folder for folder in below if _holds(top, folder, files=True)), 2)
+        with_files = islice((folder for folder in below if holds(top, folder, files=True)), 2)
         if files_in_lists(top, scratch) or len(list(with_files)) == 2:
             return top
         name = _only_folder(top)
@@ -218,28 +247,14 @@ def _top(tree: Tree, options: ScanOptions, least: int) -> Tree:
 
 def _only_folder(tree: Tree) -> str | None:
     """Returns the only folder that is not empty, if it holds folders and no photo lies near."""
-    names = (name for name in tree.class_folders() if _holds(tree, tree.path_of(name)))
+    names = (name for name in tree.class_folders() if holds(tree, tree.path_of(name)))
     first = list(islice(names, 2))
     if len(first) != 1:
         return None
     places = (tree.location, tree.path_of(first[0]))
-    if any(_holds(tree, place, photos=True) for place in places):
+    if any(holds(tree, place, photos=True) for place in places):
         return None
     return first[0]
-
-
-def _holds(tree: Tree, folder: str, files: bool = False, photos: bool = False) -> bool:
-    """Returns whether a folder holds anything, or any file, or any file named like a photo.
-
-    It ends with the first. A folder that cannot be read counts as one that does.
-    """
-    try:
-        for name, is_folder in tree.files_below(folder, recursive=False):
-            if not (files or photos) or (not is_folder and (files or named_like_image(name))):
-                return True
-    except OSError:
-        return not photos
-    return False
 
 
 def _check_split_classes(location: str, found: Sequence[_ClassFolder], least: int) -> None:
@@ -263,16 +278,32 @@ def _too_few(passed: PassedOver, labels: Sequence[str], least: int) -> DatasetEr
     has = f"only one ({labels[0]})" if labels else "none"
     passed.add_loose(tree.location)
     loose = list(passed.found.pop(LOOSE, ()))
-    inner = tree.path_of(labels[0]) if labels else ""
-    if inner and sum(is_folder for _, is_folder in passed.listed(inner, False)) >= least:
+    inner = _inmost(tree.path_of(labels[0]), passed) if labels else ""
+    if inner and len(_folders_in(inner, passed)) >= least:
         has += f"; did you mean `PhotoSettings.image_dir` {inner}?"
-    elif named := labels_in(loose):
+    elif named := labels_in(loose or _photos_in(inner, passed)):
         has += f"; it holds photos whose names may be labels ({some(named)}): give "
         has += "`PhotoSettings.label_from` name, or sort them into a folder for each class"
     elif loose:
         has += "; it holds images itself: give the folder above it, or sort them into classes"
     others = "".join(f"; {line}" for line in passed.lines())
     return DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}{others}")
+
+
+def _inmost(folder: str, passed: PassedOver) -> str:
+    """Returns the folder, or the only folder in it, or in that."""
+    for _ in range(MOST_DEEP):
+        inner = _folders_in(folder, passed)
+        if len(inner) != 1:
+            break
+        folder = inner[0]
+    return folder
+
+
+def _photos_in(folder: str, passed: PassedOver) -> list[str]:
+    """Returns the files named like photos in a folder; none if there is no folder."""
+    content = passed.listed(folder, recursive=False) if folder else []
+    return [path for path, is_folder in content if not is_folder and named_like_image(path)]
 
 
 def _too_few_names(passed: PassedOver, files: Sequence[LabelledFile]) -> DatasetError:

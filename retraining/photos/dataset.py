@@ -284,7 +284,11 @@ def _remedy(label: str, content: Scan, by: str) -> str:
             f"into split folders, or none"
         )
     if label in content.nested:
-        return "`PhotoSettings.recursive` also reads the folders within it"
+        remedy = "`PhotoSettings.recursive` also reads the folders within it"
+        for folder in content.nested[label]:
+            if os.path.basename(folder) == label:
+                remedy += f"; if {folder} holds class folders, give it as `PhotoSettings.image_dir`"
+        return remedy
     return (
         "add some, or remove the folder" if content.folders else "add some, or leave the class out"
     )

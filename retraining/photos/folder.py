@@ -18,7 +18,9 @@ from retraining.photos.source import (
     ScanOptions,
     passed_over,
 )
-from retraining.system.regular import is_archive
+from retraining.system.regular import ARCHIVE_NAME, archive_ending, head_of, no_archive
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")  # endings of tables of photos
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,7 @@ class FolderSource:
         try:
             names = sorted(os.listdir(self.location))
         except OSError as error:
-            if is_archive(self.location):
-                raise DatasetError(f"{self.location} {ARCHIVE}") from error
-            raise DatasetError(
-                f"cannot read the image folder {self.location} ({error.strerror}); it must be a "
-                f"folder with one sub-folder of photos per class"
-            ) from error
+            raise DatasetError(_no_folder(self.location, error)) from error
         return [n for n in names if not passed_over(n) and os.path.isdir(self.path_of(n))]
 
     def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
@@ -102,6 +99,23 @@ class FolderSource:
             return any(not is_folder and _is_image(path) for path, is_folder in files)
         except OSError:
             return False
+
+
+def _no_folder(location: str, error: OSError) -> str:
+    """Returns a text on a location that cannot be listed, such as a file."""
+    ending = archive_ending(location)
+    if ending:
+        return f"{location} is an archive; rename it so that its name ends in {ending}"
+    if ending is not None:
+        return f"{location} {ARCHIVE}"
+    if os.path.isfile(location) and ARCHIVE_NAME.search(os.path.basename(location)):
+        return f"{location} is no archive: {no_archive(head_of(location))}; download it again"
+    if os.path.isfile(location) and os.path.splitext(location)[1].lower() in TABLES:
+        return f"{location} is a file; give a table of photos as `PhotoSettings.photo_table`"
+    return (
+        f"cannot read the image folder {location} ({error.strerror}); it must be a folder with one "
+        f"sub-folder of photos per class"
+    )
 
 
 def files_below(

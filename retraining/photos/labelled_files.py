@@ -9,6 +9,9 @@ from itertools import chain
 from retraining.photos.bounds import ImageFileError
 from retraining.photos.formats import named_like_image, reason_of
 from retraining.photos.passed_over import (
+    BESIDE,
+    DEEPER,
+    EMPTY,
     EMPTY_LABEL,
     MISSING,
     NO_LABEL,
@@ -18,7 +21,7 @@ from retraining.photos.passed_over import (
 )
 from retraining.photos.source import DatasetError
 from retraining.photos.split import named_split
-from retraining.photos.tree import LabelledFile, Tree
+from retraining.photos.tree import LabelledFile, Tree, holds
 
 CLASSES_FILE = "_classes.csv"  # of Roboflow's downloads for classification
 LIST_PIXELS = 1_000_000  # a list is no larger than a file with so many pixels: 69 MB
@@ -51,17 +54,20 @@ def files_by_name(tree: Tree, recursive: bool, passed: PassedOver) -> list[Label
 
     They may lie in split folders, if all folders are named so. Adds to `passed` what is left out.
     """
-    names = tree.class_folders()
+    names = [name for name in tree.class_folders() if holds(tree, tree.path_of(name))]
     split = bool(names) and all(map(named_split, names))
+    entered = {tree.path_of(name): name for name in names if recursive or split}
     files: list[LabelledFile] = []
-    for name in ["", *names] if recursive or split else [""]:
-        folder = tree.path_of(name) if name else tree.location
-        for path, is_folder in passed.listed(folder, recursive and bool(name)):
-            if is_folder:
+    for folder, name in [(tree.location, ""), *entered.items()]:
+        content = passed.listed(folder, recursive and bool(name))
+        inner = [path for path, is_folder in content if is_folder]
+        passed.add_folders(DEEPER, [path for path in inner if path not in entered])
+        for path in (path for path, is_folder in content if not is_folder):
+            if not passed.is_photo(path, told=True):
                 continue
             if label := label_in(path):
                 files.append(LabelledFile(label, path, named_split(name) if split else None))
-            elif named_like_image(path):
+            else:
                 passed.add(NO_LABEL, [path])
     return files
 
@@ -69,32 +75,37 @@ def files_by_name(tree: Tree, recursive: bool, passed: PassedOver) -> list[Label
 def files_in_lists(tree: Tree, passed: PassedOver) -> list[LabelledFile]:
     """Returns the files that the `_classes.csv` of each split folder lists; [] if there are none.
 
-    Such a file lies in the location itself, or in each folder, all named like splits. Adds to
-    `passed` the photos without one label, and labels without photos.
+    Such a file lies in the location itself, or in folders named like splits. No folder lies beside
+    it, but for empty ones. Adds to `passed` the photos without one label, labels without photos,
+    and what lies beside the split folders.
 
     Raises:
         DatasetError: such a list cannot be read, or most of its photos have several labels.
     """
-    names = tree.class_folders()
-    if not all(map(named_split, names)):
-        return []
-    folders = {tree.path_of(name): named_split(name) for name in names} or {tree.location: None}
+    names = {tree.path_of(name): named_split(name) for name in tree.class_folders()}
+    splits = {folder: split for folder, split in names.items() if split is not None}
+    folders: Mapping[str, str | None] = splits or {tree.location: None}
     content = {folder: passed.listed(folder, recursive=False) for folder in folders}
     lists = {
         folder: [path for path, _ in listed if os.path.basename(path) == CLASSES_FILE]
         for folder, listed in content.items()
     }
-    if not any(lists.values()) or any(is_folder for _, is_folder in chain(*content.values())):
+    inner = [path for path, is_folder in chain(*content.values()) if is_folder]
+    if not any(lists.values()) or any(holds(tree, folder) for folder in inner):
         return []
+    passed.add(EMPTY, inner)
+    if splits:
+        passed.add_folders(BESIDE, [folder for folder in names if folder not in splits])
+        passed.add_loose(tree.location)
     files: list[LabelledFile] = []
     labels: set[str] = set()
     for folder, split in folders.items():
         rows: dict[str, list[str]] = {}
         for name, of_row in _rows(tree, lists[folder][0], labels) if lists[folder] else ():
             rows[name] = list(dict.fromkeys([*rows.get(name, ()), *of_row]))
-        names = [path for path, _ in content[folder]]
-        files += _files_of(split, rows, names, passed)
-        missing = rows.keys() - set(map(os.path.basename, names))
+        paths = [path for path, is_folder in content[folder] if not is_folder]
+        files += _files_of(split, rows, paths, passed)
+        missing = rows.keys() - set(map(os.path.basename, paths))
         passed.add(MISSING, [f"{folder}/{name}" for name in sorted(missing)])
     _check_single(files, tree.location, passed)
     passed.add(EMPTY_LABEL, sorted(labels - {file.label for file in files}))

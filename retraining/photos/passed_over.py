@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.formats import named_like_image, reason_of
-from retraining.photos.tree import Tree
+from retraining.photos.tree import Tree, holds
 from retraining.system.text import counted, some
 
 LOOSE, EMPTY, DEAD, UNREADABLE = "loose", "empty", "dead", "unreadable"
 NESTED, OTHER, EMPTY_LABEL = "nested", "other", "empty label"
+DEEPER, BESIDE = "deeper", "beside"
 NO_LABEL, SEVERAL, UNLISTED, MISSING = "no label", "several", "unlisted", "missing"
 
 # How the line counts each kind, in its order.
@@ -19,6 +20,8 @@ FORMS = {
     UNREADABLE: ("folder that cannot be read", "folders that cannot be read"),
     EMPTY: ("empty folder", "empty folders"),
     NESTED: ("folder in a class folder", "folders in class folders"),
+    DEEPER: ("folder beside the photos", "folders beside the photos"),
+    BESIDE: ("folder beside the split folders", "folders beside the split folders"),
     NO_LABEL: ("photo without a label", "photos without a label"),
     SEVERAL: ("photo with several labels", "photos with several labels"),
     UNLISTED: ("photo that _classes.csv does not list", "photos that _classes.csv does not list"),
@@ -26,7 +29,9 @@ FORMS = {
     EMPTY_LABEL: ("label without photos", "labels without photos"),
     OTHER: ("file that is not an image", "files that are not images"),
 }
-REMEDIES = {NESTED: "; `PhotoSettings.recursive` also takes the photos in them"}
+REMEDIES = dict.fromkeys(
+    (NESTED, DEEPER), "; `PhotoSettings.recursive` also takes the photos in them"
+)
 
 
 @dataclass
@@ -73,16 +78,22 @@ class PassedOver:
         for name, is_folder in self.listed(folder, recursive=False):
             if is_folder:
                 continue
-            if named_like_image(name):
+            if self.is_photo(name):
                 self.add(LOOSE, [name])
-            elif not self.tree.remote:
-                self._look_at(name)
 
-    def _look_at(self, name: str) -> None:
+    def is_photo(self, name: str, told: bool = False) -> bool:
+        """Returns whether a file is a photo by its name, or else by how its content begins.
+
+        Adds it if it cannot be read, and with `told` also if it is not an image.
+        """
+        if named_like_image(name):
+            return True
         try:
+            if self.tree.remote:
+                raise NotAnImageError
             self.tree.look_at(name, 1)
         except NotAnImageError:
-            return
+            self.add(OTHER, [name] if told else [])
         except ImageFileError as error:
             cause = error.__cause__
             if isinstance(cause, FileNotFoundError):
@@ -90,4 +101,10 @@ class PassedOver:
             elif isinstance(cause, OSError):
                 self.add(UNREADABLE, [name], reason_of(cause))
         else:
-            self.add(LOOSE, [name])
+            return True
+        return False
+
+    def add_folders(self, kind: str, folders: Sequence[str]) -> None:
+        """Adds folders that the scan does not enter, each as one of the kind or as an empty one."""
+        for folder in folders:
+            self.add(kind if holds(self.tree, folder) else EMPTY, [folder])

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from retraining.errors import RetrainingError
 from retraining.photos.bounds import MAX_PIXELS
+from retraining.system.observer import ignore
 
 # What systems and programs keep beside photos, in lower case. Names with a dot in front count, too.
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
@@ -72,7 +73,7 @@ class ScanOptions:
     max_pixels: int = MAX_PIXELS  # of the largest image
     excluded: tuple[str, ...] = ()  # names to leave out, see `exclude.without`
     not_images: Set[str] = frozenset()  # names of files that turned out to be no images
-    seen: Callable[[], object] = int  # called for each file, to show progress
+    seen: Callable[[], object] = ignore  # called for each file, to show progress
     split_folders: bool = True  # whether folders named `train`, `test` ... are splits, no classes
     classes: tuple[str, ...] = ()  # to take, in the order of the labels; none for all, sorted
     label_from: str = FOLDER  # or NAME: the label is in the photo's name
@@ -84,7 +85,7 @@ class Scan:
 
     `notes` are lines on a layout other than class folders.
     `folders` {label: the folders of the class} tells of labels that come from folders; `nested` are
-    those labels whose folders hold folders that were skipped.
+    the folders in those that were skipped.
     """
 
     photos: dict[str, list[Photo]]
@@ -92,7 +93,7 @@ class Scan:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     folders: dict[str, list[str]] = field(default_factory=dict)
-    nested: set[str] = field(default_factory=set)
+    nested: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[str, list[str]]:

@@ -16,9 +16,9 @@ AUTO, FOLDERS, CONTENT, PATH = WAYS = ("auto", "folders", "content", "path")
 
 # What people call the splits, in any case.
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), TRAINING),
-    **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), TESTING),
+    **dict.fromkeys(("train", "training", "train_set", "training_set"), TRAINING),
+    **dict.fromkeys(("val", "valid", "validation", "val_set", "validation_set"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "test_set", "testing_set"), TESTING),
 }
 
 # Split hashes are modulo 2^27, by the classic's MAX_NUM_IMAGES_PER_CLASS.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from retraining.photos.archive import ArchiveSource
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels, picked
-from retraining.photos.folder import FolderSource
+from retraining.photos.folder import TABLES, FolderSource
 from retraining.photos.formats import reason_of
 from retraining.photos.source import (
     ARCHIVE,
@@ -39,7 +39,7 @@ COLUMNS = PATH, LABEL, SPLIT = "path", "label", "split"
 MOST_ROWS = 5_000_000  # some 2 GB of memory
 MOST_LINES = 1000  # of one row, whose quoted fields may hold line ends; csv keeps all its fields
 CSV, TSV, JSONL = ",", "\t", "{"  # the first is the delimiter
-FORMATS = {".csv": CSV, ".tsv": TSV, ".jsonl": JSONL, ".ndjson": JSONL}
+FORMATS = dict(zip(TABLES, (CSV, TSV, JSONL, JSONL), strict=True))
 
 
 class Row(NamedTuple):

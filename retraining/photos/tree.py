@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from retraining.photos.formats import named_like_image
 from retraining.photos.source import Facts, passed_over
 
 
@@ -103,3 +104,17 @@ class Branch:
     def read(self, name: str) -> bytes:
         """Reads the bytes of a file."""
         return self.whole.read(name)
+
+
+def holds(tree: Tree, folder: str, files: bool = False, photos: bool = False) -> bool:
+    """Returns whether a folder holds anything, or any file, or any file named like a photo.
+
+    It ends with the first. A folder that cannot be read counts as one that does.
+    """
+    try:
+        for name, is_folder in tree.files_below(folder, recursive=False):
+            if not (files or photos) or (not is_folder and (files or named_like_image(name))):
+                return True
+    except OSError:
+        return not photos
+    return False

@@ -19,7 +19,7 @@ from retraining.bottlenecks.prefill import learn_keys, prefill
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.examples import provide
 from retraining.photos.archive import ArchiveSource
-from retraining.photos.archive_url import fetch_archive, is_archive_url, kept_as
+from retraining.photos.archive_url import archive_url, fetch_archive, kept_as
 from retraining.photos.dataset import FEW_IMAGES, MOST_LINES, Dataset, Example, load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.folder import FolderSource
@@ -73,20 +73,22 @@ def provide_archive(run: RunContext) -> str:
         SourceError, DownloadError: it cannot be fetched or read.
     """
     location, folder = run.settings.photos.image_dir, run.settings.bottlenecks.folder
-    if is_archive_url(location):
-        target = kept_as(location, os.path.join(folder, ARCHIVES))
-        if not target.is_file() and run.settings.network.offline:
-            raise SourceError(f"`NetworkSettings.offline` was given, and {location} is not there")
-        if target.is_file():
-            log.info(f"reading {target}, fetched earlier; remove it to fetch {location} again")
-        fetch_archive(location, target, run.observer)
-        location = str(target)
+    fetched = None
+    if parts := archive_url(location):
+        url, inner = parts
+        fetched = kept_as(url, os.path.join(folder, ARCHIVES))
+        if not fetched.is_file() and run.settings.network.offline:
+            raise SourceError(f"`NetworkSettings.offline` was given, and {url} is not there")
+        if fetched.is_file():
+            log.info(f"reading {fetched}, fetched earlier; remove it to fetch {url} again")
+        fetch_archive(url, fetched, run.observer)
+        location = f"{fetched}/{inner}" if inner else str(fetched)
     if ArchiveSource.claims(location):
         try:
             ArchiveSource(location).open(run.observer)
         except SourceError:
-            if location != run.settings.photos.image_dir:
-                os.unlink(location)
+            if fetched:
+                fetched.unlink(missing_ok=True)
             raise
     return location
 

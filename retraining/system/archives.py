@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 
 from retraining.system.atomic import replacing
 from retraining.system.download import CHUNK, DownloadError
+from retraining.system.regular import no_archive
 
 MAX_BYTES = 2 << 30  # 2 GiB: ten times the largest archive that we fetch
 MAX_MEMBERS = 10_000  # flower_photos, the largest that we fetch, has 3,679
@@ -209,8 +210,7 @@ def _members(archive: Path, budget: Budget) -> Iterator[_Member]:
         elif start[257:262] == b"ustar":
             yield from _tar_members(file, budget)
         else:
-            hint = " but a web page" if start.lstrip().startswith(b"<") else ""
-            raise ArchiveError(f"it is not a zip or tar file{hint}")
+            raise ArchiveError(no_archive(start))
 
 
 def _zip_members(file: BinaryIO, budget: Budget) -> Iterator[_Member]:

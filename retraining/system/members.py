@@ -33,7 +33,7 @@ from retraining.system.archives import (
     tar_headers,
 )
 from retraining.system.observer import Observer, Silent
-from retraining.system.regular import TAR, open_regular
+from retraining.system.regular import TAR, no_archive, open_regular
 
 CHUNK = 1 << 20  # bytes
 MOST_MEMBERS = 1_000_000  # files and folders; some 400 MB of memory
@@ -180,6 +180,7 @@ class Archive:
 
 _OPENING = threading.Lock()
 _OPEN: dict[tuple[str, int, int, int], Archive] = {}  # the last used ones, the latest last
+_ONCE_OPENED: set[str] = set()  # absolute paths
 
 
 def opened(path: str, observer: Observer | None = None) -> Archive:
@@ -195,9 +196,15 @@ def opened(path: str, observer: Observer | None = None) -> Archive:
     with _OPENING:
         archive = _OPEN.pop(key, None) or Archive(path, observer)
         _OPEN[key] = archive
+        _ONCE_OPENED.add(key[0])
         while len(_OPEN) > MOST_OPEN:
             del _OPEN[next(iter(_OPEN))]
     return archive
+
+
+def once_opened(path: str) -> bool:
+    """Returns whether this process has opened an archive at a path, which may be gone by now."""
+    return os.path.abspath(path) in _ONCE_OPENED
 
 
 @contextlib.contextmanager
@@ -228,12 +235,13 @@ def all_members(file: BinaryIO) -> Iterator[tuple[str, Member | None]]:
     elif head[TAR] == b"ustar":
         yield from tar_members(file)
     else:
-        hint = " but a web page" if head.lstrip().startswith(b"<") else ""
-        raise ArchiveError(f"it is not a zip or tar file{hint}")
+        raise ArchiveError(no_archive(head))
 
 
 def zip_members(file: BinaryIO) -> Iterator[tuple[str, Member | None]]:
     """Yields (name, Member, or None for a folder) of a zip, in its order."""
+    if not zipfile.is_zipfile(file):
+        raise ArchiveError("it is damaged (its end is missing)")
     budget, limited = Budget(0, MOST_MEMBERS), ZipDirectory(file, MOST_DIRECTORY)
     archive: Any = zipfile.ZipFile
     with archive(limited) as listing:

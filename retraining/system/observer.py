@@ -56,6 +56,10 @@ class Observer(Protocol):
         """Shows one line on what the run waits for."""
 
 
+def ignore(*_: object) -> None:
+    """Takes what a callback is told, and does nothing with it."""
+
+
 class Late:
     """Counts steps, and shows them LATE_SECONDS after the first. Use as a context manager.
 

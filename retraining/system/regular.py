@@ -3,31 +3,59 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
-# What an archive begins with: zip, also an empty one, gzip, bzip2, xz, Zstandard, 7-Zip, RAR.
-ARCHIVES = (
-    b"PK\3\4",
-    b"PK\5\6",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ\0",
-    b"\x28\xb5\x2f\xfd",
-    b"7z\xbc\xaf'\x1c",
-    b"Rar!\x1a\7",
-)
+# {what an archive begins with: what its name ends with, or "" if the tool does not read it}
+ARCHIVES = {
+    b"PK\3\4": ".zip",
+    b"PK\5\6": ".zip",  # without members
+    b"\x1f\x8b": ".tgz",
+    b"BZh": ".tar.bz2",
+    b"\xfd7zXZ\0": ".tar.xz",
+    b"\x28\xb5\x2f\xfd": ".tar.zst",
+    b"7z\xbc\xaf'\x1c": "",
+    b"Rar!\x1a\7": "",
+}
 TAR = slice(257, 262)  # where a tar has `ustar`
+# What ends the name of an archive, where a path ends or goes on in the archive.
+ARCHIVE_NAME = re.compile(
+    r"\.(?:zip|t(?:gz|bz2?|xz|zst)|tar(?:\.(?:gz|bz2|xz|zst))?)(?=[/\\]|$)", re.I
+)
 
 
 def is_archive(path: str | Path) -> bool:
     """Returns whether a regular file begins like an archive or a compressed file."""
+    return archive_ending(path) is not None
+
+
+def archive_ending(path: str | Path) -> str | None:
+    """Returns what the name of an archive with this content ends with; None if it is no archive.
+
+    Archives that the tool does not read give "".
+    """
+    head = head_of(path)
+    if head[TAR] == b"ustar":
+        return ".tar"
+    return next((ending for start, ending in ARCHIVES.items() if head.startswith(start)), None)
+
+
+def head_of(path: str | Path) -> bytes:
+    """Returns the first bytes of a regular file; none if it cannot be read."""
     with contextlib.suppress(OSError), open_regular(path, sys.maxsize) as file:
-        head = file.read(TAR.stop)
-        return head.startswith(ARCHIVES) or head[TAR] == b"ustar"
-    return False
+        return file.read(TAR.stop)
+    return b""
+
+
+def no_archive(head: bytes) -> str:
+    """Returns what a file is that should be an archive and does not begin like one."""
+    if not head:
+        return "it is empty"
+    is_page = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    return "it is not a zip or tar file" + (" but a web page" if is_page else "")
 
 
 def open_regular(path: str | Path, most: int) -> BinaryIO:

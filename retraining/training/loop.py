@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retraining.bottlenecks.vectors import Labelled
 from retraining.errors import RetrainingError
 from retraining.metrics.classification import choose_rows
+from retraining.system.observer import ignore
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges
 from retraining.training.batches import ClassUniform, Shuffled, passes_to_steps
 from retraining.training.head import Evaluation, Head, evaluate, first_head
@@ -261,7 +262,7 @@ def follow_lbfgs(
     training: Labelled,
     validation: Labelled,
     options: TrainingOptions,
-    count: Callable[[int], object] = int,
+    count: Callable[[int], object] = ignore,
 ) -> list[Step]:
     """Fits `head` in place by L-BFGS; returns the Steps with evaluations, the final one last.
 

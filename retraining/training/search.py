@@ -7,6 +7,7 @@ import numpy as np
 
 from retraining.bottlenecks.vectors import Labelled
 from retraining.metrics.classification import choose_rows
+from retraining.system.observer import ignore
 from retraining.training.head import Evaluation, Head
 from retraining.training.loop import (
     MOST_EVALUATED,
@@ -45,7 +46,7 @@ def candidates(
     validation: Labelled,
     classes: int,
     options: TrainingOptions,
-    count: Callable[[int], object] = int,
+    count: Callable[[int], object] = ignore,
 ) -> Iterator[Candidate]:
     """Yields a Candidate for each of STRENGTHS; each fit starts from the head of the previous one.
 

@@ -14,7 +14,8 @@ import pytest
 from retraining.errors import RetrainingError
 from retraining.graphs.read import read_graph
 from retraining.photos.archive import ArchiveSource, is_archive_folder, split_name
-from retraining.photos.archive_url import fetch_archive, is_archive_url, kept_as
+from retraining.photos.archive_url import archive_url, fetch_archive, kept_as
+from retraining.photos.bounds import ImageFileError
 from retraining.photos.dataset import load_dataset
 from retraining.photos.registry import absolute, canonical, hash_file, kind_of, open_source
 from retraining.photos.registry import read_bytes as read
@@ -187,10 +188,22 @@ def test_a_run_on_an_archive_gives_the_head_of_the_folder(
     assert records[0] == records[1] == records[2]
 
 
+def test_an_archive_that_goes_is_not_taken_for_a_folder(small, tmp_path):
+    archive = archive_of(small, tmp_path / "a.zip")
+    photos = open_source(archive).scan().photos["red"]
+    os.unlink(archive)
+    for name in (photos[0].name, archive):
+        with pytest.raises(SourceError, match=r"cannot read .*/a.zip: the archive is gone; put it"):
+            read(name)
+    os.mkdir(archive)  # a folder of that name counts again
+    with pytest.raises(ImageFileError, match="No such file"):
+        read(photos[0].name)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"PK\3\4" + bytes(50), "is damaged"),
+        (b"PK\3\4" + bytes(50), r"is damaged \(its end is missing\)"),
         (b"\x1f\x8b\x08" + bytes(50), "is damaged|is not a zip or tar file"),
         (b"7z\xbc\xaf'\x1c", "is not a zip or tar file"),
     ],
@@ -204,10 +217,14 @@ def test_what_is_no_archive_ends_the_run_in_a_line(tmp_path, run_retrain, capsys
 
 
 def test_urls_of_archives_are_known_by_their_path():
-    assert is_archive_url("https://host/a/photos.zip?dl=1")
-    assert is_archive_url("s3://bucket/photos.tar.gz")
-    assert not is_archive_url("s3://bucket/photos")
-    assert not is_archive_url("photos.zip")
+    for url in ("https://host/a/photos.zip?dl=1", "s3://bucket/photos.tar.gz"):
+        assert archive_url(url) == (url, "")
+    assert archive_url("http://host/a.zip/more%20photos/2024/?dl=1") == (
+        "http://host/a.zip?dl=1",
+        "more photos/2024",
+    )
+    for text in ("s3://bucket/photos", "https://my.zip/photos", "photos.zip"):
+        assert archive_url(text) is None
     assert kept_as("https://host/photos.zip?dl=1", "b").name.endswith("-photos.zip")
     assert kept_as("https://host/..%2F..%2Fx.zip", "b").parent == Path("b")
     assert kept_as("https://host/a.zip", "b") != kept_as("https://other/a.zip", "b")

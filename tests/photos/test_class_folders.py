@@ -1,6 +1,7 @@
 """class_folders.py: which folders are classes, and which are splits."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -110,13 +111,34 @@ def test_a_folder_of_another_layout_is_explained(tmp_path, files, said):
     assert str(caught.value).endswith(f"image_dir` {tmp_path}/in?") == ("did you mean" in said)
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("photos", b"PK\3\4", "is an archive; rename it so that its name ends in .zip"),
+        ("photos.gz", b"\x1f\x8b\x08", "is an archive; rename it so that its name ends in .tgz"),
+        ("photos", b"x" * 257 + b"ustar\0", "is an archive; rename it so that .* in .tar"),
+        ("photos.7z", b"7z\xbc\xaf'\x1c", "is an archive; unpack it, and give the unpacked folder"),
+        ("photos.zip", b"", "is no archive: it is empty; download it again"),
+        (
+            "photos.tgz",
+            b"\n <!DOCTYPE html>",
+            "is no archive: it is not .* but a web page; download",
+        ),
+        ("photos.csv", b"path,label", "is a file; give a table of photos as `PhotoSettings.photo_"),
+        ("a.jpg", b"\xff\xd8\xff", r"cannot read .* \(Not a directory\); it must be a folder"),
+    ],
+)
+def test_a_file_is_told_from_a_folder(tmp_path, name, head, said):
+    (tmp_path / name).write_bytes(head + b"\xff\n\xff" if head else b"")
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path / name)).scan()
+
+
 @pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
-def test_an_archive_is_to_be_unpacked(tmp_path, head):
+def test_an_archive_is_no_table(tmp_path, head):
     (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
-    said = f"^{tmp_path}/photos is an archive; unpack it, and"
-    for table in (None, str(tmp_path / "photos")):
-        with pytest.raises(DatasetError, match=said):
-            open_source(str(tmp_path / "photos"), table).scan()
+    with pytest.raises(DatasetError, match=f"^{tmp_path}/photos is an archive; unpack it, and"):
+        open_source("", str(tmp_path / "photos")).scan()
 
 
 def test_path_takes_each_folder_for_a_class(tmp_path):
@@ -154,6 +176,44 @@ def test_photos_without_a_class_are_warned_of(tmp_path):
     assert scan.warnings == [
         "passed over 2 photos outside the class folders (test/1.jpg, test/2.jpg)"
     ]
+
+
+def test_split_folders_may_lie_in_folders_of_the_same_name(tmp_path):
+    split_folders(tmp_path / "training_set", training_set={"a": 2, "b": 3})
+    split_folders(tmp_path / "test_set", test_set={"a": 1, "b": 1})
+    split_folders(tmp_path, val={"val": 2, "a": 1})  # which are classes
+    write(tmp_path / "test_set", ".", ["1.jpg"])
+    scan = open_source(str(tmp_path)).scan()
+    splits = Counter((p.label, p.split) for photos in scan.photos.values() for p in photos)
+    assert splits == {
+        ("a", "training"): 2,
+        ("b", "training"): 3,
+        ("a", "testing"): 1,
+        ("b", "testing"): 1,
+        ("a", "validation"): 1,
+        ("val", "validation"): 2,
+    }
+    assert scan.warnings == ["passed over 1 photo outside the class folders (test_set/1.jpg)"]
+
+
+def test_photos_in_such_a_folder_are_named(tmp_path):
+    split_folders(tmp_path / "train", train={"a": 2, "b": 3})
+    write(tmp_path / "test" / "test", ".", ["1.jpg"])
+    scan = open_source(str(tmp_path)).scan()
+    assert list(scan.photos) == ["a", "b"]
+    assert scan.warnings == ["passed over 1 photo outside the class folders (test/test/1.jpg)"]
+
+
+def test_a_folder_of_the_name_of_its_class_may_hold_the_classes(tmp_path):
+    split_folders(tmp_path / "seg_train", seg_train={"a": 2, "b": 3})
+    split_folders(tmp_path / "seg_pred", seg_pred={"a": 2, "b": 3})
+    said = (
+        r"the class folder .*/seg_pred holds no images; `PhotoSettings.recursive` also reads the "
+        r"folders within it; if .*/seg_pred/seg_pred holds class folders, give it as "
+        r"`PhotoSettings.image_dir`$"
+    )
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(str(tmp_path))
 
 
 def test_labels_must_match_to_the_letter(tmp_path):

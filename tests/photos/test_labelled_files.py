@@ -73,7 +73,12 @@ def test_names_of_photos_are_labels_when_asked_for(tmp_path):
     flat(tmp_path, ["cat_2.jpg"], "more")
     found = scan(tmp_path, ScanOptions(label_from="name", classes=("dog", "cat")))
     assert counts(found) == {"dog": 2, "cat": 1}
-    assert found.warnings == ["passed over 1 photo without a label (other.jpg)"]
+    assert found.bad == []
+    assert found.warnings == [
+        "passed over 1 folder beside the photos (more; `PhotoSettings.recursive` also takes the "
+        "photos in them); 1 photo without a label (other.jpg); 2 files that are not images "
+        "(list_1.txt, notes.txt)"
+    ]
     found = scan(tmp_path, ScanOptions(label_from="name", recursive=True))
     assert counts(found)["cat"] == 2
 
@@ -86,6 +91,36 @@ def test_names_of_photos_in_split_folders(tmp_path):
         ("cat", "testing"),
         ("cat", "training"),
     ]
+
+
+def test_an_empty_folder_beside_split_folders_does_not_count(tmp_path):
+    for folder in ("train", "test"):
+        flat(tmp_path, ["cat_1.jpg", "dog_1.jpg"], folder)
+    (tmp_path / "New folder").mkdir()
+    (tmp_path / "train" / "raw").mkdir()
+    found = scan(tmp_path, BY_NAME)
+    assert counts(found) == {"cat": 2, "dog": 2}
+    assert found.warnings == ["passed over 2 empty folders (New folder, train/raw)"]
+
+
+@pytest.mark.parametrize("inner", ["holiday", "data/holiday"])
+def test_named_photos_may_lie_in_the_only_folder(tmp_path, inner):
+    flat(tmp_path, ["cat_1.jpg", "dog_1.jpg"], inner)
+    (tmp_path / "README.txt").write_text("text")
+    (tmp_path / "gone").symlink_to("/nowhere")
+    found = scan(tmp_path, BY_NAME)
+    assert counts(found) == {"cat": 1, "dog": 1}
+    assert found.notes == [
+        f"taking the photos in {tmp_path}/{inner}, the only folder in {tmp_path}"
+    ]
+    assert found.warnings == ["passed over 1 link that leads nowhere (gone)"]
+    flat(tmp_path, ["owl_1.jpg", "cat_2.jpg"])  # then that folder is not the place of the photos
+    assert counts(scan(tmp_path, BY_NAME)) == {"cat": 1, "owl": 1}
+
+
+def test_a_photo_without_an_ending_has_a_label_in_its_name(tmp_path):
+    flat(tmp_path, ["cat_1", "dog_1.jpg"])
+    assert counts(scan(tmp_path, BY_NAME)) == {"cat": 1, "dog": 1}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +136,13 @@ def test_names_of_one_label_are_refused(tmp_path, names, give):
 def test_a_flat_folder_is_told_of_the_labels_in_its_names(tmp_path):
     flat(tmp_path, ["cat_1.jpg", "dog_1.jpg", "cat_2.jpg", "dog_2.jpg"])
     said = r"names may be labels \(cat, dog\): give `PhotoSettings.label_from` name, or sort them"
+    with pytest.raises(DatasetError, match=said):
+        scan(tmp_path)
+
+
+def test_so_is_a_folder_of_nothing_but_such_a_folder(tmp_path):
+    flat(tmp_path, ["cat_1.jpg", "dog_1.jpg", "cat_2.jpg", "dog_2.jpg"], "data/all")
+    said = r"only one \(data\); it holds photos whose names may be labels \(cat, dog\): give"
     with pytest.raises(DatasetError, match=said):
         scan(tmp_path)
 
@@ -131,6 +173,20 @@ def test_lists_in_split_folders_tell_labels(tmp_path):
     assert found.warnings == [
         "passed over 1 photo that _classes.csv does not list (valid/4.jpg); "
         "1 label without photos (owl)"
+    ]
+
+
+def test_what_lies_beside_the_lists_is_told(tmp_path):
+    listed(tmp_path / "train", ["1.jpg,1,0", "2.jpg,0,1"], ["1.jpg", "2.jpg"])
+    flat(tmp_path, ["3.jpg"])
+    flat(tmp_path, ["4.jpg"], "more")
+    for folder in ("New folder", "train/raw"):
+        (tmp_path / folder).mkdir()
+    found = scan(tmp_path)
+    assert counts(found) == {"cat": 1, "dog": 1}
+    assert found.warnings == [
+        "passed over 1 photo outside the class folders (3.jpg); "
+        "2 empty folders (train/raw, New folder); 1 folder beside the split folders (more)"
     ]
 
 

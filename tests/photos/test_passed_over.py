@@ -50,6 +50,16 @@ def test_nothing_vanishes_in_silence(tmp_path):
     )
 
 
+def test_what_lies_on_the_way_to_the_class_folders_is_named(tmp_path):
+    fill(tmp_path / "data" / "pets", {"a": 1, "b": 1})
+    for folder in ("New folder", "data/empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "owl").symlink_to("/nowhere")
+    assert line_of(tmp_path) == (
+        "passed over 1 link that leads nowhere (data/owl); 2 empty folders (data/empty, New folder)"
+    )
+
+
 def test_many_folders_are_one_line(tmp_path):
     fill(tmp_path, {f"{n:03d}/deeper": 1 for n in range(200)} | {f"{n:03d}": 1 for n in range(200)})
     assert line_of(tmp_path).startswith(

@@ -1,5 +1,7 @@
 """photos.py: settings that need held-out photos, and whether the source gives any."""
 
+import zipfile
+
 import pytest
 
 from retraining.bottlenecks.compute import BottleneckSettings
@@ -18,7 +20,7 @@ from retraining.run.settings import (
 from retraining.system.observer import Silent
 from retraining.system.ranges import SettingsError
 from retraining.training.loop import TrainingOptions
-from tests.photos.files import split_folders
+from tests.photos.files import JPEG, split_folders
 
 NOTHING_CUT = SplitOptions(validation=0, testing=0)
 PARTS = {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 2}}
@@ -51,6 +53,19 @@ def test_photos_that_no_one_holds_out_are_missed_before_any_vector(tmp_path, eng
     pooled = SplitOptions(validation=0, testing=10, by="content")
     with pytest.raises(SettingsError, match=r"`HeadSettings.search` needs photos for validation"):
         find(tmp_path, engine, pooled, head=HeadSettings(search=True))
+
+
+def test_a_folder_in_an_archive_at_a_url_is_read(tmp_path):
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    with store.open("/bucket/photos.zip", "wb") as stored, zipfile.ZipFile(stored, "w") as file:
+        for name in ("more photos/a/1.jpg", "more photos/b/1.jpg", "other/c/1.jpg"):
+            file.writestr(name, JPEG + name.encode())
+    photos = PhotoSettings("memory://bucket/photos.zip/more%20photos", split=NOTHING_CUT)
+    vectors = BottleneckSettings(str(tmp_path / "cache"))
+    found = find_photos(RunContext(RunSettings(photos, bottlenecks=vectors), Silent()))
+    assert [example.label for example in found.dataset.examples] == ["a", "b"]
+    (kept,) = (tmp_path / "cache" / "archives").iterdir()
+    assert found.dataset.examples[0].path == f"{kept}/more photos/a/1.jpg"
 
 
 def test_photos_that_take_long_to_find_and_to_hash_show_progress(tmp_path, monkeypatch):

@@ -1181,7 +1181,7 @@ def test_truncated_gzip_trailer(tmp_path, into):
             b"\n<!DOCTYPE html><html>Please log in</html>",
             "it is not a zip or tar file but a web page",
         ),
-        (b"", "it is not a zip or tar file$"),
+        (b"", "it is empty$"),
         (b"\xff\xd8\xff a photo" * 100, "it is not a zip or tar file$"),
         (gzip.compress(b"not a tar" * 1000), "it is damaged"),
         (b"PK\x03\x04" + bytes(1000), "it is damaged"),
