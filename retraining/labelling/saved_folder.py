@@ -27,8 +27,8 @@ PREFERRED = ("pixels", "images", "serving_default")
 OUTPUT = "probabilities"  # as export/pixels_graph.py names it
 # Ops of the signatures that take files' bytes, which nothing here calls.
 OF_FILES_TEXT = """
-StatelessIf StatelessWhile StringJoin TensorListFromTensor TensorListGetItem TensorListReserve
-TensorListSetItem TensorListStack
+StatelessIf StatelessWhile StaticRegexFullMatch TensorListFromTensor TensorListGetItem
+TensorListReserve TensorListSetItem TensorListStack
 """
 OF_FILES = OF_FILES_TEXT.split()
 
