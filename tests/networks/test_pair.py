@@ -177,7 +177,7 @@ def test_litert_runs_both_networks_as_tensorflow_does(done, paths):
 
 
 def test_the_twins_in_the_graph_are_those_of_the_networks_alone(done, both):
-    parts = load_classifier(done.graph).parts
+    parts = load_classifier(done.graph).model.parts
     for part, network in zip(parts, both, strict=True):
         whole = VectorPart(read_graph(done.graph), part.input, part.bottleneck, part.preprocessing)
         ends = network.input, network.bottleneck
@@ -211,7 +211,8 @@ def test_only_the_network_that_bears_bfloat16_computes_in_it(both, order, tmp_pa
     content = write.graph_bytes(build.build_graph(pair, head, "final_result"))
     about = build.describe(pair, ["a", "b"], "final_result", {})
     write_files({tmp_path / "graph.pb": content + build.metadata_bytes(about)})
-    precisions = [part.precision for part in load_classifier(tmp_path / "graph.pb").parts]
+    parts = load_classifier(tmp_path / "graph.pb").model.parts
+    precisions = [part.precision for part in parts]
     assert precisions == [("bfloat16", "float32")[number] for number in order]
 
 
