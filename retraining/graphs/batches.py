@@ -16,6 +16,8 @@ from retraining.graphs.messages import NodeDef
 from retraining.graphs.nodes import attribute, constant, node_name
 
 PADDINGS = ("Pad", "PadV2", "MirrorPad")
+PRODUCTS = ("BatchMatMul", "BatchMatMulV2")
+RANK_STEPS = 8  # nodes from a product back to one that tells the number of axes; attention has 4
 # Ops that compute each value alone, each pixel with its neighbours, or along the last axis.
 ALONE_TEXT = """
 Identity StopGradient PreventGradient Snapshot CheckNumerics EnsureShape Cast
@@ -76,6 +78,8 @@ def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bo
         return "is_training" in node.attr and not attribute(node, "is_training").b
     if node.op == "MatMul":
         return not attribute(node, "transpose_a").b and node_name(inputs[1]) not in reached
+    if node.op in PRODUCTS:
+        return _keeps_to_images(nodes, inputs)
     if node.op == "Squeeze":
         return _spare_the_batch(np.array(attribute(node, "squeeze_dims").list.i, np.int64))
     if node.op not in DECIDING:
@@ -94,6 +98,29 @@ def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bo
     if node.op in PADDINGS:
         return not value.reshape(-1, 2)[0].any()
     return _spare_the_batch(value)
+
+
+def _keeps_to_images(nodes: Nodes, inputs: list[str]) -> bool:
+    """Returns whether a product of matrices has those of an image in both of its `inputs`.
+
+    It has where they share the first axis and have two more. With fewer axes in one of them, that
+    of the batch would meet another.
+    """
+    left, right = (_rank(nodes, name) for name in inputs)
+    return left == right and left > 2
+
+
+def _rank(nodes: Nodes, reference: str) -> int:
+    """Returns the number of axes of a node's output; 0 if the few nodes before it do not tell."""
+    for _ in range(RANK_STEPS):
+        node = nodes[node_name(reference)]
+        if node.op in ("Reshape", "Transpose"):
+            return len(_value(nodes, node.input[1]))
+        axes = any(attribute(node, f"{k}_axis_mask").i for k in ("new", "shrink"))
+        if axes or node.op not in (*PRODUCTS, "Softmax", "StridedSlice"):
+            break
+        reference = node.input[0]
+    return 0
 
 
 def _joins_mirror_images(nodes: Nodes, node: NodeDef) -> bool:

@@ -7,14 +7,17 @@ import pytest
 
 from retraining.export.build import build_graph
 from retraining.graphs.batches import is_quantised, mixes_images
+from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node, nodes_by_name
 from retraining.graphs.run import BytesRunner, Runner, Running
 from retraining.graphs.surgery import batched_part
+from retraining.networks import dinov2
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS
 from retraining.training.head import Head
 from tests import tiny
+from tests.networks.dinov2_weights import random_weights
 
 pytestmark = pytest.mark.numbers
 
@@ -110,3 +113,41 @@ def test_mirror_images_of_a_quantised_network_do_not_reach_other_photos(eightbit
     alone = np.concatenate([runner.run(image[None]) for image in images])
     np.testing.assert_allclose(runner.run(images), alone, rtol=0, atol=1e-5 * np.abs(alone).max())
     assert runner.one_at_a_time
+
+
+def test_a_transformer_keeps_its_batches():
+    graph_def = dinov2.build_graph(random_weights(), 42)
+    assert not mixes(graph_def, "input", "bottleneck")
+    assert not Runner(graph_def, "input", "bottleneck").one_at_a_time
+
+
+def product(left, right, **options):
+    """A graph of products of an input that is reshaped to two shapes."""
+    graph_def = GraphDef()
+    add_node(graph_def, "input", "Placeholder", dtype="float32", shape=(-1, 4, 4, 3))
+    for name, shape in (("left", left), ("right", right)):
+        target = add_constant(graph_def, f"{name}/shape", np.array(shape, np.int32))
+        add_node(graph_def, name, "Reshape", ["input", target], T="float32", Tshape="int32")
+    add_node(graph_def, "product", "BatchMatMulV2", ["left", "right"], T="float32", **options)
+    flat = add_constant(graph_def, "flat", np.array([-1, 16], np.int32))
+    add_node(graph_def, "vector", "Reshape", ["product", flat], T="float32", Tshape="int32")
+    return graph_def
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "mixed"),
+    [
+        ((-1, 4, 12), (-1, 12, 4), False),
+        ((-1, 1, 4, 12), (-1, 1, 12, 4), False),
+        ((-1, 48), (-1, 48), True),  # each image with each other
+        ((-1, 1, 4, 12), (-1, 12, 4), True),  # the images of one meet an axis of the other
+    ],
+)
+def test_a_product_of_two_matrices_of_an_image_keeps_to_it(left, right, mixed):
+    graph_def = product(left, right, adj_y=len(left) == 2)
+    assert mixes(graph_def, "input", "vector") == mixed
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("f4")
+    runner = BytesRunner(graph_def, "product", "input")
+    together, alone = (runner.run_pixels({"input": x}) for x in (images, images[:1]))
+    differs = together.size != 2 * alone.size or np.abs(together[0] - alone[0]).max() > 1e-5
+    assert differs == mixed
