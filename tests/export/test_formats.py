@@ -39,14 +39,16 @@ from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant, siz
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
+from retraining.networks import dinov2
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
-from retraining.networks.registry import NETWORKS
+from retraining.networks.registry import NETWORKS, find
 from retraining.photos.reader import ImageReader, read_file
 from retraining.system.children import run_module
 from retraining.training.head import Head
 from tests import tiny
+from tests.networks.dinov2_weights import random_weights
 
 LABELS = ["blue", "green", "red"]
 HAS_ONNX = all(map(importlib.util.find_spec, CONVERTERS["onnx"].packages))
@@ -379,6 +381,14 @@ def mobilenet(networks):
 
 
 @pytest.fixture(scope="module")
+def transformer(tmp_path_factory):
+    """A tiny DINOv2, for which photos are resized by another kernel."""
+    path = tmp_path_factory.mktemp("d") / "dinov2.pb"
+    file = tiny.write_graph(str(path), dinov2.build_graph(random_weights(), 42))
+    return retrained(load_network(file, find("dinov2_small")))
+
+
+@pytest.fixture(scope="module")
 def two_networks(networks):
     return retrained(NetworkPair(*networks))
 
@@ -400,7 +410,9 @@ def hidden_and_mirrored(networks):
         pytest.param("onnx", marks=needs_onnx),
     ],
 )
-@pytest.mark.parametrize("name", ["mobilenet", "two_networks", "hidden_and_mirrored"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet", "two_networks", "hidden_and_mirrored", "transformer"]
+)
 def test_other_graphs_agree_as_well(kind, name, request, some, tmp_path):
     graph_def = request.getfixturevalue(name)
     source = Source.of(graph_def)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from retraining.graphs.front_end import look_after, look_before, read_preprocessing
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import add_node
+from retraining.graphs.nodes import add_node, nodes_by_name
 from retraining.graphs.preprocessing import (
     ANTIALIASED_CUBIC,
     Preprocessing,
@@ -114,3 +115,25 @@ def test_the_front_end_resizes_by_the_kernel():
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert CUBIC.facts()[-1] == ("kernel", "antialiased_cubic")
     assert Preprocessing.of(CUBIC.describe()) == CUBIC
+
+
+def test_readers_of_graphs_pass_the_kernel_on():
+    """Its weights add up to 1, so that the arithmetic behind it is that of the image's pixels."""
+    graph_def = GraphDef()
+    add_front_end(graph_def, CUBIC)
+    nodes = nodes_by_name(graph_def)
+    after = look_after(nodes, "Cast")
+    assert after.resized
+    assert after.passed[2:] == ("ScaleAndTranslate", "Sub", "Mul")
+    mean, std = after.affine.scale()
+    np.testing.assert_allclose(mean, CUBIC.mean, rtol=1e-6)
+    np.testing.assert_allclose(std, CUBIC.std, rtol=1e-6)
+
+
+def test_readers_of_graphs_do_not_take_the_kernel_for_the_usual_one():
+    """Whoever resized the pixels by the legacy kernel would give the network others."""
+    graph_def = GraphDef()
+    add_front_end(graph_def, CUBIC)
+    found = look_before(nodes_by_name(graph_def), "Mul")
+    assert (found.source.op, found.is_pixels) == ("ScaleAndTranslate", False)
+    assert read_preprocessing(nodes_by_name(graph_def), "Mul").mean is None

@@ -1,11 +1,13 @@
 """dinov2.py: the graph gives what NumPy gives, and what PyTorch gives; other files are refused."""
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from retraining.cli.console import ConsoleObserver
 from retraining.graphs.litert import LiteRunner
 from retraining.graphs.run import Runner
 from retraining.graphs.to_litert import to_litert
@@ -14,7 +16,9 @@ from retraining.networks.dinov2 import build_graph, find_sizes, resized_position
 from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
 from retraining.networks.registry import NetworkError, find, obtain
+from retraining.system.download import Remote
 from tests.networks.dinov2_weights import TINY, WIDE, random_weights, safetensors_bytes
+from tests.system.test_download import Server, broken_off, ranges, whole
 
 SIDE = 42  # three patches
 SIZES = pytest.mark.parametrize("sizes", [TINY, WIDE], ids=["plain", "registers"])
@@ -228,16 +232,59 @@ def test_a_missing_file_is_named_with_its_place(tmp_path):
     )
 
 
-def test_a_download_is_checked_before_it_gets_its_name(tiny, tmp_path, monkeypatch):
-    made = write(tmp_path / "other", random_weights(replace(TINY, blocks=1)))
+@pytest.fixture
+def hugging_face(monkeypatch):
+    """A server of our own in place of Hugging Face."""
+    with Server() as server:
+        remote = Remote((f"{server.url}/{dinov2.FILE}",))
+        monkeypatch.setattr(dinov2.Dinov2Recipe, "remote", remote)
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield server
+        server.shutdown()
 
-    def fetch(remote, path, observer, check):
-        assert remote.urls[0].startswith("https://huggingface.co/facebook/dinov2-small/")
-        check(made)
 
-    monkeypatch.setattr(dinov2, "fetch", fetch)
+def test_a_download_is_resumed_shown_and_done_once(tiny, hugging_face, tmp_path, capsys):
+    body = safetensors_bytes(random_weights())
+    sound = {"body": body, "etag": '"one"'}
+    hugging_face.replies = [broken_off(len(body) // 2, body, ETag='"one"'), ranges(**sound)]
+    path = obtain(find("dinov2_small"), tmp_path, ConsoleObserver(quiet=False))
+    assert hugging_face.asked("Range") == [None, f"bytes={len(body) // 2}-"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("model.safetensors: 0.1 of 0.1 MB")
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, "model.safetensors"]
+    assert (path.parent / "model.safetensors").read_bytes() == body
+    assert obtain(find("dinov2_small"), tmp_path) == path
+    assert len(hugging_face.requests) == 2
+
+
+def test_a_download_of_another_network_is_refused(tiny, hugging_face, tmp_path):
+    other = random_weights(replace(TINY, blocks=1))
+    hugging_face.replies = [whole(safetensors_bytes(other))]
     with pytest.raises(NetworkError, match="another network, of 1 x 24"):
         obtain(find("dinov2_small"), tmp_path)
+
+
+def test_the_weights_come_from_their_authors():
+    urls = [find(f"dinov2_{size}").recipe.remote.urls for size in ("small", "base")]
+    assert urls == [
+        (f"https://huggingface.co/facebook/dinov2-{size}/resolve/main/model.safetensors",)
+        for size in ("small", "base")
+    ]
+
+
+def test_a_wrong_download_leaves_nothing_behind(tiny, hugging_face, tmp_path):
+    hugging_face.replies = [whole(b"<html>Please log in</html>")]
+    with pytest.raises(NetworkError, match=r"cannot be downloaded .*cut short, or not a") as error:
+        obtain(find("dinov2_small"), tmp_path)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "dinov2_small").iterdir()) == []
+
+
+def test_offline_asks_nobody(tiny, hugging_face, tmp_path):
+    hugging_face.replies = [whole(safetensors_bytes(random_weights()))]
+    with pytest.raises(NetworkError, match=r"`NetworkSettings.offline` forbids"):
+        obtain(find("dinov2_small"), tmp_path, offline=True)
+    assert hugging_face.requests == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def changed(**values):

@@ -12,6 +12,7 @@ from retraining.bottlenecks.runtime import RuntimeSettings
 from retraining.export.build import ExportError
 from retraining.graphs.nodes import add_notes
 from retraining.graphs.twin import cache_folder
+from retraining.networks import dinov2
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.registry import NetworkError, find
@@ -20,6 +21,7 @@ from retraining.run.notes import RunContext
 from retraining.run.settings import NetworkSettings, OutputSettings, PhotoSettings, RunSettings
 from retraining.system.observer import Silent
 from tests import tiny
+from tests.networks.dinov2_weights import TINY, random_weights, safetensors_bytes
 
 
 @pytest.fixture
@@ -70,6 +72,29 @@ def test_notes_in_the_network_are_caveats_of_the_run(run_of, tmp_path, caplog):
     run = run_of(model_file=path)
     read_network(run)
     assert run.notes.caveats == caplog.messages == ["the weights are random"]
+
+
+@pytest.fixture
+def weights_file(tmp_path, monkeypatch):
+    """A model.safetensors at another place than --model_dir, of a tiny `dinov2_small`."""
+    monkeypatch.setattr(dinov2.Dinov2Small, "SIZES", TINY)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(safetensors_bytes(random_weights()))
+    return str(path)
+
+
+def test_the_model_file_of_a_recipe_is_its_weights(run_of, weights_file, tmp_path):
+    names = {"architecture": "dinov2_small", "model_dir": str(tmp_path / "nets")}
+    network = read_network(run_of(model_file=weights_file, **names)).network
+    assert (network.name, network.width) == ("dinov2_small", 2 * TINY.width)
+    with pytest.raises(NetworkError, match=r"needs model\.safetensors"):
+        read_network(run_of(architecture="dinov2_small", model_dir=str(tmp_path / "others")))
+
+
+def test_a_graph_is_no_model_file_of_such_a_recipe(run_of, inception_file):
+    run = run_of(model_file=inception_file, architecture="dinov2_small")
+    with pytest.raises(NetworkError, match=r"is not a usable model\.safetensors of dinov2_small"):
+        read_network(run)
 
 
 def test_an_architecture_asked_for_is_that_or_an_error(run_of, tmp_path):
