@@ -470,8 +470,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     network(
         "model_file",
-        help="the frozen graph of the network, instead of one in --model_dir; for dinov2_small and "
-        "dinov2_base, the model.safetensors",
+        help="the frozen graph of the network, instead of one in --model_dir; or another file, "
+        "where --architecture says so",
     )
     add_weights(add)
     choice(

@@ -364,7 +364,11 @@ def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
 class Dinov2Recipe:
     """DINOv2 with the weights of a model.safetensors."""
 
-    HELP: ClassVar[str]
+    HELP: ClassVar[str] = (
+        "dinov2_small and dinov2_base for a model.safetensors of Hugging Face, or for that in "
+        "`NetworkSettings.model_file`"
+    )
+    NAME: ClassVar[str]
     SIZES: ClassVar[Sizes]
 
     choice: Choice = field(default_factory=Choice)
@@ -378,11 +382,11 @@ class Dinov2Recipe:
 
     @property
     def name(self) -> str:
-        return self.HELP
+        return self.NAME
 
     @property
     def folder(self) -> str:
-        return self.HELP
+        return self.NAME
 
     @property
     def remote(self) -> Remote:
@@ -450,12 +454,12 @@ class Dinov2Recipe:
 class Dinov2Small(Dinov2Recipe):
     """ViT-S/14; its vector is 768 wide."""
 
-    HELP = "dinov2_small"
+    NAME = "dinov2_small"
     SIZES = Sizes(width=384, blocks=12)
 
 
 class Dinov2Base(Dinov2Recipe):
     """ViT-B/14; its vector is 1,536 wide."""
 
-    HELP = "dinov2_base"
+    NAME = "dinov2_base"
     SIZES = Sizes(width=768, blocks=12)

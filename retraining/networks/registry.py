@@ -137,20 +137,19 @@ EMBEDDED = "efficientnet_lite0"  # used if the default cannot be downloaded
 MOST_FILES = 100  # in the archive of a network, which has a handful
 
 SAVED_MODEL = "saved_model"
-RECIPES: dict[str, RecipeType] = {
-    "vgg16": Vgg16Recipe,
+# Recipes that read the model file that the user names; for others, it is the frozen graph.
+READ_MODEL_FILE: dict[str, RecipeType] = {
     "dinov2_small": Dinov2Small,
     "dinov2_base": Dinov2Base,
     SAVED_MODEL: SavedModelRecipe,
 }
-# Recipes that read the model file that the user names; for others, it is the frozen graph.
-READ_MODEL_FILE = (SAVED_MODEL, "dinov2_small", "dinov2_base")
+RECIPES: dict[str, RecipeType] = {"vgg16": Vgg16Recipe, **READ_MODEL_FILE}
 
 
 def describe_names() -> str:
     """Returns the names of all networks, as the help of the command gives them."""
     *names, last = FAMILIES
-    recipes = (recipe.HELP for recipe in RECIPES.values())
+    recipes = dict.fromkeys(recipe.HELP for recipe in RECIPES.values())
     return "; ".join([f"{', '.join(names)}, or {last}", KerasRecipe.HELP, *recipes])
 
 
