@@ -1,5 +1,7 @@
 """Makes a folded graph compute in bfloat16."""
 
+from collections.abc import Iterable
+
 from retraining.graphs.fold import CONVOLUTIONS
 from retraining.graphs.messages import TYPE_NUMBERS, GraphDef, NodeDef
 from retraining.graphs.nodes import add_node, node_name, nodes_by_name, set_constant, type_of
@@ -10,9 +12,9 @@ LOWERED_BEFORE_THEM = ("ConcatV2", "MaxPool", "AvgPool")  # lowered only if a lo
 
 
 def lower(graph_def: GraphDef) -> None:
-    """Makes the convolutional part of a folded graph compute in bfloat16, in place.
+    """Makes the convolutions and the lowered_products of a folded graph bfloat16, in place.
 
-    Weights become bfloat16 constants. Casts are added where values enter and leave that part. The
+    Weights become bfloat16 constants. Casts are added where values enter and leave such a part. The
     nodes after the last convolution (the average over the image, the classifier) stay float32.
     TensorFlow's own optimizer pass for this takes three times as long to start.
     """
@@ -26,6 +28,7 @@ def lower(graph_def: GraphDef) -> None:
         if node.name in low:
             sources = (nodes[node_name(name)] for name in node.input)
             low.update(source.name for source in sources if source.op in LOWERED_BEFORE_THEM)
+    low |= lowered_products(graph_def.node)
     for node in list(graph_def.node):
         if node.name in low:
             node.attr["T"].type = TYPE_NUMBERS["bfloat16"]
@@ -36,6 +39,22 @@ def lower(graph_def: GraphDef) -> None:
             elif source.op != "Const" and (source.name in low) != (node.name in low):
                 to = "bfloat16" if node.name in low else "float32"
                 node.input[number] = _cast(graph_def, nodes, name, to)
+
+
+def lowered_products(nodes: Iterable[NodeDef]) -> set[str]:
+    """Returns the names of the products that a layer norm follows, and of the biases behind them.
+
+    These are a transformer's. The sums between its blocks stay float32, as does a classifier, which
+    no norm follows.
+    """
+    nodes = list(nodes)
+    before_norms: set[str] = set()
+    for node in reversed(nodes):
+        if node.op == "Rsqrt" or node.name in before_norms:
+            before_norms.update(map(node_name, node.input))
+    low = {node.name for node in nodes if node.op == "MatMul" and node.name in before_norms}
+    behind = (n.name for n in nodes if n.op == "BiasAdd" and node_name(n.input[0]) in low)
+    return low.union(behind)
 
 
 def _lower_constant(node: NodeDef) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retraining.graphs.batches import is_quantised
 from retraining.graphs.description import METADATA
 from retraining.graphs.front_end import before, look_after, read_preprocessing
+from retraining.graphs.lowering import lowered_products
 from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import GraphError, attribute, constant, node_name, nodes_by_name
 from retraining.graphs.preprocessing import PartialPreprocessing, PerChannel, Preprocessing
@@ -57,8 +58,13 @@ class BaseNetwork:
             POLICY,
             # Other vectors than those of batches, which older versions stored for such networks.
             *(("one at a time",) if is_quantised(self.graph_def.node) else ()),
+            # Older versions computed these in float32.
+            *(("products",) if self._lowers_products(precision) else ()),
         )
         return hashlib.sha1(repr(facts).encode()).hexdigest()
+
+    def _lowers_products(self, precision: str) -> bool:
+        return precision == "bfloat16" and bool(lowered_products(self.graph_def.node))
 
 
 def load_network(path: str | Path, network: Network, allow_unsafe_ops: bool = False) -> BaseNetwork:

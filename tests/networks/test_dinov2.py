@@ -9,14 +9,17 @@ import pytest
 
 from retraining.cli.console import ConsoleObserver
 from retraining.graphs.litert import LiteRunner
-from retraining.graphs.run import Runner
+from retraining.graphs.lowering import lower
+from retraining.graphs.nodes import add_constant, add_node, type_of
+from retraining.graphs.run import Runner, Running
 from retraining.graphs.to_litert import to_litert
-from retraining.networks import dinov2
+from retraining.networks import dinov2, network
 from retraining.networks.dinov2 import build_graph, find_sizes, resized_positions
 from retraining.networks.network import load_network
 from retraining.networks.recipes import Choice, ChoiceError
 from retraining.networks.registry import NetworkError, find, obtain
 from retraining.system.download import Remote
+from tests import needs_bfloat16
 from tests.networks.dinov2_weights import TINY, WIDE, random_weights, safetensors_bytes
 from tests.system.test_download import Server, broken_off, ranges, whole
 
@@ -88,6 +91,39 @@ def test_litert_gives_the_same(sizes):
     expected = Runner(graph_def, "input", "bottleneck").run(images())
     lite = LiteRunner(to_litert(graph_def, "input", "bottleneck", (SIDE, SIDE)), parallel=1)
     np.testing.assert_allclose(lite.run(images()), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@needs_bfloat16
+@pytest.mark.numbers
+def test_bfloat16_keeps_the_direction_of_vectors():
+    graph_def = build_graph(random_weights(WIDE), SIDE)
+    exact = Runner(graph_def, "input", "bottleneck").run(images())
+    found = Runner(graph_def, "input", "bottleneck", Running("bfloat16")).run(images())
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(exact, axis=1)
+    assert ((found * exact).sum(axis=1) / norms).min() > 0.999
+
+
+def test_bfloat16_leaves_the_sums_between_blocks_and_the_head_in_float32():
+    graph_def = build_graph(random_weights(), SIDE)
+    add_constant(graph_def, "head/weights", np.ones((48, 3), np.float32))
+    add_node(graph_def, "head", "MatMul", ["bottleneck", "head/weights"], T="float32")
+    lower(graph_def)
+    types = {node.name: type_of(node, "T") for node in graph_def.node}
+    low = ("qkv", "qkv/product", "output", "output/product")
+    assert {types[f"block_1/attention/{name}"] for name in low} == {"bfloat16"}
+    assert {types[f"block_1/mlp/fc2{end}"] for end in ("", "/product")} == {"bfloat16"}
+    kept = ("block_0/attention", "block_0/mlp", "norm/mean", "bottleneck", "head")
+    assert {types[name] for name in kept} == {"float32"}
+
+
+def test_vectors_of_versions_that_lowered_no_products_are_not_taken(tiny, tmp_path, monkeypatch):
+    file = write(tmp_path / "dinov2_small" / "model.safetensors", random_weights())
+    known = find("dinov2_small")
+    base = load_network(obtain(known, file.parent.parent), known)
+    now = [base.fingerprint(precision) for precision in ("float32", "bfloat16")]
+    monkeypatch.setattr(network, "lowered_products", lambda _: set())
+    before = [base.fingerprint(precision) for precision in ("float32", "bfloat16")]
+    assert [a == b for a, b in zip(now, before, strict=True)] == [True, False]
 
 
 def test_positions_of_the_same_grid_stay():
@@ -168,11 +204,11 @@ def test_timms_network_gives_the_same(registers):
     )
     resized = resized.permute(0, 2, 3, 1).reshape(1, 256, -1)
     state["pos_embed"] = torch.cat([state["pos_embed"][:, :before], resized], 1)
-    network = timm.create_model(name, num_classes=0, img_size=224).eval()
-    network.load_state_dict(state)
+    model = timm.create_model(name, num_classes=0, img_size=224).eval()
+    model.load_state_dict(state)
     pixels = torch.randn(2, 224, 224, 3)
     with torch.inference_mode():
-        tokens = network.forward_features(pixels.permute(0, 3, 1, 2))
+        tokens = model.forward_features(pixels.permute(0, 3, 1, 2))
     expected = torch.cat([tokens[:, 0], tokens[:, 1 + registers :].mean(1)], 1).numpy()
     found = Runner(graph_def, "input", "bottleneck").run(pixels.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-4)
