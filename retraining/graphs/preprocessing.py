@@ -153,7 +153,8 @@ class Kernel:
 
     `op` is the one that does it in graphs: its first inputs are images, float32
     [n, height, width, 3], and a size. `resize` gives the same for one image, uint8
-    [height, width, 3]: bit for bit by LEGACY_BILINEAR, within 0.005 by ANTIALIASED_CUBIC.
+    [height, width, 3]: bit for bit by LEGACY_BILINEAR, within 0.01 by ANTIALIASED_CUBIC
+    (whose op computes its weights in float32).
     `kernel_type` is set for the op ScaleAndTranslate, which also takes a scale and a shift.
     """
 
