@@ -26,6 +26,7 @@ from retraining.system.download import DownloadError, Remote, fetch
 FILE = "model.safetensors"
 SIDE = 224  # height and width in pixels
 HEAD_WIDTH = 64  # of each attention head
+MOST_REGISTERS = 16  # published networks have 4; a million would fill the memory
 EPSILON = 1e-6  # of the layer norms (layer_norm_eps of Dinov2Config)
 OFFSET = 0.1  # in the scale of positions (interpolate_offset, dinov2/models/vision_transformer.py)
 CUBIC, CUBIC_ANTIALIASED = -0.75, -0.5  # torch's coefficients of the bicubic kernel
@@ -427,6 +428,8 @@ class Dinov2Recipe:
         sizes = find_sizes(shapes)
         if sizes != replace(self.SIZES, registers=sizes.registers):
             raise ChoiceError(f"it holds another network, of {sizes.blocks} x {sizes.width}")
+        if sizes.registers > MOST_REGISTERS:
+            raise ChoiceError(f"it has {sizes.registers} registers, more than {MOST_REGISTERS}")
         return {name: entries[name] for name in sizes.shapes()}
 
     def file_name_in(self, files: ModelFiles) -> str:

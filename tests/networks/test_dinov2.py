@@ -368,6 +368,13 @@ def test_a_network_of_another_size_is_named(tiny, tmp_path):
         obtain(find("dinov2_small", Choice(model_file=str(path))), tmp_path)
 
 
+def test_a_file_with_many_registers_is_refused(tiny, tmp_path):
+    weights = random_weights(replace(TINY, registers=17))
+    path = write(tmp_path / "x.safetensors", weights)
+    with pytest.raises(NetworkError, match="it has 17 registers, more than 16"):
+        obtain(find("dinov2_small", Choice(model_file=str(path))), tmp_path)
+
+
 def test_the_published_sizes():
     small, base = dinov2.Dinov2Small.SIZES, dinov2.Dinov2Base.SIZES
     assert find_sizes(small.shapes()) == small
