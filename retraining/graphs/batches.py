@@ -101,10 +101,10 @@ def _is_alone(nodes: Nodes, node: NodeDef, reached: Collection[str], one_row: bo
 
 
 def _keeps_to_images(nodes: Nodes, inputs: list[str]) -> bool:
-    """Returns whether a product of matrices has those of an image in both of its `inputs`.
+    """Returns whether a product multiplies only matrices of one image, both `inputs` being batches.
 
-    It has where they share the first axis and have two more. With fewer axes in one of them, that
-    of the batch would meet another.
+    It does if the inputs have the same number of axes, three or more: the first is the batch in
+    both. Otherwise the batch of one input meets another axis of the other.
     """
     left, right = (_rank(nodes, name) for name in inputs)
     return left == right and left > 2
