@@ -5,7 +5,6 @@ them. A photo's name says which kind of source reads it, so that names alone suf
 on threads, in other processes and on other machines.
 """
 
-import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -169,10 +168,3 @@ class PhotoSource(Protocol):
 def passed_over(name: str) -> bool:
     """Returns whether to skip files and folders of this name, such as hidden ones."""
     return name.startswith(".") or name.lower() in IGNORED
-
-
-def dataset_name(location: str) -> str:
-    """Returns the last part of the location of photos, a folder or a URL without its query."""
-    if "://" in location:
-        return location.split("?")[0].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
-    return os.path.basename(os.path.realpath(location)) if location else ""

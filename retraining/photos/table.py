@@ -28,7 +28,7 @@ from retraining.photos.source import (
     ScanOptions,
 )
 from retraining.photos.split import SPLIT_NAMES, named_split
-from retraining.photos.url import is_url
+from retraining.system.addresses import is_url, without_password
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
 from retraining.system.regular import is_archive
 from retraining.system.text import as_path, counted
@@ -269,7 +269,9 @@ def _checked_path(line: int, path: str, label: str) -> str:
         if not value.strip(BLANKS):
             raise LineError(line, f"has no {column}")
     if is_url(path):
-        raise LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")
+        raise LineError(
+            line, f"has the URL {without_password(path)[:80]}; a table lists files of this machine"
+        )
     try:
         name = as_path(path)
         readable = b"\0" not in os.fsencode(name)
