@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from itertools import chain
 from typing import Any, NamedTuple
 
-from retraining.photos.archive import ArchiveSource
+from retraining.photos.archive import ArchiveSource, split_name
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels, picked
 from retraining.photos.folder import TABLES, FolderSource
@@ -30,7 +30,8 @@ from retraining.photos.source import (
 from retraining.photos.split import SPLIT_NAMES, named_split
 from retraining.system.addresses import is_url, without_password
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
-from retraining.system.regular import is_archive
+from retraining.system.members import MOST_OPEN
+from retraining.system.regular import is_archive, is_compressed_tar
 from retraining.system.text import as_path, counted
 
 STDIN = "-"
@@ -90,7 +91,19 @@ class TableSource(FolderSource):
                 scan.bad.append(BadImage(row.path, str(error), label=row.label))
             else:
                 scan.photos[row.label].append(Photo(row.path, row.label, row.split, facts))
+        scan.warnings.extend(self._many_archives(scan))
         return scan
+
+    def _many_archives(self, scan: Scan) -> list[str]:
+        """Returns a warning if the photos lie in more compressed tars than are kept open."""
+        inside = (split_name(p.name) for photos in scan.photos.values() for p in photos)
+        tars = {path for path, _ in filter(None, inside) if is_compressed_tar(path)}
+        if len(tars) <= MOST_OPEN:
+            return []
+        return [
+            f"{self._name} names photos in {len(tars)} compressed tars; the run keeps {MOST_OPEN} "
+            f"decompressed at a time, and so decompresses each many times: make them zips"
+        ]
 
     def look_at(self, name: str, max_pixels: int) -> Facts:
         """Returns the Facts of an image file, which may lie in an archive."""
