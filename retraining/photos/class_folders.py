@@ -374,14 +374,14 @@ def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
             )
         alike.setdefault(mixed_up(name), []).append(name)
     return [
-        f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; the run treats "
+        f"the {kind}s {some(quoted(group))} in {place} are easily mixed up; the run treats "
         f"each as a separate class"
         for group in alike.values()
         if len(group) > 1
     ]
 
 
-def _quoted(names: Sequence[str]) -> list[str]:
+def quoted(names: Sequence[str]) -> list[str]:
     """Returns the names in quotes; those that may look the same with all their characters told."""
     composed = {unicodedata.normalize("NFC", name) for name in names}
     return [repr(name) if len(composed) == len(names) else ascii(name) for name in names]

@@ -222,6 +222,27 @@ def test_labels_must_match_to_the_letter(tmp_path):
         load_dataset(folder)
 
 
+def test_labels_that_look_the_same_are_told_apart(tmp_path):
+    folder = split_folders(tmp_path, train={"caf\u00e9": 3, "b": 3}, test={"cafe\u0301": 3, "b": 3})
+    said = (
+        r"no image of cafe\u0301 is for training.* the name of 'caf\\xe9' if it is the same class"
+    )
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_links_that_lead_back_are_no_classes_and_not_entered(tmp_path):
+    fill(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "self").symlink_to(".")
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "b" / "top").symlink_to("/")
+    (tmp_path / "b" / "other").symlink_to("../a")
+    scan = open_source(str(tmp_path)).scan(ScanOptions(recursive=True))
+    assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 2, "b": 3}
+    assert scan.warnings == []
+
+
 # -- class folders that lie deeper -------------------------------------------------------------
 
 
