@@ -303,6 +303,8 @@ LAYOUTS = [
     Layout("split folders with them", both(photos("train/cat", "train/dog"), files("__MACOSX/x"))),
     Layout("a link to a drive that is not there", both(CLASSES, links(owl="/nowhere/owl"))),
     Layout("a folder that cannot be read", both(CLASSES, links(owl="owl"))),
+    Layout("a link back to the folder", both(CLASSES, links(owl="."))),
+    Layout("a name of a class in two forms of Unicode", photos("caf\u00e9", "cafe\u0301")),
     Layout("photos beside class folders", both(CLASSES, files("1.jpg", "2.jpg", "README.txt"))),
     Layout("folders in class folders", both(CLASSES, files("cat/raw/1.jpg", "dog/raw/1.jpg"))),
     Layout(
