@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from retraining.photos.bounds import MAX_PIXELS, ImageFileError, NotAnImageError
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError, InCloudError, NotAnImageError
 from retraining.photos.class_folders import scan_class_folders
 from retraining.photos.formats import begins_like_image, check_regular, reason_of
 from retraining.photos.source import (
     ARCHIVE,
+    IN_CLOUD,
     RACY_SECONDS,
     DatasetError,
     Facts,
@@ -182,9 +183,12 @@ def look_at_image(path: str, max_pixels: int = MAX_PIXELS) -> Facts:
 
     Raises:
         NotAnImageError: its content does not begin like an image.
-        ImageFileError: it cannot be read, is not a regular file, or is too large.
+        ImageFileError: it cannot be read, is not a regular file, is too large, or stands for a
+            photo in a cloud.
     """
     status = check_regular(path, max_pixels)
+    if path.lower().endswith(IN_CLOUD):
+        raise InCloudError
     try:
         with open(path, "rb", buffering=0) as file:
             if not begins_like_image(file):

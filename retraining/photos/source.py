@@ -16,6 +16,7 @@ from retraining.system.observer import ignore
 # What systems and programs keep beside photos, in lower case. Names with a dot in front count, too.
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 IGNORED |= {"system volume information", "lost+found"}
+IN_CLOUD = ".icloud"  # ends the hidden file `.1.jpg.icloud` that stands for a photo in iCloud
 FOLDER, NAME = LABELS_FROM = ("folder", "name")
 ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
@@ -167,4 +168,5 @@ class PhotoSource(Protocol):
 
 def passed_over(name: str) -> bool:
     """Returns whether to skip files and folders of this name, such as hidden ones."""
-    return name.startswith(".") or name.lower() in IGNORED
+    hidden = name.startswith(".") and not name.lower().endswith(IN_CLOUD)
+    return hidden or name.lower() in IGNORED

@@ -134,6 +134,14 @@ def test_a_file_is_told_from_a_folder(tmp_path, name, head, said):
         open_source(str(tmp_path / name)).scan()
 
 
+def test_a_folder_of_archives_is_explained(tmp_path):
+    for name in ("p-1-002.zip", "p-1-001.zip", "notes.txt"):
+        (tmp_path / name).write_bytes(b"PK\3\4")
+    said = r"has none; it holds archives \(p-1-001.zip, p-1-002.zip\): give one of them as"
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path)).scan()
+
+
 @pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
 def test_an_archive_is_no_table(tmp_path, head):
     (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
