@@ -48,6 +48,9 @@ def find_and_decode(run):
             print(f"retrain.py: left out: {example.path} {error}", file=sys.stderr)
         else:
             counts[example.label] += 1
+    for image in dataset.bad:
+        if image.claimed:
+            print(f"retrain.py: left out: {image.path} {image.reason}", file=sys.stderr)
     print("\\t" + ", ".join(f"{label} {counts[label]}" for label in dataset.labels))
     sys.exit(0 if all(counts[label] for label in dataset.labels) else 1)
 
@@ -119,6 +122,28 @@ def files(*names):
             else:
                 (top / name).parent.mkdir(parents=True, exist_ok=True)
                 (top / name).write_text("text")
+
+    return make
+
+
+def renamed(folder, *names):
+    """Returns what makes JPEG photos of any names."""
+
+    def make(top):
+        for number, name in enumerate(names):
+            photo(top / folder / "photo.jpg", 10 * len(folder + name) + number)
+            os.rename(top / folder / "photo.jpg", top / folder / name)
+
+    return make
+
+
+def empty(*names):
+    """Returns what makes empty files."""
+
+    def make(top):
+        for name in names:
+            (top / name).parent.mkdir(exist_ok=True)
+            (top / name).touch()
 
     return make
 
@@ -202,6 +227,17 @@ def file(name, content):
         (top.parent / name).write_bytes(content)
 
     return make
+
+
+def parts(top):
+    """Makes a download from Google Drive in two parts, pets-1-001.zip and pets-1-002.zip."""
+    CLASSES(top)
+    for part in ("001", "002"):
+        with zipfile.ZipFile(top / f"pets-1-{part}.zip", "w") as archive:
+            for path in sorted(top.rglob(f"*_{int(part)}.jpg")):
+                archive.write(path, path.relative_to(top))
+    for label in KINDS:
+        shutil.rmtree(top / label)
 
 
 def without_ending(top):
@@ -303,6 +339,8 @@ LAYOUTS = [
     Layout("split folders with them", both(photos("train/cat", "train/dog"), files("__MACOSX/x"))),
     Layout("a link to a drive that is not there", both(CLASSES, links(owl="/nowhere/owl"))),
     Layout("a folder that cannot be read", both(CLASSES, links(owl="owl"))),
+    Layout("a link back to the folder", both(CLASSES, links(owl="."))),
+    Layout("a name of a class in two forms of Unicode", photos("caf\u00e9", "cafe\u0301")),
     Layout("photos beside class folders", both(CLASSES, files("1.jpg", "2.jpg", "README.txt"))),
     Layout("folders in class folders", both(CLASSES, files("cat/raw/1.jpg", "dog/raw/1.jpg"))),
     Layout(
@@ -312,6 +350,24 @@ LAYOUTS = [
     ),
     Layout("photos only in folders of class folders", photos("cat/a", "dog/a")),
     Layout("files that are not images", both(CLASSES, files("cat/notes.txt", "cat/cat.json"))),
+    Layout(
+        "what an iPhone keeps beside photos",
+        both(CLASSES, files("cat/IMG_1.MOV", "cat/IMG_1.AAE", "dog/.DS_Store")),
+    ),
+    Layout(
+        "names of all kinds",
+        both(
+            renamed("cat", "IMG-20240101-WA0001.jpg", "a.jpg.jpg", "B.JPG"),
+            renamed("dog", "c.jfif", "d", "WhatsApp Image 2024-01-01 at 10.10.10 (1).jpeg"),
+        ),
+    ),
+    Layout("empty files in place of photos", both(CLASSES, empty("cat/1.jpg", "dog/1.HEIC"))),
+    Layout("nothing but empty files of a class", both(photos("cat"), empty("dog/1.jpg"))),
+    Layout("photos that iCloud keeps", both(CLASSES, files("dog/.1.jpg.icloud"))),
+    Layout(
+        "class folders one level deeper, and a network of somebody",
+        both(photos("pets/cat", "pets/dog"), files("EfficientNet.h5", "pets.csv")),
+    ),
     Layout("some classes", MORE, ("--classes", "cat,ant")),
     Layout("a class that is not there", MORE, ("--classes", "cat,aunt")),
     Layout("a table", table, ("--photo_table", "photos.csv")),
@@ -326,6 +382,8 @@ LAYOUTS = [
         location="photos.zip",
     ),
     Layout("a zip file without the ending of one", without_ending, location="photos_zip"),
+    Layout("a download in two zip files (Google Drive)", parts, location="photos/pets-1-001.zip"),
+    Layout("a folder of such files", parts),
     Layout("a 7-Zip archive", file("photos.7z", b"7z\xbc\xaf'\x1c"), location="photos.7z"),
     Layout(
         "`photos.zip` that is a page of a web site",

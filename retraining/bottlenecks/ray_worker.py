@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import socket
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from retraining.graphs.precision import native_precision
 from retraining.networks.network import BaseNetwork
 from retraining.photos.reader import ImageError
 from retraining.photos.source import SourceError
+from retraining.system import addresses
 
 READ, RUN = "read", "run"  # kinds of calls: see `Worker.answer`
 MOST_ALONE = 2  # times that a photo alone may end its worker
@@ -59,14 +60,14 @@ class Work:
     workers: int  # their number
     versions: dict[str, str]  # of the driver's packages, which must be theirs, too
     native: str  # the driver's native_precision, likewise
+    logins: Mapping[str, str]  # for the addresses of photos, see system.addresses
 
     @classmethod
     def of(cls, network: BaseNetwork, settings: ExtractionSettings, workers: int) -> "Work":
         """Packs a BaseNetwork with the versions and the arithmetic of this machine."""
         content: Any = network.graph_def.SerializeToString()
-        return cls(
-            replace(network, graph_def=content), settings, workers, versions(), native_precision()
-        )
+        bare, native = replace(network, graph_def=content), native_precision()
+        return cls(bare, settings, workers, versions(), native, addresses.logins())
 
     def unpacked_network(self) -> BaseNetwork:
         """Returns the BaseNetwork with its GraphDef."""
@@ -148,6 +149,7 @@ class Worker:
                 f"memory, start fewer on a node: raise the CPUs of `Ray.cpus`"
             )
         check_machine(work)
+        addresses.remember(work.logins)
         self._extractor = Extractor(work.unpacked_network(), work.settings)
         self._extractor.started()
         self._end("start")

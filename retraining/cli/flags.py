@@ -47,7 +47,6 @@ from retraining.photos.exclude import read_listed
 from retraining.photos.reader import Distortions
 from retraining.photos.source import LABELS_FROM, DatasetError
 from retraining.photos.split import PATH, WAYS, SplitOptions
-from retraining.photos.url import is_url, local
 from retraining.run.settings import (
     BESIDE_THE_GRAPH,
     FINAL_FITS,
@@ -58,6 +57,7 @@ from retraining.run.settings import (
     PhotoSettings,
     RunSettings,
 )
+from retraining.system.addresses import is_url, local, without_password
 from retraining.system.atomic import is_within
 from retraining.system.lines import TextError, read_lines
 from retraining.system.ranges import SettingsError
@@ -234,7 +234,7 @@ def _check_urls(parser: Parser, options: argparse.Namespace, settings: RunSettin
     others = {f"--{flag}": getattr(options, flag) for flag in FOLDERS_AND_INPUTS}
     for flag, path in {**output_paths(settings), **others, **format_folders(settings)}.items():
         if path and is_url(path):
-            parser.error(f"{flag} {path} is a URL; only --image_dir may be one")
+            parser.error(f"{flag} {without_password(path)} is a URL; only --image_dir may be one")
     if is_url(options.image_dir) and options.import_classic_bottlenecks:
         parser.error("--import_classic_bottlenecks needs the photos in a folder of this machine")
     if (path := options.import_vectors) is not None and not os.path.isfile(path):

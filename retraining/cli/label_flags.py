@@ -16,7 +16,7 @@ from retraining.photos.archive import ArchiveSource, is_archive_folder
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.registry import is_table
 from retraining.photos.source import FOLDER, LABELS_FROM
-from retraining.photos.url import is_url
+from retraining.system.addresses import is_url
 
 if TYPE_CHECKING:
     from retraining.graphs.preprocessing import PerChannel

@@ -28,6 +28,7 @@ from retraining.photos.class_folders import some_names
 from retraining.photos.folder import files_below, look_at_image
 from retraining.photos.formats import claims_to_be_image
 from retraining.photos.reader import ImageError
+from retraining.system.addresses import take_login
 from retraining.system.lines import (
     LONGEST_LINE,
     LineError,
@@ -134,7 +135,10 @@ def label_images(classifier: Classifier, options: argparse.Namespace) -> int:
 
 
 def image_paths(options: argparse.Namespace) -> Iterator[str]:
-    """Yields the path of each image: files as given, images in folders sorted, paths on stdin."""
+    """Yields the path of each image: files as given, images in folders sorted, paths on stdin.
+
+    URLs come without their passwords.
+    """
     sorted_into = options.sort_into and os.path.realpath(options.sort_into)
     for name in options.images:
         if name == STDIN:
@@ -143,7 +147,7 @@ def image_paths(options: argparse.Namespace) -> Iterator[str]:
         elif is_many(name):
             yield from images_below(name, sorted_into)
         else:
-            yield name
+            yield take_login(name)
 
 
 def paths_on(stream: io.BufferedIOBase, null: bool = False) -> Iterator[str]:
@@ -159,7 +163,7 @@ def paths_on(stream: io.BufferedIOBase, null: bool = False) -> Iterator[str]:
     try:
         yield FLUSH
         for lines in batches:
-            paths = list(map(as_path, filter(None, lines)))
+            paths = [take_login(as_path(line)) for line in lines if line]
             empty = 0 if paths else empty + len(lines)
             if empty > LONGEST_LINE:
                 raise LongLineError(empty)

@@ -21,6 +21,7 @@ from retraining.run.settings import (
     PhotoSettings,
     RunSettings,
 )
+from retraining.system.addresses import without_secrets
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
 from retraining.training.methods import TWO_RATES
@@ -151,8 +152,14 @@ def settings_of(options: argparse.Namespace) -> RunSettings:
             formats=formats_of(options),
         ),
         seed=options.seed,
-        record={name: value for name, value in vars(options).items() if name != "listed"},
+        record=recorded(options),
     )
+
+
+def recorded(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the flags as plain data for JSON; the address of photos loses its secrets."""
+    values = {name: value for name, value in vars(options).items() if name != "listed"}
+    return values | {"image_dir": without_secrets(options.image_dir)}
 
 
 def formats_of(options: argparse.Namespace) -> dict[str, str]:

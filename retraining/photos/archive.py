@@ -8,12 +8,13 @@ import errno
 import hashlib
 import os
 import posixpath
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from retraining.photos.bounds import ImageFileError, NotAnImageError, check_size
+from retraining.photos.bounds import EmptyFileError, ImageFileError, NotAnImageError, check_size
 from retraining.photos.class_folders import scan_class_folders
 from retraining.photos.folder import FolderSource
 from retraining.photos.formats import HEAD, reason_of, sniff
@@ -30,7 +31,9 @@ from retraining.system.archives import ArchiveError
 from retraining.system.members import Archive, Member, once_opened, opened, tidy
 from retraining.system.observer import Observer
 from retraining.system.regular import ARCHIVE_NAME, is_archive
+from retraining.system.text import some
 
+PART = re.compile(r"(.*-\d+-)\d{3}\.zip", re.I)  # of Google Drive
 GONE = "the archive is gone; put it back, and run the same command again to continue"
 
 
@@ -43,7 +46,14 @@ class ArchiveSource:
 
     def scan(self, options: ScanOptions | None = None, least_classes: int = 2) -> Scan:
         """Finds the photos; see PhotoSource.scan."""
-        return scan_class_folders(self, options or ScanOptions(), least_classes)
+        scan = scan_class_folders(self, options or ScanOptions(), least_classes)
+        if others := _other_parts(_parts(self.location)[0]):
+            scan.warnings.insert(
+                0,
+                f"{self.location} seems to be one part of a download, and the run reads it alone; "
+                f"unpack it and {some(others)} into one folder, and give that",
+            )
+        return scan
 
     def path_of(self, relative: str) -> str:
         """Returns the name of what lies at a path relative to the location."""
@@ -146,7 +156,9 @@ class ArchiveSource:
         archive, inner = _opened(name)
         member = _checked(archive, inner, max_pixels)
         try:
-            if not member.size or sniff(archive.read(inner, HEAD)) is None:
+            if not member.size:
+                raise EmptyFileError
+            if sniff(archive.read(inner, HEAD)) is None:
                 raise NotAnImageError
         except OSError as error:
             raise ImageFileError(f"cannot be read: {reason_of(error)}") from error
@@ -166,6 +178,19 @@ def split_name(text: str) -> tuple[str, str] | None:
         if once_opened(path) and not os.path.lexists(path):
             return path, inner
     return None
+
+
+def _other_parts(path: str) -> list[str]:
+    """Returns the files near that are other parts of a download from Google Drive.
+
+    Such files end with `-1-001.zip`, `-1-002.zip` and so on. Each is a whole archive.
+    """
+    folder, name = os.path.split(path)
+    part = PART.fullmatch(name)
+    if part is None:
+        return []
+    others = map(PART.fullmatch, sorted(os.listdir(folder or ".")))
+    return [other[0] for other in others if other and other[1] == part[1] and other[0] != name]
 
 
 def is_archive_folder(text: str) -> bool:

@@ -6,13 +6,13 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from retraining.photos.source import SourceError
-from retraining.photos.url import copy_file, is_url
+from retraining.photos.url import copy_file
+from retraining.system.addresses import WEB, is_url, with_login
 from retraining.system.download import DownloadError, Remote, fetch
 from retraining.system.observer import Observer
 from retraining.system.regular import ARCHIVE_NAME, head_of, is_archive, no_archive
 
 MOST_BYTES = 256 << 30  # of an archive: a million photos of 256 kB
-WEB = ("http", "https")
 
 
 def archive_url(text: str) -> tuple[str, str] | None:
@@ -46,7 +46,7 @@ def fetch_archive(url: str, target: Path, observer: Observer) -> None:
         OSError: there is no such file, or access is denied.
     """
     if urlsplit(url).scheme.lower() in WEB:
-        fetch(Remote((url,), most=MOST_BYTES), target, observer, _check)
+        fetch(Remote((with_login(url),), most=MOST_BYTES), target, observer, _check)
     elif not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(url, target, observer)

@@ -14,6 +14,7 @@ BYTES_PER_PIECE = 1_000
 
 INSTALL = "pip install -r requirements-formats.txt"
 NO_IMAGE = "is not an image of a known format"
+EMPTY = "is empty; if a cloud such as OneDrive keeps the photo, download it first"
 TOO_MUCH_WORK = "takes more work to decode than `max_pixels` allows"
 TOO_MUCH_MEMORY = "takes more memory to decode than an image of its size may"
 
@@ -27,6 +28,20 @@ class NotAnImageError(ImageFileError):
 
     def __init__(self) -> None:
         super().__init__(NO_IMAGE)
+
+
+class EmptyFileError(NotAnImageError):
+    """The file has no content."""
+
+    def __init__(self) -> None:
+        ImageFileError.__init__(self, EMPTY)
+
+
+class InCloudError(ImageFileError):
+    """The file stands for a photo that iCloud keeps."""
+
+    def __init__(self) -> None:
+        super().__init__("stands for a photo in iCloud; download the photo first")
 
 
 class BoundsError(ImageFileError):

@@ -17,6 +17,7 @@ from retraining.photos.passed_over import EMPTY, LOOSE, NESTED, OTHER, PassedOve
 from retraining.photos.source import NAME, BadImage, DatasetError, Photo, Scan, ScanOptions
 from retraining.photos.split import named_split
 from retraining.photos.tree import Branch, LabelledFile, Tree, holds
+from retraining.system.regular import ARCHIVE_NAME
 from retraining.system.text import as_text, counted, is_label, some
 
 MOST_DEEP = 3  # levels of folders above the class folders
@@ -286,8 +287,17 @@ def _too_few(passed: PassedOver, labels: Sequence[str], least: int) -> DatasetEr
         has += "`PhotoSettings.label_from` name, or sort them into a folder for each class"
     elif loose:
         has += "; it holds images itself: give the folder above it, or sort them into classes"
+    elif packed := _archives_in(passed):
+        has += f"; it holds archives ({some_names(packed)}): give one of them as "
+        has += "`PhotoSettings.image_dir`, or unpack them all into one folder"
     others = "".join(f"; {line}" for line in passed.lines())
     return DatasetError(f"{tree.location} must hold {wanted} with photos, but has {has}{others}")
+
+
+def _archives_in(passed: PassedOver) -> list[str]:
+    """Returns the files in the location that are named like archives."""
+    content = passed.listed(passed.tree.location, recursive=False)
+    return [path for path, is_folder in content if not is_folder and ARCHIVE_NAME.search(path)]
 
 
 def _inmost(folder: str, passed: PassedOver) -> str:
@@ -374,14 +384,14 @@ def check_labels(names: Iterable[str], kind: str, place: str) -> list[str]:
             )
         alike.setdefault(mixed_up(name), []).append(name)
     return [
-        f"the {kind}s {some(_quoted(group))} in {place} are easily mixed up; the run treats "
+        f"the {kind}s {some(quoted(group))} in {place} are easily mixed up; the run treats "
         f"each as a separate class"
         for group in alike.values()
         if len(group) > 1
     ]
 
 
-def _quoted(names: Sequence[str]) -> list[str]:
+def quoted(names: Sequence[str]) -> list[str]:
     """Returns the names in quotes; those that may look the same with all their characters told."""
     composed = {unicodedata.normalize("NFC", name) for name in names}
     return [repr(name) if len(composed) == len(names) else ascii(name) for name in names]

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from retraining.photos.class_folders import same_label, some_names
+from retraining.photos.class_folders import quoted, same_label, some_names
 from retraining.photos.exclude import without
 from retraining.photos.formats import reason_of
 from retraining.photos.registry import hash_file, open_source
@@ -302,7 +302,8 @@ def _check_training(parts: Mapping[str, Set[str]], given: bool) -> None:
         if given:
             others = f", only for {' and '.join(sorted(of_class))}" if of_class else ""
             alike = [o for o in parts if o != label and same_label(o) == same_label(label)]
-            rename = f"give it the name of {alike[0]!r} if it is the same class, " if alike else ""
+            name = quoted([label, alike[0]])[1] if alike else ""
+            rename = f"give it the name of {name} if it is the same class, " if alike else ""
             raise DatasetError(
                 f"no image of {label} is for training{others}; {rename}add some, or pool all "
                 f"photos with `SplitOptions.by` content"

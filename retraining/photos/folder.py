@@ -4,13 +4,15 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from retraining.photos.bounds import MAX_PIXELS, ImageFileError, NotAnImageError
+from retraining.photos.bounds import MAX_PIXELS, ImageFileError, InCloudError, NotAnImageError
 from retraining.photos.class_folders import scan_class_folders
 from retraining.photos.formats import begins_like_image, check_regular, reason_of
 from retraining.photos.source import (
     ARCHIVE,
+    IN_CLOUD,
     RACY_SECONDS,
     DatasetError,
     Facts,
@@ -81,7 +83,14 @@ class FolderSource:
             names = sorted(os.listdir(self.location))
         except OSError as error:
             raise DatasetError(_no_folder(self.location, error)) from error
-        return [n for n in names if not passed_over(n) and os.path.isdir(self.path_of(n))]
+        return [name for name in names if not passed_over(name) and self._is_inner(name)]
+
+    def _is_inner(self, name: str) -> bool:
+        """Returns whether it is a folder, but no link that leads back to this one or above it."""
+        path = self.path_of(name)
+        if not os.path.isdir(path):
+            return False
+        return not os.path.islink(path) or os.path.realpath(path) not in _above(self.location)
 
     def files_below(self, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
         """Yields (path, whether it is a folder not entered); see `files_below`."""
@@ -124,9 +133,9 @@ def files_below(
     """Yields (path, whether it is a folder not entered) for the content of a folder, sorted.
 
     Skips hidden files and folders, and the folder whose real path is `left_out`. Enters a folder
-    once, however many links lead to it.
+    once, however many links lead to it, and none that holds `folder`.
     """
-    entered, waiting = {left_out}, [folder]
+    entered, waiting = {left_out, *_above(folder)[1:]}, [folder]
     while waiting:
         here = waiting.pop()
         real = os.path.realpath(here)
@@ -155,6 +164,12 @@ def files_below(
         waiting += reversed(inner)
 
 
+def _above(folder: str) -> list[str]:
+    """Returns the real paths of a folder and of those that it lies in, up to the root."""
+    path = Path(os.path.realpath(folder))
+    return [str(path), *map(str, path.parents)]
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Returns whether it is a folder, or a link to one."""
     try:
@@ -168,9 +183,12 @@ def look_at_image(path: str, max_pixels: int = MAX_PIXELS) -> Facts:
 
     Raises:
         NotAnImageError: its content does not begin like an image.
-        ImageFileError: it cannot be read, is not a regular file, or is too large.
+        ImageFileError: it cannot be read, is not a regular file, is too large, or stands for a
+            photo in a cloud.
     """
     status = check_regular(path, max_pixels)
+    if path.lower().endswith(IN_CLOUD):
+        raise InCloudError
     try:
         with open(path, "rb", buffering=0) as file:
             if not begins_like_image(file):

@@ -16,6 +16,7 @@ from retraining.photos import avif, heif, raw
 from retraining.photos.bounds import (
     MAX_PIXELS,
     BoundsError,
+    EmptyFileError,
     ImageFileError,
     NotAnImageError,
     TooManyPiecesError,
@@ -37,6 +38,8 @@ AVIF_START = b"....ftyp(?:avif|avis|mif1|msf1)"
 # HEIF with HEVC, by the main brand, or by another one behind that of any codec.
 HEIF_START = b"....ftyp(?:(?:mif1|msf1).{4}(?:.{4})*?)?(?:hei[cxms]|hev[cxms])"
 OTHER_NAMES = (".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl", *raw.NAMES)
+# Names that Pillow knows, of data, documents and videos.
+OTHER_CONTENT = (".bufr", ".grib", ".h5", ".hdf", ".iim", ".mpeg", ".mpg", ".pdf")
 JPEG_2000_STARTS = (rb"\xff\x4f\xff\x51", rb"\0\0\0\x0cjP  \r\n\x87\n")
 # JPEG XL (ISO/IEC 18181-2): a codestream, and a file that holds one.
 JPEG_XL_STARTS = (rb"\xff\x0a", rb"\0\0\0\x0cJXL \r\n\x87\n")
@@ -98,7 +101,8 @@ def named_like_image(path: str) -> bool:
     from PIL import Image
 
     extension = os.path.splitext(path)[1].lower()
-    return extension in OTHER_NAMES or extension in Image.registered_extensions()
+    known = extension in OTHER_NAMES or extension in Image.registered_extensions()
+    return known and extension not in OTHER_CONTENT
 
 
 def claims_to_be_image(path: str, error: ImageFileError) -> bool:
@@ -114,7 +118,7 @@ def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_res
 
     Raises:
         ImageFileError: it is something else, cannot be read, or is too large for so many pixels.
-        NotAnImageError: it is empty.
+        EmptyFileError: it is empty.
     """
     try:
         status = os.stat(path)
@@ -124,7 +128,7 @@ def check_regular(path: str, max_pixels: int | None = MAX_PIXELS) -> os.stat_res
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
         raise ImageFileError(f"is {kind}, not an image file")
     if not status.st_size:
-        raise NotAnImageError
+        raise EmptyFileError
     check_size(status.st_size, max_pixels)
     return status
 

@@ -5,7 +5,6 @@ them. A photo's name says which kind of source reads it, so that names alone suf
 on threads, in other processes and on other machines.
 """
 
-import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,6 +16,7 @@ from retraining.system.observer import ignore
 # What systems and programs keep beside photos, in lower case. Names with a dot in front count, too.
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 IGNORED |= {"system volume information", "lost+found"}
+IN_CLOUD = ".icloud"  # ends the hidden file `.1.jpg.icloud` that stands for a photo in iCloud
 FOLDER, NAME = LABELS_FROM = ("folder", "name")
 ARCHIVE = "is an archive; unpack it, and give the unpacked folder"
 RACY_SECONDS = 2.0  # a file changed so recently may change again within the clock's resolution
@@ -168,11 +168,5 @@ class PhotoSource(Protocol):
 
 def passed_over(name: str) -> bool:
     """Returns whether to skip files and folders of this name, such as hidden ones."""
-    return name.startswith(".") or name.lower() in IGNORED
-
-
-def dataset_name(location: str) -> str:
-    """Returns the last part of the location of photos, a folder or a URL without its query."""
-    if "://" in location:
-        return location.split("?")[0].split("#")[0].rstrip("/").rsplit("/", 1)[-1]
-    return os.path.basename(os.path.realpath(location)) if location else ""
+    hidden = name.startswith(".") and not name.lower().endswith(IN_CLOUD)
+    return hidden or name.lower() in IGNORED

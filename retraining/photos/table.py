@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from itertools import chain
 from typing import Any, NamedTuple
 
-from retraining.photos.archive import ArchiveSource
+from retraining.photos.archive import ArchiveSource, split_name
 from retraining.photos.bounds import ImageFileError, NotAnImageError
 from retraining.photos.class_folders import check_labels, picked
 from retraining.photos.folder import TABLES, FolderSource
@@ -28,9 +28,10 @@ from retraining.photos.source import (
     ScanOptions,
 )
 from retraining.photos.split import SPLIT_NAMES, named_split
-from retraining.photos.url import is_url
+from retraining.system.addresses import is_url, without_password
 from retraining.system.lines import MOST_BYTES, LineError, line_batches, opened
-from retraining.system.regular import is_archive
+from retraining.system.members import MOST_OPEN
+from retraining.system.regular import is_archive, is_compressed_tar
 from retraining.system.text import as_path, counted
 
 STDIN = "-"
@@ -90,7 +91,19 @@ class TableSource(FolderSource):
                 scan.bad.append(BadImage(row.path, str(error), label=row.label))
             else:
                 scan.photos[row.label].append(Photo(row.path, row.label, row.split, facts))
+        scan.warnings.extend(self._many_archives(scan))
         return scan
+
+    def _many_archives(self, scan: Scan) -> list[str]:
+        """Returns a warning if the photos lie in more compressed tars than are kept open."""
+        inside = (split_name(p.name) for photos in scan.photos.values() for p in photos)
+        tars = {path for path, _ in filter(None, inside) if is_compressed_tar(path)}
+        if len(tars) <= MOST_OPEN:
+            return []
+        return [
+            f"{self._name} names photos in {len(tars)} compressed tars; the run keeps {MOST_OPEN} "
+            f"decompressed at a time, and so decompresses each many times: make them zips"
+        ]
 
     def look_at(self, name: str, max_pixels: int) -> Facts:
         """Returns the Facts of an image file, which may lie in an archive."""
@@ -269,7 +282,9 @@ def _checked_path(line: int, path: str, label: str) -> str:
         if not value.strip(BLANKS):
             raise LineError(line, f"has no {column}")
     if is_url(path):
-        raise LineError(line, f"has the URL {path[:80]}; a table lists files of this machine")
+        raise LineError(
+            line, f"has the URL {without_password(path)[:80]}; a table lists files of this machine"
+        )
     try:
         name = as_path(path)
         readable = b"\0" not in os.fsencode(name)

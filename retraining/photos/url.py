@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit, urlunsplit
 
 from retraining.photos.bounds import ImageFileError, check_size
 from retraining.photos.class_folders import scan_class_folders
@@ -27,6 +26,13 @@ from retraining.photos.source import (
     ScanOptions,
     SourceError,
     passed_over,
+)
+from retraining.system.addresses import (
+    is_url,
+    take_login,
+    with_login,
+    without_logins,
+    without_password,
 )
 from retraining.system.atomic import replacing
 from retraining.system.observer import Observer
@@ -48,6 +54,9 @@ class UrlSource:
 
     location: str
     remote: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "location", take_login(self.location))
 
     def scan(self, options: ScanOptions | None = None, least_classes: int = 2) -> Scan:
         """Finds the photos, without reading any; see PhotoSource.scan."""
@@ -96,8 +105,8 @@ class UrlSource:
 
     @staticmethod
     def canonical(name: str) -> str:
-        """Returns the URL unchanged."""
-        return name
+        """Returns the URL without its password."""
+        return without_password(name)
 
     def class_folders(self) -> list[str]:
         """Returns the names of the folders below the URL, sorted.
@@ -179,31 +188,6 @@ def _order(path: str) -> list[tuple[int, str]]:
     return [*((1, folder) for folder in folders), (0, last)]
 
 
-def without_secrets(location: str) -> str:
-    """Returns a URL without its user, password, query and fragment; a path as it is."""
-    if not is_url(location):
-        return location
-    parts = urlsplit(location)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a path is a URL. (A single letter before the colon is a Windows drive.)"""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
-
-
-def local(path: str) -> str:
-    """Returns the path that a `file://` URL names, or any other path unchanged."""
-    if not path.lower().startswith("file://"):
-        return path
-    from urllib.request import url2pathname  # which imports the web's protocols
-
-    parts = urlsplit(path.replace("?", "%3F").replace("#", "%23"))
-    host = "" if parts.netloc in ("", "localhost") else f"//{parts.netloc}"
-    return url2pathname(host + parts.path)
-
-
 def list_files(url: str) -> dict[str, tuple[Facts, bool]]:
     """Returns {name relative to the URL: (Facts, whether it is a regular file)}, recursively.
 
@@ -217,9 +201,12 @@ def list_files(url: str) -> dict[str, tuple[Facts, bool]]:
         system.invalidate_cache()  # it may hold an earlier listing
         try:
             files = system.find(root, detail=True, **_strictly(system))
-        except (FileNotFoundError, PermissionError) as error:
+        except Exception as error:  # each storage's package has its own errors
+            is_refused = isinstance(error, FileNotFoundError) or _is_about_one_file(error)
+            if not (is_refused or isinstance(error, PermissionError)):
+                raise
             raise SourceError(
-                f"cannot list {url}: {one_line(error)}; check its name, and the credentials in "
+                f"cannot list {url}: {_said(error)}; check its name, and the credentials in "
                 f"the environment"
             ) from error
         system.invalidate_cache()  # it holds a kilobyte per file
@@ -302,13 +289,13 @@ def _open(url: str) -> tuple[Any, str]:
     if re.search(r"::[A-Za-z0-9+.-]+://", url):
         raise SourceError(f"{url}: URLs within URLs (::) are not read; unpack the photos first")
     try:
-        kind = _kind_of(url)
+        kind, url = _kind_of(url), with_login(url)
         # As fsspec.core.url_to_fs, which mistakes `::` in a name or an address for a second URL.
         system, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except ImportError as error:
         ours = any(name in str(error) for name in ("fsspec", "s3fs", "gcsfs"))
         help_ = f": {INSTALL}" if ours else ""
-        raise SourceError(f"{url} needs another package ({one_line(error)}){help_}") from error
+        raise SourceError(f"{url} needs another package ({_said(error)}){help_}") from error
     if hasattr(system, "max_concurrency"):
         system.max_concurrency = 1  # request for each file; else s3fs would ask for its size first
     return system, path
@@ -322,7 +309,7 @@ def _kind_of(url: str) -> Any:
         return fsspec.get_filesystem_class(url.partition("://")[0].lower())
     except ValueError as error:  # a protocol that fsspec does not know
         raise SourceError(
-            f"{url}: {one_line(error)}; give a folder, or a URL that begins with s3://, gs:// or "
+            f"{url}: {_said(error)}; give a folder, or a URL that begins with s3://, gs:// or "
             f"what else fsspec or an installed package of its kind opens"
         ) from error
 
@@ -340,6 +327,11 @@ def _is_about_one_file(error: BaseException) -> bool:
     return isinstance(error, PermissionError) and code in (None, *DENIED)
 
 
+def _said(error: BaseException) -> str:
+    """Returns the text of an error, which may name the address that was opened."""
+    return without_logins(one_line(error))
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Turns fsspec's many errors into an OSError about this file, or else a SourceError."""
@@ -349,12 +341,12 @@ def _explained(url: str) -> Iterator[None]:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
         if error.__cause__ and _is_about_one_file(error.__cause__):
-            raise PermissionError(errno.EACCES, one_line(error.__cause__), url) from error
+            raise PermissionError(errno.EACCES, _said(error.__cause__), url) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
     except Exception as error:  # each storage's package has its own errors
         if _is_about_one_file(error):
-            raise PermissionError(errno.EACCES, one_line(error), url) from error
+            raise PermissionError(errno.EACCES, _said(error), url) from error
         raise SourceError(
-            f"cannot read {url}: {one_line(error)}; check the network, the address and the "
+            f"cannot read {url}: {_said(error)}; check the network, the address and the "
             f"credentials in the environment; then run the same command again to continue"
         ) from error

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 from retraining.evaluation.cross_validation import of_a_hundred
 from retraining.evaluation.label_audit import ELSEWHERE, LABEL
 from retraining.metrics.classification import BINS, Z, chance_of_at_least, chance_of_at_most
-from retraining.photos.source import dataset_name
 from retraining.photos.split import SPLITS, TRAINING
 from retraining.report.record import Record, evaluations, leading
+from retraining.system.addresses import dataset_name
 from retraining.system.text import counted, some
 
 FEW_TRAINING = 20  # photos of a class, as in the warning at the start of a run

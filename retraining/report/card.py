@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from retraining.photos.source import dataset_name
 from retraining.report import advice
 from retraining.report.html import TEMPLATES, hardest_first, title_of
 from retraining.report.record import Record, evaluations, leading
+from retraining.system.addresses import dataset_name
 from retraining.system.text import counted, escaped
 from retraining.version import __version__
 

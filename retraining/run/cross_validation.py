@@ -25,10 +25,10 @@ from retraining.evaluation.groups import find_alike, group_photos
 from retraining.photos.archive import ArchiveSource
 from retraining.photos.exif_time import taken_at
 from retraining.photos.split import SPLITS, TESTING, TRAINING, VALIDATION
-from retraining.photos.url import is_url
 from retraining.run.audit import undistorted
 from retraining.run.notes import RunContext
 from retraining.run.settings import ALL
+from retraining.system.addresses import is_url
 from retraining.system.text import counted, some
 from retraining.training.loop import TrainingError
 

@@ -18,12 +18,12 @@ from retraining.evaluation.temperature import (
 )
 from retraining.evaluation.unknown import fit_unknown
 from retraining.metrics.classification import far_below
-from retraining.photos.source import dataset_name
 from retraining.photos.split import SPLITS, TRAINING, VALIDATION
 from retraining.report.tensorboard import TensorBoardLog
 from retraining.run.model import Trusted, store_intermediate
 from retraining.run.notes import RunContext
 from retraining.run.settings import RunSettings
+from retraining.system.addresses import dataset_name
 from retraining.system.observer import Late
 from retraining.training import search
 from retraining.training.head import Evaluation, Head

@@ -25,7 +25,7 @@ from retraining.networks.registry import NETWORKS, READ_MODEL_FILE
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.source import FOLDER, LABELS_FROM
 from retraining.photos.split import TESTING, VALIDATION, SplitOptions
-from retraining.photos.url import is_url, local, without_secrets
+from retraining.system.addresses import is_url, local, take_login, without_secrets
 from retraining.system.ranges import Range, SettingsError, check_choice, check_ranges, spell_paths
 from retraining.training.fine_tune import TuningOptions
 from retraining.training.loop import TrainingOptions
@@ -69,7 +69,7 @@ class PhotoSettings:
 
     def __post_init__(self) -> None:
         spell_paths(self)
-        object.__setattr__(self, "image_dir", local(self.image_dir))
+        object.__setattr__(self, "image_dir", take_login(local(self.image_dir)))
         check_ranges(self, self.RANGES)
         check_choice("label_from", self.label_from, LABELS_FROM)
         check_choice("raw", self.raw, RAW_WAYS)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from retraining.errors import RetrainingError
+from retraining.system.addresses import without_password
 from retraining.system.background import beside
 from retraining.system.locks import lock
 from retraining.system.observer import Observer, Silent
@@ -209,9 +210,10 @@ def _https_first(url: str) -> list[str]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise DownloadError(f"cannot download {url}: {error}") from error
+        raise DownloadError(f"cannot download {without_password(url)}: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise DownloadError(f"cannot download {url}: not an http:// or https:// address")
+        shown = without_password(url)
+        raise DownloadError(f"cannot download {shown}: not an http:// or https:// address")
     if parts.scheme == "http" and port is None and _is_public(host):
         return [parts._replace(scheme="https").geturl(), url]
     return [url]
@@ -230,7 +232,7 @@ def _summary(errors: dict[str, DownloadError]) -> DownloadError:
     """Returns one error for all addresses; names a host once if http:// and https:// fail alike."""
     unreachable = all(isinstance(error, UnreachableError) for error in errors.values())
     said = {(urlsplit(url).hostname, str(error)): url for url, error in errors.items()}
-    text = "; ".join(f"{url}: {reason}" for (_, reason), url in said.items())
+    text = "; ".join(f"{without_password(url)}: {reason}" for (_, reason), url in said.items())
     return (UnreachableError if unreachable else DownloadError)(f"cannot download {text}")
 
 

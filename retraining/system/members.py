@@ -46,7 +46,7 @@ XZ_MEMORY = 256 << 20  # bytes; `xz -9` takes 65 MiB
 ZSTD_WINDOW = 128 << 20  # bytes; what `zstd --long` takes
 LOCAL_HEADER = 30  # bytes, before the name, in a zip
 LEAST_SHOWN = 32 << 20  # bytes of a compressed tar; smaller ones take no second
-MOST_OPEN = 64  # archives that a process keeps open; a table may name photos of many
+MOST_OPEN = 64  # archives that a process keeps open; a table may name photos in many
 ENCRYPTED, UTF_8 = 1, 0x800  # flags of a member of a zip
 DOS = 0  # the system whose programs may write \ between the parts of a path in a zip
 

@@ -43,6 +43,11 @@ def archive_ending(path: str | Path) -> str | None:
     return next((ending for start, ending in ARCHIVES.items() if head.startswith(start)), None)
 
 
+def is_compressed_tar(path: str) -> bool:
+    """Returns whether an archive can only be read from its beginning, judging by its name."""
+    return not path.lower().endswith((".zip", ".tar"))
+
+
 def head_of(path: str | Path) -> bytes:
     """Returns the first bytes of a regular file; none if it cannot be read."""
     with contextlib.suppress(OSError), open_regular(path, sys.maxsize) as file:

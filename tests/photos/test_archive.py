@@ -188,6 +188,18 @@ def test_a_run_on_an_archive_gives_the_head_of_the_folder(
     assert records[0] == records[1] == records[2]
 
 
+def test_one_part_of_a_download_is_warned_of(small, tmp_path):
+    one = archive_of(small, tmp_path / "p-2024-1-001.zip")
+    whole = open_source(one).scan().warnings
+    for name in ("p-2024-1-002.zip", "p-2024-1-003.zip", "p-2025-1-002.zip"):
+        (tmp_path / name).write_bytes(b"PK\3\4")
+    assert open_source(one).scan().warnings == [
+        f"{one} seems to be one part of a download, and the run reads it alone; unpack it and "
+        "p-2024-1-002.zip, p-2024-1-003.zip into one folder, and give that",
+        *whole,
+    ]
+
+
 def test_an_archive_that_goes_is_not_taken_for_a_folder(small, tmp_path):
     archive = archive_of(small, tmp_path / "a.zip")
     photos = open_source(archive).scan().photos["red"]

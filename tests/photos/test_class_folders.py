@@ -134,6 +134,14 @@ def test_a_file_is_told_from_a_folder(tmp_path, name, head, said):
         open_source(str(tmp_path / name)).scan()
 
 
+def test_a_folder_of_archives_is_explained(tmp_path):
+    for name in ("p-1-002.zip", "p-1-001.zip", "notes.txt"):
+        (tmp_path / name).write_bytes(b"PK\3\4")
+    said = r"has none; it holds archives \(p-1-001.zip, p-1-002.zip\): give one of them as"
+    with pytest.raises(DatasetError, match=said):
+        open_source(str(tmp_path)).scan()
+
+
 @pytest.mark.parametrize("head", [b"PK\3\4", b"\x1f\x8b\x08", b"x" * 257 + b"ustar\0"])
 def test_an_archive_is_no_table(tmp_path, head):
     (tmp_path / "photos").write_bytes(head + b"\xff\n\xff")
@@ -220,6 +228,27 @@ def test_labels_must_match_to_the_letter(tmp_path):
     folder = split_folders(tmp_path, train={"Cat": 3, "dog": 3}, test={"cat": 3, "dog": 3})
     with pytest.raises(DatasetError, match=r"no image of cat is for training.* the name of 'Cat'"):
         load_dataset(folder)
+
+
+def test_labels_that_look_the_same_are_told_apart(tmp_path):
+    folder = split_folders(tmp_path, train={"caf\u00e9": 3, "b": 3}, test={"cafe\u0301": 3, "b": 3})
+    said = (
+        r"no image of cafe\u0301 is for training.* the name of 'caf\\xe9' if it is the same class"
+    )
+    with pytest.raises(DatasetError, match=said):
+        load_dataset(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_links_that_lead_back_are_no_classes_and_not_entered(tmp_path):
+    fill(tmp_path, {"a": 2, "b": 1})
+    (tmp_path / "self").symlink_to(".")
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "b" / "top").symlink_to("/")
+    (tmp_path / "b" / "other").symlink_to("../a")
+    scan = open_source(str(tmp_path)).scan(ScanOptions(recursive=True))
+    assert {label: len(photos) for label, photos in scan.photos.items()} == {"a": 2, "b": 3}
+    assert scan.warnings == []
 
 
 # -- class folders that lie deeper -------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from retraining.photos.bounds import EMPTY
 from retraining.photos.dataset import load_dataset
 from retraining.photos.registry import hash_file
 from retraining.photos.source import BadImage, DatasetError
@@ -34,7 +35,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
     assert len(dataset.examples) == 40
     assert [(os.path.basename(image.path), image.reason) for image in dataset.bad] == [
         ("broken link.jpg", "cannot be read: No such file or directory"),
-        ("empty.jpg", "is not an image of a known format"),
+        ("empty.jpg", EMPTY),
         (
             "huge.bmp",
             "has 1099511627776 bytes, more than any image that `max_pixels` allows",
@@ -63,7 +64,7 @@ def test_a_file_that_vanishes_while_it_is_hashed_is_left_out(tmp_path):
 def test_a_class_of_broken_images_says_why(tmp_path):
     fill(tmp_path, {"a": 20, "b": 0})
     (tmp_path / "b" / "x.jpg").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"b holds no images \(.*x.jpg is not an image"):
+    with pytest.raises(DatasetError, match=r"b holds no images \(.*x.jpg is empty; if a cloud"):
         load_dataset(str(tmp_path))
 
 

@@ -209,7 +209,8 @@ def test_content_counts_not_the_name(tmp_path):
         look_at_image(str(tmp_path / "text.jpg"))
     assert named_like_image("x/text.JPG")
     assert named_like_image("x/IMG_1.HEIC")
-    assert not named_like_image("x/notes.txt")
+    for name in ("x/notes.txt", "model.h5", "paper.PDF", "film.mpg"):
+        assert not named_like_image(name)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -233,7 +233,7 @@ def test_a_listed_file_that_is_no_image_is_bad(tmp_path):
         (b"path,a,b\n1.jpg,1,0\n", "the first line of .*_classes.csv is not `filename` and"),
         (b"filename,a,b\n1.jpg,1,\xff\n", "_classes.csv is not UTF-8"),
         (b"filename,a,b\n" + b"x" * 200_000 + b",1,0\n", "line 2 of .* cannot be read: field"),
-        (b"", "_classes.csv is not an image of a known format"),
+        (b"", "_classes.csv is empty; if a cloud"),
     ],
 )
 def test_a_wrong_list_is_refused(tmp_path, content, said):

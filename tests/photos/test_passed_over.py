@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from retraining.photos.dataset import load_dataset
 from retraining.photos.folder import FolderSource
 from retraining.photos.passed_over import EMPTY, LOOSE, OTHER, PassedOver
 from retraining.photos.source import DatasetError, ScanOptions
@@ -58,6 +59,22 @@ def test_what_lies_on_the_way_to_the_class_folders_is_named(tmp_path):
     assert line_of(tmp_path) == (
         "passed over 1 link that leads nowhere (data/owl); 2 empty folders (data/empty, New folder)"
     )
+
+
+def test_photos_that_icloud_keeps_are_told(tmp_path):
+    fill(tmp_path, {"a": 1, "b": 1})
+    write(tmp_path, "b", [".1.jpg.icloud"])
+    found = scan(tmp_path)
+    assert [(image.path, image.reason, image.claimed) for image in found.bad] == [
+        (
+            os.path.join(tmp_path, "b", ".1.jpg.icloud"),
+            "stands for a photo in iCloud; download the photo first",
+            True,
+        )
+    ]
+    (tmp_path / "b" / "000.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"/b holds no images \(.*stands for a photo in iCloud"):
+        load_dataset(str(tmp_path))
 
 
 def test_many_folders_are_one_line(tmp_path):

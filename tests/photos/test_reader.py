@@ -59,7 +59,7 @@ def test_a_cmyk_jpeg_is_read(reader, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is not an image of a known format"),
+        (b"", "is empty; if a cloud such as OneDrive keeps the photo, download it first"),
         (b"some text", "is not an image of a known format"),
         (b"\xff\xd8\xff\xe0 broken", "is"),
         (b"\x89PNG\r\n\x1a\n broken", "is"),

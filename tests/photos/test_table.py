@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -185,3 +186,19 @@ def test_rows_without_a_split_are_for_training(folder):
     (folder / "t.csv").write_text("\n".join(["path,label", *(r.rsplit(",", 1)[0] for r in rows)]))
     with pytest.raises(DatasetError, match="gives no splits"):
         load_dataset(open_source("", str(folder / "t.csv")), SplitOptions(by="folders"))
+
+
+def test_photos_in_many_compressed_tars_are_warned_of(folder, monkeypatch):
+    rows = ["path,label"]
+    for name, mode in (("a.tgz", "w:gz"), ("b.tar.xz", "w:xz"), ("c.tar", "w"), ("d.tar", "w")):
+        with tarfile.open(folder / name, mode) as file:
+            for label in ("red", "blue"):
+                file.add(folder / label / "photo_00.jpg", f"{label}.jpg")
+                rows.append(f"{name}/{label}.jpg,{label}")
+    (folder / "photos.csv").write_text("\n".join(rows))
+    assert open_source("", str(folder / "photos.csv")).scan().warnings == []
+    monkeypatch.setattr(table, "MOST_OPEN", 1)
+    assert open_source("", str(folder / "photos.csv")).scan().warnings == [
+        f"{folder}/photos.csv names photos in 2 compressed tars; the run keeps 1 decompressed at a "
+        "time, and so decompresses each many times: make them zips"
+    ]

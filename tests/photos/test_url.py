@@ -1,5 +1,6 @@
 """url.py: URLs, listings, one reading per photo. Against a real S3 server where moto is there."""
 
+import base64
 import hashlib
 import io
 import os
@@ -13,13 +14,18 @@ import pytest
 from PIL import Image
 
 from retraining.photos import url as url_module
+from retraining.photos.archive_url import fetch_archive
 from retraining.photos.dataset import load_dataset
 from retraining.photos.exclude import without
 from retraining.photos.reader import ImageError, read_file
 from retraining.photos.registry import hash_file, kind_of, open_source
 from retraining.photos.source import DatasetError, Facts, Photo, ScanOptions, SourceError
-from retraining.photos.url import UrlSource, is_url, local
+from retraining.photos.url import UrlSource
+from retraining.system.addresses import is_url, local
+from retraining.system.download import DownloadError
+from retraining.system.observer import Silent
 from tests import tiny
+from tests.photos.files import JPEG
 
 SETTLED = Facts(5, 1, True)
 
@@ -286,15 +292,21 @@ def test_a_name_with_two_colons_is_a_name(object_store):
 
 
 class Pages(BaseHTTPRequestHandler):
-    """A folder of one photo and a folder that the server fails to list."""
+    """A folder of one photo, one that the server fails to list, and what is for a user only."""
 
     def do_GET(self):
-        links = {"/photos": "red/", "/photos/red": "1.jpg", "/torn": "no/"}
+        allowed = "Basic " + base64.b64encode(b"me:s3cret").decode()
+        if self.path.startswith("/own") and self.headers.get("Authorization") != allowed:
+            self.send_error(401)
+            return
+        links = {"/photos": "red/", "/photos/red": "1.jpg", "/torn": "no/", "/own": "a.jpg"}
         found = links.get(path := self.path.rstrip("/"))
-        others = {"/torn/no": 500, "/closed.jpg": 403}
+        others = {"/own/a.jpg": 200, "/torn/no": 500, "/closed.jpg": 403}
         self.send_response(200 if found else others.get(path, 404))
         self.send_header("Content-Type", "text/html")
         self.end_headers()
+        if path == "/own/a.jpg":
+            self.wfile.write(JPEG)
         for link in (found or "").split():
             self.wfile.write(f'<a href="{link}">{link}</a>'.encode())
 
@@ -329,6 +341,23 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(web):
     with pytest.raises(SourceError, match=f"{web}/torn/no".replace("[", r"\[")) as error:
         names_at(f"{web}/torn")
     assert one_line(error)
+
+
+def test_a_password_of_an_address_is_in_no_name_and_no_message(web, monkeypatch, tmp_path):
+    monkeypatch.setattr("retraining.system.addresses._LOGINS", {})
+    with pytest.raises(SourceError, match="cannot list"):
+        names_at(f"{web}/own")
+    secret = web.replace("://", "://me:s3cret@")
+    assert names_at(f"{secret}/own") == [f"{web}/own/a.jpg"]
+    assert read_file(f"{web}/own/a.jpg", None) == JPEG
+    with pytest.raises(DownloadError, match="it is not a zip or tar file") as error:
+        fetch_archive(f"{web}/own/a.jpg", tmp_path / "kept.zip", Silent())
+    assert f"cannot download {web}/own/a.jpg: " in str(error.value)
+    assert "s3cret" not in str(error.value)
+    with pytest.raises(SourceError) as error:
+        names_at(f"{secret}/gone")
+    assert f"cannot list {web}/gone" in str(error.value)
+    assert "s3cret" not in str(error.value)
 
 
 def test_what_a_web_server_refuses_is_said(web):

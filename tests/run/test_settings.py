@@ -130,6 +130,9 @@ def test_a_record_keeps_no_password_of_an_address():
     secret = PhotoSettings("https://bob:word@example.org/photos.zip?sig=1")
     record = RunSettings(secret).record
     assert record["image_dir"] == record["photos.image_dir"] == "https://example.org/photos.zip"
+    given = parse_flags(["--image_dir", "https://bob:word@example.org/photos.zip?sig=1"], "")[1]
+    assert given.record["image_dir"] == "https://example.org/photos.zip"
+    assert "word" not in repr(given)
 
 
 def test_a_record_is_made_where_none_is_handed_through():
