@@ -54,12 +54,12 @@ def describe_unsafe(meta: Any, uncalled: Iterable[str] = (), harmless: Iterable[
     """
     left_out = set(uncalled)
     called = [name for name in meta.object_graph_def.concrete_functions if name not in left_out]
-    unsafe = _ops_of(meta, called) - SAFE_OPS
-    unsafe |= _ops_of(meta, left_out) - SAFE_OPS - set(harmless)
+    unsafe = ops_of(meta, called) - SAFE_OPS
+    unsafe |= ops_of(meta, left_out) - SAFE_OPS - set(harmless)
     return ", ".join(sorted(unsafe)[:NAMED])[:200]
 
 
-def _ops_of(meta: Any, roots: Iterable[str]) -> set[str]:
+def ops_of(meta: Any, roots: Iterable[str]) -> set[str]:
     """Returns the ops of functions of a SavedModel, and of those that they call."""
     ops: defaultdict[str, set[str]] = defaultdict(set)
     calls: defaultdict[str, set[str]] = defaultdict(set)

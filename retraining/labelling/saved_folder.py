@@ -1,6 +1,5 @@
 """Opens folders of SavedModels: what retrain.py exports, and models of others."""
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from retraining.graphs.messages import TYPE_NAMES
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.saved_model_safety import describe_unsafe, read_meta_graph
+from retraining.graphs.saved_model_safety import describe_unsafe, ops_of, read_meta_graph
 from retraining.graphs.tensorflow import import_whole_tensorflow, is_installed
 from retraining.labelling.exported import (
     DESCRIPTION_FILE,
@@ -31,6 +30,7 @@ StatelessIf StatelessWhile StaticRegexFullMatch TensorListFromTensor TensorListG
 TensorListReserve TensorListSetItem TensorListStack
 """
 OF_FILES = OF_FILES_TEXT.split()
+BATCH_SCALED = {"QuantizeV2", "RequantizationRange"}  # ops whose scale depends on the whole batch
 
 
 def open_saved_folder(path: str | Path, allow_unsafe_ops: bool) -> Program:
@@ -48,20 +48,22 @@ def open_saved_folder(path: str | Path, allow_unsafe_ops: bool) -> Program:
     meta = read_meta_graph(folder)
     name = _signature_for_images(meta)
     signature = meta.signature_def[name]
-    others = _functions_of_signatures(meta, but=name)
-    unsafe = describe_unsafe(meta, others, OF_FILES)
+    functions = _functions_of_signatures(meta)
+    called = functions.pop(name, "")
+    unsafe = describe_unsafe(meta, functions.values(), OF_FILES)
     refuse_unsafe(unsafe, allow_unsafe_ops)
     inputs = {key: _input(info) for key, info in signature.inputs.items()}
     outputs = {key: _input(info) for key, info in signature.outputs.items()}
     output = OUTPUT if OUTPUT in outputs else min(outputs, default="")
     if output != OUTPUT and len(outputs) != 1:
         raise GraphError(f"its signature {name!r} has {len(outputs)} outputs, not one")
+    together = description is not None and not ops_of(meta, [called]) & BATCH_SCALED
     running = LoadedSignature(folder, name, output)
     return Program(
         inputs,
         next(iter(outputs[output].shape[-1:]), None),
         lambda count: running,
-        batches=description is not None and all(i.shape[0] is None for i in inputs.values()),
+        batches=together and all(i.shape[0] is None for i in inputs.values()),
         description=description,
         unsafe=unsafe,
     )
@@ -81,18 +83,31 @@ def _signature_for_images(meta: Any) -> str:
     raise GraphError("none of its signatures takes images [n, height, width, 3]")
 
 
-def _functions_of_signatures(meta: Any, but: str) -> list[str]:
-    """Returns the functions of all signatures but one, none of which is called."""
+def _functions_of_signatures(meta: Any) -> dict[str, str]:
+    """Returns {name of a signature: name of its function}, which no other object can call.
+
+    Raises:
+        GraphError: there are none, or others can call one.
+    """
     nodes = meta.object_graph_def.nodes
-    children = {child.local_name: child.node_id for child in nodes[0].children}
-    with contextlib.suppress(KeyError, IndexError):
-        signatures = nodes[children["signatures"]].children
-        return [
-            nodes[child.node_id].bare_concrete_function.concrete_function_name
-            for child in signatures
-            if child.local_name != but
-        ]
-    return []
+    try:
+        children = {child.local_name: child.node_id for child in nodes[0].children}
+        signatures = nodes[children["signatures"]]
+        named = {child.local_name: _function(nodes, child) for child in signatures.children}
+        others = [node for node in nodes if node is not signatures]
+        callable_ = {_function(nodes, child) for node in others for child in node.children}
+    except (KeyError, IndexError) as error:
+        raise GraphError("it is damaged: it has no functions of its signatures") from error
+    callable_ |= {name for node in others for name in node.function.concrete_functions}
+    if callable_ & set(named.values()):
+        raise GraphError("it is damaged: an object has the function of a signature")
+    return named
+
+
+def _function(nodes: Any, child: Any) -> str:
+    """Returns the name of the function that is a child of an object; empty if it is no function."""
+    name: str = nodes[child.node_id].bare_concrete_function.concrete_function_name
+    return name
 
 
 def _input(info: Any) -> Input:

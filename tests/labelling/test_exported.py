@@ -21,6 +21,7 @@ from retraining.export.registry import CONVERTERS
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import to_tensorflow
+from retraining.graphs.tensorflow import import_tensorflow
 from retraining.graphs.write import graph_bytes
 from retraining.labelling.classifier import load_classifier
 from retraining.labelling.labels import LabelsError
@@ -785,6 +786,19 @@ def test_a_damaged_saved_model_is_one_line(export, tmp_path):
             load_classifier(path)
         assert str(caught.value).startswith(f"{path} is a SavedModel that cannot be used: ")
         assert "\n" not in str(caught.value)
+
+
+def test_the_function_of_a_signature_is_no_other_objects(export, tmp_path):
+    """Loops may be in signatures that nothing calls, but an object could call one on loading."""
+    path = tmp_path / "m"
+    shutil.copytree(export("saved_model"), path)
+    saved_model = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    nodes = saved_model.meta_graphs[0].object_graph_def.nodes
+    (at,) = (number for number, node in enumerate(nodes) if len(node.children) == 4)
+    nodes[0].children.add(node_id=nodes[at].children[0].node_id, local_name="_initialize")
+    (path / "saved_model.pb").write_bytes(saved_model.SerializeToString())
+    with pytest.raises(GraphError, match="an object has the function of a signature"):
+        load_classifier(path)
 
 
 def test_a_folder_of_versions_is_pointed_into(export, tmp_path):
