@@ -199,6 +199,15 @@ def test_litert_takes_an_image(exports, of_image):
     check(rows, exports, of_image.expected)
 
 
+def test_opencv_takes_an_image(exports, of_image):
+    network = pytest.importorskip("cv2").dnn.readNetFromONNX(of_image.onnx)
+    rows = []
+    for photo in of_image.photos:
+        network.setInput(photo)
+        rows.append(network.forward()[0])
+    check(rows, exports, of_image.expected)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_openvino_takes_an_image(exports, of_image, kind):
     core = pytest.importorskip("openvino").Core()
