@@ -28,6 +28,7 @@ from retraining.photos.dataset import Example
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import hash_file
 from retraining.photos.source import SourceError
+from retraining.system import addresses
 from tests import tiny
 
 
@@ -98,6 +99,15 @@ def test_paths_are_answered_with_keys_and_vectors(cluster, network, paths):
     for reading, path, (key, vector) in zip(expected, paths, answers, strict=True):
         assert (reading.path, key) == (path, hash_file(path))
         np.testing.assert_array_equal(vector, reading.vector)
+
+
+def test_a_worker_knows_the_logins_of_the_driver(network, monkeypatch, paths):
+    monkeypatch.setattr(addresses, "_LOGINS", {})
+    addresses.take_login("https://me:s3cret@host/photos")
+    cluster = Cluster(network, monkeypatch)
+    monkeypatch.setattr(addresses, "_LOGINS", {})  # as in another process
+    cluster.answer(READ, 0, paths[:1])
+    assert addresses.with_login("https://host/1.jpg") == "https://me:s3cret@host/1.jpg"
 
 
 def test_jobs_are_answered_with_vectors(cluster, network, paths):
