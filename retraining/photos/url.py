@@ -342,11 +342,18 @@ def _explained(url: str) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError) as error:
         if error.__cause__ and _is_about_one_file(error.__cause__):
             raise PermissionError(errno.EACCES, _said(error.__cause__), url) from error
+        if isinstance(error.__cause__, OSError):  # fsspec takes a server that is off for this
+            raise _unreachable(url, error.__cause__) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
     except Exception as error:  # each storage's package has its own errors
         if _is_about_one_file(error):
             raise PermissionError(errno.EACCES, _said(error), url) from error
-        raise SourceError(
-            f"cannot read {url}: {_said(error)}; check the network, the address and the "
-            f"credentials in the environment; then run the same command again to continue"
-        ) from error
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: BaseException) -> SourceError:
+    """Returns the error of a storage that cannot be read at all."""
+    return SourceError(
+        f"cannot read {url}: {_said(error)}; check the network, the address and the "
+        f"credentials in the environment; then run the same command again to continue"
+    )

@@ -381,6 +381,13 @@ def test_a_web_server_that_does_not_answer_is_no_empty_folder():
         names_at("http://127.0.0.1:9/photos")
 
 
+def test_a_web_server_that_does_not_answer_is_no_missing_photo():
+    pytest.importorskip("aiohttp")
+    for most_pixels in (None, 1000):
+        with pytest.raises(SourceError, match=r"cannot read http://127.0.0.1:9/a.jpg: .*onnect"):
+            read_file("http://127.0.0.1:9/a.jpg", most_pixels)
+
+
 # -- whole runs -------------------------------------------------------------------------------
 
 
