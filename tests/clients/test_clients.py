@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import build
-from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import IMAGE, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
