@@ -4,24 +4,25 @@ Converters keep Python from handling Ctrl-C for many seconds, write freely to st
 of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind of Converter;
-`photos`, paths; `max_image_pixels`. This program adds a file or folder named after the format, and
-`answers.json`: {kind of input: [photos, share with the same first label, largest difference of a
-probability], or null if TensorFlow decodes none of the photos}.
+`photos`, paths; `targets`, indexes of their labels; `calibration`, paths of training photos;
+`max_image_pixels`. This program adds a file or folder named after the format, and `answers.json`:
+{kind of input: the numbers of an Agreement, or null if TensorFlow decodes none of the photos}.
 """
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.export.converter import DecodingModel
+from retraining.export.converter import Calibration, DecodingModel
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
@@ -34,12 +35,23 @@ from retraining.system.atomic import naming
 from retraining.system.children import end_with_parent
 from retraining.system.text import one_line
 
-# Photos, share with the same first label, largest difference of a probability.
-Agreement: TypeAlias = tuple[int, float, float]
-
 FROM_FILES = "files' bytes"  # the kind of input that a DecodingModel takes besides pixels
 MOST_FILES = 10  # photos that run from their bytes, one at a time
 AT_ONCE = 8  # photos in one batch
+
+
+class Agreement(NamedTuple):
+    """Compares the answers of another format with those of the graph.
+
+    `same` is the share of photos with the same first label, `difference` the largest of a
+    probability; `correct` and `correct_by_graph` are numbers of photos with the right label first.
+    """
+
+    photos: int
+    same: float
+    difference: float
+    correct: int
+    correct_by_graph: int
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,16 @@ class Samples:
     """Photos, and the answers of the frozen graph.
 
     `feeds` {name of an input: float32 [n, height, width, 3]} and `answers` float32 [n, k];
-    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k].
+    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k]. `targets` int [n] and
+    `targets_of_files` int [m] are the indexes of the true labels.
     """
 
     feeds: Feeds
     answers: NDArray[np.float32]
+    targets: NDArray[np.int_]
     files: list[bytes]
     answers_to_files: NDArray[np.float32]
+    targets_of_files: NDArray[np.int_]
 
 
 def main(folder: str) -> None:
@@ -62,10 +77,12 @@ def main(folder: str) -> None:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
     source = Source.of(graph_def)
-    samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
-    kind = request["format"]
+    most, kind = request["max_image_pixels"], request["format"]
+    photos = dict(zip(request["photos"], request["targets"], strict=True))
+    samples = read_samples(graph_def, source, photos, most)
+    calibration = partial(read_calibration, source, request["calibration"], most)
     try:
-        answers = convert_and_run(kind, source, samples, folder)
+        answers = convert_and_run(kind, source, samples, calibration, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
         sys.exit(f"{kind}: {one_line(error)}")
     written = os.path.join(folder, "answers.json")
@@ -74,28 +91,47 @@ def main(folder: str) -> None:
 
 
 def read_samples(
-    graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
+    graph_def: GraphDef, source: Source, photos: Mapping[str, int], max_pixels: int
 ) -> Samples:
-    """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
+    """Reads photos {path: index of the label} into Samples, but for those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
+    targets: list[int] = []
     files: list[bytes] = []
+    targets_of_files: list[int] = []
     answers_to_files: list[NDArray[np.float32]] = []
     from_bytes = BytesRunner(graph_def, source.output)
-    for path in paths:
+    for path, target in photos.items():
         with contextlib.suppress(ImageError):  # the photo has vanished since
             pixels.append([reader.read(path)[0] for reader in readers])
+            targets.append(target)
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
                 answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
                 files.append(content)
+                targets_of_files.append(target)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
     answers = run_frozen(graph_def, source, feeds)
-    return Samples(feeds, answers, files, np.array(answers_to_files))
+    return Samples(
+        feeds,
+        answers,
+        np.array(targets),
+        files,
+        np.array(answers_to_files),
+        np.array(targets_of_files),
+    )
+
+
+def read_calibration(source: Source, paths: Sequence[str], max_pixels: int) -> Iterator[Feeds]:
+    """Yields training photos, one at a time; leaves out those that cannot be read any more."""
+    readers = {i.feed: ImageReader(i.preprocessing, max_pixels) for i in source.inputs}
+    for path in paths:
+        with contextlib.suppress(ImageError):
+            yield {feed: reader.read(path) for feed, reader in readers.items()}
 
 
 def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
@@ -115,28 +151,37 @@ def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.
 
 
 def convert_and_run(
-    kind: str, source: Source, samples: Samples, folder: str
+    kind: str, source: Source, samples: Samples, calibration: Calibration, folder: str
 ) -> dict[str, Agreement | None]:
     """Writes one format, reads it back and runs it; returns the content of answers.json."""
-    path = os.path.join(folder, kind)
+    path, converter = os.path.join(folder, kind), CONVERTERS[kind]
     with naming(path):
-        CONVERTERS[kind].save(source, path)
-    model = CONVERTERS[kind].load(path)
+        if converter.calibrate:
+            converter.calibrate(source, path, calibration)
+        else:
+            converter.save(source, path)
+    model = converter.load(path)
     agreements: dict[str, Agreement | None] = {
-        "pixels": compare(model.run(samples.feeds), samples.answers)
+        "pixels": compare(model.run(samples.feeds), samples.answers, samples.targets)
     }
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
-            compare(model.run_files(samples.files), samples.answers_to_files)
+            compare(
+                model.run_files(samples.files), samples.answers_to_files, samples.targets_of_files
+            )
             if samples.files
             else None
         )
     return agreements
 
 
-def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:
-    """Returns (photos, share with the same first label, largest difference of a probability)."""
-    return len(expected), *classification.agreement(answers, expected)
+def compare(
+    answers: NDArray[np.float32], expected: NDArray[np.float32], targets: NDArray[np.int_]
+) -> Agreement:
+    """Returns the Agreement of `answers` with those `expected`, float32 [n, k]."""
+    same, difference = classification.agreement(answers, expected)
+    correct, by_graph = (int((a.argmax(axis=1) == targets).sum()) for a in (answers, expected))
+    return Agreement(len(expected), same, difference, correct, by_graph)
 
 
 if __name__ == "__main__":

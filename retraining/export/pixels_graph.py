@@ -21,18 +21,22 @@ Feeds: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 DESCRIPTION_FILE = "retraining.json"  # in formats that hold files
 OUTPUT = "probabilities"  # in the other formats
+PIXELS = "pixels"  # float32 [n, height, width, 3], `(pixel - mean) / std`
+RAW_PIXELS = "uint8 pixels"  # uint8 [n, height, width, 3], 0 to 255; the model normalises them
 
 
 @dataclass(frozen=True)
 class Input:
     """One float input of a graph: float32 [n, *size, 3] of preprocessed pixels.
 
-    `node` is its name in the graph, `feed` its name in the other formats.
+    `node` is its name in the graph, `feed` its name in the other formats, which take PIXELS or
+    RAW_PIXELS.
     """
 
     node: str
     feed: str
     preprocessing: Preprocessing
+    takes: str = PIXELS
 
     @property
     def size(self) -> Size:
@@ -42,7 +46,7 @@ class Input:
     def describe(self) -> dict[str, Any]:
         """Returns how to feed this input."""
         described = self.preprocessing.describe()
-        return {"takes": "pixels", "kernel": self.preprocessing.kernel, **described}
+        return {"takes": self.takes, "kernel": self.preprocessing.kernel, **described}
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,10 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """Returns the facts that a program needs to use the model in another format.
 
-        `inputs` {name: how to feed it} has `takes`: pixels, which the caller resizes to `size`
-        (height, width) with the `kernel` and makes `(pixel - mean) / std`. `temperature_inside`
-        tells whether the probabilities are those at the `temperature` already.
+        `inputs` {name: how to feed it} has `takes`: PIXELS, which the caller resizes to `size`
+        (height, width) with the `kernel` and makes `(pixel - mean) / std`; or RAW_PIXELS, which
+        the caller only resizes and rounds. `temperature_inside` tells whether the probabilities
+        are those at the `temperature` already.
         """
         return {
             "format": FORMAT,

@@ -51,7 +51,8 @@ class Outcome:
     """The results of a run.
 
     `examples` are by split, `course` holds the Steps with evaluations. `audit` is None without a
-    label audit. `comparison` is what `methods.describe` returns, or None without one.
+    label audit. `comparison` is what `methods.describe` returns, or None without one. `exports`
+    tell of the other formats.
     """
 
     labels: Sequence[str]
@@ -64,6 +65,7 @@ class Outcome:
     comparison: Sequence[Mapping[str, Any]] | None = None
     validated: CrossValidation | None = None
     final_fit: str = "training"
+    exports: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def make_record(setting: Setting, outcome: Outcome) -> Record:
@@ -93,6 +95,7 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
         "bad_images": [{"path": i.path, "reason": i.reason} for i in outcome.bad_images],
         "audit": None if outcome.audit is None else [asdict(f) for f in outcome.audit],
         "comparison": outcome.comparison,
+        "exports": list(outcome.exports),
     }
     return {key: _finite(value) for key, value in record.items()}
 

@@ -84,6 +84,7 @@ def deliver(
     """
     outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
     outcome = make_outcome(tuned, exported, diagnostics, run.settings.head.final_fit)
+    outcome = replace(outcome, exports=[other.describe() for other in others])
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails(run.settings.photos.max_pixels)
     contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}

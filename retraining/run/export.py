@@ -34,6 +34,7 @@ from retraining.system.text import counted
 log = logging.getLogger(__name__)
 
 TRY_ON = (TESTING, VALIDATION, TRAINING)  # the first split with photos tests the other formats
+MOST_CALIBRATION = 200  # training photos
 
 
 @dataclass(frozen=True)
@@ -196,15 +197,33 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
     """Converts the graph to the other formats in the settings, and tests each on photos."""
-    paths, examples = run.settings.outputs.formats, tuned.bottlenecks.examples
+    paths, bottlenecks = run.settings.outputs.formats, tuned.bottlenecks
     if not paths:
         return []
     log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
-    photos = next(examples[part] for part in TRY_ON if examples[part])
-    rows = choose_rows(len(photos), formats.MOST_PHOTOS)
-    samples = [photos[row].path for row in rows]
-    made = formats.make(paths, b"".join(exported.graph), samples, run.settings.photos.max_pixels)
+    testing = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
+    targets = {label: index for index, label in enumerate(bottlenecks.labels)}
+    photos = formats.Photos(
+        {example.path: targets[example.label] for example in testing},
+        [example.path for example in spread(bottlenecks.examples[TRAINING], MOST_CALIBRATION)],
+    )
+    made = formats.make(paths, b"".join(exported.graph), photos, run.settings.photos.max_pixels)
     for other in made:
         log.info(other.agreement)
+        if other.warning:
+            run.notes.add_caveat(other.warning)
     return made
+
+
+def spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """Returns at most `most` examples, as many of each class as it has, and evenly spread in it."""
+    by_label: dict[str, list[Example]] = {}
+    for example in examples:
+        by_label.setdefault(example.label, []).append(example)
+    chosen: list[Example] = []
+    classes = sorted(by_label.values(), key=len)
+    for number, photos in enumerate(classes):  # the smallest class first: others take its rest
+        share = (most - len(chosen)) // (len(classes) - number)
+        chosen += [photos[row] for row in choose_rows(len(photos), share)]
+    return chosen
