@@ -10,6 +10,7 @@ FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -22,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.export.converter import Calibration, DecodingModel
+from retraining.export.converter import Calibration, ConvertedModel, DecodingModel
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
-from retraining.graphs.session import open_session
+from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
@@ -80,6 +81,8 @@ def main(folder: str) -> None:
     most, kind = request["max_image_pixels"], request["format"]
     photos = dict(zip(request["photos"], request["targets"], strict=True))
     samples = read_samples(graph_def, source, photos, most)
+    del graph_def  # `source` has a copy
+    return_free_memory()
     calibration = partial(read_calibration, source, request["calibration"], most)
     try:
         answers = convert_and_run(kind, source, samples, calibration, folder)
@@ -96,29 +99,32 @@ def read_samples(
     """Reads photos {path: index of the label} into Samples, but for those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
+    answers: list[NDArray[np.float32]] = []
     targets: list[int] = []
     files: list[bytes] = []
     targets_of_files: list[int] = []
     answers_to_files: list[NDArray[np.float32]] = []
-    from_bytes = BytesRunner(graph_def, source.output)
+    frozen = BytesRunner(graph_def, source.output)
     for path, target in photos.items():
         with contextlib.suppress(ImageError):  # the photo has vanished since
-            pixels.append([reader.read(path)[0] for reader in readers])
+            images = [reader.read(path) for reader in readers]
+            fed = zip(source.inputs, images, strict=True)
+            answers.append(frozen.run_pixels({i.node: image for i, image in fed})[0])
+            pixels.append([image[0] for image in images])
             targets.append(target)
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(from_bytes, content, max_pixels)[0])
+                answers_to_files.append(run_on_bytes(frozen, content, max_pixels)[0])
                 files.append(content)
                 targets_of_files.append(target)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
-    answers = run_frozen(graph_def, source, feeds)
     return Samples(
         feeds,
-        answers,
+        np.array(answers),
         np.array(targets),
         files,
         np.array(answers_to_files),
@@ -134,22 +140,6 @@ def read_calibration(source: Source, paths: Sequence[str], max_pixels: int) -> I
             yield {feed: reader.read(path) for feed, reader in readers.items()}
 
 
-def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
-    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
-    nodes = {image.feed: f"{image.node}:0" for image in source.inputs}
-    rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
-    with open_session(graph_def, source.output) as session:
-        return np.concatenate(
-            [
-                session.run(
-                    f"{source.output}:0",
-                    {nodes[feed]: p[row : row + AT_ONCE] for feed, p in feeds.items()},
-                )
-                for row in rows
-            ]
-        )
-
-
 def convert_and_run(
     kind: str, source: Source, samples: Samples, calibration: Calibration, folder: str
 ) -> dict[str, Agreement | None]:
@@ -160,9 +150,12 @@ def convert_and_run(
             converter.calibrate(source, path, calibration)
         else:
             converter.save(source, path)
+    gc.collect()  # functions of TensorFlow hold each other
+    return_free_memory()
     model = converter.load(path)
+    answers = run_in_batches(model, samples.feeds)
     agreements: dict[str, Agreement | None] = {
-        "pixels": compare(model.run(samples.feeds), samples.answers, samples.targets)
+        "pixels": compare(answers, samples.answers, samples.targets)
     }
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
@@ -173,6 +166,13 @@ def convert_and_run(
             else None
         )
     return agreements
+
+
+def run_in_batches(model: ConvertedModel, feeds: Feeds) -> NDArray[np.float32]:
+    """Returns float32 [n, k], computed for AT_ONCE photos at a time."""
+    starts = range(0, len(next(iter(feeds.values()))), AT_ONCE)
+    batches = ({name: p[n : n + AT_ONCE] for name, p in feeds.items()} for n in starts)
+    return np.concatenate([model.run(batch) for batch in batches])
 
 
 def compare(

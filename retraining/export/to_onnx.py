@@ -1,6 +1,7 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import OUTPUT, Feeds, Source
 from retraining.graphs.read import to_tensorflow
+from retraining.graphs.tensorflow import import_whole_tensorflow
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
 
@@ -18,23 +20,63 @@ def save(source: Source, path: str) -> None:
     The input `images` (and `images_2` of a second network) is float32 [batch, height, width, 3] of
     `(pixel - mean) / std`, the output `probabilities` float32 [batch, k].
     """
-    import tf2onnx
-
-    names = {f"{image.node}:0": image.feed for image in source.inputs}
-    output = f"{source.output}:0"
-    model, _ = tf2onnx.convert.from_graph_def(
-        to_tensorflow(source.graph_def),
-        input_names=list(names),
-        output_names=[output],
-        opset=OPSET,
-        tensors_to_rename={**names, output: OUTPUT},
-    )
+    model = _convert(source)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     for key, value in _properties(source).items():
         model.metadata_props.add(key=key, value=value)
     with open(path, "wb") as file:
         file.write(model.SerializeToString())
+
+
+def _convert(source: Source) -> Any:
+    """Returns the onnx.ModelProto that tf2onnx makes of a Source.
+
+    Takes the steps of `tf2onnx.convert.from_graph_def` one by one, since that function copies the
+    weights so often that Inception-v3 takes 4 GB: TensorFlow imports and optimizes them although
+    they are folded already, and each optimizer of tf2onnx works on a copy.
+    """
+    tf = import_whole_tensorflow()
+    from tf2onnx.tf_utils import compress_graph_def
+    from tf2onnx.tfonnx import process_tf_graph
+
+    names = {f"{image.node}:0": image.feed for image in source.inputs}
+    output = f"{source.output}:0"
+    graph_def = to_tensorflow(source.graph_def)
+    weights = compress_graph_def(graph_def)  # takes them out of the graph
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = process_tf_graph(
+            graph,
+            input_names=list(names),
+            output_names=[output],
+            opset=OPSET,
+            const_node_values=weights,
+            tensors_to_rename={**names, output: OUTPUT},
+        )
+    return _optimized(converted).make_model(f"{source.network} with a retrained last layer")
+
+
+def _optimized(graph: Any) -> Any:
+    """Returns a graph of tf2onnx after those of its optimizers that find something here.
+
+    The others are for loops, quantised graphs, Einsum and resizing to the same size. Each runs
+    once, since its run takes memory as large as the weights until the end. The second round, which
+    tf2onnx has, changes nothing in the networks known here.
+    """
+    from tf2onnx import optimizer
+
+    for optimize in (
+        optimizer.TransposeOptimizer,
+        optimizer.ConstFoldOptimizer,
+        optimizer.MergeDuplicatedNodesOptimizer,
+        optimizer.ReshapeOptimizer,
+        optimizer.GlobalPoolOptimizer,
+        optimizer.IdentityOptimizer,
+        optimizer.BackToBackOptimizer,
+    ):
+        graph = optimize().optimize(graph, iteration=0)
+    return graph
 
 
 def _properties(source: Source) -> dict[str, str]:

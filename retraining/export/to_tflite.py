@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from retraining.export.bias_correction import correct_biases
 from retraining.export.converter import Calibration, Converter
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.network_function import network_function
+from retraining.export.pixels_graph import OUTPUT, Feeds, Source
 from retraining.export.tflite_int8 import Int8Model, calibration_feeds, integer_source, quantize
 from retraining.export.tflite_metadata import add_metadata
-from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -52,18 +52,13 @@ def _convert(source: Source, path: str, set_up: Callable[[Any], None] | None = N
     """Writes a Source to `path`; `set_up` may change the TFLiteConverter."""
     tf = import_whole_tensorflow()
     module = tf.Module()
+    network, module.kernels = network_function(tf, source)
 
-    def network(*pixels: Tensor) -> dict[str, Tensor]:
-        names = [f"{image.node}:0" for image in source.inputs]
-        inputs = dict(zip(names, pixels, strict=True))
-        output = tf.graph_util.import_graph_def(
-            to_tensorflow(source.graph_def), inputs, [f"{source.output}:0"], name=""
-        )[0]
-        return {"probabilities": output}
+    def named(*pixels: Tensor) -> dict[str, Tensor]:
+        return {OUTPUT: network(*pixels)}
 
-    module.network = tf.function(network, autograph=False)
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    function = module.network.get_concrete_function(*specs)
+    function = tf.function(named, autograph=False).get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if set_up:
         set_up(converter)

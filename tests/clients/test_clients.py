@@ -16,10 +16,10 @@ import pytest
 import tensorflow as tf
 
 from retraining.export import build
-from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
+from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS, find, obtain
 from retraining.photos.reader import ImageReader
@@ -99,8 +99,10 @@ def exports(request, tmp_path_factory):
     for kind, path in paths.items():
         CONVERTERS[kind].save(Source.of(copied(graph_def)), path)
 
+    frozen = BytesRunner(graph_def, source.output)
+
     def answers(pixels):
-        return run_frozen(graph_def, source, {image.feed: pixels})
+        return np.concatenate([frozen.run_pixels({image.node: p[None]}) for p in pixels])
 
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart
