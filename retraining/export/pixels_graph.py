@@ -29,14 +29,12 @@ RAW_PIXELS = "uint8 pixels"  # uint8 [n, height, width, 3], 0 to 255; the model 
 class Input:
     """One float input of a graph: float32 [n, *size, 3] of preprocessed pixels.
 
-    `node` is its name in the graph, `feed` its name in the other formats, which take PIXELS or
-    RAW_PIXELS.
+    `node` is its name in the graph, `feed` its name in the other formats.
     """
 
     node: str
     feed: str
     preprocessing: Preprocessing
-    takes: str = PIXELS
 
     @property
     def size(self) -> Size:
@@ -44,9 +42,8 @@ class Input:
         return self.preprocessing.size
 
     def describe(self) -> dict[str, Any]:
-        """Returns how to feed this input."""
-        described = self.preprocessing.describe()
-        return {"takes": self.takes, "kernel": self.preprocessing.kernel, **described}
+        """Returns the preprocessing of this input."""
+        return {"kernel": self.preprocessing.kernel, **self.preprocessing.describe()}
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Source:
     labels: tuple[str, ...]
     network: str
     temperature: float = 1.0  # by which label_image.py divides logits; the output does without it
+    takes: str = PIXELS  # or RAW_PIXELS
 
     @classmethod
     def of(cls, graph_def: GraphDef) -> "Source":
@@ -82,7 +80,7 @@ class Source:
             "format": FORMAT,
             "labels": self.labels,
             "network": self.network,
-            "inputs": {image.feed: image.describe() for image in self.inputs},
+            "inputs": {i.feed: {"takes": self.takes, **i.describe()} for i in self.inputs},
             "output": OUTPUT,
             "temperature": self.temperature,
             "temperature_inside": False,

@@ -44,8 +44,8 @@ def integer_source(source: Source) -> Source:
         node = image.node
         if not fits_one_scale(image.preprocessing):
             node = _normalise_inside(graph_def, image)
-        inputs.append(replace(image, node=node, takes=RAW_PIXELS))
-    return replace(source, graph_def=graph_def, inputs=tuple(inputs))
+        inputs.append(replace(image, node=node))
+    return replace(source, graph_def=graph_def, inputs=tuple(inputs), takes=RAW_PIXELS)
 
 
 def fits_one_scale(preprocessing: Preprocessing) -> bool:

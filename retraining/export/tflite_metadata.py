@@ -45,12 +45,10 @@ def add_metadata(model: bytes, source: Source) -> bytes:
     from tensorflow.lite.tools import flatbuffer_utils
 
     tree = flatbuffer_utils.convert_bytearray_to_object(model)
-    feeds = {i.name.decode(): i.tensorIndex for i in tree.signatureDefs[0].inputs}
-    images = {feeds[image.feed]: image for image in source.inputs}
-    graph = tree.subgraphs[0]
-    inputs = [_as_normalised(images[number], graph.tensors[number]) for number in graph.inputs]
+    feeds = {i.tensorIndex: i.name.decode() for i in tree.signatureDefs[0].inputs}
     buffer, entry = BufferT(), MetadataT()
-    description = describe(source, inputs)
+    described = _as_quantized(source, tree) if source.takes == RAW_PIXELS else source
+    description = describe(described, [feeds[number] for number in tree.subgraphs[0].inputs])
     buffer.data = np.frombuffer(description, np.uint8)
     entry.name, entry.buffer = BUFFER, len(tree.buffers)
     tree.buffers.append(buffer)
@@ -63,26 +61,29 @@ def add_metadata(model: bytes, source: Source) -> bytes:
     return file.getvalue()
 
 
-def _as_normalised(image: Input, tensor: Any) -> Input:
-    """Returns the Input with the mean and std that turn pixels into the numbers of its TensorT.
+def _as_quantized(source: Source, tree: Any) -> Source:
+    """Returns a Source with the mean and std by which the tensors of a ModelT stand for pixels.
 
-    For raw pixels these are the tensor's zero point and scale: programs that compute both
-    normalise and then quantise to the same pixels; MediaPipe does neither.
+    Programs that normalise and then quantise get the same pixels; MediaPipe does neither.
     """
-    if image.takes != RAW_PIXELS:
-        return image
-    zero_point, scale = float(tensor.quantization.zeroPoint[0]), float(tensor.quantization.scale[0])
-    return replace(
-        image, preprocessing=replace(image.preprocessing, mean=zero_point, std=1 / scale)
-    )
+    tensors = {i.name.decode(): i.tensorIndex for i in tree.signatureDefs[0].inputs}
+    inputs = []
+    for image in source.inputs:
+        quantization = tree.subgraphs[0].tensors[tensors[image.feed]].quantization
+        mean, std = float(quantization.zeroPoint[0]), 1 / float(quantization.scale[0])
+        inputs.append(
+            replace(image, preprocessing=replace(image.preprocessing, mean=mean, std=std))
+        )
+    return replace(source, inputs=tuple(inputs))
 
 
-def describe(source: Source, inputs: Sequence[Input]) -> bytes:
-    """Returns the bytes of the ModelMetadata of a Source; `inputs` have the model's order."""
+def describe(source: Source, feeds: Sequence[str]) -> bytes:
+    """Returns the bytes of the ModelMetadata of a Source, its inputs in the order of `feeds`."""
     import flatbuffers
 
     write = _Writer(flatbuffers.Builder())
-    images = write.list([_image(write, image) for image in inputs])
+    inputs = {image.feed: image for image in source.inputs}
+    images = write.list([_image(write, inputs[feed]) for feed in feeds])
     graph = write.table({2: images, 3: write.list([_probabilities(write)])})
     model = write.table(
         {
@@ -100,14 +101,13 @@ def _image(write: "_Writer", image: Input) -> int:
     """Writes the TensorMetadata of an Input: an RGB image, and how to normalise its pixels."""
     properties = write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB}))
     mean, std = image.preprocessing.mean, image.preprocessing.std
-    normalised = f"(pixel - {spelled(mean)}) / {spelled(std)}"
     normalisation = write.table({0: write.floats(channels(mean)), 1: write.floats(channels(std))})
     return write.table(
         {
             0: write.text(image.feed),
             1: write.text(
                 f"{image.size[0]} x {image.size[1]} pixels (height x width), RGB, "
-                + ("0 to 255" if image.takes == RAW_PIXELS else normalised)
+                f"(pixel - {spelled(mean)}) / {spelled(std)}"
             ),
             3: properties,
             4: write.list([write.union(NORMALIZATION_OPTIONS, normalisation)]),

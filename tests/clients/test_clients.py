@@ -18,6 +18,7 @@ import tensorflow as tf
 from retraining.export import build
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
+from retraining.export.tflite_int8 import raw_pixels
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
@@ -107,7 +108,13 @@ def exports(request, tmp_path_factory):
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart
     return SimpleNamespace(
-        image=image, pixels=pixels, expected=expected, answers=answers, folder=folder, **paths
+        source=source,
+        image=image,
+        pixels=pixels,
+        expected=expected,
+        answers=answers,
+        folder=folder,
+        **paths,
     )
 
 
@@ -183,21 +190,37 @@ def test_saved_model_cli(exports, signature):
 
 
 def test_mediapipe(exports):
+    photos = raw_pixels(exports.pixels, exports.image.preprocessing)
+    record = exports.image.preprocessing
+    fed = (photos.astype(np.float32) - record.offset) * record.factor
+    check(labelled_by_mediapipe(exports.tflite, photos), exports, exports.answers(fed))
+
+
+def test_mediapipe_with_integers(exports):
+    """It feeds the pixels of an image as they are, as the check of a run does."""
+    pytest.importorskip("mediapipe")
+    path, record = f"{exports.folder}/int8.tflite", exports.image.preprocessing
+    integers, rows = CONVERTERS["tflite_full_int8"], exports.pixels[:, None]
+    integers.calibrate(exports.source, path, lambda: ({exports.image.feed: row} for row in rows))
+    expected = integers.load(path).run({exports.image.feed: exports.pixels})
+    answers = labelled_by_mediapipe(path, raw_pixels(exports.pixels, record))
+    check(answers, exports, expected)
+    np.testing.assert_allclose(answers, exports.expected, rtol=0, atol=0.15)
+
+
+def labelled_by_mediapipe(path, photos):
     """It scales images to the network's size by itself, so these have that size."""
     mediapipe = pytest.importorskip("mediapipe")
     tasks = importlib.import_module("mediapipe.tasks.python")
-    record = exports.image.preprocessing
-    photos = np.clip(np.rint(exports.pixels * record.std + record.mean), 0, 255).astype(np.uint8)
-    options = tasks.vision.ImageClassifierOptions(tasks.BaseOptions(exports.tflite))
+    options = tasks.vision.ImageClassifierOptions(tasks.BaseOptions(path))
     rows = []
     with tasks.vision.ImageClassifier.create_from_options(options) as classifier:
         for photo in photos:
             image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo)
             (head,) = classifier.classify(image).classifications
             scores = {each.category_name: each.score for each in head.categories}
-            rows.append([scores[label] for label in LABELS])
-    fed = (photos.astype(np.float32) - record.offset) * record.factor
-    check(rows, exports, exports.answers(fed))
+            rows.append([scores.get(label, 0) for label in LABELS])
+    return rows
 
 
 @pytest.fixture(scope="module")

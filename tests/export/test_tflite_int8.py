@@ -119,6 +119,15 @@ def test_it_describes_its_input(made):
     assert Preprocessing.of(about) == record
 
 
+def test_its_metadata_normalises_as_its_tensor_does(made):
+    """As in "(pixel - 127) / 128", the words beside the numbers of NormalizationOptions."""
+    source, file = made
+    one_scale = fits_one_scale(source.inputs[0].preprocessing)
+    with open(file.path, "rb") as content:
+        words = b"(pixel - 127) / 128" if one_scale else b"(pixel - 0) / 1"
+        assert words in content.read()
+
+
 def test_the_loaded_model_feeds_raw_pixels(made):
     source, file = made
     (feeds,) = ({"images": np.concatenate([f["images"] for f in feeds_of(source, GREY)])},)
