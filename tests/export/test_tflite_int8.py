@@ -141,6 +141,8 @@ def test_raw_pixels_are_rounded_and_stay_in_their_range():
     fed = (pixels - record.offset) * record.factor
     np.testing.assert_array_equal(raw_pixels(fed, record), pixels)
     np.testing.assert_array_equal(raw_pixels(np.float32([-1.5, 1.5]), record), [0, 255])
+    fed = (np.float32([10.4, 10.6]) - record.offset) * record.factor
+    np.testing.assert_array_equal(raw_pixels(fed, record), [10, 11])
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,15 @@ def with_rounded_weights(source):
             nodes[layer.weights], bias_correction.rounded(weights, "Depthwise" in layer.op)
         )
     return replace(source, graph_def=graph_def)
+
+
+def test_each_output_has_a_scale_of_its_own():
+    weights = np.float32([[[[127.0, 0.4], [12.4, 12.7]]]])  # one place, two inputs, two outputs
+    steps = np.float32([[[[127.0, 0.4], [12.0, 12.7]]]])
+    np.testing.assert_allclose(bias_correction.rounded(weights, depthwise=False), steps, atol=1e-6)
+    weights = np.float32([[[[127.0], [1.27]], [[12.4], [0.404]]]])  # two places, two channels
+    steps = np.float32([[[[127.0], [1.27]], [[12.0], [0.4]]]])
+    np.testing.assert_allclose(bias_correction.rounded(weights, depthwise=True), steps, atol=1e-6)
 
 
 def test_a_channel_of_zeros_stays():
