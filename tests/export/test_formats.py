@@ -643,6 +643,22 @@ def test_a_run_calibrates_on_training_photos_and_records_how_it_did(failing, mon
     assert "tflite_full_int8" in (tmp_path / "models" / "report").read_text()
 
 
+def test_a_run_warns_of_a_file_that_answers_otherwise_and_writes_it(failing, monkeypatch, tmp_path):
+    def run(module, arguments, scratch):
+        (scratch / "tflite_int8").write_bytes(b"a model")
+        (scratch / "answers.json").write_text('{"pixels": [50, 0.9, 0.5, 40, 44]}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(formats, "run_module", run)
+    path = tmp_path / "m.tflite"
+    assert failing("--tflite_file", path, "--tflite_quantize", "dynamic")[0] == 0
+    assert path.read_bytes() == b"a model"
+    record = json.loads((tmp_path / "models" / "metrics").read_text())
+    assert record["caveats"] == [
+        "tflite_int8 gives only 90.0% of 50 photos the first label that the graph gives them"
+    ]
+
+
 def test_only_a_calibrated_format_reads_training_photos(converted):
     photos = [f"{number}.jpg" for number in range(300)]
     for kind, count, training in (
