@@ -17,6 +17,7 @@ from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
 from retraining.system.children import run_module
+from retraining.system.observer import Observer
 from retraining.system.scratch import scratch_folder
 
 MOST_PHOTOS = 50  # that test a format
@@ -57,7 +58,11 @@ class Made:
 
 
 def make(
-    formats: Mapping[str, str], graph: bytes, photos: Sequence[str], max_pixels: int
+    formats: Mapping[str, str],
+    graph: bytes,
+    photos: Sequence[str],
+    max_pixels: int,
+    observer: Observer | None = None,
 ) -> list[Made]:
     """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
@@ -65,6 +70,7 @@ def make(
         formats: {kind of Converter: path that is set for it}.
         graph: bytes of a retrained graph that describes itself; photos: paths, at least one.
         max_pixels: larger images are not read.
+        observer: is told of each format before its conversion, which can take twenty seconds.
 
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
@@ -76,10 +82,13 @@ def make(
             "photos": [absolute(path) for path in photos],
             "max_image_pixels": max_pixels,
         }
-        return [
-            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request))
-            for kind, path in formats.items()
-        ]
+        made = []
+        for number, (kind, path) in enumerate(formats.items(), 1):
+            if observer:
+                observer.tell(f"converting to {kind} ({number} of {len(formats)})")
+            answers = _convert(folder, kind, request)
+            made.append(_made(CONVERTERS[kind], path, folder / kind, answers))
+        return made
 
 
 def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, Agreement | None]:

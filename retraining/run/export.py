@@ -199,12 +199,12 @@ def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> lis
     paths, examples = run.settings.outputs.formats, tuned.bottlenecks.examples
     if not paths:
         return []
-    log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
     photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     samples = [photos[row].path for row in rows]
-    made = formats.make(paths, b"".join(exported.graph), samples, run.settings.photos.max_pixels)
+    graph, max_pixels = b"".join(exported.graph), run.settings.photos.max_pixels
+    made = formats.make(paths, graph, samples, max_pixels, run.observer)
     for other in made:
         log.info(other.agreement)
     return made

@@ -349,6 +349,9 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
+    total = len(written)
+    announced = re.findall(r"^converting to (\w+) \((\d) of (\d)\)$", run.err, re.M)
+    assert announced == [(name, str(n), str(total)) for n, (name, _) in enumerate(written, 1)]
 
 
 # -- graphs of other kinds ----------------------------------------------------------------------
