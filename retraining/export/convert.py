@@ -82,16 +82,12 @@ def read_samples(
     """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
-    answers: list[NDArray[np.float32]] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []
     frozen = BytesRunner(graph_def, source.output)
     for path in paths:
         with contextlib.suppress(ImageError):  # the photo has vanished since
-            images = [reader.read(path) for reader in readers]
-            fed = zip(source.inputs, images, strict=True)
-            answers.append(frozen.run_pixels({i.node: image for i, image in fed})[0])
-            pixels.append([image[0] for image in images])
+            pixels.append([reader.read(path)[0] for reader in readers])
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
@@ -101,7 +97,17 @@ def read_samples(
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
-    return Samples(feeds, np.array(answers), files, np.array(answers_to_files))
+    answers = run_frozen(frozen, source, feeds)
+    return Samples(feeds, answers, files, np.array(answers_to_files))
+
+
+def run_frozen(frozen: BytesRunner, source: Source, feeds: Feeds) -> NDArray[np.float32]:
+    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
+    rows = (
+        {image.node: feeds[image.feed][row : row + 1] for image in source.inputs}
+        for row in range(len(next(iter(feeds.values()))))
+    )
+    return np.concatenate([frozen.run_pixels(row) for row in rows])
 
 
 def convert_and_run(

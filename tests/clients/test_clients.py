@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from retraining.export import build
+from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
@@ -102,7 +103,7 @@ def exports(request, tmp_path_factory):
     frozen = BytesRunner(graph_def, source.output)
 
     def answers(pixels):
-        return np.concatenate([frozen.run_pixels({image.node: p[None]}) for p in pixels])
+        return run_frozen(frozen, source, {image.feed: pixels})
 
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart
