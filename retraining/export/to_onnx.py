@@ -1,6 +1,7 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ def save(source: Source, path: str) -> None:
     The input `images` (and `images_2` of a second network) is float32 [batch, height, width, 3] of
     `(pixel - mean) / std`, the output `probabilities` float32 [batch, k].
     """
-    model = _convert(source)
+    names = {f"{image.node}:0": image.feed for image in source.inputs}
+    model = _convert(to_tensorflow(source.graph_def), names, f"{source.output}:0")
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     for key, value in _properties(source).items():
@@ -29,8 +31,10 @@ def save(source: Source, path: str) -> None:
         file.write(model.SerializeToString())
 
 
-def _convert(source: Source) -> Any:
-    """Returns the onnx.ModelProto that tf2onnx makes of a Source.
+def _convert(graph_def: Any, names: Mapping[str, str], output: str) -> Any:
+    """Returns the onnx.ModelProto that tf2onnx makes of TensorFlow's GraphDef, which is used up.
+
+    `names` has the name of each input in the file, `output` is the tensor to compute.
 
     Takes the steps of `tf2onnx.convert.from_graph_def` one by one, since that function copies the
     weights so often that Inception-v3 takes 4 GB: TensorFlow imports and optimizes them although
@@ -40,9 +44,6 @@ def _convert(source: Source) -> Any:
     from tf2onnx.tf_utils import compress_graph_def
     from tf2onnx.tfonnx import process_tf_graph
 
-    names = {f"{image.node}:0": image.feed for image in source.inputs}
-    output = f"{source.output}:0"
-    graph_def = to_tensorflow(source.graph_def)
     weights = compress_graph_def(graph_def)  # takes them out of the graph
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -54,7 +55,7 @@ def _convert(source: Source) -> Any:
             const_node_values=weights,
             tensors_to_rename={**names, output: OUTPUT},
         )
-    return _optimized(converted).make_model(f"{source.network} with a retrained last layer")
+    return _optimized(converted).make_model("image classifier")
 
 
 def _optimized(graph: Any) -> Any:
