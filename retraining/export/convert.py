@@ -10,6 +10,7 @@ largest difference of a probability], or null if TensorFlow decodes none of the 
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -22,14 +23,14 @@ from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.evaluation.temperature import apply_temperature
-from retraining.export.converter import DecodingModel
-from retraining.export.pixels_graph import IMAGE, Feeds, Source
+from retraining.export.converter import ConvertedModel, DecodingModel
+from retraining.export.pixels_graph import IMAGE, Pixels, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import DEVELOP
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
-from retraining.graphs.session import open_session
+from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
 from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
@@ -56,7 +57,7 @@ class Samples:
     """
 
     images: Iterator[NDArray[np.uint8]]
-    feeds: Feeds
+    feeds: Pixels
     answers: NDArray[np.float32]
     files: list[bytes]
     answers_to_files: NDArray[np.float32]
@@ -70,6 +71,8 @@ def main(folder: str) -> None:
     kind = request["format"]
     source = Source.of(graph_def, CONVERTERS[kind].taking(request["takes"]))
     samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
+    del graph_def  # `source` has a copy
+    return_free_memory()
     try:
         answers = convert_and_run(kind, source, samples, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
@@ -88,7 +91,7 @@ def read_samples(
     read: list[str] = []
     files: list[bytes] = []
     answers_to_files: list[NDArray[np.float32]] = []
-    from_bytes = BytesRunner(graph_def, source.output)
+    frozen = BytesRunner(graph_def, source.output)
     for path in paths:
         with contextlib.suppress(ImageError):  # the photo has vanished since
             pixels.append([reader.read(path)[0] for reader in readers])
@@ -96,7 +99,7 @@ def read_samples(
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answer = run_on_bytes(from_bytes, content, max_pixels)[0]
+                answer = run_on_bytes(frozen, content, max_pixels)[0]
                 if not has_transparency(content):  # which the graph's own decoder ignores
                     answers_to_files.append(answer)
                     files.append(content)
@@ -105,7 +108,7 @@ def read_samples(
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
     images = decode(read, source.inputs[0].preprocessing.raw, max_pixels)
-    answers = run_frozen(graph_def, source, feeds)
+    answers = run_frozen(frozen, source, feeds)
     if source.temperature_inside:
         answers = apply_temperature(answers, source.temperature)
         answers_to_files = [
@@ -122,20 +125,13 @@ def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[
             yield pixels[None]
 
 
-def run_frozen(graph_def: GraphDef, source: Source, feeds: Feeds) -> NDArray[np.float32]:
+def run_frozen(frozen: BytesRunner, source: Source, feeds: Pixels) -> NDArray[np.float32]:
     """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
-    nodes = {image.feed: f"{image.node}:0" for image in source.inputs}
-    rows = range(0, len(next(iter(feeds.values()))), AT_ONCE)
-    with open_session(graph_def, source.output) as session:
-        return np.concatenate(
-            [
-                session.run(
-                    f"{source.output}:0",
-                    {nodes[feed]: p[row : row + AT_ONCE] for feed, p in feeds.items()},
-                )
-                for row in rows
-            ]
-        )
+    rows = (
+        {image.node: feeds[image.feed][row : row + 1] for image in source.inputs}
+        for row in range(len(next(iter(feeds.values()))))
+    )
+    return np.concatenate([frozen.run_pixels(row) for row in rows])
 
 
 def convert_and_run(
@@ -145,11 +141,13 @@ def convert_and_run(
     path = os.path.join(folder, kind)
     with naming(path):
         CONVERTERS[kind].save(source, path)
+    gc.collect()  # functions of TensorFlow hold each other
+    return_free_memory()
     model = CONVERTERS[kind].load(path)
     if source.takes == IMAGE:
         answers = np.concatenate([model.run({IMAGE: image}) for image in samples.images])
     else:
-        answers = model.run(samples.feeds)
+        answers = run_in_batches(model, samples.feeds)
     agreements: dict[str, Agreement | None] = {source.takes: compare(answers, samples.answers)}
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
@@ -158,6 +156,13 @@ def convert_and_run(
             else None
         )
     return agreements
+
+
+def run_in_batches(model: ConvertedModel, feeds: Pixels) -> NDArray[np.float32]:
+    """Returns float32 [n, k], computed for AT_ONCE photos at a time."""
+    starts = range(0, len(next(iter(feeds.values()))), AT_ONCE)
+    batches = ({name: p[n : n + AT_ONCE] for name, p in feeds.items()} for n in starts)
+    return np.concatenate([model.run(batch) for batch in batches])
 
 
 def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:

@@ -18,6 +18,7 @@ from retraining.export.registry import CONVERTERS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
 from retraining.system.children import run_module
+from retraining.system.observer import Observer
 from retraining.system.scratch import scratch_folder
 
 MOST_PHOTOS = 50  # that test a format
@@ -75,6 +76,7 @@ def make(
     photos: Sequence[str],
     max_pixels: int,
     takes: str = PIXELS,
+    observer: Observer | None = None,
 ) -> list[Made]:
     """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
@@ -83,6 +85,7 @@ def make(
         graph: bytes of a retrained graph that describes itself; photos: paths, at least one.
         max_pixels: larger images are not read.
         takes: one of TAKES, for formats that allow the choice.
+        observer: is told of each format before its conversion, which can take twenty seconds.
 
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
@@ -95,10 +98,13 @@ def make(
             "max_image_pixels": max_pixels,
             "takes": takes,
         }
-        return [
-            _made(CONVERTERS[kind], path, folder / kind, _convert(folder, kind, request), takes)
-            for kind, path in formats.items()
-        ]
+        made = []
+        for number, (kind, path) in enumerate(formats.items(), 1):
+            if observer:
+                observer.tell(f"converting to {kind} ({number} of {len(formats)})")
+            answers = _convert(folder, kind, request)
+            made.append(_made(CONVERTERS[kind], path, folder / kind, answers, takes))
+        return made
 
 
 def _convert(folder: Path, kind: str, request: Mapping[str, Any]) -> dict[str, Agreement | None]:

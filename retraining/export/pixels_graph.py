@@ -16,7 +16,9 @@ from retraining.graphs.nodes import add_constant, add_node, node_name, nodes_by_
 from retraining.graphs.preprocessing import Preprocessing, Size
 from retraining.graphs.surgery import batched_part, cut, widen_batch
 
-# By the name of an input: pixels, float32 [n, height, width, 3], or uint8 [1, height, width, 3].
+# By the name of an input: preprocessed pixels, float32 [n, height, width, 3], or images as decoded,
+# uint8 [1, height, width, 3].
+Pixels: TypeAlias = Mapping[str, NDArray[np.float32]]
 Feeds: TypeAlias = Mapping[str, NDArray[np.float32] | NDArray[np.uint8]]
 
 # What a model takes: preprocessed pixels, or one image of any size as it was decoded.

@@ -1,7 +1,7 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from retraining.export.converter import Converter
 from retraining.export.image_input import image_graph
 from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
 from retraining.graphs.read import to_tensorflow
+from retraining.graphs.tensorflow import import_whole_tensorflow
 
 OPSET = 15  # the default of tf2onnx; every ONNX runtime since 2022 reads it
 
@@ -22,22 +23,13 @@ def save(source: Source, path: str) -> None:
     `(pixel - mean) / std`, the output `probabilities` float32 [batch, k]. Where the Source takes
     IMAGE, the input is `image`, uint8 [1, height, width, 3] of any size.
     """
-    import tf2onnx
-
     if source.takes == IMAGE:
         graph_def, names = image_graph(source), {f"{IMAGE}:0": IMAGE}
         sizes: list[str | int] = [1, "height", "width"]
     else:
         graph_def = to_tensorflow(source.graph_def)
         names, sizes = {f"{image.node}:0": image.feed for image in source.inputs}, ["batch"]
-    output = f"{source.output}:0"
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph_def,
-        input_names=list(names),
-        output_names=[output],
-        opset=OPSET,
-        tensors_to_rename={**names, output: OUTPUT},
-    )
+    model = _convert(graph_def, names, f"{source.output}:0")
     _name_sizes(model.graph.input, sizes)
     _name_sizes(model.graph.output, sizes[:1])
     for key, value in _properties(source).items():
@@ -54,6 +46,55 @@ def _name_sizes(values: Iterable[Any], sizes: Sequence[str | int]) -> None:
                 dimension.dim_param = size
             else:
                 dimension.dim_value = size
+
+
+def _convert(graph_def: Any, names: Mapping[str, str], output: str) -> Any:
+    """Returns the onnx.ModelProto that tf2onnx makes of TensorFlow's GraphDef, which is used up.
+
+    `names` has the name of each input in the file, `output` is the tensor to compute.
+
+    Takes the steps of `tf2onnx.convert.from_graph_def` one by one, since that function copies the
+    weights so often that Inception-v3 takes 4 GB: TensorFlow imports and optimizes them although
+    they are folded already, and each optimizer of tf2onnx works on a copy.
+    """
+    tf = import_whole_tensorflow()
+    from tf2onnx.tf_utils import compress_graph_def
+    from tf2onnx.tfonnx import process_tf_graph
+
+    weights = compress_graph_def(graph_def)  # takes them out of the graph
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        converted = process_tf_graph(
+            graph,
+            input_names=list(names),
+            output_names=[output],
+            opset=OPSET,
+            const_node_values=weights,
+            tensors_to_rename={**names, output: OUTPUT},
+        )
+    return _optimized(converted).make_model("image classifier")
+
+
+def _optimized(graph: Any) -> Any:
+    """Returns a graph of tf2onnx after those of its optimizers that find something here.
+
+    The others are for loops, quantised graphs, Einsum and resizing to the same size. Each runs
+    once, since its run takes memory as large as the weights until the end. The second round, which
+    tf2onnx has, changes nothing in the networks known here.
+    """
+    from tf2onnx import optimizer
+
+    for optimize in (
+        optimizer.TransposeOptimizer,
+        optimizer.ConstFoldOptimizer,
+        optimizer.MergeDuplicatedNodesOptimizer,
+        optimizer.ReshapeOptimizer,
+        optimizer.GlobalPoolOptimizer,
+        optimizer.IdentityOptimizer,
+        optimizer.BackToBackOptimizer,
+    ):
+        graph = optimize().optimize(graph, iteration=0)
+    return graph
 
 
 def _properties(source: Source) -> dict[str, str]:

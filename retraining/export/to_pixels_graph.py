@@ -9,8 +9,8 @@ from retraining.export.build import FORMAT, metadata_bytes
 from retraining.export.converter import Converter
 from retraining.export.pixels_graph import Feeds, Source
 from retraining.graphs.description import read_metadata
-from retraining.graphs.read import import_graph, read_graph
-from retraining.graphs.tensorflow import import_tensorflow
+from retraining.graphs.read import read_graph
+from retraining.graphs.session import open_session
 from retraining.graphs.write import graph_bytes
 
 
@@ -52,7 +52,7 @@ class PixelsGraph:
         graph_def = read_graph(path)
         description = read_metadata(graph_def) or {}
         self._nodes, self._output = list(description["inputs"]), description["output"]
-        self._session = import_tensorflow().Session(graph=import_graph(graph_def))
+        self._session = open_session(graph_def, self._output, few=True)
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""

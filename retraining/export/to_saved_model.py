@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from retraining.export.build import labels_bytes
 from retraining.export.converter import Converter
 from retraining.export.image_input import SHAPE, preprocess
+from retraining.export.network_function import network_function
 from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, TAKES, Feeds, Source
-from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
@@ -36,12 +36,13 @@ def save(source: Source, folder: str) -> None:
     """
     tf = import_whole_tensorflow()
     with tempfile.TemporaryDirectory() as elsewhere:
-        module = tf.Module()  # functions of its own would store the weights again
+        module = tf.Module()
         module.files = [
             _asset(tf, os.path.join(elsewhere, LABELS_FILE), labels_bytes(source.labels)),
             _asset(tf, os.path.join(elsewhere, DESCRIPTION_FILE), source.description()),
         ]
-        tf.saved_model.save(module, folder, _signatures(tf, source))
+        network, module.kernels = network_function(tf, source)
+        tf.saved_model.save(module, folder, _signatures(tf, source, network))
 
 
 def _asset(tf: TensorFlow, path: str, content: bytes) -> Any:
@@ -51,11 +52,11 @@ def _asset(tf: TensorFlow, path: str, content: bytes) -> Any:
     return tf.saved_model.Asset(path)
 
 
-def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:
-    """Returns {name: concrete tf.function}."""
+def _signatures(tf: TensorFlow, source: Source, network: Callable[..., Tensor]) -> dict[str, Any]:
+    """Returns {name: concrete tf.function}; `network` goes from pixels to probabilities."""
     specs = [tf.TensorSpec([None, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    # All signatures call this one function, so that the file stores the weights only once.
-    network = tf.function(_network(tf, source), input_signature=specs, autograph=False)
+    # All signatures call this one function, so that the file stores its nodes only once.
+    network = tf.function(network, input_signature=specs, autograph=False)
 
     def answer(*pixels: Tensor) -> dict[str, Tensor]:
         return _with_labels(tf, network(*pixels), source.labels)
@@ -87,21 +88,6 @@ def _signatures(tf: TensorFlow, source: Source) -> dict[str, Any]:
         PIXELS: signature(lambda *images: answer(*feeds(*images)), *taken),
         NUMBERS: signature(lambda *images: probabilities(*feeds(*images)), *taken),
     }
-
-
-def _network(tf: TensorFlow, source: Source) -> Callable[..., Tensor]:
-    """Returns the graph as a function from the pixels of each input to float32 [n, k]."""
-
-    def network(*pixels: Tensor) -> Tensor:
-        names = [f"{image.node}:0" for image in source.inputs]
-        return tf.graph_util.import_graph_def(
-            to_tensorflow(source.graph_def),
-            input_map=dict(zip(names, pixels, strict=True)),
-            return_elements=[f"{source.output}:0"],
-            name="",
-        )[0]
-
-    return network
 
 
 def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:

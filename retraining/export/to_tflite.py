@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
 from retraining.export.image_input import SHAPE, preprocess
-from retraining.export.pixels_graph import IMAGE, TAKES, Feeds, Source
+from retraining.export.network_function import network_function
+from retraining.export.pixels_graph import IMAGE, OUTPUT, TAKES, Feeds, Source
 from retraining.export.tflite_metadata import add_metadata
-from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -36,24 +36,20 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
     """Writes a Source to `path` with these tf.lite.Optimize."""
     tf = import_whole_tensorflow()
     module = tf.Module()
+    network, module.kernels = network_function(tf, source)
 
-    def network(*pixels: Tensor) -> dict[str, Tensor]:
-        names = [f"{image.node}:0" for image in source.inputs]
-        inputs = dict(zip(names, pixels, strict=True))
-        output = tf.graph_util.import_graph_def(
-            to_tensorflow(source.graph_def), inputs, [f"{source.output}:0"], name=""
-        )[0]
-        return {"probabilities": output}
+    def named(*pixels: Tensor) -> dict[str, Tensor]:
+        return {OUTPUT: network(*pixels)}
 
-    def network_of_image(image: Tensor) -> dict[str, Tensor]:
-        return network(*preprocess(tf, image, source.inputs))
+    def named_of_image(image: Tensor) -> dict[str, Tensor]:
+        return named(*preprocess(tf, image, source.inputs))
 
     of_image = source.takes == IMAGE
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
     if of_image:
         specs = [tf.TensorSpec(SHAPE, tf.uint8, IMAGE)]
-    module.network = tf.function(network_of_image if of_image else network, autograph=False)
-    function = module.network.get_concrete_function(*specs)
+    function = tf.function(named_of_image if of_image else named, autograph=False)
+    function = function.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     converter.optimizations = optimizations
     with open(path, "wb") as file:

@@ -33,7 +33,7 @@ def open_session(
     """
     tf = import_tensorflow()
     wanted = ancestors(nodes_by_name(graph_def), output_name)
-    kernels = [n for n in graph_def.node if n.name in wanted and _is_kernel(n)]
+    kernels = [n for n in graph_def.node if n.name in wanted and is_kernel(n)]
     if not few and sum(map(_bytes_of, kernels)) <= MOST_CONSTANT:
         return tf.Session(graph=import_graph(graph_def, wanted), config=config)
     session = tf.Session(graph=import_graph(_with_variables(graph_def, wanted)), config=config)
@@ -55,7 +55,7 @@ def return_free_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _is_kernel(node: NodeDef) -> bool:
+def is_kernel(node: NodeDef) -> bool:
     return is_weights(node) and len(shape_of(node)) > 1
 
 
@@ -73,7 +73,7 @@ def _with_variables(graph_def: GraphDef, wanted: Collection[str]) -> GraphDef:
     for node in graph_def.node:
         if node.name not in wanted:
             continue
-        if not _is_kernel(node):
+        if not is_kernel(node):
             copy.node.append(node)
             continue
         name, dtype, shape = node.name, str(type_of(node)), shape_of(node)

@@ -199,14 +199,13 @@ def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> lis
     outputs, examples = run.settings.outputs, tuned.bottlenecks.examples
     if not (paths := outputs.formats):
         return []
-    log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
     photos = next(examples[part] for part in TRY_ON if examples[part])
     rows = choose_rows(len(photos), formats.MOST_PHOTOS)
     samples = [photos[row].path for row in rows]
-    most = run.settings.photos.max_pixels
-    graph = b"".join(exported.graph)
-    made = formats.make(paths, graph, samples, most, outputs.export_input)
+    graph, max_pixels = b"".join(exported.graph), run.settings.photos.max_pixels
+    takes = outputs.export_input
+    made = formats.make(paths, graph, samples, max_pixels, takes, run.observer)
     for other in made:
         log.info(other.agreement)
     return made

@@ -21,6 +21,7 @@ from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import IMAGE, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
+from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS, find, obtain
 from retraining.photos.decode import decode
@@ -104,8 +105,10 @@ def exports(request, tmp_path_factory):
     for kind, path in paths.items():
         CONVERTERS[kind].save(Source.of(copied(graph_def)), path)
 
+    frozen = BytesRunner(graph_def, source.output)
+
     def answers(pixels):
-        return run_frozen(graph_def, source, {image.feed: pixels})
+        return run_frozen(frozen, source, {image.feed: pixels})
 
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,7 @@ from retraining.export.to_tflite import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant, sizes_of
+from retraining.graphs.nodes import GraphError, nodes_by_name, set_constant, shape_of, sizes_of
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.read import import_graph, read_graph
 from retraining.graphs.tensorflow import import_tensorflow
@@ -212,6 +213,11 @@ def test_a_saved_model_holds_the_network_once(run):
     )
     functions = saved.meta_graphs[0].graph_def.library.function
     assert sum(any(node.op == "Conv2D" for node in f.node_def) for f in functions) == 1
+    kernels = [sizes for _, sizes in tf.train.list_variables(f"{run.saved}/variables/variables")]
+    wide = [n for n in Source.of(run.graph).graph_def.node if len(shape_of(n)) > 1]
+    assert sorted(filter(None, kernels)) == sorted(list(shape_of(n)) for n in wide)
+    largest = max(len(n.attr["value"].tensor.tensor_content) for f in functions for n in f.node_def)
+    assert largest < 1000  # no kernel is a constant, of which each function would have a copy
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -322,6 +328,10 @@ def test_an_onnx_file_takes_pixels_and_describes_itself(run, pixels, expected):
     assert (feed.name, feed.shape) == ("images", ["batch", tiny.SIZE, tiny.SIZE, 3])
     (answers,) = session.run(["probabilities"], {"images": pixels})
     np.testing.assert_allclose(answers, expected, atol=1e-5)
+    import onnx
+
+    ops = Counter(node.op_type for node in onnx.load(run.onnx).graph.node)
+    assert (ops["Transpose"], ops["Identity"], ops["Cast"]) == (1, 0, 0)  # pixels to NCHW
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["labels"]) == LABELS
     size = [tiny.SIZE, tiny.SIZE]
@@ -339,6 +349,9 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
+    total = len(written)
+    announced = re.findall(r"^converting to (\w+) \((\d) of (\d)\)$", run.err, re.M)
+    assert announced == [(name, str(n), str(total)) for n, (name, _) in enumerate(written, 1)]
 
 
 def test_the_metrics_file_tells_how_to_use_each_file(run):
@@ -641,6 +654,21 @@ def test_retrain_does_not_load_what_it_is_not_asked_for():
     code = "import sys, retrain; print({'tensorflow', 'onnx', 'tf2onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+def test_photos_run_in_small_batches():
+    """All at once, fifty photos would take a gigabyte in Inception-v3."""
+    sizes = []
+
+    def run(feeds):
+        sizes.append([len(pixels) for pixels in feeds.values()])
+        return feeds["images"][:, 0, 0, :2] + feeds["images_2"][:, 0, 0, :2]
+
+    pixels = np.arange(20 * 3, dtype="f4").reshape(20, 1, 1, 3)
+    model = SimpleNamespace(run=run)
+    answers = convert.run_in_batches(model, {"images": pixels, "images_2": pixels})
+    np.testing.assert_array_equal(answers, 2 * pixels[:, 0, 0, :2])
+    assert sizes == [[8, 8], [8, 8], [4, 4]]
 
 
 def test_photos_at_urls_keep_their_names(converted, tmp_path, monkeypatch):
