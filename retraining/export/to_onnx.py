@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.image_input import image_graph
+from retraining.export.image_input import IMAGE_NODE, image_graph
 from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import import_whole_tensorflow
@@ -24,7 +24,7 @@ def save(source: Source, path: str) -> None:
     IMAGE, the input is `image`, uint8 [1, height, width, 3] of any size.
     """
     if source.takes == IMAGE:
-        graph_def, names = image_graph(source), {f"{IMAGE}:0": IMAGE}
+        graph_def, names = image_graph(source), {f"{IMAGE_NODE}:0": IMAGE}
         sizes: list[str | int] = [1, "height", "width"]
     else:
         graph_def = to_tensorflow(source.graph_def)
