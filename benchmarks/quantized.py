@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retraining.export.convert import read_calibration
+from retraining.export.convert import read_calibration, run_frozen
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import processor
@@ -55,7 +55,8 @@ def main():
     testing = dataset.split(TESTING)
     training = [e.path for e in spread(dataset.split(TRAINING), MOST_CALIBRATION)]
     targets = np.array([source.labels.index(example.label) for example in testing])
-    expected, _ = answers(frozen(graph_def, source), source, testing)
+    frozen = BytesRunner(graph_def, source.output)
+    expected, _ = answers(partial(run_frozen, frozen, source), source, testing)
     print(f"{processor().get('model name')}, {os.cpu_count()} cores; {source.network}")
     print(f"{len(testing)} test photos, {len(training)} to calibrate\n")
     print("| | MB | first label of the graph | accuracy | apart | ms a photo | s to convert |")
@@ -85,23 +86,6 @@ def convert(converter, source, training, path):
         converter.calibrate(source, path, photos)
     else:
         converter.save(source, path)
-
-
-def frozen(graph_def, source):
-    """A function that runs the frozen graph, unchanged, one photo at a time."""
-    runner = BytesRunner(graph_def, source.output)
-
-    def run(feeds):
-        rows = zip(*(feeds[image.feed] for image in source.inputs), strict=True)
-        nodes = [image.node for image in source.inputs]
-        return np.concatenate(
-            [
-                runner.run_pixels({n: p[None] for n, p in zip(nodes, row, strict=True)})
-                for row in rows
-            ]
-        )
-
-    return run
 
 
 def answers(run, source, examples):

@@ -27,6 +27,7 @@ from retraining.cli.parser import (
 from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
 from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
+from retraining.export.pixels_graph import PIXELS, TAKES
 from retraining.export.registry import CONVERTERS, FORMATS
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.preprocessing import RAW_WAYS
@@ -141,6 +142,10 @@ def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
         choice = getattr(options, converter.variant_option, "none")
         if choice != "none" and not getattr(options, converter.option):
             parser.error(f"--{converter.variant_option} needs --{converter.option}")
+    takers = [converter.option for converter in FORMATS if options.export_input in converter.takes]
+    if options.export_input != PIXELS and not any(getattr(options, each) for each in takers):
+        needed = " or ".join(f"--{each}" for each in takers)
+        parser.error(f"--export_input {options.export_input} needs {needed}")
 
 
 def _check_network(parser: Parser, settings: RunSettings) -> None:
@@ -857,6 +862,14 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
                 default="none",
                 help=converter.variant_help,
             )
+    add(
+        "--export_input",
+        choices=TAKES,
+        default=OutputSettings.export_input,
+        help="what the SavedModel, TensorFlow Lite and ONNX files take: pixels that the caller has "
+        "resized and scaled, or one image of any size, uint8 RGB, which the file resizes, scales "
+        "and scores at the temperature",
+    )
 
 
 def _add_words(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import Pixels, Source
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import node_name, nodes_by_name, set_constant, users_of
 from retraining.graphs.session import open_session
@@ -34,7 +34,7 @@ class Layer:
     bias: str
 
 
-def correct_biases(source: Source, photos: Iterable[Feeds]) -> Source:
+def correct_biases(source: Source, photos: Iterable[Pixels]) -> Source:
     """Returns a Source whose int8 weights give its layers the mean output of those of `source`.
 
     `photos` yields some photos, as the graph takes them.
@@ -68,7 +68,7 @@ def find_layers(graph_def: GraphDef) -> list[Layer]:
 
 
 def mean_inputs(
-    source: Source, names: Sequence[str], photos: Iterable[Feeds]
+    source: Source, names: Sequence[str], photos: Iterable[Pixels]
 ) -> Mapping[str, NDArray[np.float64]]:
     """Returns {tensor: the mean of each of its channels over photos, float64 [c]}.
 

@@ -4,9 +4,10 @@ Converters keep Python from handling Ctrl-C for many seconds, write freely to st
 of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind of Converter;
-`photos`, paths; `targets`, indexes of their labels; `calibration`, paths of training photos;
-`max_image_pixels`. This program adds a file or folder named after the format, and `answers.json`:
-{kind of input: the numbers of an Agreement, or null if TensorFlow decodes none of the photos}.
+`takes`, one of TAKES; `photos`, paths; `targets`, indexes of their labels; `calibration`, paths of
+training photos; `max_image_pixels`. This program adds a file or folder named after the format, and
+`answers.json`: {kind of input: the numbers of an Agreement, or null if TensorFlow decodes none of
+the photos}.
 """
 
 import contextlib
@@ -23,14 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
+from retraining.evaluation.temperature import apply_temperature
 from retraining.export.converter import Calibration, ConvertedModel, DecodingModel
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import IMAGE, Pixels, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
+from retraining.graphs.preprocessing import DEVELOP
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
+from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
 from retraining.system.children import end_with_parent
@@ -60,11 +64,14 @@ class Samples:
     """Photos, and the answers of the frozen graph.
 
     `feeds` {name of an input: float32 [n, height, width, 3]} and `answers` float32 [n, k];
-    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k]. `targets` int [n] and
-    `targets_of_files` int [m] are the indexes of the true labels.
+    `files`, the bytes of m of them, and `answers_to_files` float32 [m, k]. `images` yields the n
+    photos as decoded, each uint8 [1, height, width, 3]. Answers are at the temperature if it is
+    inside the model. `targets` int [n] and `targets_of_files` int [m] are the indexes of the true
+    labels.
     """
 
-    feeds: Feeds
+    images: Iterator[NDArray[np.uint8]]
+    feeds: Pixels
     answers: NDArray[np.float32]
     targets: NDArray[np.int_]
     files: list[bytes]
@@ -77,8 +84,8 @@ def main(folder: str) -> None:
     with open(os.path.join(folder, "request.json"), encoding="ascii") as file:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
-    source = Source.of(graph_def)
     most, kind = request["max_image_pixels"], request["format"]
+    source = Source.of(graph_def, CONVERTERS[kind].taking(request["takes"]))
     photos = dict(zip(request["photos"], request["targets"], strict=True))
     samples = read_samples(graph_def, source, photos, most)
     del graph_def  # `source` has a copy
@@ -99,40 +106,63 @@ def read_samples(
     """Reads photos {path: index of the label} into Samples, but for those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
-    answers: list[NDArray[np.float32]] = []
-    targets: list[int] = []
+    read: list[str] = []
     files: list[bytes] = []
     targets_of_files: list[int] = []
     answers_to_files: list[NDArray[np.float32]] = []
     frozen = BytesRunner(graph_def, source.output)
     for path, target in photos.items():
         with contextlib.suppress(ImageError):  # the photo has vanished since
-            images = [reader.read(path) for reader in readers]
-            fed = zip(source.inputs, images, strict=True)
-            answers.append(frozen.run_pixels({i.node: image for i, image in fed})[0])
-            pixels.append([image[0] for image in images])
-            targets.append(target)
+            pixels.append([reader.read(path)[0] for reader in readers])
+            read.append(path)
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
                 content = read_file(path, max_pixels)
-                answers_to_files.append(run_on_bytes(frozen, content, max_pixels)[0])
-                files.append(content)
-                targets_of_files.append(target)
+                answer = run_on_bytes(frozen, content, max_pixels)[0]
+                if not has_transparency(content):  # which the graph's own decoder ignores
+                    answers_to_files.append(answer)
+                    files.append(content)
+                    targets_of_files.append(target)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
+    images = decode(read, source.inputs[0].preprocessing.raw, max_pixels)
+    answers = run_frozen(frozen, source, feeds)
+    if source.temperature_inside:
+        answers = apply_temperature(answers, source.temperature)
+        answers_to_files = [
+            apply_temperature(a[None], source.temperature)[0] for a in answers_to_files
+        ]
     return Samples(
+        images,
         feeds,
-        np.array(answers),
-        np.array(targets),
+        answers,
+        np.array([photos[path] for path in read]),
         files,
         np.array(answers_to_files),
         np.array(targets_of_files),
     )
 
 
-def read_calibration(source: Source, paths: Sequence[str], max_pixels: int) -> Iterator[Feeds]:
+def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[np.uint8]]:
+    """Yields each photo as decoded, upright: uint8 [1, height, width, 3]."""
+    for path in paths:
+        content = read_file(path, max_pixels)
+        with decoded(content, max_pixels, develop=raw == DEVELOP) as pixels:
+            yield pixels[None]
+
+
+def run_frozen(frozen: BytesRunner, source: Source, feeds: Pixels) -> NDArray[np.float32]:
+    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
+    rows = (
+        {image.node: feeds[image.feed][row : row + 1] for image in source.inputs}
+        for row in range(len(next(iter(feeds.values()))))
+    )
+    return np.concatenate([frozen.run_pixels(row) for row in rows])
+
+
+def read_calibration(source: Source, paths: Sequence[str], max_pixels: int) -> Iterator[Pixels]:
     """Yields training photos, one at a time; leaves out those that cannot be read any more."""
     readers = {i.feed: ImageReader(i.preprocessing, max_pixels) for i in source.inputs}
     for path in paths:
@@ -153,9 +183,12 @@ def convert_and_run(
     gc.collect()  # functions of TensorFlow hold each other
     return_free_memory()
     model = converter.load(path)
-    answers = run_in_batches(model, samples.feeds)
+    if source.takes == IMAGE:
+        answers = np.concatenate([model.run({IMAGE: image}) for image in samples.images])
+    else:
+        answers = run_in_batches(model, samples.feeds)
     agreements: dict[str, Agreement | None] = {
-        "pixels": compare(answers, samples.answers, samples.targets)
+        source.takes: compare(answers, samples.answers, samples.targets)
     }
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
@@ -168,7 +201,7 @@ def convert_and_run(
     return agreements
 
 
-def run_in_batches(model: ConvertedModel, feeds: Feeds) -> NDArray[np.float32]:
+def run_in_batches(model: ConvertedModel, feeds: Pixels) -> NDArray[np.float32]:
     """Returns float32 [n, k], computed for AT_ONCE photos at a time."""
     starts = range(0, len(next(iter(feeds.values()))), AT_ONCE)
     batches = ({name: p[n : n + AT_ONCE] for name, p in feeds.items()} for n in starts)

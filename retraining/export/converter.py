@@ -8,18 +8,18 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.pixels_graph import Feeds, Source
+from retraining.export.pixels_graph import PIXELS, Feeds, Pixels, Source
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
 
 # Yields training photos, one at a time: {name of an input: float32 [1, height, width, 3]}.
-Calibration: TypeAlias = Callable[[], Iterator[Feeds]]
+Calibration: TypeAlias = Callable[[], Iterator[Pixels]]
 
 
 class ConvertedModel(Protocol):
     """A model of one format that its own library has loaded."""
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        """Returns float32 [n, k] for {name of an input: n images as that input takes them}."""
 
 
 @runtime_checkable
@@ -45,6 +45,7 @@ class Converter:
     load: Callable[[str], ConvertedModel]  # from that path
     # In place of `save`, for a format that is fitted to training photos:
     calibrate: Callable[[Source, str, Calibration], None] | None = None
+    takes: tuple[str, ...] = (PIXELS,)  # what models of this format can take
     is_folder: bool = False  # writes a folder, not a file
     output: Callable[[str], str] = os.fspath  # the path of the output, from the path that is set
     packages: tuple[str, ...] = ()  # that `save` and `load` import, beyond requirements.txt
@@ -56,3 +57,7 @@ class Converter:
     variants: "Mapping[str, Converter]" = field(default_factory=dict)
     variant_option: str = ""
     variant_help: str = ""
+
+    def taking(self, wanted: str) -> str:
+        """Returns what models of this format take: `wanted`, of TAKES, if they can."""
+        return wanted if wanted in self.takes else self.takes[0]

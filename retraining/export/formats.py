@@ -13,11 +13,14 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
+from retraining.export.pixels_graph import IMAGE, PIXELS
 from retraining.export.registry import CONVERTERS
 from retraining.metrics.classification import choose_rows
+from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.registry import absolute
 from retraining.system.atomic import Content, naming
 from retraining.system.children import run_module
+from retraining.system.observer import Observer
 from retraining.system.scratch import scratch_folder
 
 SAME_ENOUGH = 0.95  # share of photos with the graph's first label; a run warns of less
@@ -45,10 +48,14 @@ def check_installed(kinds: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos for conversions: {path: index of its label} to test them, and training photos."""
+    """Photos for conversions: {path: index of its label} to test them, and training photos.
+
+    Those with more than `max_pixels` are not read.
+    """
 
     testing: Mapping[str, int]
     calibration: Sequence[str] = ()
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,15 @@ class Made:
 
     `content` belongs at `path`: bytes, or {path in it: bytes} of a folder. `agreement` says in one
     line how large it is and how its answers compare with those of the graph, `checks` has the
-    numbers by kind of input. `warning` says that far too many answers differ, or is ''.
+    numbers by kind of input. `warning` says that far too many answers differ, or is ''. `takes` is
+    one of TAKES, or RAW_PIXELS.
     """
 
     name: str
     path: str
     content: Content
     agreement: str
+    takes: str
     kind: str = ""
     size: int = 0  # in bytes
     checks: Mapping[str, Agreement | None] = field(default_factory=dict)
@@ -76,6 +85,8 @@ class Made:
             "kind": self.kind,
             "path": self.path,
             "bytes": self.size,
+            "takes": self.takes,
+            "temperature_inside": self.takes == IMAGE,
             "checks": [
                 {
                     "input": kind,
@@ -91,14 +102,21 @@ class Made:
         }
 
 
-def make(formats: Mapping[str, str], graph: bytes, photos: Photos, max_pixels: int) -> list[Made]:
+def make(
+    formats: Mapping[str, str],
+    graph: bytes,
+    photos: Photos,
+    takes: str = PIXELS,
+    observer: Observer | None = None,
+) -> list[Made]:
     """Converts a retrained graph to other formats and tests them; returns a Made for each.
 
     Args:
         formats: {kind of Converter: path that is set for it}.
         graph: bytes of a retrained graph that describes itself.
         photos: of those that test, at least one; a format takes as many as its Converter says.
-        max_pixels: larger images are not read.
+        takes: one of TAKES, for formats that allow the choice.
+        observer: is told of each format before its conversion, which can take twenty seconds.
 
     Raises:
         ExportError: a format cannot be made, or its answers differ from those of the graph.
@@ -107,15 +125,17 @@ def make(formats: Mapping[str, str], graph: bytes, photos: Photos, max_pixels: i
         with naming(folder / "graph.pb"):
             (folder / "graph.pb").write_bytes(graph)
         made = []
-        for kind, path in formats.items():
-            request = _request(CONVERTERS[kind], photos, max_pixels)
-            answers = _convert(folder, kind, request)
-            made.append(_made(CONVERTERS[kind], path, folder / kind, answers))
+        for number, (kind, path) in enumerate(formats.items(), 1):
+            if observer:
+                observer.tell(f"converting to {kind} ({number} of {len(formats)})")
+            request = _request(CONVERTERS[kind], photos)
+            answers = _convert(folder, kind, {**request, "takes": takes})
+            made.append(_made(CONVERTERS[kind], path, folder / kind, answers, takes))
         return made
 
 
-def _request(converter: Converter, photos: Photos, max_pixels: int) -> dict[str, Any]:
-    """Returns what `convert` is asked for, except the format."""
+def _request(converter: Converter, photos: Photos) -> dict[str, Any]:
+    """Returns the part of a request to `convert` that is about photos."""
     paths = list(photos.testing)
     chosen = [paths[row] for row in choose_rows(len(paths), converter.test_photos)]
     calibration = photos.calibration if converter.calibrate else ()
@@ -123,7 +143,7 @@ def _request(converter: Converter, photos: Photos, max_pixels: int) -> dict[str,
         "photos": [absolute(path) for path in chosen],
         "targets": [photos.testing[path] for path in chosen],
         "calibration": [absolute(path) for path in calibration],
-        "max_image_pixels": max_pixels,
+        "max_image_pixels": photos.max_pixels,
     }
 
 
@@ -155,7 +175,11 @@ def _room(folder: Path) -> str:
 
 
 def _made(
-    converter: Converter, path: str, written: Path, answers: Mapping[str, Agreement | None]
+    converter: Converter,
+    path: str,
+    written: Path,
+    answers: Mapping[str, Agreement | None],
+    takes: str,
 ) -> Made:
     """Returns the Made of what `convert` wrote; `path` is the path that is set for the format."""
     checks = "; ".join(f"from {kind} {_check(converter, a)}" for kind, a in answers.items())
@@ -172,6 +196,7 @@ def _made(
         converter.output(path),
         content,
         agreement,
+        converter.taking(takes),
         converter.kind,
         size,
         answers,
@@ -201,7 +226,9 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         ExportError: they differ by more than the Converter allows.
     """
     if agreement is None:
-        return "not checked, as TensorFlow reads none of these photos"
+        return (
+            "not checked, as TensorFlow reads none of these photos, or ignores their transparency"
+        )
     count, same, difference = agreement[:3]
     line = (
         f"the same first label for {round(same * count)} of {count} photos, probabilities up to "

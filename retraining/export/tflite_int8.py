@@ -22,6 +22,7 @@ from retraining.export.pixels_graph import (
     RAW_PIXELS,
     Feeds,
     Input,
+    Pixels,
     Source,
 )
 from retraining.graphs.messages import GraphDef
@@ -79,7 +80,7 @@ def quantize(converter: Any, calibration: Calibration) -> None:
     converter.representative_dataset = calibration
 
 
-def calibration_feeds(source: Source, calibration: Calibration) -> Iterator[Feeds]:
+def calibration_feeds(source: Source, calibration: Calibration) -> Iterator[Pixels]:
     """Yields training photos as the graph of an `integer_source` takes them, in float32.
 
     The first has a black and a white pixel, so that the input's range is that of all pixels.
@@ -120,7 +121,8 @@ class Int8Model:
 
         Makes raw pixels of these, as callers feed them, and runs one photo at a time.
         """
-        raw = {name: raw_pixels(p, self._preprocessing[name]) for name, p in feeds.items()}
+        floats = {name: np.asarray(p, np.float32) for name, p in feeds.items()}
+        raw = {name: raw_pixels(p, self._preprocessing[name]) for name, p in floats.items()}
         count = len(next(iter(raw.values())))
         rows = ({name: p[n : n + 1] for name, p in raw.items()} for n in range(count))
         steps = np.concatenate([self._run(**row)[OUTPUT] for row in rows])

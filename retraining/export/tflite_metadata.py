@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from retraining.export.build import labels_bytes
-from retraining.export.pixels_graph import DESCRIPTION_FILE, RAW_PIXELS, Input, Source
+from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, RAW_PIXELS, Input, Source
 from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
@@ -46,6 +46,10 @@ def add_metadata(model: bytes, source: Source) -> bytes:
 
     tree = flatbuffer_utils.convert_bytearray_to_object(model)
     feeds = {i.tensorIndex: i.name.decode() for i in tree.signatureDefs[0].inputs}
+    if source.takes == IMAGE:
+        # Programs that cannot resize a tensor, such as MediaPipe, need the network's size.
+        (image,) = tree.subgraphs[0].inputs
+        tree.subgraphs[0].tensors[image].shape = np.array([1, *source.inputs[0].size, 3], np.int32)
     buffer, entry = BufferT(), MetadataT()
     described = _as_quantized(source, tree) if source.takes == RAW_PIXELS else source
     description = describe(described, [feeds[number] for number in tree.subgraphs[0].inputs])
@@ -82,9 +86,13 @@ def describe(source: Source, feeds: Sequence[str]) -> bytes:
     import flatbuffers
 
     write = _Writer(flatbuffers.Builder())
-    inputs = {image.feed: image for image in source.inputs}
-    images = write.list([_image(write, inputs[feed]) for feed in feeds])
-    graph = write.table({2: images, 3: write.list([_probabilities(write)])})
+    if source.takes == IMAGE:
+        images = [_image(write, IMAGE, "RGB, of any size; the model preprocesses it")]
+    else:
+        inputs = {image.feed: image for image in source.inputs}
+        images = [_pixels(write, inputs[feed]) for feed in feeds]
+    probabilities = write.list([_probabilities(write, source)])
+    graph = write.table({2: write.list(images), 3: probabilities})
     model = write.table(
         {
             0: write.text("image classifier"),
@@ -97,25 +105,28 @@ def describe(source: Source, feeds: Sequence[str]) -> bytes:
     return bytes(write.builder.Output())
 
 
-def _image(write: "_Writer", image: Input) -> int:
+def _pixels(write: "_Writer", image: Input) -> int:
     """Writes the TensorMetadata of an Input: an RGB image, and how to normalise its pixels."""
-    properties = write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB}))
     mean, std = image.preprocessing.mean, image.preprocessing.std
-    normalisation = write.table({0: write.floats(channels(mean)), 1: write.floats(channels(std))})
-    return write.table(
-        {
-            0: write.text(image.feed),
-            1: write.text(
-                f"{image.size[0]} x {image.size[1]} pixels (height x width), RGB, "
-                f"(pixel - {spelled(mean)}) / {spelled(std)}"
-            ),
-            3: properties,
-            4: write.list([write.union(NORMALIZATION_OPTIONS, normalisation)]),
-        }
+    text = (
+        f"{image.size[0]} x {image.size[1]} pixels (height x width), RGB, "
+        f"(pixel - {spelled(mean)}) / {spelled(std)}"
     )
+    normalisation = write.table({0: write.floats(channels(mean)), 1: write.floats(channels(std))})
+    return _image(write, image.feed, text, [write.union(NORMALIZATION_OPTIONS, normalisation)])
 
 
-def _probabilities(write: "_Writer") -> int:
+def _image(write: "_Writer", name: str, text: str, units: Sequence[int] = ()) -> int:
+    """Writes the TensorMetadata of an RGB image, with the offsets of its process units."""
+    references = {
+        0: write.text(name),
+        1: write.text(text),
+        3: write.union(IMAGE_PROPERTIES, write.table({}, {0: RGB})),
+    }
+    return write.table(references | ({4: write.list(units)} if units else {}))
+
+
+def _probabilities(write: "_Writer", source: Source) -> int:
     """Writes the TensorMetadata of the output, which names the labels file."""
     labels = write.table(
         {0: write.text(LABELS_FILE), 1: write.text("the labels, in the order of the output")},
@@ -124,7 +135,11 @@ def _probabilities(write: "_Writer") -> int:
     return write.table(
         {
             0: write.text("probabilities"),
-            1: write.text("the plain softmax, without a temperature"),
+            1: write.text(
+                f"the softmax at the temperature {source.temperature:g}"
+                if source.temperature_inside
+                else "the plain softmax, without a temperature"
+            ),
             3: write.union(FEATURE_PROPERTIES, write.table({})),
             6: write.list([labels]),
         }

@@ -1,13 +1,15 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import OUTPUT, Feeds, Source
+from retraining.export.image_input import IMAGE_NODE, image_graph
+from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
@@ -18,19 +20,38 @@ def save(source: Source, path: str) -> None:
     """Writes a Source to `path`.
 
     The input `images` (and `images_2` of a second network) is float32 [batch, height, width, 3] of
-    `(pixel - mean) / std`, the output `probabilities` float32 [batch, k].
+    `(pixel - mean) / std`, the output `probabilities` float32 [batch, k]. Where the Source takes
+    IMAGE, the input is `image`, uint8 [1, height, width, 3] of any size.
     """
-    model = _convert(source)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if source.takes == IMAGE:
+        graph_def, names = image_graph(source), {f"{IMAGE_NODE}:0": IMAGE}
+        sizes: list[str | int] = [1, "height", "width"]
+    else:
+        graph_def = to_tensorflow(source.graph_def)
+        names, sizes = {f"{image.node}:0": image.feed for image in source.inputs}, ["batch"]
+    model = _convert(graph_def, names, f"{source.output}:0")
+    _name_sizes(model.graph.input, sizes)
+    _name_sizes(model.graph.output, sizes[:1])
     for key, value in _properties(source).items():
         model.metadata_props.add(key=key, value=value)
     with open(path, "wb") as file:
         file.write(model.SerializeToString())
 
 
-def _convert(source: Source) -> Any:
-    """Returns the onnx.ModelProto that tf2onnx makes of a Source.
+def _name_sizes(values: Iterable[Any], sizes: Sequence[str | int]) -> None:
+    """Names or sets the first sizes of the shape of each of an ONNX graph's inputs or outputs."""
+    for value in values:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
+            if isinstance(size, str):
+                dimension.dim_param = size
+            else:
+                dimension.dim_value = size
+
+
+def _convert(graph_def: Any, names: Mapping[str, str], output: str) -> Any:
+    """Returns the onnx.ModelProto that tf2onnx makes of TensorFlow's GraphDef, which is used up.
+
+    `names` has the name of each input in the file, `output` is the tensor to compute.
 
     Takes the steps of `tf2onnx.convert.from_graph_def` one by one, since that function copies the
     weights so often that Inception-v3 takes 4 GB: TensorFlow imports and optimizes them although
@@ -40,9 +61,6 @@ def _convert(source: Source) -> Any:
     from tf2onnx.tf_utils import compress_graph_def
     from tf2onnx.tfonnx import process_tf_graph
 
-    names = {f"{image.node}:0": image.feed for image in source.inputs}
-    output = f"{source.output}:0"
-    graph_def = to_tensorflow(source.graph_def)
     weights = compress_graph_def(graph_def)  # takes them out of the graph
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -54,7 +72,7 @@ def _convert(source: Source) -> Any:
             const_node_values=weights,
             tensors_to_rename={**names, output: OUTPUT},
         )
-    return _optimized(converted).make_model(f"{source.network} with a retrained last layer")
+    return _optimized(converted).make_model("image classifier")
 
 
 def _optimized(graph: Any) -> Any:
@@ -81,13 +99,15 @@ def _optimized(graph: Any) -> Any:
 
 def _properties(source: Source) -> dict[str, str]:
     """Returns {name: text} with the facts that a program needs to use the file."""
-    normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
-    return {
+    properties = {
         "network": source.network,
         "labels": json.dumps(source.labels),
-        "inputs": json.dumps(normalisation),
         "retraining": source.description().decode("ascii"),
     }
+    if source.takes == PIXELS:  # how to normalise them, for programs that do not read the rest
+        normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}
+        properties["inputs"] = json.dumps(normalisation)
+    return properties
 
 
 class OnnxModel:
@@ -99,7 +119,7 @@ class OnnxModel:
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        """Returns float32 [n, k] for {name of an input: images}."""
         probabilities: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return probabilities
 
@@ -111,6 +131,7 @@ CONVERTER = Converter(
     help="also write an ONNX file; needs requirements-onnx.txt",
     save=save,
     load=OnnxModel,
+    takes=TAKES,
     packages=("tf2onnx", "onnx", "onnxruntime"),
     requirements="requirements-onnx.txt",
 )

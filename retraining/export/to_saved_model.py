@@ -5,7 +5,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,9 @@ from numpy.typing import NDArray
 
 from retraining.export.build import labels_bytes
 from retraining.export.converter import Converter
+from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import DESCRIPTION_FILE, Feeds, Source
-from retraining.graphs.messages import GraphDef
-from retraining.graphs.nodes import add_node
-from retraining.graphs.preprocessing import Preprocessing
-from retraining.graphs.read import to_tensorflow
+from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, TAKES, Feeds, Source
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 LABELS_FILE = "labels.txt"  # among the assets
@@ -29,13 +25,14 @@ FILES, FILE, PIXELS, NUMBERS = "serving_default", "one_image", "images", "pixels
 def save(source: Source, folder: str) -> None:
     """Writes a Source to a new folder, as TensorFlow Serving expects a version.
 
-    Signatures: `serving_default` takes `image_bytes`, string [n], each the content of a JPEG, PNG
-    or GIF file (n > 0: TensorFlow's convolutions fail for none); `one_image` a string scalar;
-    `images` takes `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`, and
-    `images_2` if there is a second network. These return `probabilities` float32 [n, k], `labels`
-    string [n, k] and `label` string [n], the likeliest. `pixels` takes what `images` takes and
-    returns `probabilities` alone, for converters to runtimes without strings. `assets/labels.txt`
-    holds the labels, too, and `assets/retraining.json` the description of the Source.
+    Signatures: `serving_default` takes `image_bytes`, string [n], each the content of an image file
+    (n > 0: TensorFlow's convolutions fail for none); `one_image` a string scalar; `images` takes
+    `images`, float32 [n, height, width, 3] of `(pixel - mean) / std`, and `images_2` if there is a
+    second network, or `image`, uint8 [1, height, width, 3], if the Source takes IMAGE. These return
+    `probabilities` float32 [n, k], `labels` string [n, k] and `label` string [n], the likeliest.
+    `pixels` takes what `images` takes and returns `probabilities` alone, for converters to runtimes
+    without strings. `assets/labels.txt` holds the labels, too, and `assets/retraining.json` the
+    description of the Source.
     """
     tf = import_whole_tensorflow()
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -67,22 +64,29 @@ def _signatures(tf: TensorFlow, source: Source, network: Callable[..., Tensor]) 
     def probabilities(*pixels: Tensor) -> dict[str, Tensor]:
         return {"probabilities": network(*pixels)}
 
+    def feeds(*images: Tensor) -> Sequence[Tensor]:
+        return preprocess(tf, images[0], source.inputs) if source.takes == IMAGE else images
+
+    def pixels_of_file(image_bytes: Tensor) -> list[Tensor]:
+        image = decode(tf, image_bytes)[None]
+        return [pixels[0] for pixels in preprocess(tf, image, source.inputs)]
+
     def answer_file(image_bytes: Tensor) -> dict[str, Tensor]:
-        return answer(*(pixels[None] for pixels in _decode(tf, image_bytes, source)))
+        return answer(*(pixels[None] for pixels in pixels_of_file(image_bytes)))
 
     def answer_files(image_bytes: Tensor) -> dict[str, Tensor]:
         one_each = [tf.TensorSpec(spec.shape[1:], spec.dtype) for spec in specs]
-        decode = partial(_decode, tf, source=source)
-        return answer(*tf.map_fn(decode, image_bytes, fn_output_signature=one_each))
+        return answer(*tf.map_fn(pixels_of_file, image_bytes, fn_output_signature=one_each))
 
     def signature(function: Callable[..., dict[str, Tensor]], *inputs: Any) -> Any:
         return tf.function(function, autograph=False).get_concrete_function(*inputs)
 
+    taken = [tf.TensorSpec(SHAPE, tf.uint8, IMAGE)] if source.takes == IMAGE else specs
     return {
         FILES: signature(answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
         FILE: signature(answer_file, tf.TensorSpec([], tf.string, "image_bytes")),
-        PIXELS: signature(answer, *specs),
-        NUMBERS: signature(probabilities, *specs),
+        PIXELS: signature(lambda *images: answer(*feeds(*images)), *taken),
+        NUMBERS: signature(lambda *images: probabilities(*feeds(*images)), *taken),
     }
 
 
@@ -95,47 +99,33 @@ def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -
     }
 
 
-def _decode(tf: TensorFlow, image_bytes: Tensor, source: Source) -> list[Tensor]:
-    """Returns float32 [height, width, 3] for each input, as the frozen graph decodes a file.
+# A PNG of colour type 4 or 6 or with a chunk tRNS (PNG specification, 11.2.2 and 11.3.2), or a WebP
+# with the bit of transparency (WebP Container Specification, Extended File Format; WebP Lossless
+# Bitstream Specification, section 3). `\C` is one byte.
+HAS_ALPHA = (
+    r"(?s)(\CPNG(\C{21}[\x04\x06]|\C*tRNS)"
+    r"|RIFF\C{4}WEBPVP8(X\C{4}[\x10-\x1f\x30-\x3f]|L\C{8}[\x10-\x1f]))\C*"
+)
 
-    The ops and options are those of `preprocessing.add_front_end`, but for transparency: the
-    network's resize kernel, and a product with the reciprocal instead of a division.
+
+def decode(tf: TensorFlow, image_bytes: Tensor) -> Tensor:
+    """Returns uint8 [height, width, 3] of a file; the first picture of several, over white.
+
+    The number of channels is never left to the decoder, which writes beyond its memory for an
+    animated WebP without transparency (TensorFlow 2.21).
     """
-    image = _decode_opaque(tf, image_bytes)[None]
-    records = [each.preprocessing for each in source.inputs]
-    return [(_resize(tf, image, record) - record.offset) * record.factor for record in records]
 
-
-def _resize(tf: TensorFlow, image: Tensor, record: Preprocessing) -> Tensor:
-    """Returns float32 [*size, 3] by the nodes of the network's kernel."""
-    nodes, shape = GraphDef(), (1, -1, -1, 3)
-    add_node(nodes, "image", "Placeholder", dtype="float32", shape=shape)
-    resized = record.resizing().add(nodes, "image", record.size)
-    ends = {"image:0": image}, [f"{resized}:0"]
-    return tf.graph_util.import_graph_def(to_tensorflow(nodes), *ends, name="resize")[0][0]
-
-
-COLOUR_TYPE = 25  # its byte in a PNG file (PNG specification, 11.2.2)
-WITH_ALPHA = (b"\x04", b"\x06")
-
-
-def _decode_opaque(tf: TensorFlow, image_bytes: Tensor) -> Tensor:
-    """Returns float32 [height, width, 3] of 0..255; puts the alpha channel of a PNG over white."""
+    def picture(channels: int) -> Tensor:
+        image = tf.io.decode_image(image_bytes, channels, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, channels])
 
     def over_white() -> Tensor:
-        rgba = tf.cast(tf.io.decode_png(image_bytes, channels=4), tf.float32)
+        rgba = tf.cast(picture(4), tf.float32)
         alpha = rgba[..., 3:] / 255
-        return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
+        return tf.cast(tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha)), tf.uint8)
 
-    def plain() -> Tensor:
-        return tf.cast(tf.io.decode_jpeg(image_bytes, channels=3), tf.float32)
-
-    # `==` would compare the tensors as Python objects where TensorFlow 2's behaviour is off.
-    padded = tf.strings.join([image_bytes, " " * (COLOUR_TYPE + 1)])
-    colour_type = tf.strings.substr(padded, COLOUR_TYPE, 1)
-    is_png = tf.equal(tf.strings.substr(padded, 0, 4), b"\x89PNG")
-    has_alpha = tf.reduce_any(tf.equal(colour_type, tf.constant(WITH_ALPHA)))
-    return tf.cond(tf.logical_and(is_png, has_alpha), over_white, plain)
+    has_alpha = tf.strings.regex_full_match(image_bytes, HAS_ALPHA)
+    return tf.cond(has_alpha, over_white, lambda: picture(3))
 
 
 class SavedModel:
@@ -146,7 +136,7 @@ class SavedModel:
         self._loaded = self._tf.saved_model.load(folder)  # its functions live as long as it does
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}."""
+        """Returns float32 [n, k] for {name of an input: images}."""
         tensors = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
         return self._answer(PIXELS, tensors)
 
@@ -175,6 +165,7 @@ CONVERTER = Converter(
     help="also write a SavedModel, into a new folder DIR/1, DIR/2 and so on",
     save=save,
     load=SavedModel,
+    takes=TAKES,
     is_folder=True,
     output=next_version,
 )

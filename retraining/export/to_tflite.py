@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from retraining.export.bias_correction import correct_biases
 from retraining.export.converter import Calibration, Converter
+from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import OUTPUT, Feeds, Source
+from retraining.export.pixels_graph import IMAGE, OUTPUT, RAW_PIXELS, TAKES, Feeds, Source
 from retraining.export.tflite_int8 import Int8Model, calibration_feeds, integer_source, quantize
 from retraining.export.tflite_metadata import add_metadata
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
@@ -22,7 +23,9 @@ def save(source: Source, path: str) -> None:
     """Writes a Source to `path`, in float32.
 
     The input `images` is float32 [1, height, width, 3] of `(pixel - mean) / std`, or of another
-    batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k].
+    batch size after `resize_tensor_input`; the output `probabilities` is float32 [1, k]. Where the
+    Source takes IMAGE, the input is `image`, uint8 [1, height, width, 3] of the network's size, or
+    of any other after `resize_tensor_input`.
     """
     _convert(source, path)
 
@@ -57,8 +60,15 @@ def _convert(source: Source, path: str, set_up: Callable[[Any], None] | None = N
     def named(*pixels: Tensor) -> dict[str, Tensor]:
         return {OUTPUT: network(*pixels)}
 
+    def named_of_image(image: Tensor) -> dict[str, Tensor]:
+        return named(*preprocess(tf, image, source.inputs))
+
+    of_image = source.takes == IMAGE
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    function = tf.function(named, autograph=False).get_concrete_function(*specs)
+    if of_image:
+        specs = [tf.TensorSpec(SHAPE, tf.uint8, IMAGE)]
+    function = tf.function(named_of_image if of_image else named, autograph=False)
+    function = function.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if set_up:
         set_up(converter)
@@ -75,7 +85,7 @@ class TFLiteModel:
         self._run = interpreter.get_signature_runner()
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}.
+        """Returns float32 [n, k] for {name of an input: images}.
 
         Runs one photo at a time.
         """
@@ -91,6 +101,7 @@ FLOAT = Converter(
     help="also write a TensorFlow Lite (LiteRT) file",
     save=save,
     load=TFLiteModel,
+    takes=TAKES,
 )
 INT8_WEIGHTS = replace(
     FLOAT,
@@ -101,7 +112,13 @@ INT8_WEIGHTS = replace(
     most_apart=1.0,
     test_photos=200,
 )
-FULL_INT8 = replace(INT8_WEIGHTS, kind="tflite_full_int8", calibrate=save_integer, load=Int8Model)
+FULL_INT8 = replace(
+    INT8_WEIGHTS,
+    kind="tflite_full_int8",
+    calibrate=save_integer,
+    load=Int8Model,
+    takes=(RAW_PIXELS,),
+)
 CONVERTER = replace(
     FLOAT,
     variants={"dynamic": INT8_WEIGHTS, "int8": FULL_INT8},

@@ -128,6 +128,16 @@ def check(content: bytes, most: int) -> None:
     check_memory(pixels, GRAPHS_MEMORY, len(content))
 
 
+def has_transparency(content: bytes) -> bool:
+    """Returns whether an image that Pillow opens has transparency, which decoders may ignore.
+
+    Raises:
+        ImageFileError, NotAnImageError: it does not open.
+    """
+    with open_image(io.BytesIO(content)) as image:
+        return image.has_transparency_data
+
+
 def silence_pillow() -> None:
     """Ignores Pillow's warnings about odd files, since users cannot act on them.
 

@@ -65,6 +65,7 @@ class Outcome:
     comparison: Sequence[Mapping[str, Any]] | None = None
     validated: CrossValidation | None = None
     final_fit: str = "training"
+    temperature: float = 1.0
     exports: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
@@ -95,6 +96,7 @@ def make_record(setting: Setting, outcome: Outcome) -> Record:
         "bad_images": [{"path": i.path, "reason": i.reason} for i in outcome.bad_images],
         "audit": None if outcome.audit is None else [asdict(f) for f in outcome.audit],
         "comparison": outcome.comparison,
+        "temperature": outcome.temperature,
         "exports": list(outcome.exports),
     }
     return {key: _finite(value) for key, value in record.items()}

@@ -83,8 +83,8 @@ def deliver(
         WriteError: an output cannot be written; then none is replaced.
     """
     outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
-    outcome = make_outcome(tuned, exported, diagnostics, run.settings.head.final_fit)
-    outcome = replace(outcome, exports=[other.describe() for other in others])
+    final_fit = run.settings.head.final_fit
+    outcome = make_outcome(tuned, exported, others, diagnostics, final_fit)
     record = make_record(describe_setting(tuned.extractor, run), outcome)
     thumbnails = Thumbnails(run.settings.photos.max_pixels)
     contents: dict[str, Content] = {**bad_images_contents(bottlenecks.bad, outputs)}
@@ -138,7 +138,11 @@ def describe_twins(test: dict[str, Any]) -> str:
 
 
 def make_outcome(
-    tuned: Tuned, exported: Exported, diagnostics: Diagnostics, final_fit: str
+    tuned: Tuned,
+    exported: Exported,
+    others: Sequence[Made],
+    diagnostics: Diagnostics,
+    final_fit: str,
 ) -> Outcome:
     """Returns what came of the run, as an Outcome."""
     bottlenecks, temperature = tuned.bottlenecks, exported.model.trusted.temperature
@@ -153,6 +157,8 @@ def make_outcome(
         comparison=tuned.comparison,
         validated=calibrated_validation(diagnostics.validated, temperature),
         final_fit=final_fit,
+        temperature=temperature,
+        exports=[other.describe() for other in others],
     )
 
 
@@ -184,13 +190,17 @@ def describe_setting(extractor: VectorSource, run: RunContext) -> Setting:
 def describe_network(extractor: Extractor) -> dict[str, Any]:
     """Returns the part of the record on one network."""
     network = extractor.network
+    record = network.preprocessing
     return {
         "name": network.name,
         "sha1": network.file_sha1,
         "precision": extractor.settings.precision,
         "runtime": extractor.runtime,
         "vector_width": network.width,
-        "input_size": list(network.preprocessing.size),
+        "input_size": list(record.size),
+        "input_mean": record.mean,
+        "input_std": record.std,
+        "kernel": record.kernel,
     }
 
 

@@ -197,18 +197,19 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
     """Converts the graph to the other formats in the settings, and tests each on photos."""
-    paths, bottlenecks = run.settings.outputs.formats, tuned.bottlenecks
-    if not paths:
+    outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
+    if not outputs.formats:
         return []
-    log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
     testing = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
     targets = {label: index for index, label in enumerate(bottlenecks.labels)}
     photos = formats.Photos(
         {example.path: targets[example.label] for example in testing},
         [example.path for example in spread(bottlenecks.examples[TRAINING], MOST_CALIBRATION)],
+        run.settings.photos.max_pixels,
     )
-    made = formats.make(paths, b"".join(exported.graph), photos, run.settings.photos.max_pixels)
+    graph, takes = b"".join(exported.graph), outputs.export_input
+    made = formats.make(outputs.formats, graph, photos, takes, run.observer)
     for other in made:
         log.info(other.agreement)
         if other.warning:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
+from retraining.export.pixels_graph import PIXELS, TAKES
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.preprocessing import PREVIEW, RAW_WAYS
@@ -202,6 +203,7 @@ class OutputSettings:
     # Further formats: {kind of export.converter.Converter: path}; of saved_model, the folder of its
     # versions.
     formats: Mapping[str, str] = field(default_factory=dict)
+    export_input: str = PIXELS  # what they take, of export.pixels_graph.TAKES
 
     def __post_init__(self) -> None:
         spell_paths(self)
@@ -209,6 +211,7 @@ class OutputSettings:
         object.__setattr__(self, "formats", paths)
         for kind in self.formats:
             check_choice("formats", kind, CONVERTERS)
+        check_choice("export_input", self.export_input, TAKES)
         for name, file in BESIDE_THE_GRAPH.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.beside(file))

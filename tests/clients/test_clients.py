@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from retraining.evaluation.temperature import apply_temperature
 from retraining.export import build
-from retraining.export.pixels_graph import Source
+from retraining.export.convert import run_frozen
+from retraining.export.pixels_graph import IMAGE, Source
 from retraining.export.registry import CONVERTERS
-from retraining.export.tflite_int8 import raw_pixels
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
 from retraining.networks.registry import NETWORKS, find, obtain
-from retraining.photos.reader import ImageReader
+from retraining.photos.decode import decode
+from retraining.photos.reader import ImageReader, read_file
 from retraining.training.head import Head
 from tests import tiny
 from tests.conftest import SHARED
@@ -32,6 +34,7 @@ pytestmark = [pytest.mark.clients, pytest.mark.filterwarnings("ignore")]
 
 LABELS = ["daisy", "dandelion", "roses", "sunflowers", "tulips"]
 KINDS = ("pixels_graph", "saved_model", "tflite", "onnx")
+TEMPERATURE = 2.5
 SAME = 2e-5  # probabilities may be this far apart, for sums that are added up in another order
 
 
@@ -69,7 +72,8 @@ def retrained(base):
     weights = rng.normal(size=(base.width, len(LABELS))) / base.width**0.5
     head = Head(weights.astype("f4"), np.zeros(len(LABELS), "f4"))
     graph_def = build.build_graph(base, head, "final_result")
-    about = build.describe(base, LABELS, "final_result", {})
+    facts = {"trust": {"temperature": TEMPERATURE}}
+    about = build.describe(base, LABELS, "final_result", facts)
     graph_def.MergeFromString(build.metadata_bytes(about))
     return graph_def
 
@@ -95,7 +99,8 @@ def exports(request, tmp_path_factory):
     source = Source.of(copied(graph_def))
     (image,) = source.inputs
     reader = ImageReader(image.preprocessing)
-    pixels = np.concatenate([reader.read(path) for path in ten_photos(folder)])
+    photos = ten_photos(folder)
+    pixels = np.concatenate([reader.read(path) for path in photos])
     paths = {kind: str(folder / f"exported.{kind}") for kind in KINDS}
     for kind, path in paths.items():
         CONVERTERS[kind].save(Source.of(copied(graph_def)), path)
@@ -103,12 +108,14 @@ def exports(request, tmp_path_factory):
     frozen = BytesRunner(graph_def, source.output)
 
     def answers(pixels):
-        return np.concatenate([frozen.run_pixels({image.node: p[None]}) for p in pixels])
+        return run_frozen(frozen, source, {image.feed: pixels})
 
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart
     return SimpleNamespace(
         source=source,
+        graph_def=graph_def,
+        photos=photos,
         image=image,
         pixels=pixels,
         expected=expected,
@@ -116,6 +123,20 @@ def exports(request, tmp_path_factory):
         folder=folder,
         **paths,
     )
+
+
+@pytest.fixture(scope="module")
+def of_image(exports):
+    """The files that take an image, by kind; ten photos as decoded, and the calibrated scores."""
+    paths = {kind: str(exports.folder / f"image.{kind}") for kind in ("tflite", "onnx")}
+    for kind, path in paths.items():
+        CONVERTERS[kind].save(Source.of(copied(exports.graph_def), IMAGE), path)
+    photos = [decode(read_file(path))[None] for path in exports.photos]
+    return SimpleNamespace(photos=photos, expected=calibrated(exports.expected), **paths)
+
+
+def calibrated(probabilities):
+    return apply_temperature(probabilities, TEMPERATURE)
 
 
 def check(answers, exports, expected=None):
@@ -169,6 +190,36 @@ def test_litert(exports):
     check([run(images=image[None])["probabilities"][0] for image in exports.pixels], exports)
 
 
+def test_onnx_runtime_takes_an_image(exports, of_image):
+    session = pytest.importorskip("onnxruntime").InferenceSession(of_image.onnx)
+    rows = [session.run(["probabilities"], {"image": photo})[0][0] for photo in of_image.photos]
+    check(rows, exports, of_image.expected)
+
+
+def test_litert_takes_an_image(exports, of_image):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(of_image.tflite)
+    run = interpreter.get_signature_runner()
+    rows = [run(image=photo)["probabilities"][0] for photo in of_image.photos]
+    check(rows, exports, of_image.expected)
+
+
+def test_opencv_takes_an_image(exports, of_image):
+    network = pytest.importorskip("cv2").dnn.readNetFromONNX(of_image.onnx)
+    rows = []
+    for photo in of_image.photos:
+        network.setInput(photo)
+        rows.append(network.forward()[0])
+    check(rows, exports, of_image.expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_openvino_takes_an_image(exports, of_image, kind):
+    core = pytest.importorskip("openvino").Core()
+    path = shutil.copy(getattr(of_image, kind), exports.folder / f"image.openvino.{ENDS[kind]}")
+    compiled = core.compile_model(path, "CPU", FLOAT32)
+    check([compiled(photo)[0][0] for photo in of_image.photos], exports, of_image.expected)
+
+
 def test_tf2onnx_converts_the_pixels_graph(exports):
     onnxruntime, path = pytest.importorskip("onnxruntime"), f"{exports.folder}/tf2onnx.onnx"
     pytest.importorskip("tf2onnx")
@@ -189,27 +240,14 @@ def test_saved_model_cli(exports, signature):
     check(np.load(exports.folder / "probabilities.npy"), exports)
 
 
-def test_mediapipe(exports):
-    photos = raw_pixels(exports.pixels, exports.image.preprocessing)
+def fed_at_size(exports):
+    """Ten photos of the network's size, uint8, to which MediaPipe scales others by itself."""
     record = exports.image.preprocessing
-    fed = (photos.astype(np.float32) - record.offset) * record.factor
-    check(labelled_by_mediapipe(exports.tflite, photos), exports, exports.answers(fed))
-
-
-def test_mediapipe_with_integers(exports):
-    """It feeds the pixels of an image as they are, as the check of a run does."""
-    pytest.importorskip("mediapipe")
-    path, record = f"{exports.folder}/int8.tflite", exports.image.preprocessing
-    integers, rows = CONVERTERS["tflite_full_int8"], exports.pixels[:, None]
-    integers.calibrate(exports.source, path, lambda: ({exports.image.feed: row} for row in rows))
-    expected = integers.load(path).run({exports.image.feed: exports.pixels})
-    answers = labelled_by_mediapipe(path, raw_pixels(exports.pixels, record))
-    check(answers, exports, expected)
-    np.testing.assert_allclose(answers, exports.expected, rtol=0, atol=0.15)
+    return np.clip(np.rint(exports.pixels * record.std + record.mean), 0, 255).astype(np.uint8)
 
 
 def labelled_by_mediapipe(path, photos):
-    """It scales images to the network's size by itself, so these have that size."""
+    """The scores of photos in the order of LABELS, float [n, k]."""
     mediapipe = pytest.importorskip("mediapipe")
     tasks = importlib.import_module("mediapipe.tasks.python")
     options = tasks.vision.ImageClassifierOptions(tasks.BaseOptions(path))
@@ -221,6 +259,28 @@ def labelled_by_mediapipe(path, photos):
             scores = {each.category_name: each.score for each in head.categories}
             rows.append([scores.get(label, 0) for label in LABELS])
     return rows
+
+
+@pytest.mark.parametrize("takes", ["pixels", "image"])
+def test_mediapipe(exports, of_image, takes):
+    photos, record = fed_at_size(exports), exports.image.preprocessing
+    expected = exports.answers((photos.astype(np.float32) - record.offset) * record.factor)
+    if takes == "image":
+        check(labelled_by_mediapipe(of_image.tflite, photos), exports, calibrated(expected))
+    else:
+        check(labelled_by_mediapipe(exports.tflite, photos), exports, expected)
+
+
+def test_mediapipe_with_integers(exports):
+    """It feeds the pixels of an image as they are, as the check of a run does."""
+    pytest.importorskip("mediapipe")
+    path, rows = f"{exports.folder}/int8.tflite", exports.pixels[:, None]
+    integers = CONVERTERS["tflite_full_int8"]
+    integers.calibrate(exports.source, path, lambda: ({exports.image.feed: row} for row in rows))
+    expected = integers.load(path).run({exports.image.feed: exports.pixels})
+    answers = labelled_by_mediapipe(path, fed_at_size(exports))
+    check(answers, exports, expected)
+    np.testing.assert_allclose(answers, exports.expected, rtol=0, atol=0.15)
 
 
 @pytest.fixture(scope="module")

@@ -351,6 +351,23 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
+    total = len(written)
+    announced = re.findall(r"^converting to (\w+) \((\d) of (\d)\)$", run.err, re.M)
+    assert announced == [(name, str(n), str(total)) for n, (name, _) in enumerate(written, 1)]
+
+
+def test_the_metrics_file_tells_how_to_use_each_file(run):
+    record = json.loads((run.folder / "models" / "retrained_metrics.json").read_text())
+    network = record["network"]
+    assert (network["input_size"], network["input_mean"]) == ([tiny.SIZE, tiny.SIZE], 128)
+    assert (network["input_std"], network["kernel"]) == (128, "legacy_bilinear")
+    assert record["temperature"] == read_metadata(run.graph)["trust"]["temperature"]
+    written = [("pixels_graph", run.pixels), ("saved_model", run.saved), ("tflite", run.tflite)]
+    written += [("onnx", run.onnx)] if HAS_ONNX else []
+    for (name, path), told in zip(written, record["exports"], strict=True):
+        assert (told["format"], told["path"], told["takes"]) == (name, path, "pixels")
+        assert told["temperature_inside"] is False
+        assert told["checks"][0]["same_label"] == 1
 
 
 # -- graphs of other kinds ----------------------------------------------------------------------
@@ -502,7 +519,7 @@ def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
     monkeypatch.setattr(formats, "run_module", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
-        formats.make({"tflite": "x"}, b"", Photos({}), 1)
+        formats.make({"tflite": "x"}, b"", Photos({}))
 
 
 def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
@@ -512,9 +529,9 @@ def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "run_module", lambda *_: failed)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7_000_000))
     with pytest.raises(build.ExportError, match=r"range; nothing was replaced"):
-        formats.make({"tflite": "x"}, bytes(1000), Photos({}), 1)
+        formats.make({"tflite": "x"}, bytes(1000), Photos({}))
     with pytest.raises(build.ExportError) as error:
-        formats.make({"tflite": "x"}, bytes(2_000_000), Photos({}), 1)
+        formats.make({"tflite": "x"}, bytes(2_000_000), Photos({}))
     assert f"range (7.0 MB are left for temporary files in {tmp_path}; see TMPDIR); nothing" in (
         str(error.value)
     )
@@ -524,7 +541,7 @@ def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left") as unwritten:
-        formats.make({"tflite": "x"}, b"", Photos({}), 1)
+        formats.make({"tflite": "x"}, b"", Photos({}))
     assert str(unwritten.value.filename).startswith(f"{tmp_path}/retrain-")
     assert unwritten.value.filename.endswith("graph.pb")
     assert list(tmp_path.iterdir()) == []
@@ -537,11 +554,25 @@ def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monke
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = {"saved_model": str(tmp_path / "saved")}
     content = write.graph_bytes(graph_def)
-    (made,) = formats.make(wanted, content, Photos({str(tmp_path / "photo.webp"): 0}), 10**6)
+    (made,) = formats.make(wanted, content, Photos({str(tmp_path / "photo.webp"): 0}))
     assert "from pixels the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
-        "; from files' bytes not checked, as TensorFlow reads none of these photos"
+        "; from files' bytes not checked, as TensorFlow reads none of these photos, or ignores "
+        "their transparency"
     )
+
+
+def test_the_frozen_graph_is_no_measure_of_transparency(networks, photos, tmp_path):
+    """Its own decoder shows the colours that lie hidden behind it."""
+    graph_def = retrained(networks[1])
+    photo = tiny.Image.open(f"{photos}/red/photo_03.jpg")
+    photo.save(tmp_path / "opaque.png")
+    photo.putalpha(0)
+    photo.save(tmp_path / "clear.png")
+    paths = [str(tmp_path / name) for name in ("clear.png", "opaque.png")]
+    samples = read_samples(graph_def, Source.of(graph_def), dict.fromkeys(paths, 0), 10**6)
+    assert samples.files == [(tmp_path / "opaque.png").read_bytes()]
+    assert len(samples.answers) == 2
 
 
 def test_a_missing_package_is_said_before_anything_is_computed(failing, monkeypatch, tmp_path):
@@ -583,7 +614,7 @@ def converted(monkeypatch):
 
         monkeypatch.setattr(formats, "run_module", run)
         numbered = {path: number for number, path in enumerate(photos)}
-        (made,) = formats.make({kind: "x"}, b"", Photos(numbered, calibration), 9)
+        (made,) = formats.make({kind: "x"}, b"", Photos(numbered, calibration, 9))
         return made, requests[0]
 
     return make
@@ -637,7 +668,7 @@ def test_a_run_calibrates_on_training_photos_and_records_how_it_did(failing, mon
     assert described["bytes"] == path.stat().st_size
     (check,) = described["checks"]
     tested = record["test"]
-    assert (check["input"], check["photos"]) == ("pixels", tested["photos"])
+    assert (check["input"], check["photos"]) == ("uint8 pixels", tested["photos"])
     assert check["correct_by_graph"] == tested["correct"]
     assert record["caveats"] == []
     assert "tflite_full_int8" in (tmp_path / "models" / "report").read_text()

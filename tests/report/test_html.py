@@ -199,7 +199,9 @@ def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record
 
 def test_other_formats_are_compared_with_the_graph(pictures, record):
     checks = {"pixels": Agreement(200, 0.985, 0.25, 150, 153), "files' bytes": None}
-    made = Made("tflite", "m.tflite", b"", "", kind="tflite_int8", size=604_000, checks=checks)
+    made = Made(
+        "tflite", "m.tflite", b"", "", "pixels", kind="tflite_int8", size=604_000, checks=checks
+    )
     text = page_of(
         made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], exports=[made.describe()])
     ).text

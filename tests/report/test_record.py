@@ -213,7 +213,9 @@ def test_a_comparison_is_in_the_record_only_where_one_was_made():
 
 def test_the_record_tells_how_other_formats_compare_with_the_graph():
     checks = {"pixels": Agreement(200, 0.985, 0.25, 150, 153), "files' bytes": None}
-    exported = Made("tflite", "m.tflite", b"", "", kind="tflite_int8", size=9, checks=checks)
+    exported = Made(
+        "tflite", "m.tflite", b"", "", "pixels", kind="tflite_int8", size=9, checks=checks
+    )
     assert made()["exports"] == []
     assert made(exports=[exported.describe()])["exports"] == [
         {
@@ -221,6 +223,8 @@ def test_the_record_tells_how_other_formats_compare_with_the_graph():
             "kind": "tflite_int8",
             "path": "m.tflite",
             "bytes": 9,
+            "takes": "pixels",
+            "temperature_inside": False,
             "checks": [
                 {
                     "input": "pixels",
