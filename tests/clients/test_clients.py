@@ -20,6 +20,7 @@ from retraining.export import build
 from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import IMAGE, Source
 from retraining.export.registry import CONVERTERS
+from retraining.export.tflite_int8 import raw_pixels
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
@@ -242,8 +243,7 @@ def test_saved_model_cli(exports, signature):
 
 def fed_at_size(exports):
     """Ten photos of the network's size, uint8, to which MediaPipe scales others by itself."""
-    record = exports.image.preprocessing
-    return np.clip(np.rint(exports.pixels * record.std + record.mean), 0, 255).astype(np.uint8)
+    return raw_pixels(exports.pixels, exports.image.preprocessing)
 
 
 def labelled_by_mediapipe(path, photos):
