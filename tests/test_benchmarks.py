@@ -129,6 +129,24 @@ def test_precision(run):
     assert 0.9 < least <= median <= 1.0001
 
 
+def test_exports(run, workplace):
+    command = [sys.executable, str(FOLDER.parent / "retrain.py"), "--image_dir", "flower_photos"]
+    command += ["--architecture", "mobilenet_0.25_128", "--bottleneck_dir", "cache_exports"]
+    command += ["--how_many_training_steps", "10", "--output_graph", "exports/g.pb", "--quiet"]
+    subprocess.run(command, cwd=workplace, check=True, capture_output=True)
+    found = rows(run("exports.py", "exports/g.pb", "--formats", "saved_model", "tflite"))
+    assert list(found) == ["frozen graph", "saved_model", "tflite"]
+    megabytes = (workplace / "exports" / "g.pb").stat().st_size / 1e6
+    assert found["frozen graph"][0] == pytest.approx(megabytes, abs=0.06)
+    for kind in ("saved_model", "tflite"):
+        seconds, processor, peak, size, photo = found[kind]
+        assert 0 < min(seconds, processor) <= max(seconds, processor) < 300
+        assert 100 < peak < 2_500
+        assert size == pytest.approx(megabytes, abs=0.5)
+        assert 0 <= photo < 1_000
+    assert "nothing.pb" in "\n".join(run("exports.py", "nothing.pb", fails=True))
+
+
 def test_unknown(run):
     lines = run("unknown.py", "--left_out", 1)
     found = rows(lines)

@@ -4,9 +4,10 @@ Converters keep Python from handling Ctrl-C for many seconds, write freely to st
 of TensorFlow. Therefore `formats` starts this with `python -m retraining.export.convert FOLDER`.
 
 FOLDER holds `graph.pb`, a retrained graph, and `request.json`: `format`, a kind of Converter;
-`takes`, one of TAKES; `photos`, paths; `max_image_pixels`. This program adds a file or folder named
-after the format, and `answers.json`: {kind of input: [photos, share with the same first label,
-largest difference of a probability], or null if TensorFlow decodes none of the photos}.
+`takes`, one of TAKES; `photos`, paths; `targets`, indexes of their labels; `calibration`, paths of
+training photos; `max_image_pixels`. This program adds a file or folder named after the format, and
+`answers.json`: {kind of input: the numbers of an Agreement, or null if TensorFlow decodes none of
+the photos}.
 """
 
 import contextlib
@@ -14,17 +15,18 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.errors import RetrainingError
 from retraining.evaluation.temperature import apply_temperature
-from retraining.export.converter import ConvertedModel, DecodingModel
-from retraining.export.pixels_graph import IMAGE, Feeds, Source
+from retraining.export.converter import Calibration, ConvertedModel, DecodingModel
+from retraining.export.pixels_graph import IMAGE, Pixels, Source
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import DEVELOP
@@ -38,12 +40,23 @@ from retraining.system.atomic import naming
 from retraining.system.children import end_with_parent
 from retraining.system.text import one_line
 
-# Photos, share with the same first label, largest difference of a probability.
-Agreement: TypeAlias = tuple[int, float, float]
-
 FROM_FILES = "files' bytes"  # the kind of input that a DecodingModel takes besides pixels
 MOST_FILES = 10  # photos that run from their bytes, one at a time
 AT_ONCE = 8  # photos in one batch
+
+
+class Agreement(NamedTuple):
+    """Compares the answers of another format with those of the graph.
+
+    `same` is the share of photos with the same first label, `difference` the largest of a
+    probability; `correct` and `correct_by_graph` are numbers of photos with the right label first.
+    """
+
+    photos: int
+    same: float
+    difference: float
+    correct: int
+    correct_by_graph: int
 
 
 @dataclass(frozen=True)
@@ -53,14 +66,17 @@ class Samples:
     `feeds` {name of an input: float32 [n, height, width, 3]} and `answers` float32 [n, k];
     `files`, the bytes of m of them, and `answers_to_files` float32 [m, k]. `images` yields the n
     photos as decoded, each uint8 [1, height, width, 3]. Answers are at the temperature if it is
-    inside the model.
+    inside the model. `targets` int [n] and `targets_of_files` int [m] are the indexes of the true
+    labels.
     """
 
     images: Iterator[NDArray[np.uint8]]
-    feeds: Feeds
+    feeds: Pixels
     answers: NDArray[np.float32]
+    targets: NDArray[np.int_]
     files: list[bytes]
     answers_to_files: NDArray[np.float32]
+    targets_of_files: NDArray[np.int_]
 
 
 def main(folder: str) -> None:
@@ -68,13 +84,15 @@ def main(folder: str) -> None:
     with open(os.path.join(folder, "request.json"), encoding="ascii") as file:
         request = json.load(file)
     graph_def = read_graph(os.path.join(folder, "graph.pb"), allow_unsafe_ops=True)
-    kind = request["format"]
+    most, kind = request["max_image_pixels"], request["format"]
     source = Source.of(graph_def, CONVERTERS[kind].taking(request["takes"]))
-    samples = read_samples(graph_def, source, request["photos"], request["max_image_pixels"])
+    photos = dict(zip(request["photos"], request["targets"], strict=True))
+    samples = read_samples(graph_def, source, photos, most)
     del graph_def  # `source` has a copy
     return_free_memory()
+    calibration = partial(read_calibration, source, request["calibration"], most)
     try:
-        answers = convert_and_run(kind, source, samples, folder)
+        answers = convert_and_run(kind, source, samples, calibration, folder)
     except Exception as error:  # converters raise any kind; formats shows the line
         sys.exit(f"{kind}: {one_line(error)}")
     written = os.path.join(folder, "answers.json")
@@ -83,22 +101,19 @@ def main(folder: str) -> None:
 
 
 def read_samples(
-    graph_def: GraphDef, source: Source, paths: Sequence[str], max_pixels: int
+    graph_def: GraphDef, source: Source, photos: Mapping[str, int], max_pixels: int
 ) -> Samples:
-    """Reads the photos at `paths` into Samples; leaves out those that cannot be read."""
+    """Reads photos {path: index of the label} into Samples, but for those that cannot be read."""
     readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
     pixels: list[list[NDArray[np.float32]]] = []
     read: list[str] = []
-    answers: list[NDArray[np.float32]] = []
     files: list[bytes] = []
+    targets_of_files: list[int] = []
     answers_to_files: list[NDArray[np.float32]] = []
     frozen = BytesRunner(graph_def, source.output)
-    for path in paths:
+    for path, target in photos.items():
         with contextlib.suppress(ImageError):  # the photo has vanished since
-            fed = [reader.read(path) for reader in readers]
-            named = zip(source.inputs, fed, strict=True)
-            answers.append(frozen.run_pixels({i.node: image for i, image in named})[0])
-            pixels.append([image[0] for image in fed])
+            pixels.append([reader.read(path)[0] for reader in readers])
             read.append(path)
         with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
             if len(files) < MOST_FILES:
@@ -107,17 +122,27 @@ def read_samples(
                 if not has_transparency(content):  # which the graph's own decoder ignores
                     answers_to_files.append(answer)
                     files.append(content)
+                    targets_of_files.append(target)
     if not pixels:
         raise RetrainingError("none of the photos to try it on can be read any more")
     batches = map(np.stack, zip(*pixels, strict=True))
     feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
     images = decode(read, source.inputs[0].preprocessing.raw, max_pixels)
-    expected, expected_of_files = np.array(answers), np.array(answers_to_files)
+    answers = run_frozen(frozen, source, feeds)
     if source.temperature_inside:
-        expected = apply_temperature(expected, source.temperature)
-        if files:
-            expected_of_files = apply_temperature(expected_of_files, source.temperature)
-    return Samples(images, feeds, expected, files, expected_of_files)
+        answers = apply_temperature(answers, source.temperature)
+        answers_to_files = [
+            apply_temperature(a[None], source.temperature)[0] for a in answers_to_files
+        ]
+    return Samples(
+        images,
+        feeds,
+        answers,
+        np.array([photos[path] for path in read]),
+        files,
+        np.array(answers_to_files),
+        np.array(targets_of_files),
+    )
 
 
 def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[np.uint8]]:
@@ -128,40 +153,68 @@ def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[
             yield pixels[None]
 
 
+def run_frozen(frozen: BytesRunner, source: Source, feeds: Pixels) -> NDArray[np.float32]:
+    """Returns float32 [n, k]: the answers of the unchanged graph to `feeds`, in float32."""
+    rows = (
+        {image.node: feeds[image.feed][row : row + 1] for image in source.inputs}
+        for row in range(len(next(iter(feeds.values()))))
+    )
+    return np.concatenate([frozen.run_pixels(row) for row in rows])
+
+
+def read_calibration(source: Source, paths: Sequence[str], max_pixels: int) -> Iterator[Pixels]:
+    """Yields training photos, one at a time; leaves out those that cannot be read any more."""
+    readers = {i.feed: ImageReader(i.preprocessing, max_pixels) for i in source.inputs}
+    for path in paths:
+        with contextlib.suppress(ImageError):
+            yield {feed: reader.read(path) for feed, reader in readers.items()}
+
+
 def convert_and_run(
-    kind: str, source: Source, samples: Samples, folder: str
+    kind: str, source: Source, samples: Samples, calibration: Calibration, folder: str
 ) -> dict[str, Agreement | None]:
     """Writes one format, reads it back and runs it; returns the content of answers.json."""
-    path = os.path.join(folder, kind)
+    path, converter = os.path.join(folder, kind), CONVERTERS[kind]
     with naming(path):
-        CONVERTERS[kind].save(source, path)
+        if converter.calibrate:
+            converter.calibrate(source, path, calibration)
+        else:
+            converter.save(source, path)
     gc.collect()  # functions of TensorFlow hold each other
     return_free_memory()
-    model = CONVERTERS[kind].load(path)
+    model = converter.load(path)
     if source.takes == IMAGE:
         answers = np.concatenate([model.run({IMAGE: image}) for image in samples.images])
     else:
         answers = run_in_batches(model, samples.feeds)
-    agreements: dict[str, Agreement | None] = {source.takes: compare(answers, samples.answers)}
+    agreements: dict[str, Agreement | None] = {
+        source.takes: compare(answers, samples.answers, samples.targets)
+    }
     if isinstance(model, DecodingModel):
         agreements[FROM_FILES] = (
-            compare(model.run_files(samples.files), samples.answers_to_files)
+            compare(
+                model.run_files(samples.files), samples.answers_to_files, samples.targets_of_files
+            )
             if samples.files
             else None
         )
     return agreements
 
 
-def run_in_batches(model: ConvertedModel, feeds: Feeds) -> NDArray[np.float32]:
+def run_in_batches(model: ConvertedModel, feeds: Pixels) -> NDArray[np.float32]:
     """Returns float32 [n, k], computed for AT_ONCE photos at a time."""
     starts = range(0, len(next(iter(feeds.values()))), AT_ONCE)
     batches = ({name: p[n : n + AT_ONCE] for name, p in feeds.items()} for n in starts)
     return np.concatenate([model.run(batch) for batch in batches])
 
 
-def compare(answers: NDArray[np.float32], expected: NDArray[np.float32]) -> Agreement:
-    """Returns (photos, share with the same first label, largest difference of a probability)."""
-    return len(expected), *classification.agreement(answers, expected)
+def compare(
+    answers: NDArray[np.float32], expected: NDArray[np.float32], targets: NDArray[np.int_]
+) -> Agreement:
+    """Returns the Agreement of `answers` with those `expected`, float32 [n, k]."""
+    same, difference = classification.agreement(answers, expected)
+    correct, by_graph = (int((a.argmax(axis=1) == targets).sum()) for a in (answers, expected))
+    return Agreement(len(expected), same, difference, correct, by_graph)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """Defines the Converter, in which the module of each format states what it offers and needs."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.pixels_graph import PIXELS, Feeds, Source
+from retraining.export.pixels_graph import PIXELS, Feeds, Pixels, Source
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
+
+# Yields training photos, one at a time: {name of an input: float32 [1, height, width, 3]}.
+Calibration: TypeAlias = Callable[[], Iterator[Pixels]]
 
 
 class ConvertedModel(Protocol):
@@ -40,17 +43,21 @@ class Converter:
     help: str  # of that flag
     save: Callable[[Source, str], None]  # to a path; raises any error
     load: Callable[[str], ConvertedModel]  # from that path
-    takes: tuple[str, ...] = (PIXELS,)  # what models of this format can take, of TAKES
+    # In place of `save`, for a format that is fitted to training photos:
+    calibrate: Callable[[Source, str, Calibration], None] | None = None
+    takes: tuple[str, ...] = (PIXELS,)  # what models of this format can take
     is_folder: bool = False  # writes a folder, not a file
     output: Callable[[str], str] = os.fspath  # the path of the output, from the path that is set
     packages: tuple[str, ...] = ()  # that `save` and `load` import, beyond requirements.txt
     requirements: str = ""  # the file that lists these packages
     least_same: float = SAME_TOP  # share of photos with the graph's first label
     most_apart: float = SAME_PROBABILITY  # difference of a probability
+    quantized: bool = False  # answers differ from the graph's by nature
+    test_photos: int = 50  # at most, that test what is written
     variants: "Mapping[str, Converter]" = field(default_factory=dict)
     variant_option: str = ""
     variant_help: str = ""
 
     def taking(self, wanted: str) -> str:
-        """Returns what models of this format take, of TAKES: `wanted` if they can."""
+        """Returns what models of this format take: `wanted`, of TAKES, if they can."""
         return wanted if wanted in self.takes else self.takes[0]

@@ -4,26 +4,35 @@ All of it is made of ops that LiteRT and ONNX have, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from retraining.export.build import OWN_NODES
 from retraining.export.pixels_graph import IMAGE, Input, Source
-from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import ANTIALIASED_CUBIC, LEGACY_BILINEAR, Preprocessing, Size
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
 SHAPE = (1, None, None, 3)  # of the image
+IMAGE_NODE = f"{OWN_NODES}{IMAGE}"
 
 
-def image_graph(source: Source) -> GraphDef:
-    """Returns the graph of a Source from the node IMAGE, uint8 [1, height, width, 3], on."""
+def image_graph(source: Source) -> Any:
+    """Returns the graph of a Source from the node IMAGE_NODE, uint8 [1, height, width, 3], on.
+
+    It is a GraphDef of TensorFlow's own class. TensorFlow traces the preprocessing alone, since it
+    would copy the weights.
+    """
     tf = import_whole_tensorflow()
+    nodes = {image.node for image in source.inputs}
     with tf.Graph().as_default() as graph:
-        image = tf.compat.v1.placeholder(tf.uint8, SHAPE, IMAGE)
-        with tf.name_scope("retraining"):
+        with tf.name_scope(OWN_NODES):
+            image = tf.compat.v1.placeholder(tf.uint8, SHAPE, IMAGE)
             pixels = preprocess(tf, image, source.inputs)
-        feeds = {f"{i.node}:0": p for i, p in zip(source.inputs, pixels, strict=True)}
-        tf.import_graph_def(to_tensorflow(source.graph_def), feeds, name="")
-    graph_def: GraphDef = graph.as_graph_def()
+        for each, value in zip(source.inputs, pixels, strict=True):
+            tf.identity(value, each.node)
+    graph_def, network = graph.as_graph_def(), to_tensorflow(source.graph_def)
+    graph_def.node.extend(node for node in network.node if node.name not in nodes)
+    graph_def.versions.CopyFrom(network.versions)  # newer ones have no old ops
     return graph_def
 
 

@@ -16,11 +16,14 @@ from retraining.graphs.nodes import add_constant, add_node, node_name, nodes_by_
 from retraining.graphs.preprocessing import Preprocessing, Size
 from retraining.graphs.surgery import batched_part, cut, widen_batch
 
-# By the name of an input: pixels, float32 [n, height, width, 3], or uint8 [1, height, width, 3].
+# By the name of an input: preprocessed pixels, float32 [n, height, width, 3], or images as decoded,
+# uint8 [1, height, width, 3].
+Pixels: TypeAlias = Mapping[str, NDArray[np.float32]]
 Feeds: TypeAlias = Mapping[str, NDArray[np.float32] | NDArray[np.uint8]]
 
 # What a model takes: preprocessed pixels, or one image of any size as it was decoded.
 PIXELS, IMAGE = TAKES = ("pixels", "image")
+RAW_PIXELS = "uint8 pixels"  # those of a format that computes with integers alone, not normalised
 DESCRIPTION_FILE = "retraining.json"  # in formats that hold files
 OUTPUT = "probabilities"  # in the other formats
 
@@ -60,7 +63,7 @@ class Source:
     labels: tuple[str, ...]
     network: str
     temperature: float = 1.0  # by which label_image.py divides logits
-    takes: str = PIXELS  # one of TAKES
+    takes: str = PIXELS  # one of TAKES, or RAW_PIXELS
 
     @classmethod
     def of(cls, graph_def: GraphDef, takes: str = PIXELS) -> "Source":
@@ -83,9 +86,9 @@ class Source:
         """Returns the facts that a program needs to use the model in another format.
 
         `inputs` {name: how to feed it} has `takes`. It is PIXELS where the caller resizes to `size`
-        (height, width) with the `kernel` and makes `(pixel - mean) / std`; it is IMAGE where the
-        model does that. `temperature_inside` tells whether the probabilities are those at the
-        `temperature` already.
+        (height, width) with the `kernel` and makes `(pixel - mean) / std`, RAW_PIXELS where the
+        caller only resizes and rounds, and IMAGE where the model does all of that.
+        `temperature_inside` tells whether the probabilities are those at the `temperature` already.
         """
         return {
             "format": FORMAT,
@@ -99,8 +102,8 @@ class Source:
 
     def _describe_inputs(self) -> dict[str, dict[str, Any]]:
         """Returns {name of an input: how to feed it}; two networks see one image."""
-        if self.takes == PIXELS:
-            return {i.feed: {"takes": PIXELS, **i.describe()} for i in self.inputs}
+        if self.takes != IMAGE:
+            return {i.feed: {"takes": self.takes, **i.describe()} for i in self.inputs}
         first, *others = (each.describe() for each in self.inputs)
         second = {"second": others[0]} if others else {}
         return {IMAGE: {"takes": IMAGE, **first, **second}}

@@ -11,12 +11,13 @@ the parts belong together.
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from retraining.export.build import labels_bytes
-from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, Input, Source
+from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, RAW_PIXELS, Input, Source
 from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
@@ -50,7 +51,8 @@ def add_metadata(model: bytes, source: Source) -> bytes:
         (image,) = tree.subgraphs[0].inputs
         tree.subgraphs[0].tensors[image].shape = np.array([1, *source.inputs[0].size, 3], np.int32)
     buffer, entry = BufferT(), MetadataT()
-    description = describe(source, [feeds[number] for number in tree.subgraphs[0].inputs])
+    described = _as_quantized(source, tree) if source.takes == RAW_PIXELS else source
+    description = describe(described, [feeds[number] for number in tree.subgraphs[0].inputs])
     buffer.data = np.frombuffer(description, np.uint8)
     entry.name, entry.buffer = BUFFER, len(tree.buffers)
     tree.buffers.append(buffer)
@@ -61,6 +63,22 @@ def add_metadata(model: bytes, source: Source) -> bytes:
         archive.writestr(zipfile.ZipInfo(LABELS_FILE), labels_bytes(source.labels))
         archive.writestr(zipfile.ZipInfo(DESCRIPTION_FILE), source.description())
     return file.getvalue()
+
+
+def _as_quantized(source: Source, tree: Any) -> Source:
+    """Returns a Source with the mean and std by which the tensors of a ModelT stand for pixels.
+
+    Programs that normalise and then quantise get the same pixels; MediaPipe does neither.
+    """
+    tensors = {i.name.decode(): i.tensorIndex for i in tree.signatureDefs[0].inputs}
+    inputs = []
+    for image in source.inputs:
+        quantization = tree.subgraphs[0].tensors[tensors[image.feed]].quantization
+        mean, std = float(quantization.zeroPoint[0]), 1 / float(quantization.scale[0])
+        inputs.append(
+            replace(image, preprocessing=replace(image.preprocessing, mean=mean, std=std))
+        )
+    return replace(source, inputs=tuple(inputs))
 
 
 def describe(source: Source, feeds: Sequence[str]) -> bytes:

@@ -1,14 +1,14 @@
 """A retrained graph as an ONNX file, by tf2onnx, with its labels and normalisation inside."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
-from retraining.export.image_input import image_graph
+from retraining.export.image_input import IMAGE_NODE, image_graph
 from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import import_whole_tensorflow
@@ -23,8 +23,13 @@ def save(source: Source, path: str) -> None:
     `(pixel - mean) / std`, the output `probabilities` float32 [batch, k]. Where the Source takes
     IMAGE, the input is `image`, uint8 [1, height, width, 3] of any size.
     """
-    model = _convert(source)
-    sizes: Sequence[str | int] = [1, "height", "width"] if source.takes == IMAGE else ["batch"]
+    if source.takes == IMAGE:
+        graph_def, names = image_graph(source), {f"{IMAGE_NODE}:0": IMAGE}
+        sizes: list[str | int] = [1, "height", "width"]
+    else:
+        graph_def = to_tensorflow(source.graph_def)
+        names, sizes = {f"{image.node}:0": image.feed for image in source.inputs}, ["batch"]
+    model = _convert(graph_def, names, f"{source.output}:0")
     _name_sizes(model.graph.input, sizes)
     _name_sizes(model.graph.output, sizes[:1])
     for key, value in _properties(source).items():
@@ -43,8 +48,10 @@ def _name_sizes(values: Iterable[Any], sizes: Sequence[str | int]) -> None:
                 dimension.dim_value = size
 
 
-def _convert(source: Source) -> Any:
-    """Returns the onnx.ModelProto that tf2onnx makes of a Source.
+def _convert(graph_def: Any, names: Mapping[str, str], output: str) -> Any:
+    """Returns the onnx.ModelProto that tf2onnx makes of TensorFlow's GraphDef, which is used up.
+
+    `names` has the name of each input in the file, `output` is the tensor to compute.
 
     Takes the steps of `tf2onnx.convert.from_graph_def` one by one, since that function copies the
     weights so often that Inception-v3 takes 4 GB: TensorFlow imports and optimizes them although
@@ -54,12 +61,6 @@ def _convert(source: Source) -> Any:
     from tf2onnx.tf_utils import compress_graph_def
     from tf2onnx.tfonnx import process_tf_graph
 
-    if source.takes == IMAGE:
-        graph_def, names = image_graph(source), {f"{IMAGE}:0": IMAGE}
-    else:
-        graph_def = to_tensorflow(source.graph_def)
-        names = {f"{image.node}:0": image.feed for image in source.inputs}
-    output = f"{source.output}:0"
     weights = compress_graph_def(graph_def)  # takes them out of the graph
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -71,7 +72,7 @@ def _convert(source: Source) -> Any:
             const_node_values=weights,
             tensors_to_rename={**names, output: OUTPUT},
         )
-    return _optimized(converted).make_model(f"{source.network} with a retrained last layer")
+    return _optimized(converted).make_model("image classifier")
 
 
 def _optimized(graph: Any) -> Any:

@@ -1,17 +1,20 @@
 """A retrained graph as a TensorFlow Lite (LiteRT) file, with labels and normalisation inside."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.converter import Converter
+from retraining.export.bias_correction import correct_biases
+from retraining.export.converter import Calibration, Converter
 from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import IMAGE, OUTPUT, TAKES, Feeds, Source
+from retraining.export.pixels_graph import IMAGE, OUTPUT, RAW_PIXELS, TAKES, Feeds, Source
+from retraining.export.tflite_int8 import Int8Model, calibration_feeds, integer_source, quantize
 from retraining.export.tflite_metadata import add_metadata
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
@@ -24,16 +27,32 @@ def save(source: Source, path: str) -> None:
     Source takes IMAGE, the input is `image`, uint8 [1, height, width, 3] of the network's size, or
     of any other after `resize_tensor_input`.
     """
-    _convert(source, path, [])
+    _convert(source, path)
 
 
-def save_quantized(source: Source, path: str) -> None:
+def save_dynamic(source: Source, path: str) -> None:
     """Writes a Source with int8 weights, a quarter of the size (dynamic-range quantization)."""
-    _convert(source, path, [import_whole_tensorflow().lite.Optimize.DEFAULT])
+
+    def set_up(converter: Any) -> None:
+        converter.optimizations = [import_whole_tensorflow().lite.Optimize.DEFAULT]
+
+    _convert(source, path, set_up)
 
 
-def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
-    """Writes a Source to `path` with these tf.lite.Optimize."""
+def save_integer(source: Source, path: str, calibration: Calibration) -> None:
+    """Writes a Source that computes with integers alone; see `tflite_int8`.
+
+    The input `images` is uint8 [1, height, width, 3] of pixels, the output `probabilities` uint8
+    [1, k], which the scale of its tensor turns into probabilities.
+    """
+    source = integer_source(source)
+    feeds = partial(calibration_feeds, source, calibration)
+    source = correct_biases(source, feeds())
+    _convert(source, path, lambda converter: quantize(converter, feeds))
+
+
+def _convert(source: Source, path: str, set_up: Callable[[Any], None] | None = None) -> None:
+    """Writes a Source to `path`; `set_up` may change the TFLiteConverter."""
     tf = import_whole_tensorflow()
     module = tf.Module()
     network, module.kernels = network_function(tf, source)
@@ -41,16 +60,18 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
     def named(*pixels: Tensor) -> dict[str, Tensor]:
         return {OUTPUT: network(*pixels)}
 
-    def of_image(image: Tensor) -> dict[str, Tensor]:
+    def named_of_image(image: Tensor) -> dict[str, Tensor]:
         return named(*preprocess(tf, image, source.inputs))
 
+    of_image = source.takes == IMAGE
     specs = [tf.TensorSpec([1, *i.size, 3], tf.float32, i.feed) for i in source.inputs]
-    if source.takes == IMAGE:
+    if of_image:
         specs = [tf.TensorSpec(SHAPE, tf.uint8, IMAGE)]
-    model = of_image if source.takes == IMAGE else named
-    function = tf.function(model, autograph=False).get_concrete_function(*specs)
+    function = tf.function(named_of_image if of_image else named, autograph=False)
+    function = function.get_concrete_function(*specs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    converter.optimizations = optimizations
+    if set_up:
+        set_up(converter)
     with open(path, "wb") as file:
         file.write(add_metadata(converter.convert(), source))
 
@@ -58,9 +79,9 @@ def _convert(source: Source, path: str, optimizations: Sequence[Any]) -> None:
 class TFLiteModel:
     """A TensorFlow Lite file that TensorFlow's own interpreter has loaded."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, threads: int | None = None) -> None:
         tf = import_whole_tensorflow()
-        interpreter = tf.lite.Interpreter(path, num_threads=os.cpu_count())
+        interpreter = tf.lite.Interpreter(path, num_threads=threads or os.cpu_count())
         self._run = interpreter.get_signature_runner()
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
@@ -82,18 +103,27 @@ FLOAT = Converter(
     load=TFLiteModel,
     takes=TAKES,
 )
-INT8 = replace(
+INT8_WEIGHTS = replace(
     FLOAT,
     kind="tflite_int8",
-    save=save_quantized,
-    # The 0.25 MobileNet keeps the first label of 96 %, and one probability moved by 0.66.
-    least_same=0.8,
+    save=save_dynamic,
+    quantized=True,
+    least_same=0.5,  # a run warns of far more
     most_apart=1.0,
+    test_photos=200,
+)
+FULL_INT8 = replace(
+    INT8_WEIGHTS,
+    kind="tflite_full_int8",
+    calibrate=save_integer,
+    load=Int8Model,
+    takes=(RAW_PIXELS,),
 )
 CONVERTER = replace(
     FLOAT,
-    variants={"dynamic": INT8},
+    variants={"dynamic": INT8_WEIGHTS, "int8": FULL_INT8},
     variant_option="tflite_quantize",
-    variant_help="dynamic: write the weights of the TensorFlow Lite file in int8, a quarter of the "
-    "size",
+    variant_help="write the TensorFlow Lite file in a quarter of the size. dynamic: int8 weights, "
+    "float in and out; int8: calibrated on training photos, computes with integers alone, uint8 in "
+    "and out",
 )

@@ -34,6 +34,7 @@ from retraining.system.text import counted
 log = logging.getLogger(__name__)
 
 TRY_ON = (TESTING, VALIDATION, TRAINING)  # the first split with photos tests the other formats
+MOST_CALIBRATION = 200  # training photos
 
 
 @dataclass(frozen=True)
@@ -196,17 +197,34 @@ def describe_calibration(result: verify.HeldOutResult, temperature: float) -> st
 
 def make_other_formats(exported: Exported, tuned: Tuned, run: RunContext) -> list[formats.Made]:
     """Converts the graph to the other formats in the settings, and tests each on photos."""
-    outputs, examples = run.settings.outputs, tuned.bottlenecks.examples
-    if not (paths := outputs.formats):
+    outputs, bottlenecks = run.settings.outputs, tuned.bottlenecks
+    if not outputs.formats:
         return []
-    log.info(f"converting to {', '.join(paths)}")
     # Any photos show whether answers agree; test photos are preferred.
-    photos = next(examples[part] for part in TRY_ON if examples[part])
-    rows = choose_rows(len(photos), formats.MOST_PHOTOS)
-    samples = [photos[row].path for row in rows]
-    most = run.settings.photos.max_pixels
-    graph = b"".join(exported.graph)
-    made = formats.make(paths, graph, samples, most, outputs.export_input)
+    testing = next(bottlenecks.examples[part] for part in TRY_ON if bottlenecks.examples[part])
+    targets = {label: index for index, label in enumerate(bottlenecks.labels)}
+    photos = formats.Photos(
+        {example.path: targets[example.label] for example in testing},
+        [example.path for example in spread(bottlenecks.examples[TRAINING], MOST_CALIBRATION)],
+        run.settings.photos.max_pixels,
+    )
+    graph, takes = b"".join(exported.graph), outputs.export_input
+    made = formats.make(outputs.formats, graph, photos, takes, run.observer)
     for other in made:
         log.info(other.agreement)
+        if other.warning:
+            run.notes.add_caveat(other.warning)
     return made
+
+
+def spread(examples: Sequence[Example], most: int) -> list[Example]:
+    """Returns at most `most` examples, as many of each class as it has, and evenly spread in it."""
+    by_label: dict[str, list[Example]] = {}
+    for example in examples:
+        by_label.setdefault(example.label, []).append(example)
+    chosen: list[Example] = []
+    classes = sorted(by_label.values(), key=len)
+    for number, photos in enumerate(classes):  # the smallest class first: others take its rest
+        share = (most - len(chosen)) // (len(classes) - number)
+        chosen += [photos[row] for row in choose_rows(len(photos), share)]
+    return chosen

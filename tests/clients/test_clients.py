@@ -17,8 +17,10 @@ import tensorflow as tf
 
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import build
+from retraining.export.convert import run_frozen
 from retraining.export.pixels_graph import IMAGE, Source
 from retraining.export.registry import CONVERTERS
+from retraining.export.tflite_int8 import raw_pixels
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network
@@ -107,11 +109,12 @@ def exports(request, tmp_path_factory):
     frozen = BytesRunner(graph_def, source.output)
 
     def answers(pixels):
-        return np.concatenate([frozen.run_pixels({image.node: p[None]}) for p in pixels])
+        return run_frozen(frozen, source, {image.feed: pixels})
 
     expected = answers(pixels)
     assert np.ptp(expected, axis=0).max() > 0.01  # photos are told apart
     return SimpleNamespace(
+        source=source,
         graph_def=graph_def,
         photos=photos,
         image=image,
@@ -240,8 +243,7 @@ def test_saved_model_cli(exports, signature):
 
 def fed_at_size(exports):
     """Ten photos of the network's size, uint8, to which MediaPipe scales others by itself."""
-    record = exports.image.preprocessing
-    return np.clip(np.rint(exports.pixels * record.std + record.mean), 0, 255).astype(np.uint8)
+    return raw_pixels(exports.pixels, exports.image.preprocessing)
 
 
 def labelled_by_mediapipe(path, photos):
@@ -255,7 +257,7 @@ def labelled_by_mediapipe(path, photos):
             image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo)
             (head,) = classifier.classify(image).classifications
             scores = {each.category_name: each.score for each in head.categories}
-            rows.append([scores[label] for label in LABELS])
+            rows.append([scores.get(label, 0) for label in LABELS])
     return rows
 
 
@@ -267,6 +269,18 @@ def test_mediapipe(exports, of_image, takes):
         check(labelled_by_mediapipe(of_image.tflite, photos), exports, calibrated(expected))
     else:
         check(labelled_by_mediapipe(exports.tflite, photos), exports, expected)
+
+
+def test_mediapipe_with_integers(exports):
+    """It feeds the pixels of an image as they are, as the check of a run does."""
+    pytest.importorskip("mediapipe")
+    path, rows = f"{exports.folder}/int8.tflite", exports.pixels[:, None]
+    integers = CONVERTERS["tflite_full_int8"]
+    integers.calibrate(exports.source, path, lambda: ({exports.image.feed: row} for row in rows))
+    expected = integers.load(path).run({exports.image.feed: exports.pixels})
+    answers = labelled_by_mediapipe(path, fed_at_size(exports))
+    check(answers, exports, expected)
+    np.testing.assert_allclose(answers, exports.expected, rtol=0, atol=0.15)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib.util
 import io
 import itertools
@@ -29,7 +30,8 @@ from retraining import load_classifier
 from retraining.cli import flags as cli_flags
 from retraining.cli import settings as cli_settings
 from retraining.export import build, convert, formats, to_saved_model
-from retraining.export.convert import convert_and_run, read_samples
+from retraining.export.convert import convert_and_run, read_calibration, read_samples
+from retraining.export.formats import Photos
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.export.to_tflite import TFLiteModel
@@ -351,6 +353,9 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
     assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
+    total = len(written)
+    announced = re.findall(r"^converting to (\w+) \((\d) of (\d)\)$", run.err, re.M)
+    assert announced == [(name, str(n), str(total)) for n, (name, _) in enumerate(written, 1)]
 
 
 def test_the_metrics_file_tells_how_to_use_each_file(run):
@@ -361,10 +366,10 @@ def test_the_metrics_file_tells_how_to_use_each_file(run):
     assert record["temperature"] == read_metadata(run.graph)["trust"]["temperature"]
     written = [("pixels_graph", run.pixels), ("saved_model", run.saved), ("tflite", run.tflite)]
     written += [("onnx", run.onnx)] if HAS_ONNX else []
-    assert record["exports"] == [
-        {"format": name, "path": path, "takes": "pixels", "temperature_inside": False}
-        for name, path in written
-    ]
+    for (name, path), told in zip(written, record["exports"], strict=True):
+        assert (told["format"], told["path"], told["takes"]) == (name, path, "pixels")
+        assert told["temperature_inside"] is False
+        assert told["checks"][0]["same_label"] == 1
 
 
 # -- graphs of other kinds ----------------------------------------------------------------------
@@ -431,6 +436,7 @@ def hidden_and_mirrored(networks):
         "saved_model",
         "tflite",
         "tflite_int8",
+        "tflite_full_int8",
         pytest.param("onnx", marks=needs_onnx),
     ],
 )
@@ -441,12 +447,14 @@ def test_other_graphs_agree_as_well(kind, name, request, some, tmp_path):
     graph_def = request.getfixturevalue(name)
     source = Source.of(graph_def)
     assert len(source.inputs) == (2 if name == "two_networks" else 1)
-    samples = read_samples(graph_def, source, some, 10**6)
+    samples = read_samples(graph_def, source, dict.fromkeys(some, 0), 10**6)
     assert np.ptp(samples.answers, axis=0).max() > 0.01  # photos are told apart
-    found = convert_and_run(kind, source, samples, str(tmp_path))
-    for count, same, difference in found.values():
-        assert (count, same) == (4, 1.0)
-        assert difference < (0.1 if kind == "tflite_int8" else 1e-4)
+    calibration = functools.partial(read_calibration, source, some, 10**6)
+    found = convert_and_run(kind, source, samples, calibration, str(tmp_path))
+    for check in found.values():
+        assert (check.photos, check.same) == (4, 1.0)
+        assert check.difference < (0.1 if "int8" in kind else 1e-4)
+        assert check.correct == check.correct_by_graph == (samples.answers.argmax(1) == 0).sum()
     assert len(found) == (2 if kind == "saved_model" else 1)
 
 
@@ -523,7 +531,7 @@ def test_a_converter_that_is_killed_is_one_line(monkeypatch, tmp_path):
     killed = SimpleNamespace(returncode=-9, stderr=b"")
     monkeypatch.setattr(formats, "run_module", lambda *_, **__: killed)
     with pytest.raises(build.ExportError, match="ended with exit code -9; nothing was replaced"):
-        formats.make({"tflite": "x"}, b"", [], 1)
+        formats.make({"tflite": "x"}, b"", Photos({}))
 
 
 def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
@@ -533,9 +541,9 @@ def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "run_module", lambda *_: failed)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7_000_000))
     with pytest.raises(build.ExportError, match=r"range; nothing was replaced"):
-        formats.make({"tflite": "x"}, bytes(1000), [], 1)
+        formats.make({"tflite": "x"}, bytes(1000), Photos({}))
     with pytest.raises(build.ExportError) as error:
-        formats.make({"tflite": "x"}, bytes(2_000_000), [], 1)
+        formats.make({"tflite": "x"}, bytes(2_000_000), Photos({}))
     assert f"range (7.0 MB are left for temporary files in {tmp_path}; see TMPDIR); nothing" in (
         str(error.value)
     )
@@ -545,7 +553,7 @@ def test_a_full_disk_names_the_file_or_the_folder(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left") as unwritten:
-        formats.make({"tflite": "x"}, b"", [], 1)
+        formats.make({"tflite": "x"}, b"", Photos({}))
     assert str(unwritten.value.filename).startswith(f"{tmp_path}/retrain-")
     assert unwritten.value.filename.endswith("graph.pb")
     assert list(tmp_path.iterdir()) == []
@@ -558,7 +566,7 @@ def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monke
     tiny.Image.open(f"{photos}/red/photo_03.jpg").save(tmp_path / "photo.webp")
     wanted = {"saved_model": str(tmp_path / "saved")}
     content = write.graph_bytes(graph_def)
-    (made,) = formats.make(wanted, content, [tmp_path / "photo.webp"], 10**6)
+    (made,) = formats.make(wanted, content, Photos({str(tmp_path / "photo.webp"): 0}))
     assert "from pixels the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
         "; from files' bytes not checked, as TensorFlow reads none of these photos, or ignores "
@@ -574,7 +582,7 @@ def test_the_frozen_graph_is_no_measure_of_transparency(networks, photos, tmp_pa
     photo.putalpha(0)
     photo.save(tmp_path / "clear.png")
     paths = [str(tmp_path / name) for name in ("clear.png", "opaque.png")]
-    samples = read_samples(graph_def, Source.of(graph_def), paths, 10**6)
+    samples = read_samples(graph_def, Source.of(graph_def), dict.fromkeys(paths, 0), 10**6)
     assert samples.files == [(tmp_path / "opaque.png").read_bytes()]
     assert len(samples.answers) == 2
 
@@ -607,7 +615,7 @@ def test_versions_are_counted_on(tmp_path):
 def converted(monkeypatch):
     """Makes one format by a converter that gives these answers to pixels; also the request."""
 
-    def make(kind, answers, photos=("here.jpg",)):
+    def make(kind, answers, photos=("here.jpg",), calibration=()):
         requests = []
 
         def run(module, arguments, folder):
@@ -617,14 +625,15 @@ def converted(monkeypatch):
             return SimpleNamespace(returncode=0)
 
         monkeypatch.setattr(formats, "run_module", run)
-        (made,) = formats.make({kind: "x"}, b"", photos, 9)
+        numbered = {path: number for number, path in enumerate(photos)}
+        (made,) = formats.make({kind: "x"}, b"", Photos(numbered, calibration, 9))
         return made, requests[0]
 
     return make
 
 
 def test_answers_must_be_those_of_the_graph(converted):
-    made, _ = converted("tflite", (50, 1.0, 0.0123))
+    made, _ = converted("tflite", (50, 1.0, 0.0123, 40, 41))
     assert (made.name, made.path, made.content) == ("tflite", "x", b"a model")
     assert made.agreement == (
         "tflite, 0.0 MB: from pixels the same first label for 50 of 50 photos, probabilities up "
@@ -632,10 +641,78 @@ def test_answers_must_be_those_of_the_graph(converted):
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
         with pytest.raises(build.ExportError, match="does not answer"):
-            converted("tflite", (50, same, difference))
-    assert converted("tflite_int8", (50, 0.9, 0.5))[0].name == "tflite"
+            converted("tflite", (50, same, difference, 40, 41))
+
+
+@pytest.mark.parametrize("kind", ["tflite_int8", "tflite_full_int8"])
+def test_rounded_files_may_answer_otherwise_with_a_warning(kind, converted):
+    made, _ = converted(kind, (200, 0.95, 0.5, 140, 150))
+    assert (made.name, made.kind, made.size, made.warning) == ("tflite", kind, 7, "")
+    assert made.agreement == (
+        f"{kind}, 0.0 MB: from pixels the same first label for 190 of 200 photos, probabilities "
+        "up to 0.5 apart; 140 right, of the graph's answers 150"
+    )
+    made, _ = converted(kind, (200, 0.945, 0.5, 140, 150))
+    assert made.warning == (
+        f"{kind} gives only 94.5% of 200 photos the first label that the graph gives them"
+    )
     with pytest.raises(build.ExportError):
-        converted("tflite_int8", (50, 0.7, 0.5))
+        converted(kind, (200, 0.4, 0.5, 140, 150))
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_a_run_calibrates_on_training_photos_and_records_how_it_did(failing, monkeypatch, tmp_path):
+    requests = []
+
+    def run(module, arguments, scratch):
+        requests.append(json.loads((scratch / "request.json").read_text()))
+        return in_this_process(module, arguments, scratch)
+
+    monkeypatch.setattr(formats, "run_module", run)
+    path = tmp_path / "m.tflite"
+    assert failing("--tflite_file", path, "--tflite_quantize", "int8")[0] == 0
+    (request,) = requests
+    assert request["calibration"]
+    assert not set(request["calibration"]) & set(request["photos"])
+    record = json.loads((tmp_path / "models" / "metrics").read_text())
+    (described,) = record["exports"]
+    assert (described["kind"], described["path"]) == ("tflite_full_int8", str(path))
+    assert described["bytes"] == path.stat().st_size
+    (check,) = described["checks"]
+    tested = record["test"]
+    assert (check["input"], check["photos"]) == ("uint8 pixels", tested["photos"])
+    assert check["correct_by_graph"] == tested["correct"]
+    assert record["caveats"] == []
+    assert "tflite_full_int8" in (tmp_path / "models" / "report").read_text()
+
+
+def test_a_run_warns_of_a_file_that_answers_otherwise_and_writes_it(failing, monkeypatch, tmp_path):
+    def run(module, arguments, scratch):
+        (scratch / "tflite_int8").write_bytes(b"a model")
+        (scratch / "answers.json").write_text('{"pixels": [50, 0.9, 0.5, 40, 44]}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(formats, "run_module", run)
+    path = tmp_path / "m.tflite"
+    assert failing("--tflite_file", path, "--tflite_quantize", "dynamic")[0] == 0
+    assert path.read_bytes() == b"a model"
+    record = json.loads((tmp_path / "models" / "metrics").read_text())
+    assert record["caveats"] == [
+        "tflite_int8 gives only 90.0% of 50 photos the first label that the graph gives them"
+    ]
+
+
+def test_only_a_calibrated_format_reads_training_photos(converted):
+    photos = [f"{number}.jpg" for number in range(300)]
+    for kind, count, training in (
+        ("tflite", 50, []),
+        ("tflite_int8", 200, []),
+        ("tflite_full_int8", 200, ["/t.jpg"]),
+    ):
+        _, request = converted(kind, (50, 1.0, 0.0, 40, 41), photos, ["/t.jpg"])
+        assert (len(request["photos"]), request["calibration"]) == (count, training)
+        assert (request["targets"][0], request["targets"][-1]) == (0, 299)
+        assert request["photos"][-1].endswith("/299.jpg")
 
 
 def test_a_format_of_ones_own_needs_no_more_than_its_converter(monkeypatch, failing, tmp_path):
@@ -682,6 +759,6 @@ def test_photos_run_in_small_batches():
 
 def test_photos_at_urls_keep_their_names(converted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, request = converted("onnx", (2, 1.0, 0.0), ["s3://b/a.jpg", "here.jpg"])
+    _, request = converted("onnx", (2, 1.0, 0.0, 1, 1), ["s3://b/a.jpg", "here.jpg"])
     assert request["photos"] == ["s3://b/a.jpg", f"{tmp_path}/here.jpg"]
     assert (request["format"], request["max_image_pixels"]) == ("onnx", 9)

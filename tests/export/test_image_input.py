@@ -98,7 +98,9 @@ def exported(graphs, some, tmp_path_factory):
         if (kind, name) not in made:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(formats, "run_module", in_this_process)
-                (one,) = formats.make({kind: "x"}, graphs[name], some, 10**6, IMAGE)
+                (one,) = formats.make(
+                    {kind: "x"}, graphs[name], formats.Photos(dict.fromkeys(some, 0)), IMAGE
+                )
             assert one.describe()["takes"] == IMAGE
             assert one.describe()["temperature_inside"] is True
             path = tmp_path_factory.mktemp("exported") / kind

@@ -208,6 +208,7 @@ OTHER_FILES = [
         after="train",
     ),
     train("tflite_dynamic", "--tflite_file m.tflite --tflite_quantize dynamic", after="train"),
+    train("tflite_int8", "--tflite_file m.tflite --tflite_quantize int8", after="train"),
     train("formats_pair", f"{PAIR} --saved_model_dir saved --tflite_file m.tflite", after="pair"),
     train("formats_hidden", "--hidden_units 8 --tflite_file m.tflite", after="train"),
     Command(

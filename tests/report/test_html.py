@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from retraining.evaluation.label_audit import DUPLICATE, LABEL, Finding
+from retraining.export.convert import Agreement
+from retraining.export.formats import Made
 from retraining.photos.source import BadImage
 from retraining.photos.thumbnails import Thumbnails, make_thumbnail
 from retraining.report import html
@@ -193,6 +195,18 @@ def test_ways_of_training_are_compared_where_that_was_asked_for(pictures, record
     assert "The run chose the method with the lowest cross entropy on the validation photos" in text
     assert "before export, on all test photos (4)" in text
     assert "Comparison of training methods" not in page_of(record).text
+
+
+def test_other_formats_are_compared_with_the_graph(pictures, record):
+    checks = {"pixels": Agreement(200, 0.985, 0.25, 150, 153), "files' bytes": None}
+    made = Made(
+        "tflite", "m.tflite", b"", "", "pixels", kind="tflite_int8", size=604_000, checks=checks
+    )
+    text = page_of(
+        made_up(LABELS, pictures, [0, 0, 1, 2], [0, 1, 1, 2], exports=[made.describe()])
+    ).text
+    assert "tflite_int8 0.6 pixels 200 98.5% 0.25 150 153" in text
+    assert "Other formats" not in page_of(record).text
 
 
 def test_a_comparison_without_test_photos_has_no_test_figures():

@@ -10,6 +10,8 @@ import pytest
 from retraining.evaluation.cross_validation import CrossValidated, CrossValidation
 from retraining.evaluation.label_audit import Finding
 from retraining.evaluation.learning_curve import SizePoint
+from retraining.export.convert import Agreement
+from retraining.export.formats import Made
 from retraining.metrics import classification
 from retraining.photos.dataset import Example
 from retraining.photos.source import BadImage
@@ -207,6 +209,34 @@ def test_a_comparison_is_in_the_record_only_where_one_was_made():
     assert (head["method"], head["top_1"], head["epochs"]) == ("head", 0.75, 0)
     assert (best["validation_cross_entropy"], best["best_epoch"]) == (0.5, 6)
     assert [head["exported"], best["exported"]] == [False, True]
+
+
+def test_the_record_tells_how_other_formats_compare_with_the_graph():
+    checks = {"pixels": Agreement(200, 0.985, 0.25, 150, 153), "files' bytes": None}
+    exported = Made(
+        "tflite", "m.tflite", b"", "", "pixels", kind="tflite_int8", size=9, checks=checks
+    )
+    assert made()["exports"] == []
+    assert made(exports=[exported.describe()])["exports"] == [
+        {
+            "format": "tflite",
+            "kind": "tflite_int8",
+            "path": "m.tflite",
+            "bytes": 9,
+            "takes": "pixels",
+            "temperature_inside": False,
+            "checks": [
+                {
+                    "input": "pixels",
+                    "photos": 200,
+                    "same_label": 0.985,
+                    "largest_difference": 0.25,
+                    "correct": 150,
+                    "correct_by_graph": 153,
+                }
+            ],
+        }
+    ]
 
 
 def test_the_documented_schema_is_that_of_the_record():
