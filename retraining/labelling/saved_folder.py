@@ -26,8 +26,8 @@ PREFERRED = ("pixels", "images", "serving_default")
 OUTPUT = "probabilities"  # as export/pixels_graph.py names it
 # Ops of the signatures that take files' bytes, which nothing here calls.
 OF_FILES_TEXT = """
-StatelessIf StatelessWhile StringJoin TensorListFromTensor TensorListGetItem TensorListReserve
-TensorListSetItem TensorListStack
+StatelessIf StatelessWhile StaticRegexFullMatch StringJoin TensorListFromTensor TensorListGetItem
+TensorListReserve TensorListSetItem TensorListStack
 """
 OF_FILES = OF_FILES_TEXT.split()
 BATCH_SCALED = {"QuantizeV2", "RequantizationRange"}  # ops whose scale depends on the whole batch
