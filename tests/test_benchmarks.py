@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retraining.export.pixels_graph import Source
+from retraining.export.registry import CONVERTERS
+from retraining.graphs.read import read_graph
 from tests import tiny
 
 pytestmark = [
@@ -312,3 +315,14 @@ def test_a_run_that_fails_instead_of_a_killed_node(run):
     lines = run("ray_cluster.py", "kill", "--model_dir", "absent", fails=True)
     assert lines[-1] == "the local run ended with 1; its message is above"
     assert not any("Traceback" in line for line in lines)
+
+
+def test_export_agreement(run, finished, tmp_path):
+    path = tmp_path / "m.tflite"
+    CONVERTERS["tflite"].save(Source.of(read_graph(finished.graph)), str(path))
+    flags = "export_agreement.py", "--repeats", 1, "--graph", finished.graph, path
+    head, *lines = (line.split("\t") for line in run(*flags))
+    assert head[2:5] == ["photos", "same first label", "apart"]
+    assert [line[2:4] for line in lines] == [["90", "90"]] * 2
+    assert 0 < float(lines[1][4]) < 1e-5
+    run(*flags, "--most", 0, fails=True)

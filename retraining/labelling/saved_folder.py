@@ -26,7 +26,7 @@ PREFERRED = ("pixels", "images", "serving_default")
 OUTPUT = "probabilities"  # as export/pixels_graph.py names it
 # Ops of the signatures that take files' bytes, which nothing here calls.
 OF_FILES_TEXT = """
-StatelessIf StatelessWhile StaticRegexFullMatch TensorListFromTensor TensorListGetItem
+StatelessIf StatelessWhile StaticRegexFullMatch StringJoin TensorListFromTensor TensorListGetItem
 TensorListReserve TensorListSetItem TensorListStack
 """
 OF_FILES = OF_FILES_TEXT.split()

@@ -268,11 +268,12 @@ def quantized(source, pictures, dtype):
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")
-@pytest.mark.parametrize("takes", ["pixels", "uint8 pixels"])
+@pytest.mark.parametrize(
+    ("takes", "dtype"), [("pixels", tf.int8), ("pixels", tf.uint8), ("uint8 pixels", tf.uint8)]
+)
 def test_integers_are_made_and_read_by_the_scales_of_the_tensors(
-    takes, source, frozen, pictures, tmp_path
+    takes, dtype, source, frozen, pictures, tmp_path
 ):
-    dtype = tf.int8 if takes == "pixels" else tf.uint8
     model = with_files(
         quantized(source, pictures, dtype), {"retraining.json": described(source, takes=takes)}
     )
