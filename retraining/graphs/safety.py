@@ -273,7 +273,7 @@ def _other_message(path: str | Path, content: bytes) -> str | None:
         return f"the .meta file of a checkpoint, without its weights; {FREEZE}"
     if str(path).lower().endswith(".onnx"):
         return (
-            "an ONNX model, which this tool does not read; use the frozen graph that it was "
+            "an ONNX model, which this tool cannot use here; use the frozen graph that it was "
             "made from"
         )
     return None
@@ -296,8 +296,13 @@ def describe_unsafe(graph_def: GraphDef) -> str:
             unsafe.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
     ops = list(unsafe.values())
     ops += [f"the function {_shown(f.signature.name)}" for f in graph_def.library.function]
-    more = [f"{len(ops) - NAMED} more"] if len(ops) > NAMED else []
-    return ", ".join(ops[:NAMED] + more)
+    return first_named(ops)
+
+
+def first_named(names: Sequence[str]) -> str:
+    """Returns the first NAMED names, and how many more there are; empty if there are none."""
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def _holds_function(node: NodeDef) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.safety import ALLOWED_OPS, MAX_BYTES, MAX_NODES, check_constants
+from retraining.graphs.safety import ALLOWED_OPS, MAX_BYTES, MAX_NODES, NAMED, check_constants
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.system.regular import open_regular
 from retraining.system.text import one_line
@@ -21,7 +21,6 @@ VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 Partiti
 StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
 """
 SAFE_OPS = ALLOWED_OPS | frozenset(LISTED.split())
-NAMED = 5  # how many refused ops a message names
 
 
 def read_meta_graph(path: Path) -> Any:
