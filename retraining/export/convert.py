@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from retraining.errors import RetrainingError
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export.converter import Calibration, ConvertedModel, DecodingModel
-from retraining.export.pixels_graph import IMAGE, Pixels, Source
+from retraining.export.pixels_graph import Pixels, Source
 from retraining.export.registry import CONVERTERS
+from retraining.graphs.description import IMAGE
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import DEVELOP
 from retraining.graphs.read import read_graph

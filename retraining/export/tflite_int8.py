@@ -16,15 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Calibration
-from retraining.export.pixels_graph import (
-    DESCRIPTION_FILE,
-    OUTPUT,
-    RAW_PIXELS,
-    Feeds,
-    Input,
-    Pixels,
-    Source,
-)
+from retraining.export.pixels_graph import Feeds, Input, Pixels, Source
+from retraining.graphs.description import DESCRIPTION_FILE, OUTPUT, RAW_PIXELS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing

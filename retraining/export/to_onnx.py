@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
 from retraining.export.image_input import IMAGE_NODE, image_graph
-from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
+from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.description import IMAGE, OUTPUT, PIXELS, TAKES
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import import_whole_tensorflow
 

@@ -13,9 +13,10 @@ from retraining.export.bias_correction import correct_biases
 from retraining.export.converter import Calibration, Converter
 from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import IMAGE, OUTPUT, RAW_PIXELS, TAKES, Feeds, Source
+from retraining.export.pixels_graph import Feeds, Source
 from retraining.export.tflite_int8 import Int8Model, calibration_feeds, integer_source, quantize
 from retraining.export.tflite_metadata import add_metadata
+from retraining.graphs.description import IMAGE, OUTPUT, RAW_PIXELS, TAKES
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -91,7 +92,7 @@ class TFLiteModel:
         """
         count = len(next(iter(feeds.values())))
         rows = ({name: p[n : n + 1] for name, p in feeds.items()} for n in range(count))
-        return np.concatenate([self._run(**row)["probabilities"] for row in rows])
+        return np.concatenate([self._run(**row)[OUTPUT] for row in rows])
 
 
 FLOAT = Converter(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.stream import Answer, stream
+from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, PIXELS, RAW_PIXELS
 from retraining.graphs.front_end import MAX_SIDE
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import (
@@ -30,10 +31,6 @@ from retraining.labelling.resolve import Overrides
 from retraining.photos.reader import Image, ImageReader
 from retraining.system.regular import open_regular
 
-# What an input takes, as `Input.describe` of export/pixels_graph.py names it: scaled pixels, pixels
-# of 0..255 in the network's size, or an image of any size.
-PIXELS, RAW_PIXELS, IMAGE = "pixels", "uint8 pixels", "image"
-DESCRIPTION_FILE = "retraining.json"  # in formats that hold files, as in export/pixels_graph.py
 TEMPERATURES = (0.01, 100.0)  # beyond the limits of the search in evaluation/temperature.py
 
 
@@ -179,7 +176,7 @@ class Description:
             if not sound or not low <= temperature <= high or not isinstance(inside, bool):
                 raise ValueError
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise GraphError("its own description (retraining.json) is damaged") from error
+            raise GraphError(f"its own description ({DESCRIPTION_FILE}) is damaged") from error
         if inside:
             return cls(labels, feeds, 1.0, 1 / temperature)
         return cls(labels, feeds, temperature, 1.0)
