@@ -1,14 +1,13 @@
 """Labels with models in other formats: what retrain.py exports, and what others made.
 
-A module for each format opens a file as a Program: what to feed it, and how to run it. This module
-puts together what the file tells of itself and what the user says.
+A module for each format opens a file as a Program. This module puts together what the file tells of
+itself and what the user says, and feeds the Program.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,66 +26,11 @@ from retraining.graphs.preprocessing import (
 )
 from retraining.labelling.labels import check_width
 from retraining.labelling.model import AnyImage, Computed, Request
+from retraining.labelling.program import Input, Program, StartedProgram
 from retraining.labelling.resolve import Overrides
 from retraining.photos.reader import Image, ImageReader
-from retraining.system.regular import open_regular
 
 TEMPERATURES = (0.01, 100.0)  # beyond the limits of the search in evaluation/temperature.py
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    @property
-    def channels_first(self) -> bool:
-        """Whether it takes [n, 3, height, width], as models of PyTorch do."""
-        return len(self.shape) == 4 and self.shape[1] == 3 and self.shape[3] != 3
-
-    @property
-    def size(self) -> tuple[int | None, int | None]:
-        """(height, width) in pixels.
-
-        Raises:
-            GraphError: it takes no images.
-        """
-        shape = self.shape
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise GraphError(f"it takes {list(shape)}, not images [n, height, width, 3]")
-        return (shape[2], shape[3]) if self.channels_first else (shape[1], shape[2])
-
-
-class Running(Protocol):
-    """A program that has been started."""
-
-    @property
-    def parallel(self) -> int:
-        """How many threads may call `run_feeds` at once."""
-
-    def run_feeds(self, feeds: Mapping[str, NDArray[Any]], /) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: [n, height, width, 3]}."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """A model that its own library has opened.
-
-    `description` is the JSON text that retrain.py stores in the file, None in others. `labels` and
-    `scale`, (mean, std), are those that files of others tell. `width` is the number of outputs, if
-    known. `start` takes the number of images, if known.
-    """
-
-    inputs: Mapping[str, Input]
-    width: int | None
-    start: Callable[[int | None], Running]
-    batches: bool = False  # whether images may share a batch
-    description: bytes | None = None
-    labels: tuple[str, ...] | None = None
-    scale: tuple[PerChannel, PerChannel] | None = None
-    unsafe: str = ""  # what it holds that may do more than compute
 
 
 @dataclass(frozen=True)
@@ -139,7 +83,7 @@ class ExportedModel:
 class _Batches:
     """Runs a program of one input on batches."""
 
-    running: Running
+    running: StartedProgram
     input: str
 
     @property
@@ -205,28 +149,6 @@ def _feed(how: Mapping[str, Any]) -> Feed:
         return Feed(preprocessing)
     size = ANY_SIZE if takes == IMAGE else preprocessing.size
     return Feed(replace(preprocessing, size=size, mean=0.0, std=1.0), raw=True)
-
-
-def read_file(path: str | Path, most: int) -> bytes:
-    """Returns the content of a file of up to `most` bytes.
-
-    Raises:
-        GraphError: it cannot be read.
-    """
-    try:
-        with open_regular(path, most) as file:
-            return file.read()
-    except OSError as error:
-        raise GraphError(f"it cannot be read: {error.strerror}") from error
-
-
-def refuse_unsafe(unsafe: str, allow_unsafe_ops: bool) -> None:
-    """Raises GraphError for ops that may do more than compute, if there are any."""
-    if unsafe and not allow_unsafe_ops:
-        raise GraphError(
-            f"it could do more than compute: it holds {unsafe}; if you trust whoever made it, add "
-            f"`Overrides.allow_unsafe_ops`"
-        )
 
 
 def model_of(program: Program, own: Description | None, overrides: Overrides) -> ExportedModel:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
 from retraining.graphs.saved_model_safety import GRAPH_FILE
-from retraining.labelling.exported import Program
 from retraining.labelling.lite_file import open_lite_file
 from retraining.labelling.onnx_file import open_onnx_file
+from retraining.labelling.program import Program
 from retraining.labelling.saved_folder import open_saved_folder
 from retraining.system.regular import open_regular
 

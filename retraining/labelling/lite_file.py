@@ -25,8 +25,8 @@ from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import PerChannel, per_channel
 from retraining.graphs.safety import MAX_BYTES
 from retraining.graphs.tensorflow import muted_stderr
-from retraining.labelling.exported import Input, Program, read_file, refuse_unsafe
 from retraining.labelling.labels import MOST_LABEL_BYTES
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import is_label, one_line
 
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError)

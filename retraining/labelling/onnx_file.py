@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from retraining.graphs import onnx_safety
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.safety import MAX_BYTES
-from retraining.labelling.exported import Input, Program, read_file, refuse_unsafe
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
 PROPERTY = "retraining"  # has the description, as export/to_onnx.py writes it

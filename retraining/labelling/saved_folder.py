@@ -12,8 +12,8 @@ from retraining.graphs.messages import TYPE_NAMES
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.saved_model_safety import describe_unsafe, ops_of, read_meta_graph
 from retraining.graphs.tensorflow import import_whole_tensorflow, is_installed
-from retraining.labelling.exported import Input, Program, read_file, refuse_unsafe
 from retraining.labelling.labels import MOST_LABEL_BYTES
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
 # Signatures of retrain.py that take pixels, then the usual one.
