@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from retraining.export.build import labels_bytes
+from retraining.export.build import LABELS_FILE, labels_bytes
 from retraining.export.pixels_graph import Input, Source
 from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, OUTPUT, RAW_PIXELS
 from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
-LABELS_FILE = "labels.txt"
 BUFFER = "TFLITE_METADATA"  # the name of this buffer in the model's list of metadata
 IDENTIFIER = b"M001"
 PARSER_VERSION = "1.0.0"  # the oldest schema that has all of these fields

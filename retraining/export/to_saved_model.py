@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.build import labels_bytes
+from retraining.export.build import LABELS_FILE, labels_bytes
 from retraining.export.converter import Converter
 from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
@@ -18,7 +18,6 @@ from retraining.export.pixels_graph import Feeds, Source
 from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, OUTPUT, TAKES
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
-LABELS_FILE = "labels.txt"  # among the assets
 # The names of the signatures.
 FILES, FILE, IMAGES, PIXELS = "serving_default", "one_image", "images", "pixels"
 

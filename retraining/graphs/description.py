@@ -18,6 +18,7 @@ PIXELS, IMAGE = TAKES = ("pixels", "image")
 RAW_PIXELS = "uint8 pixels"
 OUTPUT = "probabilities"  # the name of an exported model's output
 DESCRIPTION_FILE = "retraining.json"  # the description, in formats that hold files
+ONNX_PROPERTY = "retraining"  # the description, in ONNX files
 MOST = 1e300  # numbers beyond are damage; larger integers are no floats
 
 Check: TypeAlias = Callable[[Any], bool]

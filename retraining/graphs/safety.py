@@ -37,6 +37,7 @@ MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits"
 MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
 MAX_ELEMENTS = 1 << 28  # in one tensor: 1 GiB of float32
 MAX_DIMENSIONS = 254  # of a tensor in TensorFlow (TensorShape::MaxDimensions)
+SAVED_MODEL = "saved_model.pb"  # the graph in the folder of a SavedModel
 SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repeated values
 
 # Ops that map values to values. Left out are: ops that touch files, connections, Python, variables,
@@ -171,9 +172,9 @@ def read_bytes(path: str | Path) -> bytes:
 
 def _check_kind(path: str | Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        if os.path.exists(os.path.join(path, "saved_model.pb")):
+        if os.path.exists(os.path.join(path, SAVED_MODEL)):
             raise GraphError(f"{path} is a SavedModel folder, not a frozen graph; {FREEZE}")
-        if versions := sorted(Path(path).glob("[0-9]*/saved_model.pb")):
+        if versions := sorted(Path(path).glob(f"[0-9]*/{SAVED_MODEL}")):
             raise GraphError(
                 f"{path} holds versions of a SavedModel; name one, such as {versions[-1].parent}"
             )

@@ -9,12 +9,18 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.safety import ALLOWED_OPS, MAX_BYTES, MAX_NODES, NAMED, check_constants
+from retraining.graphs.safety import (
+    ALLOWED_OPS,
+    MAX_BYTES,
+    MAX_NODES,
+    NAMED,
+    SAVED_MODEL,
+    check_constants,
+)
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
-GRAPH_FILE = "saved_model.pb"
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
 LISTED = """
 VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 PartitionedCall
@@ -30,7 +36,7 @@ def read_meta_graph(path: Path) -> Any:
         GraphError: it is damaged, or not of TensorFlow 2.
     """
     try:
-        with open_regular(path / GRAPH_FILE, MAX_BYTES) as file:
+        with open_regular(path / SAVED_MODEL, MAX_BYTES) as file:
             content = file.read()
         meta = import_tensorflow().SavedModel.FromString(content).meta_graphs[0]
         if len(meta.object_graph_def.nodes) > MAX_NODES:
