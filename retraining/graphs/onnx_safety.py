@@ -147,9 +147,9 @@ def check(model: Any) -> None:
         _check_size(tensor.dims)
     sizes = _constants(graph)
     for node in graph.node:
-        for place in SIZE_INPUTS.get(node.op_type, ()):
-            if place < len(node.input) and node.input[place] in sizes:
-                _check_size(sizes[node.input[place]])
+        for number in SIZE_INPUTS.get(node.op_type, ()):
+            if number < len(node.input) and node.input[number] in sizes:
+                _check_size(sizes[node.input[number]])
 
 
 def _check_size(sizes: Any) -> None:

@@ -48,7 +48,7 @@ class Feed:
         return np.rint(pixels).clip(0, 255).astype(np.uint8) if self.raw else pixels
 
     def reader(self, max_pixels: int) -> Callable[[Image], NDArray[Any]]:
-        """Returns what reads an image for the input."""
+        """Returns a function that reads an image as the input takes it, [1, ...]."""
         reader = ImageReader(self.preprocessing, max_pixels)
         if self.preprocessing.size == ANY_SIZE:
             return lambda image: reader.pixels(image)[None]
@@ -213,7 +213,7 @@ def _check_input(taken: Input, feed: Feed) -> None:
 
 
 def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
-    """Returns the Feed of the only input of somebody's file, as the user and the file tell.
+    """Returns the Feed of the only input of a file without a description.
 
     Raises:
         GraphError: a fact is missing, or the user contradicts the file.

@@ -62,7 +62,7 @@ class Program:
     start: Callable[[int | None], StartedProgram]  # takes the number of images, if known
     batches: bool = False  # whether images may share a batch
     description: bytes | None = None  # the JSON that retrain.py stores in the file
-    labels: tuple[str, ...] | None = None  # that a file of others tells
+    labels: tuple[str, ...] | None = None  # in a file that retrain.py did not write
     scale: tuple[PerChannel, PerChannel] | None = None  # (mean, std), likewise
     unsafe: str = ""  # what it holds that may do more than compute
 
