@@ -13,9 +13,9 @@ from retraining.graphs.safety import (
     ALLOWED_OPS,
     MAX_BYTES,
     MAX_NODES,
-    NAMED,
     SAVED_MODEL,
     check_constants,
+    first_named,
 )
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.system.regular import open_regular
@@ -61,7 +61,7 @@ def describe_unsafe(meta: Any, uncalled: Iterable[str] = (), harmless: Iterable[
     called = [name for name in meta.object_graph_def.concrete_functions if name not in left_out]
     unsafe = ops_of(meta, called) - SAFE_OPS
     unsafe |= ops_of(meta, left_out) - SAFE_OPS - set(harmless)
-    return ", ".join(sorted(unsafe)[:NAMED])[:200]
+    return first_named([ascii(op[:80]) for op in sorted(unsafe)])
 
 
 def ops_of(meta: Any, roots: Iterable[str]) -> set[str]:
