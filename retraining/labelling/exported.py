@@ -195,6 +195,7 @@ def _overridden(feed: Feed, overrides: Overrides) -> Feed:
 
 
 def _check_scale(mean: PerChannel, std: PerChannel) -> None:
+    """Raises GraphError if pixels cannot be scaled so."""
     if not can_scale(mean, std):
         raise GraphError(
             f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
@@ -221,11 +222,10 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
     if taken.dtype not in ("float32", "float16", "uint8", "int8"):
         raise GraphError(f"it takes {taken.dtype}, not images of float32 or uint8")
     size = _foreign_size(taken, overrides)
-    told = program.scale or ((None, None) if taken.dtype != "uint8" else (0.0, 1.0))
-    mean, std = (
-        own if given is None else given
-        for given, own in zip((overrides.input_mean, overrides.input_std), told, strict=True)
-    )
+    unscaled = (0.0, 1.0) if taken.dtype == "uint8" else (None, None)
+    own_mean, own_std = program.scale or unscaled
+    mean = own_mean if overrides.input_mean is None else overrides.input_mean
+    std = own_std if overrides.input_std is None else overrides.input_std
     if mean is None or std is None:
         raise GraphError(
             "it does not tell how pixels are scaled; give `Overrides.input_mean` and "
