@@ -39,10 +39,14 @@ TEMPERATURES = (0.01, 100.0)  # beyond the limits of the search in evaluation/te
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type."""
+    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type.
+
+    `quantised` integers stand for numbers by a scale that the file has.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
+    quantised: bool = False
 
     @property
     def channels_first(self) -> bool:
@@ -54,11 +58,13 @@ class Input:
         """(height, width) in pixels.
 
         Raises:
-            GraphError: it takes no images.
+            GraphError: it takes no images, or several at once.
         """
         shape = self.shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise GraphError(f"it takes {list(shape)}, not images [n, height, width, 3]")
+        if shape[0] not in (None, 1):
+            raise GraphError(f"it takes {shape[0]} images at once; export it for one or any number")
         return (shape[2], shape[3]) if self.channels_first else (shape[1], shape[2])
 
 
@@ -299,7 +305,8 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
     Raises:
         GraphError: a fact is missing, or the user contradicts the file.
     """
-    if taken.dtype not in ("float32", "float16", "uint8", "int8"):
+    whole = taken.dtype == "uint8" and not taken.quantised
+    if not whole and not taken.quantised and taken.dtype not in ("float32", "float16"):
         raise GraphError(f"it takes {taken.dtype}, not images of float32 or uint8")
     size = _foreign_size(taken, overrides)
     told = program.scale or ((None, None) if taken.dtype != "uint8" else (0.0, 1.0))
@@ -313,6 +320,10 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
             "`Overrides.input_std`"
         )
     _check_scale(mean, std)
+    if whole and (mean, std) != (0, 1):
+        raise GraphError(
+            "it takes pixels of 0..255; drop `Overrides.input_mean` and `Overrides.input_std`"
+        )
     raw = taken.dtype == "uint8" and (mean, std) == (0, 1)
     return Feed(Preprocessing(size, mean, std), raw, taken.channels_first)
 
