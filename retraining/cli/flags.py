@@ -24,7 +24,7 @@ from retraining.cli.parser import (
     batch_size,
     number,
 )
-from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, settings_of
+from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, formats_of, settings_of
 from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
 from retraining.export.pixels_graph import PIXELS, TAKES
@@ -142,10 +142,10 @@ def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
         choice = getattr(options, converter.variant_option, "none")
         if choice != "none" and not getattr(options, converter.option):
             parser.error(f"--{converter.variant_option} needs --{converter.option}")
-    takers = [converter.option for converter in FORMATS if options.export_input in converter.takes]
-    if options.export_input != PIXELS and not any(getattr(options, each) for each in takers):
-        needed = " or ".join(f"--{each}" for each in takers)
-        parser.error(f"--export_input {options.export_input} needs {needed}")
+    wanted, chosen = options.export_input, [CONVERTERS[kind] for kind in formats_of(options)]
+    if wanted != PIXELS and not any(wanted in converter.takes for converter in chosen):
+        needed = (f"--{converter.option}" for converter in FORMATS if wanted in converter.takes)
+        parser.error(f"--export_input {wanted} needs {' or '.join(needed)}")
 
 
 def _check_network(parser: Parser, settings: RunSettings) -> None:

@@ -231,9 +231,13 @@ def test_a_pixels_graph_stays_one_of_pixels():
     assert CONVERTERS["onnx"].taking(IMAGE) == "image"
 
 
-def test_the_flag_needs_a_format_that_takes_images(capsys):
+INTEGERS = ["--tflite_file", "m.tflite", "--tflite_quantize", "int8"]
+
+
+@pytest.mark.parametrize("others", [["--pixels_graph", "p.pb"], INTEGERS, []])
+def test_the_flag_needs_a_format_that_takes_images(others, capsys):
     with pytest.raises(SystemExit) as ended:
-        parse_flags(["--image_dir", "p", "--export_input", "image", "--pixels_graph", "p.pb"], None)
+        parse_flags(["--image_dir", "p", "--export_input", "image", *others], None)
     assert ended.value.code == 2
     assert (
         "--export_input image needs --saved_model_dir or --tflite_file or --onnx_file"

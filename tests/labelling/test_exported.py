@@ -806,7 +806,7 @@ def test_the_function_of_a_signature_is_no_other_objects(export, tmp_path):
     shutil.copytree(export("saved_model"), path)
     saved_model = import_tensorflow().SavedModel.FromString((path / "saved_model.pb").read_bytes())
     nodes = saved_model.meta_graphs[0].object_graph_def.nodes
-    (at,) = (number for number, node in enumerate(nodes) if len(node.children) == 4)
+    (at,) = (child.node_id for child in nodes[0].children if child.local_name == "signatures")
     nodes[0].children.add(node_id=nodes[at].children[0].node_id, local_name="_initialize")
     (path / "saved_model.pb").write_bytes(saved_model.SerializeToString())
     with pytest.raises(GraphError, match="an object has the function of a signature"):
