@@ -26,6 +26,7 @@ from retraining.graphs.write import graph_bytes
 from retraining.labelling.classifier import load_classifier
 from retraining.labelling.labels import LabelsError
 from retraining.labelling.resolve import Overrides
+from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
 from retraining.networks.registry import NETWORKS
@@ -42,7 +43,7 @@ needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what ONNX files need is no
 FILES = {"tflite": "m.tflite", "onnx": "m.onnx", "saved_model": "saved"}
 LIGHT = ["tflite", pytest.param("onnx", marks=needs_onnx)]
 KINDS = [*LIGHT, "saved_model"]
-GRAPHS = ["inception", "mobilenet", "both"]
+GRAPHS = ["inception", "mobilenet", "both", "mirrored"]
 
 
 def retrained(network):
@@ -57,14 +58,15 @@ def retrained(network):
 
 @pytest.fixture(scope="module")
 def graphs(inception_file, tmp_path_factory):
-    """{name: retrained GraphDef} of the tiny networks, and of both together."""
+    """{name: retrained GraphDef} of the tiny networks, both together, and with mirror images."""
     path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
     mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
     networks = (
         load_network(inception_file, NETWORKS["inception_v3"]),
         load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
     )
-    return dict(zip(GRAPHS, map(retrained, (*networks, NetworkPair(*networks))), strict=True))
+    both, mirrored = NetworkPair(*networks), mirror_average(networks[1])
+    return dict(zip(GRAPHS, map(retrained, (*networks, both, mirrored)), strict=True))
 
 
 @pytest.fixture(scope="module")
