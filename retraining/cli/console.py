@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol, Self, TextIO
 
 from retraining.cli.wording import in_flags
 from retraining.errors import RetrainingError
+from retraining.graphs.tensorflow import stderr_lock
 from retraining.system import limits
 from retraining.system.atomic import naming
 from retraining.system.observer import Bar
@@ -193,7 +194,10 @@ def _bytes_or_escapes(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class _Forgiving:
-    """A stream that drops what it cannot write: a run goes on if nobody reads its messages."""
+    """A stream that drops what it cannot write: a run goes on if nobody reads its messages.
+
+    It waits while another thread mutes stderr.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -202,12 +206,12 @@ class _Forgiving:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with stderr_lock, contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with stderr_lock, contextlib.suppress(OSError):
             self._stream.flush()
 
 

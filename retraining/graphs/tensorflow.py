@@ -34,9 +34,9 @@ def import_tensorflow() -> TensorFlow:
     """Returns a namespace of TensorFlow's graph mode, with the public names or similar ones."""
     # Errors in C++ code reach us as Python exceptions; the log beside them is noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if sys.modules.get("tensorflow") is None:
-        sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
     with muted_stderr():
+        if sys.modules.get("tensorflow") is None:
+            sys.modules["tensorflow"] = _unexecuted_package("tensorflow")
         from tensorflow.core.framework.graph_pb2 import GraphDef
         from tensorflow.core.framework.summary_pb2 import Summary
         from tensorflow.core.protobuf.config_pb2 import ConfigProto
@@ -123,7 +123,9 @@ LINE_OF_LIBJPEG = re.compile(
     rb"|Warning: unknown JFIF).*\n",
     re.MULTILINE,
 )
-_one_at_a_time = threading.Lock()
+# Held by the thread that mutes stderr: the process has one stderr, and each thread must put back
+# the one that it found. Hold it to write there what another thread must not discard.
+stderr_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def without_lines_of_libjpeg() -> Iterator[None]:
 
     What others write there meanwhile appears at the end of the context.
     """
-    with _one_at_a_time, muted_stderr(lambda text: LINE_OF_LIBJPEG.sub(b"", text)):
+    with muted_stderr(lambda text: LINE_OF_LIBJPEG.sub(b"", text)):
         yield
 
 
@@ -140,9 +142,14 @@ def without_lines_of_libjpeg() -> Iterator[None]:
 def muted_stderr(kept: Callable[[bytes], bytes] = lambda text: b"") -> Iterator[None]:
     """Discards what C++ code writes to stderr, some of it regardless of the log level.
 
-    Also discards what Python writes there meanwhile. In the end, it writes there what `kept`
-    returns of all that.
+    Also discards what Python writes there meanwhile, unless it holds `stderr_lock`. In the end, it
+    writes there what `kept` returns of all that. One thread at a time is in this context.
     """
+    with stderr_lock:
+        yield from _muted(kept)
+
+
+def _muted(kept: Callable[[bytes], bytes]) -> Iterator[None]:
     sys.stderr.flush()
     try:
         saved = os.dup(2)

@@ -219,7 +219,8 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
     Raises:
         GraphError: a fact is missing, or the user contradicts the file.
     """
-    if taken.dtype not in ("float32", "float16", "uint8", "int8"):
+    whole = taken.dtype == "uint8" and not taken.quantised
+    if not whole and not taken.quantised and taken.dtype not in ("float32", "float16"):
         raise GraphError(f"it takes {taken.dtype}, not images of float32 or uint8")
     size = _foreign_size(taken, overrides)
     unscaled = (0.0, 1.0) if taken.dtype == "uint8" else (None, None)
@@ -232,6 +233,10 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
             "`Overrides.input_std`"
         )
     _check_scale(mean, std)
+    if whole and (mean, std) != (0, 1):
+        raise GraphError(
+            "it takes pixels of 0..255; drop `Overrides.input_mean` and `Overrides.input_std`"
+        )
     raw = taken.dtype == "uint8" and (mean, std) == (0, 1)
     return Feed(Preprocessing(size, mean, std), raw, taken.channels_first)
 

@@ -79,7 +79,8 @@ def _start(content: bytes, count: int | None) -> LiteRunner:
 def _input(details: Mapping[str, Any]) -> Input:
     sizes = details["shape_signature"] if len(details["shape_signature"]) else details["shape"]
     shape = tuple(None if size < 0 else int(size) for size in sizes)
-    return Input(shape, np.dtype(details["dtype"]).name)
+    scale, _ = details["quantization"]
+    return Input(shape, np.dtype(details["dtype"]).name, quantised=scale != 0)
 
 
 def _files_behind(content: bytes) -> dict[str, bytes]:

@@ -15,10 +15,14 @@ from retraining.system.regular import open_regular
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type."""
+    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type.
+
+    `quantised` integers stand for numbers by a scale that the file has.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
+    quantised: bool = False
 
     @property
     def channels_first(self) -> bool:
@@ -30,11 +34,13 @@ class Input:
         """(height, width) in pixels.
 
         Raises:
-            GraphError: it takes no images.
+            GraphError: it takes no images, or several at once.
         """
         shape = self.shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise GraphError(f"it takes {list(shape)}, not images [n, height, width, 3]")
+        if shape[0] not in (None, 1):
+            raise GraphError(f"it takes {shape[0]} images at once; export it for one or any number")
         return (shape[2], shape[3]) if self.channels_first else (shape[1], shape[2])
 
 

@@ -125,8 +125,10 @@ class LoadedSignature:
         try:
             self._loaded = self._tf.saved_model.load(str(folder))  # must live as long as it does
             self._signature = self._loaded.signatures[name]
+            specs = self._signature.structured_input_signature[1]
         except Exception as error:  # TensorFlow raises any kind for a damaged folder
             raise GraphError(f"TensorFlow cannot load it: {one_line(error)}") from error
+        self._types = {name: spec.dtype for name, spec in specs.items()}
 
     def run_feeds(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Returns float32 [n, k] for {name of an input: n images}.
@@ -134,7 +136,7 @@ class LoadedSignature:
         Raises:
             GraphError: TensorFlow cannot run it.
         """
-        tensors = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
+        tensors = {name: self._tf.cast(pixels, self._types[name]) for name, pixels in feeds.items()}
         try:
             answers = self._signature(**tensors)[self._output].numpy()
         except Exception as error:

@@ -167,6 +167,30 @@ def test_a_mistyped_flag_is_named_with_the_one_it_is_like(flags, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_message_waits_while_another_thread_mutes_stderr():
+    code = """
+import threading, time
+from retraining.cli.console import leave, reports_errors, say
+from retraining.graphs.tensorflow import muted_stderr
+
+def mute():
+    with muted_stderr():
+        entered.set()
+        time.sleep(0.1)
+
+def main(argv=None):
+    threading.Thread(target=mute).start()
+    entered.wait()
+    say("a word")
+    return 0
+
+entered = threading.Event()
+leave(reports_errors(main)())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "-c: a word\n"
+
+
 def test_what_libraries_log_is_not_shown():
     program = """
 import logging

@@ -4,6 +4,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import tensorflow
 
@@ -48,6 +50,24 @@ def test_an_absent_tensorflow_is_an_import_error():
 
 def test_an_absent_tensorflow_is_also_an_error_of_importing():
     assert issubclass(MissingTensorFlowError, ModuleNotFoundError)
+
+
+def test_threads_that_mute_stderr_at_once_leave_it_as_it_was(capfd):
+    entered = threading.Event()
+
+    def mute():
+        with muted_stderr():
+            entered.set()
+            time.sleep(0.1)
+
+    first = threading.Thread(target=mute)
+    first.start()
+    entered.wait()
+    with muted_stderr():  # this ends after the first, which puts stderr back
+        first.join(0.5)
+    first.join()
+    os.write(2, b"a word")
+    assert capfd.readouterr().err == "a word"
 
 
 def test_what_is_written_to_stderr_is_caught_for_a_while(capfd):

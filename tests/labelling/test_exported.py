@@ -26,6 +26,7 @@ from retraining.graphs.write import graph_bytes
 from retraining.labelling.classifier import load_classifier
 from retraining.labelling.labels import LabelsError
 from retraining.labelling.resolve import Overrides
+from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
 from retraining.networks.registry import NETWORKS
@@ -42,7 +43,7 @@ needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="what ONNX files need is no
 FILES = {"tflite": "m.tflite", "onnx": "m.onnx", "saved_model": "saved"}
 LIGHT = ["tflite", pytest.param("onnx", marks=needs_onnx)]
 KINDS = [*LIGHT, "saved_model"]
-GRAPHS = ["inception", "mobilenet", "both"]
+GRAPHS = ["inception", "mobilenet", "both", "mirrored"]
 
 
 def retrained(network):
@@ -57,14 +58,15 @@ def retrained(network):
 
 @pytest.fixture(scope="module")
 def graphs(inception_file, tmp_path_factory):
-    """{name: retrained GraphDef} of the tiny networks, and of both together."""
+    """{name: retrained GraphDef} of the tiny networks, both together, and with mirror images."""
     path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
     mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
     networks = (
         load_network(inception_file, NETWORKS["inception_v3"]),
         load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
     )
-    return dict(zip(GRAPHS, map(retrained, (*networks, NetworkPair(*networks))), strict=True))
+    both, mirrored = NetworkPair(*networks), mirror_average(networks[1])
+    return dict(zip(GRAPHS, map(retrained, (*networks, both, mirrored)), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -424,12 +426,15 @@ def test_an_image_size_that_nothing_tells_is_asked_for(tmp_path, pictures):
     [
         ([1, 30], tf.float32, "takes [1, 30], not images"),
         ([1, 8, 8, 3], tf.int32, "takes int32, not images"),
+        ([1, 8, 8, 3], tf.int8, "takes int8, not images"),
         ([1, 8, 8, 1], tf.float32, "takes [1, 8, 8, 1], not images"),
+        ([4, 8, 8, 3], tf.float32, "takes 4 images at once"),
+        ([1, 8, 8, 3], tf.uint8, "takes pixels of 0..255; drop `Overrides.input_mean`"),
     ],
 )
-def test_what_takes_no_images_is_one_line(shape, dtype, reason, tmp_path):
+def test_what_cannot_be_fed_as_the_user_tells_is_one_line(shape, dtype, reason, tmp_path):
     path = tmp_path / "other.tflite"
-    path.write_bytes(lite(lambda x: x + x, tf.TensorSpec(shape, dtype, "x")))
+    path.write_bytes(lite(lambda x: tf.cast(x, tf.float32) * 2, tf.TensorSpec(shape, dtype, "x")))
     with pytest.raises(GraphError) as caught:
         load_classifier(path, tuple("ab"), SCALE)
     assert reason in str(caught.value)
@@ -695,9 +700,9 @@ def test_without_onnx_runtime_the_remedy_is_told(export, monkeypatch):
 # -- SavedModels of others ------------------------------------------------------------------------
 
 
-def saved(folder, shape=(None, 8, 8, 3), name="serving_default", **functions):
+def saved(folder, shape=(None, 8, 8, 3), dtype=tf.float32, **functions):
     """Writes a SavedModel of functions of images: signatures, and `called` as a plain function."""
-    module, spec = tf.Module(), tf.TensorSpec(shape, tf.float32, "x")
+    module, spec = tf.Module(), tf.TensorSpec(shape, dtype, "x")
     made = {
         key: tf.function(f, autograph=False, input_signature=[spec]) for key, f in functions.items()
     }
@@ -728,6 +733,14 @@ def with_loop(x):
     start = tf.constant(0), tf.zeros_like(x[:, 0, 0])
     looped = tf.while_loop(lambda n, _: n >= 0, lambda n, t: (n + 1, t + x[:, 0, 0]), start)
     return {"scores": looped[1]}
+
+
+def test_a_saved_model_of_half_precision_takes_halves(tmp_path, pictures):
+    path = saved(tmp_path / "m", serving_default=mean, dtype=tf.float16)
+    found = list(load_classifier(path, tuple("rgb"), SCALE).predict(pictures))
+    expected = saved(tmp_path / "f", serving_default=mean)
+    singles = list(load_classifier(expected, tuple("rgb"), SCALE).predict(pictures))
+    np.testing.assert_allclose(found[-1][1], singles[-1][1], atol=2e-3)
 
 
 def test_somebodys_saved_model_is_labelled_with(tmp_path, pictures):
