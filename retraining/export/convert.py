@@ -35,6 +35,7 @@ from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
+from retraining.photos.bounds import ImageFileError
 from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
@@ -160,7 +161,8 @@ def run_on_files(
     for path in paths:
         if len(answered) == MOST_FILES:
             break
-        with contextlib.suppress(ImageError):  # it has vanished, or the graph does not decode it
+        # It has vanished, or the graph or Pillow does not decode it.
+        with contextlib.suppress(ImageError, ImageFileError):
             content = read_file(path, max_pixels)
             answer = run_on_bytes(frozen, content, max_pixels)[0]
             if not has_transparency(content):
