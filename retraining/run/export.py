@@ -111,7 +111,10 @@ def choose_held_out(tuned: Tuned, run: RunContext) -> HeldOut:
     anew = compute_anew(imported, tuned, run) if imported else {}
     lost = {example.key for example in imported} - anew.keys()
     kept = [row for row in rows if testing[row].key not in lost]
-    vectors = bottlenecks.labelled[TESTING].vectors[kept]
+    stored = bottlenecks.labelled[TESTING].vectors
+    if not imported and len(kept) == len(testing):
+        return HeldOut(list(testing), stored)  # a copy would take as much memory again
+    vectors = stored[kept]
     for row, place in enumerate(kept):
         vectors[row] = anew.get(testing[place].key, vectors[row])
     return HeldOut([testing[row] for row in kept], vectors)
