@@ -142,10 +142,21 @@ def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
         choice = getattr(options, converter.variant_option, "none")
         if choice != "none" and not getattr(options, converter.option):
             parser.error(f"--{converter.variant_option} needs --{converter.option}")
+    _check_export_input(parser, options)
+
+
+def _check_export_input(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if no chosen format can take the --export_input."""
     wanted, chosen = options.export_input, [CONVERTERS[kind] for kind in formats_of(options)]
-    if wanted != PIXELS and not any(wanted in converter.takes for converter in chosen):
-        needed = (f"--{converter.option}" for converter in FORMATS if wanted in converter.takes)
-        parser.error(f"--export_input {wanted} needs {' or '.join(needed)}")
+    if wanted == PIXELS or any(wanted in converter.takes for converter in chosen):
+        return
+    able = [converter for converter in FORMATS if wanted in converter.takes]
+    for converter in able:
+        if getattr(options, converter.option):  # so the variant is what cannot
+            variant = f"--{converter.variant_option} {getattr(options, converter.variant_option)}"
+            parser.error(f"--export_input {wanted} cannot be used with {variant}")
+    needed = " or ".join(f"--{converter.option}" for converter in able)
+    parser.error(f"--export_input {wanted} needs {needed}")
 
 
 def _check_network(parser: Parser, settings: RunSettings) -> None:
