@@ -242,7 +242,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("reason, others", REFUSED)
+@pytest.mark.parametrize(("reason", "others"), REFUSED)
 def test_the_flag_needs_a_format_that_takes_images(reason, others, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_flags(["--image_dir", "p", "--export_input", "image", *others], None)
