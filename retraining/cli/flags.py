@@ -814,7 +814,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     outputs(
         "metrics",
-        help="file for the same figures as JSON; default: retrained_metrics.json beside the graph",
+        help="file for the figures of the report as JSON; default: retrained_metrics.json beside "
+        "the graph",
     )
     vectors(
         "export_file",
@@ -879,7 +880,7 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         default=OutputSettings.export_input,
         help="what the SavedModel, TensorFlow Lite and ONNX files take: pixels that the caller has "
         "resized and scaled, or one image of any size, uint8 RGB, which the file resizes, scales "
-        "and scores at the temperature",
+        "and scores as label_image.py does; not with --tflite_quantize int8",
     )
 
 
