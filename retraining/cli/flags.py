@@ -142,10 +142,21 @@ def _check_formats(parser: Parser, options: argparse.Namespace) -> None:
         choice = getattr(options, converter.variant_option, "none")
         if choice != "none" and not getattr(options, converter.option):
             parser.error(f"--{converter.variant_option} needs --{converter.option}")
+    _check_export_input(parser, options)
+
+
+def _check_export_input(parser: Parser, options: argparse.Namespace) -> None:
+    """Ends the program if no chosen format can take the --export_input."""
     wanted, chosen = options.export_input, [CONVERTERS[kind] for kind in formats_of(options)]
-    if wanted != PIXELS and not any(wanted in converter.takes for converter in chosen):
-        needed = (f"--{converter.option}" for converter in FORMATS if wanted in converter.takes)
-        parser.error(f"--export_input {wanted} needs {' or '.join(needed)}")
+    if wanted == PIXELS or any(wanted in converter.takes for converter in chosen):
+        return
+    able = [converter for converter in FORMATS if wanted in converter.takes]
+    for converter in able:
+        if getattr(options, converter.option):  # so the variant is what cannot
+            variant = f"--{converter.variant_option} {getattr(options, converter.variant_option)}"
+            parser.error(f"--export_input {wanted} cannot be used with {variant}")
+    needed = " or ".join(f"--{converter.option}" for converter in able)
+    parser.error(f"--export_input {wanted} needs {needed}")
 
 
 def _check_network(parser: Parser, settings: RunSettings) -> None:
@@ -803,7 +814,8 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
     outputs(
         "metrics",
-        help="file for the same figures as JSON; default: retrained_metrics.json beside the graph",
+        help="file for the figures of the report as JSON; default: retrained_metrics.json beside "
+        "the graph",
     )
     vectors(
         "export_file",
@@ -868,7 +880,7 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         default=OutputSettings.export_input,
         help="what the SavedModel, TensorFlow Lite and ONNX files take: pixels that the caller has "
         "resized and scaled, or one image of any size, uint8 RGB, which the file resizes, scales "
-        "and scores at the temperature",
+        "and scores as label_image.py does; not with --tflite_quantize int8",
     )
 
 

@@ -182,7 +182,10 @@ def _made(
     takes: str,
 ) -> Made:
     """Returns the Made of what `convert` wrote; `path` is the path that is set for the format."""
-    checks = "; ".join(f"from {kind} {_check(converter, a)}" for kind, a in answers.items())
+    checks = "; ".join(
+        f"from {'an image' if kind == IMAGE else kind}, {_check(converter, agreement)}"
+        for kind, agreement in answers.items()
+    )
     content: Content
     if converter.is_folder:
         content = {p.relative_to(written).as_posix(): p.read_bytes() for p in _files_in(written)}
@@ -190,12 +193,11 @@ def _made(
     else:
         content = written.read_bytes()
         size = len(content)
-    agreement = f"{converter.kind}, {size / 1e6:.1f} MB: {checks}"
     return Made(
         converter.name,
         converter.output(path),
         content,
-        agreement,
+        f"{converter.kind}, {size / 1e6:.1f} MB: {checks}",
         converter.taking(takes),
         converter.kind,
         size,
@@ -235,7 +237,7 @@ def _check(converter: Converter, agreement: Agreement | None) -> str:
         f"{difference:.2g} apart"
     )
     if converter.quantized:
-        line += f"; {agreement.correct} right, of the graph's answers {agreement.correct_by_graph}"
+        line += f"; {agreement.correct} right (the graph: {agreement.correct_by_graph})"
     # NaN fails this.
     if not (same >= converter.least_same and difference <= converter.most_apart):
         raise ExportError(

@@ -350,8 +350,8 @@ def test_where_they_went_is_a_result_and_how_they_agree_is_said(run):
     count = re.search(r"\(\d+ of (\d+) photos,", run.err).group(1)
     same = f"the same first label for {count} of {count} photos, probabilities up to "
     kinds = "pixels_graph|saved_model|tflite|onnx"
-    assert re.findall(f"^({kinds}), .*MB: from pixels {same}", run.err, re.M)
-    assert f"from files' bytes {same.replace(count, str(min(10, int(count))))}" in run.err
+    assert re.findall(f"^({kinds}), .*MB: from pixels, {same}", run.err, re.M)
+    assert f"from files' bytes, {same.replace(count, str(min(10, int(count))))}" in run.err
     assert run.err.count(": from pixels") == len(written)
     total = len(written)
     announced = re.findall(r"^converting to (\w+) \((\d) of (\d)\)$", run.err, re.M)
@@ -567,9 +567,9 @@ def test_a_decoder_that_reads_no_photo_is_said(networks, photos, tmp_path, monke
     wanted = {"saved_model": str(tmp_path / "saved")}
     content = write.graph_bytes(graph_def)
     (made,) = formats.make(wanted, content, Photos({str(tmp_path / "photo.webp"): 0}))
-    assert "from pixels the same first label for 1 of 1 photos" in made.agreement
+    assert "from pixels, the same first label for 1 of 1 photos" in made.agreement
     assert made.agreement.endswith(
-        "; from files' bytes not checked, as TensorFlow reads none of these photos, or ignores "
+        "; from files' bytes, not checked, as TensorFlow reads none of these photos, or ignores "
         "their transparency"
     )
 
@@ -636,7 +636,7 @@ def test_answers_must_be_those_of_the_graph(converted):
     made, _ = converted("tflite", (50, 1.0, 0.0123, 40, 41))
     assert (made.name, made.path, made.content) == ("tflite", "x", b"a model")
     assert made.agreement == (
-        "tflite, 0.0 MB: from pixels the same first label for 50 of 50 photos, probabilities up "
+        "tflite, 0.0 MB: from pixels, the same first label for 50 of 50 photos, probabilities up "
         "to 0.012 apart"
     )
     for same, difference in ((0.98, 0.0), (1.0, 0.03), (1.0, float("nan"))):
@@ -649,8 +649,8 @@ def test_rounded_files_may_answer_otherwise_with_a_warning(kind, converted):
     made, _ = converted(kind, (200, 0.95, 0.5, 140, 150))
     assert (made.name, made.kind, made.size, made.warning) == ("tflite", kind, 7, "")
     assert made.agreement == (
-        f"{kind}, 0.0 MB: from pixels the same first label for 190 of 200 photos, probabilities "
-        "up to 0.5 apart; 140 right, of the graph's answers 150"
+        f"{kind}, 0.0 MB: from pixels, the same first label for 190 of 200 photos, probabilities "
+        "up to 0.5 apart; 140 right (the graph: 150)"
     )
     made, _ = converted(kind, (200, 0.945, 0.5, 140, 150))
     assert made.warning == (

@@ -123,7 +123,7 @@ KINDS = ["saved_model", "tflite", pytest.param("onnx", marks=needs_onnx)]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_gives_the_scores_of_label_image(kind, name, exported, graphs, some, tmp_path):
     path, agreement = exported(kind, name)
-    assert "from image the same first label for 4 of 4 photos, " in agreement
+    assert "from an image, the same first label for 4 of 4 photos, " in agreement
     (tmp_path / "g.pb").write_bytes(graphs[name])
     classifier = load_classifier(tmp_path / "g.pb", precision="float32")
     assert classifier.temperature == TEMPERATURE
@@ -234,12 +234,17 @@ def test_a_pixels_graph_stays_one_of_pixels():
 INTEGERS = ["--tflite_file", "m.tflite", "--tflite_quantize", "int8"]
 
 
-@pytest.mark.parametrize("others", [["--pixels_graph", "p.pb"], INTEGERS, []])
-def test_the_flag_needs_a_format_that_takes_images(others, capsys):
+NEEDED = "needs --saved_model_dir or --tflite_file or --onnx_file"
+REFUSED = [
+    (NEEDED, []),
+    (NEEDED, ["--pixels_graph", "p.pb"]),
+    ("cannot be used with --tflite_quantize int8", INTEGERS),
+]
+
+
+@pytest.mark.parametrize(("reason", "others"), REFUSED)
+def test_the_flag_needs_a_format_that_takes_images(reason, others, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_flags(["--image_dir", "p", "--export_input", "image", *others], None)
     assert ended.value.code == 2
-    assert (
-        "--export_input image needs --saved_model_dir or --tflite_file or --onnx_file"
-        in capsys.readouterr().err
-    )
+    assert f"--export_input image {reason}" in capsys.readouterr().err

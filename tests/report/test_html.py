@@ -148,9 +148,12 @@ def test_figures_are_named_for_screen_readers(record):
 
 
 def test_what_it_was_made_with(record):
+    record["network"] |= {"runtime": None, "input_mean": [123.7, 116.8, 103.9]}
     text = page_of(record).text
     assert "name net" in text
     assert "input size 9 \N{MULTIPLICATION SIGN} 9" in text
+    assert "input mean 123.7, 116.8, 103.9" in text
+    assert "runtime" not in text
     assert "training 2.0" in text
     assert "seed 3" in text
     assert "all 3 classes 3 0 4" in text
