@@ -178,7 +178,7 @@ def _check_kind(path: str | Path, status: os.stat_result) -> None:
             raise GraphError(
                 f"{path} holds versions of a SavedModel; name one, such as {versions[-1].parent}"
             )
-        raise GraphError(f"{path} is a folder, not a frozen graph; name the .pb file in it")
+        raise GraphError(f"{path} is a folder, not a frozen graph; name the model's file in it")
     if not stat.S_ISREG(status.st_mode):
         raise GraphError(f"{path} is a pipe or device, not a frozen graph; copy it into a file")
     if status.st_size == 0:

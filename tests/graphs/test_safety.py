@@ -117,7 +117,7 @@ def test_a_saved_model_and_its_folder(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    assert "is a folder, not a frozen graph; name the .pb file in it" in refusal(tmp_path)
+    assert "is a folder, not a frozen graph; name the model's file in it" in refusal(tmp_path)
 
 
 def test_a_huge_file_is_refused_by_its_size(path):
