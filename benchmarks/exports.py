@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from retraining.export.pixels_graph import PIXELS, Source  # noqa: E402
+from retraining.export.pixels_graph import Source  # noqa: E402
 from retraining.export.registry import CONVERTERS  # noqa: E402
+from retraining.graphs.description import PIXELS  # noqa: E402
 from retraining.graphs.read import read_graph  # noqa: E402
 from retraining.graphs.run import BytesRunner  # noqa: E402
 

@@ -27,8 +27,8 @@ from retraining.cli.parser import (
 from retraining.cli.settings import ENGINES, LOCAL, ONE_CPU, RAY, flags_of, formats_of, settings_of
 from retraining.cli.start import typed
 from retraining.cli.wording import in_flags
-from retraining.export.pixels_graph import PIXELS, TAKES
 from retraining.export.registry import CONVERTERS, FORMATS
+from retraining.graphs.description import PIXELS, TAKES
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.preprocessing import RAW_WAYS
 from retraining.graphs.runtimes import RUNTIMES

@@ -26,6 +26,7 @@ from retraining.networks.pair import NetworkPair, add_second, prefixed_graph
 from retraining.training.head import Head
 
 FORMAT = 1  # of the metadata
+LABELS_FILE = "labels.txt"  # in formats that hold files; see labels_bytes
 
 Base: TypeAlias = BaseNetwork | NetworkPair
 

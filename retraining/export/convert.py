@@ -15,7 +15,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -26,14 +26,16 @@ from numpy.typing import NDArray
 from retraining.errors import RetrainingError
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export.converter import Calibration, ConvertedModel, DecodingModel
-from retraining.export.pixels_graph import IMAGE, Pixels, Source
+from retraining.export.pixels_graph import Pixels, Source
 from retraining.export.registry import CONVERTERS
+from retraining.graphs.description import IMAGE
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.preprocessing import DEVELOP
 from retraining.graphs.read import read_graph
 from retraining.graphs.run import BytesRunner
 from retraining.graphs.session import return_free_memory
 from retraining.metrics import classification
+from retraining.photos.bounds import ImageFileError
 from retraining.photos.decode import decoded, has_transparency
 from retraining.photos.reader import ImageError, ImageReader, read_file, run_on_bytes
 from retraining.system.atomic import naming
@@ -103,46 +105,69 @@ def main(folder: str) -> None:
 def read_samples(
     graph_def: GraphDef, source: Source, photos: Mapping[str, int], max_pixels: int
 ) -> Samples:
-    """Reads photos {path: index of the label} into Samples, but for those that cannot be read."""
-    readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
-    pixels: list[list[NDArray[np.float32]]] = []
-    read: list[str] = []
-    files: list[bytes] = []
-    targets_of_files: list[int] = []
-    answers_to_files: list[NDArray[np.float32]] = []
+    """Reads photos {path: index of the label} into Samples, but for those that cannot be read.
+
+    Raises:
+        RetrainingError: none can be read.
+    """
     frozen = BytesRunner(graph_def, source.output)
-    for path, target in photos.items():
-        with contextlib.suppress(ImageError):  # the photo has vanished since
-            pixels.append([reader.read(path)[0] for reader in readers])
-            read.append(path)
-        with contextlib.suppress(ImageError):  # or the graph's own decoder does not read it
-            if len(files) < MOST_FILES:
-                content = read_file(path, max_pixels)
-                answer = run_on_bytes(frozen, content, max_pixels)[0]
-                if not has_transparency(content):  # which the graph's own decoder ignores
-                    answers_to_files.append(answer)
-                    files.append(content)
-                    targets_of_files.append(target)
-    if not pixels:
-        raise RetrainingError("none of the photos to try it on can be read any more")
-    batches = map(np.stack, zip(*pixels, strict=True))
-    feeds = {i.feed: batch for i, batch in zip(source.inputs, batches, strict=True)}
-    images = decode(read, source.inputs[0].preprocessing.raw, max_pixels)
+    read, feeds = read_pixels(source, photos, max_pixels)
     answers = run_frozen(frozen, source, feeds)
+    files = run_on_files(frozen, photos, max_pixels)
+    from_files = np.array([answer for _, answer in files.values()], np.float32)
+    from_files = from_files.reshape(len(files), len(source.labels))
     if source.temperature_inside:
-        answers = apply_temperature(answers, source.temperature)
-        answers_to_files = [
-            apply_temperature(a[None], source.temperature)[0] for a in answers_to_files
-        ]
+        answers, from_files = (
+            apply_temperature(rows, source.temperature) for rows in (answers, from_files)
+        )
     return Samples(
-        images,
+        decode(read, source.inputs[0].preprocessing.raw, max_pixels),
         feeds,
         answers,
         np.array([photos[path] for path in read]),
-        files,
-        np.array(answers_to_files),
-        np.array(targets_of_files),
+        [content for content, _ in files.values()],
+        from_files,
+        np.array([photos[path] for path in files]),
     )
+
+
+def read_pixels(
+    source: Source, paths: Iterable[str], max_pixels: int
+) -> tuple[list[str], dict[str, NDArray[np.float32]]]:
+    """Returns the paths that can be read, and {name of an input: float32 [n, height, width, 3]}.
+
+    Raises:
+        RetrainingError: none can be read.
+    """
+    readers = [ImageReader(i.preprocessing, max_pixels) for i in source.inputs]
+    pixels: dict[str, list[NDArray[np.float32]]] = {}
+    for path in paths:
+        with contextlib.suppress(ImageError):  # the photo has vanished since
+            pixels[path] = [reader.read(path)[0] for reader in readers]
+    if not pixels:
+        raise RetrainingError("none of the photos to try it on can be read any more")
+    batches = map(np.stack, zip(*pixels.values(), strict=True))
+    return list(pixels), {i.feed: b for i, b in zip(source.inputs, batches, strict=True)}
+
+
+def run_on_files(
+    frozen: BytesRunner, paths: Iterable[str], max_pixels: int
+) -> dict[str, tuple[bytes, NDArray[np.float32]]]:
+    """Returns {path: (content, float32 [k])} of up to MOST_FILES photos that the graph decodes.
+
+    Leaves out photos with transparency, which the graph's own decoder ignores.
+    """
+    answered: dict[str, tuple[bytes, NDArray[np.float32]]] = {}
+    for path in paths:
+        if len(answered) == MOST_FILES:
+            break
+        # It has vanished, or the graph or Pillow does not decode it.
+        with contextlib.suppress(ImageError, ImageFileError):
+            content = read_file(path, max_pixels)
+            answer = run_on_bytes(frozen, content, max_pixels)[0]
+            if not has_transparency(content):
+                answered[path] = content, answer
+    return answered
 
 
 def decode(paths: Sequence[str], raw: str, max_pixels: int) -> Iterator[NDArray[np.uint8]]:

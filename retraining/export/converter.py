@@ -8,8 +8,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.pixels_graph import PIXELS, Feeds, Pixels, Source
+from retraining.export.pixels_graph import Feeds, Pixels, Source
 from retraining.export.verify import SAME_PROBABILITY, SAME_TOP
+from retraining.graphs.description import PIXELS
 
 # Yields training photos, one at a time: {name of an input: float32 [1, height, width, 3]}.
 Calibration: TypeAlias = Callable[[], Iterator[Pixels]]

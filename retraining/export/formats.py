@@ -13,8 +13,8 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
-from retraining.export.pixels_graph import IMAGE, PIXELS
 from retraining.export.registry import CONVERTERS
+from retraining.graphs.description import IMAGE, PIXELS
 from retraining.metrics.classification import choose_rows
 from retraining.photos.bounds import MAX_PIXELS
 from retraining.photos.registry import absolute

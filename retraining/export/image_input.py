@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from retraining.export.build import OWN_NODES
-from retraining.export.pixels_graph import IMAGE, Input, Source
+from retraining.export.pixels_graph import Input, Source
+from retraining.graphs.description import IMAGE
 from retraining.graphs.preprocessing import ANTIALIASED_CUBIC, LEGACY_BILINEAR, Preprocessing, Size
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow

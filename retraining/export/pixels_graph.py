@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.build import FORMAT, OWN_NODES
-from retraining.graphs.description import read_metadata
+from retraining.graphs.description import IMAGE, OUTPUT, PIXELS, read_metadata
 from retraining.graphs.fold import fold
 from retraining.graphs.messages import GraphDef, NodeDef
 from retraining.graphs.nodes import add_constant, add_node, node_name, nodes_by_name
@@ -20,12 +20,6 @@ from retraining.graphs.surgery import batched_part, cut, widen_batch
 # uint8 [1, height, width, 3].
 Pixels: TypeAlias = Mapping[str, NDArray[np.float32]]
 Feeds: TypeAlias = Mapping[str, NDArray[np.float32] | NDArray[np.uint8]]
-
-# What a model takes: preprocessed pixels, or one image of any size as it was decoded.
-PIXELS, IMAGE = TAKES = ("pixels", "image")
-RAW_PIXELS = "uint8 pixels"  # those of a format that computes with integers alone, not normalised
-DESCRIPTION_FILE = "retraining.json"  # in formats that hold files
-OUTPUT = "probabilities"  # in the other formats
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,6 @@ photos. Input and output are uint8: MediaPipe and the Coral tools take no int8 t
 raw pixels of 0 to 255, which the scale and the zero point of its tensor normalise.
 """
 
-import json
-import os
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.export.converter import Calibration
-from retraining.export.pixels_graph import (
-    DESCRIPTION_FILE,
-    OUTPUT,
-    RAW_PIXELS,
-    Feeds,
-    Input,
-    Pixels,
-    Source,
-)
+from retraining.export.pixels_graph import Input, Pixels, Source
+from retraining.graphs.description import RAW_PIXELS
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import add_constant, add_node, nodes_by_name
 from retraining.graphs.preprocessing import Preprocessing
@@ -102,29 +92,3 @@ def raw_pixels(images: NDArray[np.float32], preprocessing: Preprocessing) -> NDA
     pixels = images / preprocessing.factor + preprocessing.offset
     rounded: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, WHITE).astype(np.uint8)
     return rounded
-
-
-class Int8Model:
-    """A file of `quantize` that TensorFlow's own interpreter has loaded."""
-
-    def __init__(self, path: str, threads: int | None = None) -> None:
-        tf = import_whole_tensorflow()
-        interpreter = tf.lite.Interpreter(path, num_threads=threads or os.cpu_count())
-        self._run = interpreter.get_signature_runner()
-        self._scale, self._zero = self._run.get_output_details()[OUTPUT]["quantization"]
-        with zipfile.ZipFile(path) as archive:
-            inputs = json.loads(archive.read(DESCRIPTION_FILE))["inputs"]
-        self._preprocessing = {feed: Preprocessing.of(how) for feed, how in inputs.items()}
-
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: float32 [n, height, width, 3]}.
-
-        Makes raw pixels of these, as callers feed them, and runs one photo at a time.
-        """
-        floats = {name: np.asarray(p, np.float32) for name, p in feeds.items()}
-        raw = {name: raw_pixels(p, self._preprocessing[name]) for name, p in floats.items()}
-        count = len(next(iter(raw.values())))
-        rows = ({name: p[n : n + 1] for name, p in raw.items()} for n in range(count))
-        steps = np.concatenate([self._run(**row)[OUTPUT] for row in rows])
-        answers: NDArray[np.float32] = (steps.astype(np.float32) - self._zero) * self._scale
-        return answers

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from retraining.export.build import labels_bytes
-from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, RAW_PIXELS, Input, Source
+from retraining.export.build import LABELS_FILE, labels_bytes
+from retraining.export.pixels_graph import Input, Source
+from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, OUTPUT, RAW_PIXELS
 from retraining.graphs.preprocessing import channels, spelled
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
-LABELS_FILE = "labels.txt"
 BUFFER = "TFLITE_METADATA"  # the name of this buffer in the model's list of metadata
 IDENTIFIER = b"M001"
 PARSER_VERSION = "1.0.0"  # the oldest schema that has all of these fields
@@ -134,7 +134,7 @@ def _probabilities(write: "_Writer", source: Source) -> int:
     )
     return write.table(
         {
-            0: write.text("probabilities"),
+            0: write.text(OUTPUT),
             1: write.text(
                 f"the softmax at the temperature {source.temperature:g}"
                 if source.temperature_inside

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from retraining.export.converter import Converter
 from retraining.export.image_input import IMAGE_NODE, image_graph
-from retraining.export.pixels_graph import IMAGE, OUTPUT, PIXELS, TAKES, Feeds, Source
+from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.description import IMAGE, ONNX_PROPERTY, OUTPUT, PIXELS, TAKES
 from retraining.graphs.read import to_tensorflow
 from retraining.graphs.tensorflow import import_whole_tensorflow
 
@@ -102,7 +103,7 @@ def _properties(source: Source) -> dict[str, str]:
     properties = {
         "network": source.network,
         "labels": json.dumps(source.labels),
-        "retraining": source.description().decode("ascii"),
+        ONNX_PROPERTY: source.description().decode("ascii"),
     }
     if source.takes == PIXELS:  # how to normalise them, for programs that do not read the rest
         normalisation = {i.feed: i.preprocessing.describe() for i in source.inputs}

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retraining.export.build import labels_bytes
+from retraining.export.build import LABELS_FILE, labels_bytes
 from retraining.export.converter import Converter
 from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import DESCRIPTION_FILE, IMAGE, TAKES, Feeds, Source
+from retraining.export.pixels_graph import Feeds, Source
+from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, OUTPUT, TAKES
 from retraining.graphs.tensorflow import Tensor, TensorFlow, import_whole_tensorflow
 
-LABELS_FILE = "labels.txt"  # among the assets
 # The names of the signatures.
-FILES, FILE, PIXELS, NUMBERS = "serving_default", "one_image", "images", "pixels"
+FILES, FILE, IMAGES, PIXELS = "serving_default", "one_image", "images", "pixels"
 
 
 def save(source: Source, folder: str) -> None:
@@ -62,7 +62,7 @@ def _signatures(tf: TensorFlow, source: Source, network: Callable[..., Tensor]) 
         return _with_labels(tf, network(*pixels), source.labels)
 
     def probabilities(*pixels: Tensor) -> dict[str, Tensor]:
-        return {"probabilities": network(*pixels)}
+        return {OUTPUT: network(*pixels)}
 
     def feeds(*images: Tensor) -> Sequence[Tensor]:
         return preprocess(tf, images[0], source.inputs) if source.takes == IMAGE else images
@@ -85,15 +85,15 @@ def _signatures(tf: TensorFlow, source: Source, network: Callable[..., Tensor]) 
     return {
         FILES: signature(answer_files, tf.TensorSpec([None], tf.string, "image_bytes")),
         FILE: signature(answer_file, tf.TensorSpec([], tf.string, "image_bytes")),
-        PIXELS: signature(lambda *images: answer(*feeds(*images)), *taken),
-        NUMBERS: signature(lambda *images: probabilities(*feeds(*images)), *taken),
+        IMAGES: signature(lambda *images: answer(*feeds(*images)), *taken),
+        PIXELS: signature(lambda *images: probabilities(*feeds(*images)), *taken),
     }
 
 
 def _with_labels(tf: TensorFlow, probabilities: Tensor, labels: Sequence[str]) -> dict[str, Tensor]:
     texts = tf.constant([label.encode("utf-8", "surrogateescape") for label in labels])
     return {
-        "probabilities": probabilities,
+        OUTPUT: probabilities,
         "labels": tf.tile(texts[None], [tf.shape(probabilities)[0], 1]),
         "label": tf.gather(texts, tf.argmax(probabilities, axis=1)),
     }
@@ -138,7 +138,7 @@ class SavedModel:
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
         """Returns float32 [n, k] for {name of an input: images}."""
         tensors = {name: self._tf.constant(pixels) for name, pixels in feeds.items()}
-        return self._answer(PIXELS, tensors)
+        return self._answer(IMAGES, tensors)
 
     def run_files(self, contents: Sequence[bytes]) -> NDArray[np.float32]:
         """Returns float32 [n, k] for the bytes of n files."""
@@ -146,7 +146,7 @@ class SavedModel:
 
     def _answer(self, signature: str, tensors: dict[str, Tensor]) -> NDArray[np.float32]:
         answers = self._loaded.signatures[signature](**tensors)
-        probabilities: NDArray[np.float32] = answers["probabilities"].numpy()
+        probabilities: NDArray[np.float32] = answers[OUTPUT].numpy()
         return probabilities
 
 

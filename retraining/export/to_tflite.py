@@ -1,21 +1,19 @@
 """A retrained graph as a TensorFlow Lite (LiteRT) file, with labels and normalisation inside."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from retraining.export.bias_correction import correct_biases
 from retraining.export.converter import Calibration, Converter
 from retraining.export.image_input import SHAPE, preprocess
 from retraining.export.network_function import network_function
-from retraining.export.pixels_graph import IMAGE, OUTPUT, RAW_PIXELS, TAKES, Feeds, Source
-from retraining.export.tflite_int8 import Int8Model, calibration_feeds, integer_source, quantize
+from retraining.export.pixels_graph import Source
+from retraining.export.tflite_int8 import calibration_feeds, integer_source, quantize
 from retraining.export.tflite_metadata import add_metadata
+from retraining.export.tflite_model import Int8Model, TFLiteModel
+from retraining.graphs.description import IMAGE, OUTPUT, RAW_PIXELS, TAKES
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
 
 
@@ -74,24 +72,6 @@ def _convert(source: Source, path: str, set_up: Callable[[Any], None] | None = N
         set_up(converter)
     with open(path, "wb") as file:
         file.write(add_metadata(converter.convert(), source))
-
-
-class TFLiteModel:
-    """A TensorFlow Lite file that TensorFlow's own interpreter has loaded."""
-
-    def __init__(self, path: str, threads: int | None = None) -> None:
-        tf = import_whole_tensorflow()
-        interpreter = tf.lite.Interpreter(path, num_threads=threads or os.cpu_count())
-        self._run = interpreter.get_signature_runner()
-
-    def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: images}.
-
-        Runs one photo at a time.
-        """
-        count = len(next(iter(feeds.values())))
-        rows = ({name: p[n : n + 1] for name, p in feeds.items()} for n in range(count))
-        return np.concatenate([self._run(**row)["probabilities"] for row in rows])
 
 
 FLOAT = Converter(

@@ -1,4 +1,4 @@
-"""Reads a graph's description of itself, its metadata node."""
+"""Reads a graph's description of itself, its metadata node; names parts of other formats' ones."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +11,14 @@ from retraining.graphs.preprocessing import can_scale, per_channel
 
 METADATA = "retraining/metadata"  # constant node: JSON that describes a retrained graph
 SECOND_PREFIX = "second/"  # of the nodes of the second of two networks in an exported graph
+# What an input of an exported model takes: preprocessed pixels, or one image of any size as it was
+# decoded. The user chooses one of TAKES. A format that computes with integers alone takes raw
+# pixels, uint8 and not normalised.
+PIXELS, IMAGE = TAKES = ("pixels", "image")
+RAW_PIXELS = "uint8 pixels"
+OUTPUT = "probabilities"  # the name of an exported model's output
+DESCRIPTION_FILE = "retraining.json"  # the description, in formats that hold files
+ONNX_PROPERTY = "retraining"  # the description, in ONNX files
 MOST = 1e300  # numbers beyond are damage; larger integers are no floats
 
 Check: TypeAlias = Callable[[Any], bool]

@@ -29,17 +29,17 @@ class FlatTable:
 
     def byte(self, field: int) -> int:
         """Returns the value of a field of 8 bits; 0 without the field."""
-        at = self._place(field)
+        at = self._find(field)
         return 0 if at is None else _read(self.content, "<B", at)
 
     def number(self, field: int) -> int:
         """Returns the value of a field of 32 bits; 0 without the field."""
-        at = self._place(field)
+        at = self._find(field)
         return 0 if at is None else _read(self.content, "<I", at)
 
     def table(self, field: int) -> "FlatTable | None":
         """Returns the table in a field; None without the field."""
-        at = self._place(field)
+        at = self._find(field)
         return None if at is None else self._behind(at)
 
     def tables(self, field: int) -> list["FlatTable"]:
@@ -61,7 +61,7 @@ class FlatTable:
 
     def _vector(self, field: int) -> tuple[int, int]:
         """Returns (where the items of a vector begin, their number)."""
-        at = self._place(field)
+        at = self._find(field)
         if at is None:
             return 0, 0
         start = at + _read(self.content, "<I", at)
@@ -70,8 +70,8 @@ class FlatTable:
     def _behind(self, at: int) -> "FlatTable":
         return FlatTable(self.content, at + _read(self.content, "<I", at))
 
-    def _place(self, field: int) -> int | None:
-        """Returns where a field lies; None if the table is without it."""
+    def _find(self, field: int) -> int | None:
+        """Returns the position of a field; None if the table is without it."""
         index = self.at - _read(self.content, "<i", self.at)
         slot = 4 + 2 * field
         if slot + 2 > _read(self.content, "<H", index):
@@ -81,7 +81,7 @@ class FlatTable:
 
 
 def _read(content: bytes, form: str, at: int) -> int:
-    """Returns the number at a place."""
+    """Returns the number of the struct format `form` at a position."""
     if not 0 <= at <= len(content) - struct.calcsize(form):
         raise FlatTableError
     value: int = struct.unpack_from(form, content, at)[0]

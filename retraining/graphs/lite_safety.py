@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.safety import MAX_ELEMENTS, MAX_NODES
+from retraining.graphs.safety import MAX_ELEMENTS, MAX_NODES, first_named
 
 # Builtin ops that map values to values, by the names of BuiltinOperator in TensorFlow Lite's
 # schema.fbs.
@@ -29,7 +29,6 @@ SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM TANH 
 TRANSPOSE TRANSPOSE_CONV UNPACK WHERE ZEROS_LIKE
 """
 ALLOWED = frozenset(ALLOWED_TEXT.split())
-NAMED = 5  # how many refused ops a message names
 
 
 def describe_unsafe(interpreter: Any) -> str:
@@ -42,8 +41,7 @@ def describe_unsafe(interpreter: Any) -> str:
     if len(details) > MAX_NODES:
         raise GraphError(f"it has {len(details)} ops, more than {MAX_NODES}")
     unsafe = sorted({str(each["op_name"]) for each in details} - ALLOWED)
-    more = [f"{len(unsafe) - NAMED} more"] if len(unsafe) > NAMED else []
-    return ", ".join([ascii(name[:80]) for name in unsafe[:NAMED]] + more)
+    return first_named([ascii(name[:80]) for name in unsafe])
 
 
 def check_sizes(tensors: Iterable[Mapping[str, Any]]) -> None:

@@ -129,7 +129,7 @@ def _add_fields(message: DescriptorProto, package: str, fields: Iterable[tuple[s
 
 
 def message_classes(package: str, text: str) -> Callable[[str], type[Message]]:
-    """Returns what gives the class of a message by its name; `text` has the fields of all.
+    """Returns a function from a message's name to its class; `text` lists the fields of all.
 
     The classes are in a pool of their own, since TensorFlow's messages have the same names.
     """

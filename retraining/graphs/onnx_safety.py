@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retraining.graphs.messages import message_classes
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.safety import MAX_ELEMENTS, MAX_NODES, NAMED
+from retraining.graphs.safety import MAX_ELEMENTS, MAX_NODES, first_named
 
 # The fields of onnx.proto that are read here.
 FIELDS_TEXT = """
@@ -117,8 +117,7 @@ def describe_unsafe(model: Any) -> str:
     """Names the ops and functions that may do more than compute; empty if there are none."""
     ops = {_shown(node) for node in model.graph.node if not _is_safe(node)}
     names = sorted(ops) + [f"the function {f.name[:80]!a}" for f in model.functions]
-    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
-    return ", ".join(names[:NAMED] + more)
+    return first_named(names)
 
 
 def _is_safe(node: Any) -> bool:
@@ -149,9 +148,9 @@ def check(model: Any) -> None:
         _check_size(tensor.dims)
     sizes = _constants(graph)
     for node in graph.node:
-        for place in SIZE_INPUTS.get(node.op_type, ()):
-            if place < len(node.input) and node.input[place] in sizes:
-                _check_size(sizes[node.input[place]])
+        for number in SIZE_INPUTS.get(node.op_type, ()):
+            if number < len(node.input) and node.input[number] in sizes:
+                _check_size(sizes[node.input[number]])
 
 
 def _check_size(sizes: Any) -> None:

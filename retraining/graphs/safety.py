@@ -37,6 +37,7 @@ MAX_BYTES = (2 << 30) - 1  # of a protobuf message (protobuf.dev, "Proto Limits"
 MAX_NODES = 50_000  # Keras's Inception-ResNet-v2, frozen, has 5,314; time grows with them
 MAX_ELEMENTS = 1 << 28  # in one tensor: 1 GiB of float32
 MAX_DIMENSIONS = 254  # of a tensor in TensorFlow (TensorShape::MaxDimensions)
+SAVED_MODEL = "saved_model.pb"  # the graph in the folder of a SavedModel
 SPARE_BYTES = 64 << 20  # by which constants may exceed the file's size, by repeated values
 
 # Ops that map values to values. Left out are: ops that touch files, connections, Python, variables,
@@ -171,9 +172,9 @@ def read_bytes(path: str | Path) -> bytes:
 
 def _check_kind(path: str | Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        if os.path.exists(os.path.join(path, "saved_model.pb")):
+        if os.path.exists(os.path.join(path, SAVED_MODEL)):
             raise GraphError(f"{path} is a SavedModel folder, not a frozen graph; {FREEZE}")
-        if versions := sorted(Path(path).glob("[0-9]*/saved_model.pb")):
+        if versions := sorted(Path(path).glob(f"[0-9]*/{SAVED_MODEL}")):
             raise GraphError(
                 f"{path} holds versions of a SavedModel; name one, such as {versions[-1].parent}"
             )
@@ -273,7 +274,7 @@ def _other_message(path: str | Path, content: bytes) -> str | None:
         return f"the .meta file of a checkpoint, without its weights; {FREEZE}"
     if str(path).lower().endswith(".onnx"):
         return (
-            "an ONNX model, which this tool does not read; use the frozen graph that it was "
+            "an ONNX model, which this tool cannot use here; use the frozen graph that it was "
             "made from"
         )
     return None
@@ -296,8 +297,13 @@ def describe_unsafe(graph_def: GraphDef) -> str:
             unsafe.setdefault(node.op, f"{_shown(node.op)} (node {_shown(node.name)})")
     ops = list(unsafe.values())
     ops += [f"the function {_shown(f.signature.name)}" for f in graph_def.library.function]
-    more = [f"{len(ops) - NAMED} more"] if len(ops) > NAMED else []
-    return ", ".join(ops[:NAMED] + more)
+    return first_named(ops)
+
+
+def first_named(names: Sequence[str]) -> str:
+    """Returns the first NAMED names, and how many more there are; empty if there are none."""
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
 
 
 def _holds_function(node: NodeDef) -> bool:

@@ -9,19 +9,24 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from retraining.graphs.nodes import GraphError
-from retraining.graphs.safety import ALLOWED_OPS, MAX_BYTES, MAX_NODES, check_constants
+from retraining.graphs.safety import (
+    ALLOWED_OPS,
+    MAX_BYTES,
+    MAX_NODES,
+    SAVED_MODEL,
+    check_constants,
+    first_named,
+)
 from retraining.graphs.tensorflow import import_tensorflow
 from retraining.system.regular import open_regular
 from retraining.system.text import one_line
 
-GRAPH_FILE = "saved_model.pb"
 # The ops, besides those that compute, which restore a TF2 SavedModel and call its functions.
 LISTED = """
 VarHandleOp ReadVariableOp AssignVariableOp VarIsInitializedOp RestoreV2 PartitionedCall
 StatefulPartitionedCall Placeholder NoOp Identity Const DisableCopyOnRead
 """
 SAFE_OPS = ALLOWED_OPS | frozenset(LISTED.split())
-NAMED = 5  # how many refused ops a message names
 
 
 def read_meta_graph(path: Path) -> Any:
@@ -31,7 +36,7 @@ def read_meta_graph(path: Path) -> Any:
         GraphError: it is damaged, or not of TensorFlow 2.
     """
     try:
-        with open_regular(path / GRAPH_FILE, MAX_BYTES) as file:
+        with open_regular(path / SAVED_MODEL, MAX_BYTES) as file:
             content = file.read()
         meta = import_tensorflow().SavedModel.FromString(content).meta_graphs[0]
         if len(meta.object_graph_def.nodes) > MAX_NODES:
@@ -56,7 +61,7 @@ def describe_unsafe(meta: Any, uncalled: Iterable[str] = (), harmless: Iterable[
     called = [name for name in meta.object_graph_def.concrete_functions if name not in left_out]
     unsafe = ops_of(meta, called) - SAFE_OPS
     unsafe |= ops_of(meta, left_out) - SAFE_OPS - set(harmless)
-    return ", ".join(sorted(unsafe)[:NAMED])[:200]
+    return first_named([ascii(op[:80]) for op in sorted(unsafe)])
 
 
 def ops_of(meta: Any, roots: Iterable[str]) -> set[str]:

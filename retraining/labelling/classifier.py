@@ -65,9 +65,8 @@ class Classifier:
     model: Model
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()  # the assumptions that were made, a line each
-    described: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the graph's own description, if it has one
+    # The graph's own description, if it has one.
+    described: Mapping[str, Any] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS  # larger images are refused
     temperature: float = 1.0  # applied to the output's probabilities
     raw_temperature: float = 1.0  # which gives the plain softmax instead
@@ -158,9 +157,8 @@ class Classifier:
     def _checked(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         probabilities = outputs.reshape(-1)
         check_width(len(probabilities), len(self.labels))
-        calibrated: NDArray[np.float32] = apply_temperature(probabilities[None], self.temperature)[
-            0
-        ]
+        calibrated: NDArray[np.float32]
+        (calibrated,) = apply_temperature(probabilities[None], self.temperature)
         return calibrated
 
 
@@ -222,8 +220,8 @@ def _load_exported(
     except GraphError as error:
         raise GraphError(f"{path} is {kind.name} that cannot be used: {error}") from error
     notes = [f"running {path}, although it holds {program.unsafe}"] if program.unsafe else []
-    told = own.labels if own else program.labels
-    labels = find_labels(path, labels_path, {"labels": told} if told else {}, notes)
+    told = (own.labels if own else program.labels) or None
+    labels = find_labels(path, labels_path, told, notes)
     if told:
         check_order(labels, told)
     classifier = Classifier(model, labels, tuple(notes))
@@ -246,7 +244,7 @@ def _load_frozen(
     described = read_metadata(graph_def) or {}
     unsafe = overrides.allow_unsafe_ops and describe_unsafe(graph_def)
     notes = [f"running {graph_path}, although it holds {unsafe}"] if unsafe else []
-    labels = find_labels(graph_path, labels_path, described, notes)
+    labels = find_labels(graph_path, labels_path, described.get("labels"), notes)
     ends = resolve(graph_def, overrides, described)
     if ends.output == described.get("output"):
         check_order(labels, described["labels"])
@@ -254,15 +252,15 @@ def _load_frozen(
     if described.get("second") and ends.preprocessing:
         parts = find_parts(graph_def, described, overrides, precision)
     model = FrozenModel(
-        graph_def,
-        ends.input,
-        ends.output,
-        ends.preprocessing,
-        resolve_precision(precision, graph_def),
-        described,
-        parts,
-        ends.single,
-        RuntimeSettings(
+        graph_def=graph_def,
+        input=ends.input,
+        output=ends.output,
+        preprocessing=ends.preprocessing,
+        precision=resolve_precision(precision, graph_def),
+        described=described,
+        parts=parts,
+        single=ends.single,
+        runtime=RuntimeSettings(
             TENSORFLOW if precision == "bfloat16" else runtime,
             (cache_folder(), Path(graph_path).parent),
         ),

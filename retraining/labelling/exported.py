@@ -1,19 +1,19 @@
 """Labels with models in other formats: what retrain.py exports, and what others made.
 
-A module for each format opens a file as a Program: what to feed it, and how to run it. This module
-puts together what the file tells of itself and what the user says.
+A module for each format opens a file as a Program. This module puts together what the file tells of
+itself and what the user says, and feeds the Program.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retraining.bottlenecks.stream import Answer, stream
+from retraining.graphs.description import DESCRIPTION_FILE, IMAGE, PIXELS, RAW_PIXELS
 from retraining.graphs.front_end import MAX_SIDE
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import (
@@ -26,76 +26,11 @@ from retraining.graphs.preprocessing import (
 )
 from retraining.labelling.labels import check_width
 from retraining.labelling.model import AnyImage, Computed, Request
+from retraining.labelling.program import Input, Program, StartedProgram
 from retraining.labelling.resolve import Overrides
 from retraining.photos.reader import Image, ImageReader
-from retraining.system.regular import open_regular
 
-# What an input takes, as `Input.describe` of export/pixels_graph.py names it: scaled pixels, pixels
-# of 0..255 in the network's size, or an image of any size.
-PIXELS, RAW_PIXELS, IMAGE = "pixels", "uint8 pixels", "image"
-DESCRIPTION_FILE = "retraining.json"  # in formats that hold files, as in export/pixels_graph.py
 TEMPERATURES = (0.01, 100.0)  # beyond the limits of the search in evaluation/temperature.py
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input of a program: its sizes, None if it takes any, and the name of its NumPy type.
-
-    `quantised` integers stand for numbers by a scale that the file has.
-    """
-
-    shape: tuple[int | None, ...]
-    dtype: str
-    quantised: bool = False
-
-    @property
-    def channels_first(self) -> bool:
-        """Whether it takes [n, 3, height, width], as models of PyTorch do."""
-        return len(self.shape) == 4 and self.shape[1] == 3 and self.shape[3] != 3
-
-    @property
-    def size(self) -> tuple[int | None, int | None]:
-        """(height, width) in pixels.
-
-        Raises:
-            GraphError: it takes no images, or several at once.
-        """
-        shape = self.shape
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise GraphError(f"it takes {list(shape)}, not images [n, height, width, 3]")
-        if shape[0] not in (None, 1):
-            raise GraphError(f"it takes {shape[0]} images at once; export it for one or any number")
-        return (shape[2], shape[3]) if self.channels_first else (shape[1], shape[2])
-
-
-class Running(Protocol):
-    """A program that has been started."""
-
-    @property
-    def parallel(self) -> int:
-        """How many threads may call `run_feeds` at once."""
-
-    def run_feeds(self, feeds: Mapping[str, NDArray[Any]], /) -> NDArray[np.float32]:
-        """Returns float32 [n, k] for {name of an input: [n, height, width, 3]}."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """A model that its own library has opened.
-
-    `description` is the JSON text that retrain.py stores in the file, None in others. `labels` and
-    `scale`, (mean, std), are those that files of others tell. `width` is the number of outputs, if
-    known. `start` takes the number of images, if known.
-    """
-
-    inputs: Mapping[str, Input]
-    width: int | None
-    start: Callable[[int | None], Running]
-    batches: bool = False  # whether images may share a batch
-    description: bytes | None = None
-    labels: tuple[str, ...] | None = None
-    scale: tuple[PerChannel, PerChannel] | None = None
-    unsafe: str = ""  # what it holds that may do more than compute
 
 
 @dataclass(frozen=True)
@@ -113,7 +48,7 @@ class Feed:
         return np.rint(pixels).clip(0, 255).astype(np.uint8) if self.raw else pixels
 
     def reader(self, max_pixels: int) -> Callable[[Image], NDArray[Any]]:
-        """Returns what reads an image for the input."""
+        """Returns a function that reads an image as the input takes it, [1, ...]."""
         reader = ImageReader(self.preprocessing, max_pixels)
         if self.preprocessing.size == ANY_SIZE:
             return lambda image: reader.pixels(image)[None]
@@ -148,7 +83,7 @@ class ExportedModel:
 class _Batches:
     """Runs a program of one input on batches."""
 
-    running: Running
+    running: StartedProgram
     input: str
 
     @property
@@ -185,7 +120,7 @@ class Description:
             if not sound or not low <= temperature <= high or not isinstance(inside, bool):
                 raise ValueError
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise GraphError("its own description (retraining.json) is damaged") from error
+            raise GraphError(f"its own description ({DESCRIPTION_FILE}) is damaged") from error
         if inside:
             return cls(labels, feeds, 1.0, 1 / temperature)
         return cls(labels, feeds, temperature, 1.0)
@@ -214,28 +149,6 @@ def _feed(how: Mapping[str, Any]) -> Feed:
         return Feed(preprocessing)
     size = ANY_SIZE if takes == IMAGE else preprocessing.size
     return Feed(replace(preprocessing, size=size, mean=0.0, std=1.0), raw=True)
-
-
-def read_file(path: str | Path, most: int) -> bytes:
-    """Returns the content of a file of up to `most` bytes.
-
-    Raises:
-        GraphError: it cannot be read.
-    """
-    try:
-        with open_regular(path, most) as file:
-            return file.read()
-    except OSError as error:
-        raise GraphError(f"it cannot be read: {error.strerror}") from error
-
-
-def refuse_unsafe(unsafe: str, allow_unsafe_ops: bool) -> None:
-    """Raises GraphError for ops that may do more than compute, if there are any."""
-    if unsafe and not allow_unsafe_ops:
-        raise GraphError(
-            f"it could do more than compute: it holds {unsafe}; if you trust whoever made it, add "
-            f"`Overrides.allow_unsafe_ops`"
-        )
 
 
 def model_of(program: Program, own: Description | None, overrides: Overrides) -> ExportedModel:
@@ -282,6 +195,7 @@ def _overridden(feed: Feed, overrides: Overrides) -> Feed:
 
 
 def _check_scale(mean: PerChannel, std: PerChannel) -> None:
+    """Raises GraphError if pixels cannot be scaled so."""
     if not can_scale(mean, std):
         raise GraphError(
             f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
@@ -300,7 +214,7 @@ def _check_input(taken: Input, feed: Feed) -> None:
 
 
 def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
-    """Returns the Feed of the only input of somebody's file, as the user and the file tell.
+    """Returns the Feed of the only input of a file without a description.
 
     Raises:
         GraphError: a fact is missing, or the user contradicts the file.
@@ -309,11 +223,10 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
     if not whole and not taken.quantised and taken.dtype not in ("float32", "float16"):
         raise GraphError(f"it takes {taken.dtype}, not images of float32 or uint8")
     size = _foreign_size(taken, overrides)
-    told = program.scale or ((None, None) if taken.dtype != "uint8" else (0.0, 1.0))
-    mean, std = (
-        own if given is None else given
-        for given, own in zip((overrides.input_mean, overrides.input_std), told, strict=True)
-    )
+    unscaled = (0.0, 1.0) if taken.dtype == "uint8" else (None, None)
+    own_mean, own_std = program.scale or unscaled
+    mean = own_mean if overrides.input_mean is None else overrides.input_mean
+    std = own_std if overrides.input_std is None else overrides.input_std
     if mean is None or std is None:
         raise GraphError(
             "it does not tell how pixels are scaled; give `Overrides.input_mean` and "

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retraining.graphs.runtimes import AUTO, LITERT, TENSORFLOW
-from retraining.graphs.saved_model_safety import GRAPH_FILE
-from retraining.labelling.exported import Program
+from retraining.graphs.safety import SAVED_MODEL
 from retraining.labelling.lite_file import open_lite_file
 from retraining.labelling.onnx_file import open_onnx_file
+from retraining.labelling.program import Program
 from retraining.labelling.saved_folder import open_saved_folder
 from retraining.system.regular import open_regular
 
@@ -34,7 +34,7 @@ VERSION, VERSIONS = 0x08, range(3, 0x80)
 def format_of(path: str | Path) -> Format | None:
     """Returns the format of a model; None for a frozen graph, and for what cannot be read."""
     if os.path.isdir(path):
-        return SAVED if os.path.exists(os.path.join(path, GRAPH_FILE)) else None
+        return SAVED if os.path.exists(os.path.join(path, SAVED_MODEL)) else None
     try:
         with open_regular(path, 1 << 62) as file:
             head = file.read(8)

@@ -43,9 +43,8 @@ class FrozenModel:
     output: str
     preprocessing: Preprocessing | None
     precision: str = "float32"
-    described: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the graph's own description, if it has one
+    # The graph's own description, if it has one.
+    described: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()  # the networks, if there are two
     single: int | None = None  # the rank of the input, if it takes one image at a time
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)  # what computes vectors

@@ -1,9 +1,8 @@
 """Which labels a classifier has: those of a file, of the model itself, or of the file beside it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from retraining.errors import RetrainingError
 from retraining.photos.class_folders import same_label
@@ -23,25 +22,28 @@ class LabelsError(RetrainingError):
 def find_labels(
     graph_path: str | Path,
     labels_path: str | Path | tuple[str, ...] | None,
-    described: Mapping[str, Any],
+    own: Sequence[str] | None,
     notes: list[str],
 ) -> tuple[str, ...]:
-    """Returns the labels as given, as in the graph, or those beside it; adds a note on the last."""
+    """Returns the labels as given, the model's `own`, or those beside it; adds a note on the last.
+
+    Raises:
+        LabelsError: there are none, or the file is unreadable, or the model's own repeat one.
+    """
     beside = Path(graph_path).with_name("retrained_labels.txt")  # the default name of retrain.py
     if isinstance(labels_path, tuple):
         return labels_path
     if labels_path:
         return read_labels(labels_path)
-    if described:
-        own = tuple(described["labels"])
+    if own is not None:
         if twice := [label for label, count in Counter(own).items() if count > 1]:
             raise LabelsError(
                 f"the graph's own labels name several classes {some(list(map(repr, twice)))}; give "
                 f"a labels file with a different name for each with `labels_path`"
             )
-        if beside.is_file() and _differ(beside, own):
+        if beside.is_file() and _differ(beside, tuple(own)):
             notes.append(f"using the labels in the graph; those in {beside} differ")
-        return own
+        return tuple(own)
     if beside.is_file():
         notes.append(
             f"using the labels in {beside}; to use others, give their file with `labels_path`"

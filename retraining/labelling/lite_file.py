@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from retraining.bottlenecks.runtime import is_few
+from retraining.graphs.description import DESCRIPTION_FILE
 from retraining.graphs.flat_table import FlatTable, FlatTableError
 from retraining.graphs.lite_safety import check_sizes, describe_unsafe
 from retraining.graphs.litert import LiteRunner, inputs_of, open_interpreter
@@ -24,8 +25,8 @@ from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import PerChannel, per_channel
 from retraining.graphs.safety import MAX_BYTES
 from retraining.graphs.tensorflow import muted_stderr
-from retraining.labelling.exported import DESCRIPTION_FILE, Input, Program, read_file, refuse_unsafe
 from retraining.labelling.labels import MOST_LABEL_BYTES
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import is_label, one_line
 
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError)

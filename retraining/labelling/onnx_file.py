@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retraining.graphs import onnx_safety
+from retraining.graphs.description import ONNX_PROPERTY
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.safety import MAX_BYTES
-from retraining.labelling.exported import Input, Program, read_file, refuse_unsafe
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
-PROPERTY = "retraining"  # has the description, as export/to_onnx.py writes it
 QUIET = 4  # ONNX Runtime logs fatal errors alone
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
@@ -30,7 +30,7 @@ def open_onnx_file(path: str | Path, allow_unsafe_ops: bool) -> Program:
     unsafe = onnx_safety.describe_unsafe(model)
     refuse_unsafe(unsafe, allow_unsafe_ops)
     onnx_safety.check(model)
-    description = onnx_safety.entries(model).get(PROPERTY)
+    description = onnx_safety.entries(model).get(ONNX_PROPERTY)
     together = description is not None and not onnx_safety.depends_on_batch(model)
     del model  # a second copy of the weights
     session = OnnxSession(content)

@@ -7,23 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.description import DESCRIPTION_FILE, OUTPUT
 from retraining.graphs.messages import TYPE_NAMES
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.saved_model_safety import describe_unsafe, ops_of, read_meta_graph
 from retraining.graphs.tensorflow import import_whole_tensorflow, is_installed
-from retraining.labelling.exported import (
-    DESCRIPTION_FILE,
-    Input,
-    Program,
-    read_file,
-    refuse_unsafe,
-)
 from retraining.labelling.labels import MOST_LABEL_BYTES
+from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
 # Signatures of retrain.py that take pixels, then the usual one.
 PREFERRED = ("pixels", "images", "serving_default")
-OUTPUT = "probabilities"  # as export/pixels_graph.py names it
 # Ops of the signatures that take files' bytes, which nothing here calls.
 OF_FILES_TEXT = """
 StatelessIf StatelessWhile StaticRegexFullMatch StringJoin TensorListFromTensor TensorListGetItem

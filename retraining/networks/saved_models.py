@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.nodes import GraphError, add_notes
+from retraining.graphs.safety import SAVED_MODEL
 from retraining.graphs.saved_model_safety import describe_unsafe, read_meta_graph
 from retraining.graphs.scaling import Scaling, add_scaling, scales_pixels
 from retraining.graphs.tensorflow import Tensor, import_whole_tensorflow
@@ -72,12 +73,12 @@ class SavedModelRecipe:
     def file_name_in(self, _files: ModelFiles) -> str:
         """Returns a name that differs by the model's files and the choice. Raises ChoiceError."""
         path, asked = self._path(), self.choice
-        is_model = (path / "saved_model.pb").is_file() or (
+        is_model = (path / SAVED_MODEL).is_file() or (
             path.is_file() and path.suffix in KERAS_ENDINGS
         )
         if not is_model:
             raise ChoiceError(
-                f"{path} is neither a SavedModel folder (with saved_model.pb in it) nor "
+                f"{path} is neither a SavedModel folder (with {SAVED_MODEL} in it) nor "
                 f"a .keras or .h5 file; see `NetworkSettings.model_file`"
             )
         try:

@@ -63,7 +63,7 @@ def files_by_name(tree: Tree, recursive: bool, passed: PassedOver) -> list[Label
         inner = [path for path, is_folder in content if is_folder]
         passed.add_folders(DEEPER, [path for path in inner if path not in entered])
         for path in (path for path, is_folder in content if not is_folder):
-            if not passed.is_photo(path, told=True):
+            if not passed.is_photo(path, add_others=True):
                 continue
             if label := label_in(path):
                 files.append(LabelledFile(label, path, named_split(name) if split else None))
@@ -100,9 +100,7 @@ def files_in_lists(tree: Tree, passed: PassedOver) -> list[LabelledFile]:
     files: list[LabelledFile] = []
     labels: set[str] = set()
     for folder, split in folders.items():
-        rows: dict[str, list[str]] = {}
-        for name, of_row in _rows(tree, lists[folder][0], labels) if lists[folder] else ():
-            rows[name] = list(dict.fromkeys([*rows.get(name, ()), *of_row]))
+        rows = _labels_of_files(tree, lists[folder], labels)
         paths = [path for path, is_folder in content[folder] if not is_folder]
         files += _files_of(split, rows, paths, passed)
         missing = rows.keys() - set(map(os.path.basename, paths))
@@ -134,6 +132,18 @@ def _check_single(files: list[LabelledFile], location: str, passed: PassedOver) 
             f"{several + len(files)} photos several labels; a photo can have only one, so "
             f"download the photos as a single-label data set"
         )
+
+
+def _labels_of_files(tree: Tree, lists: list[str], labels: set[str]) -> dict[str, list[str]]:
+    """Returns {name of a file: its labels} of a list; adds the labels of the header to `labels`.
+
+    `lists` is the path of the list, or empty.
+    """
+    of_files: dict[str, list[str]] = {}
+    for path in lists:
+        for name, of_row in _rows(tree, path, labels):
+            of_files[name] = list(dict.fromkeys([*of_files.get(name, ()), *of_row]))
+    return of_files
 
 
 def _rows(tree: Tree, path: str, labels: set[str]) -> Iterator[tuple[str, list[str]]]:

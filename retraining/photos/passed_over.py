@@ -73,18 +73,17 @@ class PassedOver:
     def add_loose(self, folder: str) -> None:
         """Adds the photos and the unreadable entries of a folder that holds class folders.
 
-        Names tell photos, so that no photo is opened. Other files do not count.
+        Other files do not count.
         """
         for name, is_folder in self.listed(folder, recursive=False):
-            if is_folder:
-                continue
-            if self.is_photo(name):
+            if not is_folder and self.is_photo(name):
                 self.add(LOOSE, [name])
 
-    def is_photo(self, name: str, told: bool = False) -> bool:
+    def is_photo(self, name: str, add_others: bool = False) -> bool:
         """Returns whether a file is a photo by its name, or else by how its content begins.
 
-        Adds it if it cannot be read, and with `told` also if it is not an image.
+        Opens no file that is named like a photo. Adds a file that cannot be read, and, with
+        `add_others`, a file that is not an image.
         """
         if named_like_image(name):
             return True
@@ -93,7 +92,7 @@ class PassedOver:
                 raise NotAnImageError
             self.tree.look_at(name, 1)
         except NotAnImageError:
-            self.add(OTHER, [name] if told else [])
+            self.add(OTHER, [name] if add_others else [])
         except ImageFileError as error:
             cause = error.__cause__
             if isinstance(cause, FileNotFoundError):

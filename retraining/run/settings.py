@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from retraining.bottlenecks.compute import BottleneckSettings
 from retraining.bottlenecks.ray_engine import Ray
 from retraining.evaluation.cross_validation import FEWEST_FOLDS, MOST_FOLDS
-from retraining.export.pixels_graph import PIXELS, TAKES
 from retraining.export.registry import CONVERTERS
+from retraining.graphs.description import PIXELS, TAKES
 from retraining.graphs.precision import PRECISIONS
 from retraining.graphs.preprocessing import PREVIEW, RAW_WAYS
 from retraining.graphs.runtimes import AUTO, LITERT, RUNTIMES
@@ -203,7 +203,7 @@ class OutputSettings:
     # Further formats: {kind of export.converter.Converter: path}; of saved_model, the folder of its
     # versions.
     formats: Mapping[str, str] = field(default_factory=dict)
-    export_input: str = PIXELS  # what they take, of export.pixels_graph.TAKES
+    export_input: str = PIXELS  # what they take, of graphs.description.TAKES
 
     def __post_init__(self) -> None:
         spell_paths(self)

@@ -57,7 +57,7 @@ class Observer(Protocol):
 
 
 def ignore(*_: object) -> None:
-    """Takes what a callback is told, and does nothing with it."""
+    """Does nothing, as a callback that nobody has set."""
 
 
 class Late:

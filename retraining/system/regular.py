@@ -56,7 +56,7 @@ def head_of(path: str | Path) -> bytes:
 
 
 def no_archive(head: bytes) -> str:
-    """Returns what a file is that should be an archive and does not begin like one."""
+    """Returns why a file that begins with `head` is not an archive, as a clause."""
     if not head:
         return "it is empty"
     is_page = head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")

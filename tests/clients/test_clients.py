@@ -18,9 +18,10 @@ import tensorflow as tf
 from retraining.evaluation.temperature import apply_temperature
 from retraining.export import build
 from retraining.export.convert import run_frozen
-from retraining.export.pixels_graph import IMAGE, Source
+from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
 from retraining.export.tflite_int8 import raw_pixels
+from retraining.graphs.description import IMAGE
 from retraining.graphs.messages import GraphDef
 from retraining.graphs.run import BytesRunner
 from retraining.networks.network import load_network

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from retraining import load_classifier
-from retraining.export.pixels_graph import IMAGE, PIXELS, Source
+from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
-from retraining.graphs.description import METADATA, read_metadata
+from retraining.graphs.description import IMAGE, METADATA, PIXELS, read_metadata
 from retraining.graphs.nodes import nodes_by_name, set_constant
 from retraining.graphs.preprocessing import resize_bilinear
 from retraining.graphs.read import read_graph

@@ -34,7 +34,7 @@ from retraining.export.convert import convert_and_run, read_calibration, read_sa
 from retraining.export.formats import Photos
 from retraining.export.pixels_graph import Source
 from retraining.export.registry import CONVERTERS
-from retraining.export.to_tflite import TFLiteModel
+from retraining.export.tflite_model import TFLiteModel
 from retraining.graphs import description, write
 from retraining.graphs.description import read_metadata
 from retraining.graphs.messages import GraphDef

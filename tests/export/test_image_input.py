@@ -13,10 +13,10 @@ from retraining import load_classifier
 from retraining.cli.flags import parse_flags
 from retraining.export import formats
 from retraining.export.image_input import KERNELS, preprocess
-from retraining.export.pixels_graph import IMAGE, Input
+from retraining.export.pixels_graph import Input
 from retraining.export.registry import CONVERTERS
 from retraining.graphs import preprocessing
-from retraining.graphs.description import METADATA, read_metadata
+from retraining.graphs.description import IMAGE, METADATA, read_metadata
 from retraining.graphs.nodes import nodes_by_name, set_constant
 from retraining.graphs.preprocessing import Preprocessing
 from retraining.graphs.write import graph_bytes

@@ -763,12 +763,12 @@ def test_somebodys_saved_model_is_labelled_with(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("functions", "reason"),
     [
-        ({"serving_default": with_file}, "it holds ReadFile; if you trust whoever made it"),
-        ({"serving_default": mean, "other": with_file}, "it holds ReadFile;"),
-        ({"serving_default": mean, "called": with_file}, "it holds ReadFile;"),
-        ({"serving_default": with_python}, "it holds EagerPyFunc;"),
-        ({"serving_default": with_loop}, "While;"),
-        ({"serving_default": mean, "called": with_loop}, "While;"),
+        ({"serving_default": with_file}, "it holds 'ReadFile'; if you trust whoever made it"),
+        ({"serving_default": mean, "other": with_file}, "it holds 'ReadFile';"),
+        ({"serving_default": mean, "called": with_file}, "it holds 'ReadFile';"),
+        ({"serving_default": with_python}, "it holds 'EagerPyFunc';"),
+        ({"serving_default": with_loop}, "While';"),
+        ({"serving_default": mean, "called": with_loop}, "While';"),
     ],
 )
 def test_a_saved_model_that_does_more_than_it_should_is_not_loaded(

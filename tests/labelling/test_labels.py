@@ -38,10 +38,8 @@ def test_labels_in_another_order_are_refused(labels, own, said):
 def test_a_graph_whose_own_labels_repeat_needs_a_labels_file(tmp_path):
     graph = tmp_path / "graph.pb"
     with pytest.raises(LabelsError, match="own labels name several classes 'a'; give a labels"):
-        find_labels(graph, None, {"labels": ["a", "b", "a"]}, [])
-    assert find_labels(graph, ("x", "y", "z"), {"labels": ["a", "b", "a"]}, []) == (
-        *("x", "y", "z"),
-    )
+        find_labels(graph, None, ["a", "b", "a"], [])
+    assert find_labels(graph, ("x", "y", "z"), ["a", "b", "a"], []) == ("x", "y", "z")
 
 
 @pytest.mark.parametrize("count", [999, 1000, 1001])

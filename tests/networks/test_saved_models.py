@@ -122,7 +122,7 @@ def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path):
 
     tf.saved_model.save(Module(), str(tmp_path / "m"))
     (tmp_path / "evil").unlink(missing_ok=True)
-    with pytest.raises(NetworkError, match=r"holds WriteFile; .*`Choice.allow_unsafe_ops`"):
+    with pytest.raises(NetworkError, match=r"holds 'WriteFile'; .*`Choice.allow_unsafe_ops`"):
         frozen(tmp_path / "m", tmp_path / "models")
     assert not (tmp_path / "evil").exists()
 
