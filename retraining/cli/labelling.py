@@ -65,6 +65,8 @@ def open_graph(options: argparse.Namespace) -> Classifier:
     """Returns the Classifier of the graph or the network that the flags name."""
     if options.graph.lower().startswith(KERAS_PREFIX):
         return load_stock(options)
+    if options.weights:
+        raise GraphError(f"{options.graph} has weights of its own; --weights is for keras:NAME")
     if options.graph == GRAPH and not os.path.exists(GRAPH):
         raise GraphError(
             f"there is no graph {GRAPH}; train one with {typed('retrain')}, or name it with --graph"

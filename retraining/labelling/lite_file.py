@@ -90,6 +90,8 @@ def _files_behind(content: bytes) -> dict[str, bytes]:
         GraphError: one is damaged or too large.
     """
     if not zipfile.is_zipfile(io.BytesIO(content)):
+        if DESCRIPTION_FILE.encode() in content:  # its temperature would be missing
+            raise GraphError("it is cut short; fetch it again")
         return {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

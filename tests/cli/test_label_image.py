@@ -657,6 +657,7 @@ def test_what_cannot_be_done_is_said_in_one_line(capsys, arguments, code, reason
         (["--output_layer", "nothing"], "no node 'nothing'; see --output_layer"),
         (["--input_height", "64"], "takes images of 128 x 128"),
         (["--labels", "nothing.txt"], "cannot read the labels file"),
+        (["--weights", "random"], "has weights of its own; --weights is for keras:NAME"),
     ],
 )
 def test_wrong_words_about_a_graph_are_one_line(old_mobilenet, capsys, flags, reason):

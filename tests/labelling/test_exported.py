@@ -536,6 +536,13 @@ def test_damaged_files_end_no_process(kind, export, pictures, tmp_path):
     assert said.count("error") > 25
 
 
+def test_a_litert_file_that_lost_its_end_is_not_taken_for_one_of_others(export, tmp_path):
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(export("tflite").read_bytes()[:-10])
+    with pytest.raises(GraphError, match="cannot be used: it is cut short; fetch it again"):
+        load_classifier(path, tuple(LABELS), SCALE)
+
+
 def test_without_litert_the_remedy_is_told(export, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(GraphError, match=r"pip install -r requirements-label\.txt"):
