@@ -288,4 +288,5 @@ def test_the_navigation_lists_every_page_once():
 def test_ci_runs_the_readmes_test_command():
     commands = re.findall(r"^python3 -m venv .*$", TEXTS["README.md"], flags=re.M)
     assert len(commands) == 2
-    assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
+    install, test = commands[1].rsplit(" && ", 1)
+    assert {install, test} <= set((ROOT / ".ci" / "run").read_text().splitlines())
