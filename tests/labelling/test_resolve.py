@@ -762,4 +762,4 @@ def test_a_mobilenet_retrained_by_others_answers_as_by_hand(tmp_path, shared):
     (note,) = classifier.notes
     assert note.endswith(SIGNED)
     ((_, answer, _),) = classifier.predict([photo])
-    np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+    np.testing.assert_allclose(answer, expected[0], atol=1e-4)  # 1.1e-5 without oneDNN
