@@ -54,6 +54,7 @@ def main():
     source = Source.of(graph_def)
     testing = dataset.split(TESTING)
     training = [e.path for e in spread(dataset.split(TRAINING), MOST_CALIBRATION)]
+    calibration = partial(read_calibration, source, training, MOST_PIXELS)
     targets = np.array([source.labels.index(example.label) for example in testing])
     frozen = BytesRunner(graph_def, source.output)
     expected, _ = answers(partial(run_frozen, frozen, source), source, testing)
@@ -66,7 +67,7 @@ def main():
     with scratch_folder("quantized-") as folder:
         for kind in KINDS:
             path, started = str(folder / kind), time.perf_counter()
-            convert(CONVERTERS[kind], source, training, path)
+            CONVERTERS[kind].write(source, path, calibration)
             seconds = time.perf_counter() - started
             model = CONVERTERS[kind].load(path, threads=1)
             given, spent = answers(model.run, source, testing)
@@ -78,14 +79,6 @@ def main():
                 f"{spent * 1000:.1f} | {seconds:.0f} |",
                 flush=True,
             )
-
-
-def convert(converter, source, training, path):
-    if converter.calibrate:
-        photos = partial(read_calibration, source, training, MOST_PIXELS)
-        converter.calibrate(source, path, photos)
-    else:
-        converter.save(source, path)
 
 
 def answers(run, source, examples):

@@ -201,10 +201,7 @@ def convert_and_run(
     """Writes one format, reads it back and runs it; returns the content of answers.json."""
     path, converter = os.path.join(folder, kind), CONVERTERS[kind]
     with naming(path):
-        if converter.calibrate:
-            converter.calibrate(source, path, calibration)
-        else:
-            converter.save(source, path)
+        converter.write(source, path, calibration)
     gc.collect()  # functions of TensorFlow hold each other
     return_free_memory()
     model = converter.load(path)

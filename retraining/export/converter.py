@@ -59,6 +59,17 @@ class Converter:
     variant_option: str = ""
     variant_help: str = ""
 
+    def write(self, source: Source, path: str, calibration: Calibration) -> None:
+        """Writes a Source to `path`, fitted to the photos of `calibration` if the format is.
+
+        Raises:
+            Exception: of any kind, as the libraries of the formats raise them.
+        """
+        if self.calibrate:
+            self.calibrate(source, path, calibration)
+        else:
+            self.save(source, path)
+
     def taking(self, wanted: str) -> str:
         """Returns what models of this format take: `wanted`, of TAKES, if they can."""
         return wanted if wanted in self.takes else self.takes[0]

@@ -13,6 +13,7 @@ from retraining.errors import RetrainingError
 from retraining.export.build import ExportError
 from retraining.export.convert import Agreement
 from retraining.export.converter import Converter
+from retraining.export.pixels_graph import has_temperature
 from retraining.export.registry import CONVERTERS
 from retraining.graphs.description import IMAGE, PIXELS
 from retraining.metrics.classification import choose_rows
@@ -86,7 +87,7 @@ class Made:
             "path": self.path,
             "bytes": self.size,
             "takes": self.takes,
-            "temperature_inside": self.takes == IMAGE,
+            "temperature_inside": has_temperature(self.takes),
             "checks": [
                 {
                     "input": kind,
@@ -194,15 +195,15 @@ def _made(
         content = written.read_bytes()
         size = len(content)
     return Made(
-        converter.name,
-        converter.output(path),
-        content,
-        f"{converter.kind}, {size / 1e6:.1f} MB: {checks}",
-        converter.taking(takes),
-        converter.kind,
-        size,
-        answers,
-        _warning(converter, answers.values()),
+        name=converter.name,
+        path=converter.output(path),
+        content=content,
+        agreement=f"{converter.kind}, {size / 1e6:.1f} MB: {checks}",
+        takes=converter.taking(takes),
+        kind=converter.kind,
+        size=size,
+        checks=answers,
+        warning=_warning(converter, answers.values()),
     )
 
 

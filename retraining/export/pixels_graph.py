@@ -66,7 +66,7 @@ class Source:
         inputs, output = tuple(_inputs(description)), description["output"]
         part = _float_part(graph_def, inputs, output)
         temperature = description.get("trust", {}).get("temperature", 1.0)
-        if takes == IMAGE:
+        if has_temperature(takes):
             _divide_logits(part, output, temperature)
         labels = tuple(description["labels"])
         return cls(part, inputs, output, labels, description["network"], temperature, takes)
@@ -74,7 +74,7 @@ class Source:
     @property
     def temperature_inside(self) -> bool:
         """Whether `output` is at the temperature already."""
-        return self.takes == IMAGE  # `formats.Made.describe` tells this, too
+        return has_temperature(self.takes)
 
     def describe(self) -> dict[str, Any]:
         """Returns the facts that a program needs to use the model in another format.
@@ -105,6 +105,11 @@ class Source:
     def description(self) -> bytes:
         """Returns `describe()` as the bytes of a JSON file."""
         return (json.dumps(self.describe(), indent=2) + "\n").encode("ascii")
+
+
+def has_temperature(takes: str) -> bool:
+    """Returns whether the probabilities of a model that `takes` this are at the temperature."""
+    return takes == IMAGE
 
 
 def _divide_logits(graph_def: GraphDef, output: str, temperature: float) -> None:
