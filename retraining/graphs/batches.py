@@ -41,9 +41,9 @@ DECIDING = {
 }
 
 
-def is_quantised(nodes: Iterable[NodeDef]) -> bool:
+def is_quantised(ops: Iterable[str]) -> bool:
     """Returns whether a graph computes in integers, as those of the classic `quantize_graph` do."""
-    return any(node.op.startswith("Quantize") for node in nodes)
+    return any(op.startswith("Quantize") for op in ops)
 
 
 def mixes_images(nodes: Nodes, name: str, one_row: bool) -> bool:

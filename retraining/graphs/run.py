@@ -59,7 +59,7 @@ class Runner:
         tf, how = import_tensorflow(), how or Running()
         part = batched_part(graph_def, input_name, output_name)
         mixes = mixes_images(nodes_by_name(part), input_name, one_row=False)
-        quantised = is_quantised(part.node)
+        quantised = is_quantised(node.op for node in part.node)
         if not quantised:
             fold(part, output_name)
             if how.precision == "bfloat16":

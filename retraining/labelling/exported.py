@@ -18,16 +18,14 @@ from retraining.graphs.front_end import MAX_SIDE
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import (
     ANY_SIZE,
-    PerChannel,
     Preprocessing,
     PreprocessingError,
     can_scale,
-    spelled,
 )
 from retraining.labelling.labels import check_width
 from retraining.labelling.model import AnyImage, Computed, Request
 from retraining.labelling.program import Input, Program, StartedProgram
-from retraining.labelling.resolve import Overrides
+from retraining.labelling.resolve import Overrides, check_scale
 from retraining.photos.reader import Image, ImageReader
 
 TEMPERATURES = (0.01, 100.0)  # beyond the limits of the search in evaluation/temperature.py
@@ -190,17 +188,8 @@ def _overridden(feed: Feed, overrides: Overrides) -> Feed:
             f"it takes images of {takes}; drop `Overrides.input_height` and `Overrides.input_width`"
         )
     mean, std = known.mean if mean is None else mean, known.std if std is None else std
-    _check_scale(mean, std)
+    check_scale(mean, std)
     return replace(feed, preprocessing=replace(known, mean=mean, std=std))
-
-
-def _check_scale(mean: PerChannel, std: PerChannel) -> None:
-    """Raises GraphError if pixels cannot be scaled so."""
-    if not can_scale(mean, std):
-        raise GraphError(
-            f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
-            f"`Overrides.input_std` {spelled(std)}"
-        )
 
 
 def _check_input(taken: Input, feed: Feed) -> None:
@@ -232,7 +221,7 @@ def _foreign_feed(program: Program, taken: Input, overrides: Overrides) -> Feed:
             "it does not tell how pixels are scaled; give `Overrides.input_mean` and "
             "`Overrides.input_std`"
         )
-    _check_scale(mean, std)
+    check_scale(mean, std)
     if whole and (mean, std) != (0, 1):
         raise GraphError(
             "it takes pixels of 0..255; drop `Overrides.input_mean` and `Overrides.input_std`"

@@ -11,7 +11,7 @@ from retraining.graphs import onnx_safety
 from retraining.graphs.description import ONNX_PROPERTY
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.safety import MAX_BYTES
-from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
+from retraining.labelling.program import Input, Program, as_rows, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
 QUIET = 4  # ONNX Runtime logs fatal errors alone
@@ -94,6 +94,4 @@ class OnnxSession:
             (answers,) = self._session.run(None, typed)
         except Exception as error:
             raise GraphError(f"ONNX Runtime cannot run it: {one_line(error)}") from error
-        count = len(next(iter(feeds.values())))
-        numbers: NDArray[np.float32] = np.asarray(answers).astype(np.float32).reshape(count, -1)
-        return numbers
+        return as_rows(answers, feeds)

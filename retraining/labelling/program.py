@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.preprocessing import PerChannel
@@ -71,6 +71,12 @@ class Program:
     labels: tuple[str, ...] | None = None  # in a file that retrain.py did not write
     scale: tuple[PerChannel, PerChannel] | None = None  # (mean, std), likewise
     unsafe: str = ""  # what it holds that may do more than compute
+
+
+def as_rows(answers: ArrayLike, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Returns the answers of a library to `feeds`, of n images, as float32 [n, k]."""
+    count = len(next(iter(feeds.values())))
+    return np.asarray(answers).astype(np.float32).reshape(count, -1)
 
 
 def read_file(path: str | Path, most: int) -> bytes:

@@ -317,15 +317,20 @@ def _preprocessing(
             assumed += (
                 f" `Overrides.input_mean` {spelled(mean)} `Overrides.input_std` {spelled(std)}"
             )
+    check_scale(mean, std)
+    notes = (f"this graph does not specify {' and '.join(unknown)}; assuming{assumed}",)
+    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
+        return replace(known, size=size, mean=mean, std=std), ()
+    return Preprocessing(size, mean, std), notes if unknown else ()
+
+
+def check_scale(mean: PerChannel, std: PerChannel) -> None:
+    """Raises GraphError if pixels cannot be scaled so."""
     if not can_scale(mean, std):
         raise GraphError(
             f"pixels cannot be scaled by `Overrides.input_mean` {spelled(mean)} and "
             f"`Overrides.input_std` {spelled(std)}"
         )
-    notes = (f"this graph does not specify {' and '.join(unknown)}; assuming{assumed}",)
-    if isinstance(known, Preprocessing):  # which tells the kernel and the orientation, too
-        return replace(known, size=size, mean=mean, std=std), ()
-    return Preprocessing(size, mean, std), notes if unknown else ()
 
 
 def _check_range(kind: str | None, preprocessing: Preprocessing) -> None:

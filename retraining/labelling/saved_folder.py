@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retraining.graphs.batches import is_quantised
 from retraining.graphs.description import DESCRIPTION_FILE, OUTPUT
 from retraining.graphs.messages import TYPE_NAMES
 from retraining.graphs.nodes import GraphError
 from retraining.graphs.saved_model_safety import describe_unsafe, ops_of, read_meta_graph
 from retraining.graphs.tensorflow import import_whole_tensorflow, is_installed
 from retraining.labelling.labels import MOST_LABEL_BYTES
-from retraining.labelling.program import Input, Program, read_file, refuse_unsafe
+from retraining.labelling.program import Input, Program, as_rows, read_file, refuse_unsafe
 from retraining.system.text import one_line
 
 # Signatures of retrain.py that take pixels, then the usual one.
@@ -24,7 +25,6 @@ StatelessIf StatelessWhile StaticRegexFullMatch StringJoin TensorListFromTensor 
 TensorListReserve TensorListSetItem TensorListStack
 """
 OF_FILES = OF_FILES_TEXT.split()
-BATCH_SCALED = {"QuantizeV2", "RequantizationRange"}  # ops whose scale depends on the whole batch
 
 
 def open_saved_folder(path: str | Path, allow_unsafe_ops: bool) -> Program:
@@ -51,7 +51,7 @@ def open_saved_folder(path: str | Path, allow_unsafe_ops: bool) -> Program:
     output = OUTPUT if OUTPUT in outputs else min(outputs, default="")
     if output != OUTPUT and len(outputs) != 1:
         raise GraphError(f"its signature {name!r} has {len(outputs)} outputs, not one")
-    together = description is not None and not ops_of(meta, [called]) & BATCH_SCALED
+    together = description is not None and not is_quantised(ops_of(meta, [called]))
     running = LoadedSignature(folder, name, output)
     return Program(
         inputs,
@@ -141,6 +141,4 @@ class LoadedSignature:
             answers = self._signature(**tensors)[self._output].numpy()
         except Exception as error:
             raise GraphError(f"TensorFlow cannot run it: {one_line(error)}") from error
-        count = len(next(iter(feeds.values())))
-        numbers: NDArray[np.float32] = answers.astype(np.float32).reshape(count, -1)
-        return numbers
+        return as_rows(answers, feeds)

@@ -57,7 +57,7 @@ class BaseNetwork:
             precision,
             POLICY,
             # Other vectors than those of batches, which older versions stored for such networks.
-            *(("one at a time",) if is_quantised(self.graph_def.node) else ()),
+            *(("one at a time",) if is_quantised(n.op for n in self.graph_def.node) else ()),
             # Older versions computed these in float32.
             *(("products",) if self._lowers_products(precision) else ()),
         )

@@ -45,7 +45,7 @@ def test_networks_with_and_without_mirror_images_and_head_keep_their_batches(tmp
         assert not mixes(each.graph_def, each.input, each.bottleneck)
         exported = build_graph(each, head, "final_result")
         assert not mixes(exported, each.input, "final_result")
-        assert not is_quantised(exported.node)
+        assert not is_quantised(node.op for node in exported.node)
 
 
 def reduced(op, axes):
