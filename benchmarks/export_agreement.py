@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.exports import size_of
 from retraining.labelling.classifier import load_classifier
 from retraining.photos.reader import ImageError
 from retraining.photos.registry import open_source
@@ -68,14 +69,9 @@ def show(options, path, photos, figures):
     """Prints the row of a file, at once."""
     same, apart, speed = figures
     one = statistics.median(seconds_for_one(path, photos[0]) for _ in range(options.repeats))
-    columns = path, f"{size(path) / 1e6:.1f}", len(photos), same, f"{apart:.1e}", f"{speed:.1f}"
+    size = f"{size_of(Path(path)) / 1e6:.1f}"
+    columns = path, size, len(photos), same, f"{apart:.1e}", f"{speed:.1f}"
     print(*columns, f"{one:.2f}", sep="\t", flush=True)
-
-
-def size(path):
-    """Returns the bytes of a file, or of all files in a folder."""
-    files = Path(path).rglob("*") if os.path.isdir(path) else [Path(path)]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def seconds_for_one(path, photo):

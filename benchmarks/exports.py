@@ -17,17 +17,18 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from retraining.export.pixels_graph import Source
+from retraining.export.registry import CONVERTERS
+from retraining.graphs.description import PIXELS
+from retraining.graphs.read import read_graph
+from retraining.graphs.run import BytesRunner
+
+# isort: split
+import numpy as np  # after retraining, which sets its threads
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-
-from retraining.export.pixels_graph import Source  # noqa: E402
-from retraining.export.registry import CONVERTERS  # noqa: E402
-from retraining.graphs.description import PIXELS  # noqa: E402
-from retraining.graphs.read import read_graph  # noqa: E402
-from retraining.graphs.run import BytesRunner  # noqa: E402
-
 FROZEN = "frozen"  # in place of a kind: the retrained graph itself
 MOST_PHOTOS = 50  # that test and calibrate
 ROUNDS = 20
