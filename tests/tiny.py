@@ -7,6 +7,8 @@ import tensorflow as tf
 from PIL import Image
 
 from retraining.graphs.messages import GraphDef
+from retraining.networks.network import load_network
+from retraining.networks.registry import NETWORKS
 
 SIZE = 32  # of the tiny Inception's input
 WIDTH = 24  # of its bottleneck vector
@@ -190,6 +192,15 @@ def tiny_mobilenet(size=128, channels=8, seed=0, eightbit=False):
     )
     b.float_op("MobilenetV1/Predictions/Softmax", "Softmax", "MobilenetV1/Predictions/Reshape")
     return b.graph_def
+
+
+def base_networks(inception_file, folder):
+    """(the tiny Inception of a file, a tiny MobileNet in a new file) as network.BaseNetworks."""
+    mobilenet = write_graph(str(folder / "frozen_graph.pb"), tiny_mobilenet())
+    return (
+        load_network(inception_file, NETWORKS["inception_v3"]),
+        load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
+    )
 
 
 def write_graph(path, graph_def):

@@ -46,7 +46,7 @@ from retraining.networks import dinov2
 from retraining.networks.mirror import mirror_average
 from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
-from retraining.networks.registry import NETWORKS, find
+from retraining.networks.registry import find
 from retraining.photos.reader import ImageReader, read_file
 from retraining.system.children import run_module
 from retraining.training.head import Head
@@ -396,12 +396,7 @@ def retrained(network, *hidden):
 @pytest.fixture(scope="module")
 def networks(inception_file, tmp_path_factory):
     """(the tiny Inception, a tiny MobileNet) as network.BaseNetworks."""
-    path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
-    mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
-    return (
-        load_network(inception_file, NETWORKS["inception_v3"]),
-        load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
-    )
+    return tiny.base_networks(inception_file, tmp_path_factory.mktemp("m"))
 
 
 @pytest.fixture(scope="module")

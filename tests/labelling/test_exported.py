@@ -27,9 +27,7 @@ from retraining.labelling.classifier import load_classifier
 from retraining.labelling.labels import LabelsError
 from retraining.labelling.resolve import Overrides
 from retraining.networks.mirror import mirror_average
-from retraining.networks.network import load_network
 from retraining.networks.pair import NetworkPair
-from retraining.networks.registry import NETWORKS
 from retraining.photos.reader import ImageReader
 from retraining.training.head import Head
 from tests import ROOT, tiny
@@ -59,12 +57,7 @@ def retrained(network):
 @pytest.fixture(scope="module")
 def graphs(inception_file, tmp_path_factory):
     """{name: retrained GraphDef} of the tiny networks, both together, and with mirror images."""
-    path = tmp_path_factory.mktemp("m") / "frozen_graph.pb"
-    mobilenet = tiny.write_graph(str(path), tiny.tiny_mobilenet())
-    networks = (
-        load_network(inception_file, NETWORKS["inception_v3"]),
-        load_network(mobilenet, NETWORKS["mobilenet_0.25_128"]),
-    )
+    networks = tiny.base_networks(inception_file, tmp_path_factory.mktemp("m"))
     both, mirrored = NetworkPair(*networks), mirror_average(networks[1])
     return dict(zip(GRAPHS, map(retrained, (*networks, both, mirrored)), strict=True))
 
